@@ -1,0 +1,146 @@
+"""n-step transitions out of the steps of many environments at once."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from distdqn.transition import AnyArray, BoolArray, FloatArray, IntArray, Transitions
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What happened in `E` environments over `T` vector steps.
+
+    Attributes:
+        observation: `[T, E, *observation_shape]`, what was acted on.
+        action: `[T, E]` int32 from 0.
+        reward: `[T, E]` float32.
+        terminated: `[T, E]` bool, the episode ended for good.
+        truncated: `[T, E]` bool, the episode was cut off.
+        next_observation: `[T, E, *observation_shape]`, what the step led to, an
+            episode's last observation included.
+        is_transition: `[T, E]` bool. False where the environment only reset itself, or
+            where the step is left out: no window contains such a step.
+    """
+
+    observation: AnyArray
+    action: IntArray
+    reward: FloatArray
+    terminated: BoolArray
+    truncated: BoolArray
+    next_observation: AnyArray
+    is_transition: BoolArray
+
+    @classmethod
+    def empty(cls, length: int, environments: int, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> "Steps":
+        """Room for `length` vector steps of `environments`, to be filled in place."""
+        size = (length, environments)
+        return cls(
+            observation=np.zeros((*size, *shape), dtype),
+            action=np.zeros(size, np.int32),
+            reward=np.zeros(size, np.float32),
+            terminated=np.zeros(size, np.bool_),
+            truncated=np.zeros(size, np.bool_),
+            next_observation=np.zeros((*size, *shape), dtype),
+            is_transition=np.zeros(size, np.bool_),
+        )
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+    def __getitem__(self, rows: slice) -> "Steps":
+        return Steps(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+    def followed_by(self, later: "Steps") -> "Steps":
+        """These steps and then `later` ones, along time."""
+        pairs = ((getattr(self, f.name), getattr(later, f.name)) for f in fields(self))
+        return Steps(*(np.concatenate(pair) for pair in pairs))
+
+
+class NStepWindows:
+    """Turns steps into n-step transitions, carrying open windows from call to call.
+
+    The window that starts at step t covers steps t to t+m-1, where m is n, or less if the
+    episode ends before:
+
+    `reward = sum_k discount^k * reward[t+k]`, `discount = discount^m * (1 - terminated)`
+
+    Every real step starts exactly one window, so the last n-1 steps of an episode are
+    stored with shorter ones. A window never reaches past the end of its episode.
+
+    Source: Sutton and Barto (2018), section 7.1; the bootstrap on truncation is
+    Pardo et al. (2018), arXiv:1712.00378.
+    """
+
+    def __init__(self, n_step: int, discount: float) -> None:
+        self._n_step = n_step
+        self._discount = discount
+        self._open: Steps | None = None  # at most the last n-1 vector steps
+        self._started: BoolArray | None = None  # [T', E], windows not yet emitted there
+
+    def add(self, steps: Steps) -> Transitions:
+        """The transitions whose windows `steps` complete, ordered by time, then environment.
+
+        Args:
+            steps: `[T, E]` the vector steps that follow those of the last call.
+
+        Returns:
+            Columns `[C]`.
+        """
+        waiting = steps.is_transition
+        if self._open is not None and self._started is not None:
+            waiting = np.concatenate([self._started, waiting])
+            steps = self._open.followed_by(steps)
+        reward, discount, last, complete = n_step_returns(steps, self._n_step, self._discount)
+        emitted = waiting & complete  # [T, E]
+        start, environment = np.nonzero(emitted)  # [C], [C]
+        transitions = Transitions(
+            observation=steps.observation[start, environment],
+            action=steps.action[start, environment],
+            reward=reward[start, environment],
+            discount=discount[start, environment],
+            next_observation=steps.next_observation[last[start, environment], environment],
+        )
+        keep = slice(max(0, len(steps) - (self._n_step - 1)), None)
+        self._open, self._started = steps[keep], (waiting & ~emitted)[keep]
+        return transitions
+
+
+def n_step_returns(
+    steps: Steps, n_step: int, discount: float
+) -> tuple[FloatArray, FloatArray, IntArray, BoolArray]:
+    """Return, discount, last step and completeness of the window starting at every step.
+
+    Args:
+        steps: `[T, E]`.
+        n_step: longest window, in env steps.
+        discount: per env step, in [0, 1].
+
+    Returns:
+        reward: `[T, E]` float32, discounted sum over the window.
+        discount: `[T, E]` float32, `discount^m`, 0 where the window terminated.
+        last: `[T, E]` index of the window's last step.
+        complete: `[T, E]` bool; False where later steps would still extend the window.
+    """
+    length, environments = steps.reward.shape
+    # A step left out ends the window before it, as a truncation does.
+    hole_follows = np.zeros_like(steps.is_transition)
+    hole_follows[:-1] = ~steps.is_transition[1:]
+    ends = steps.terminated | steps.truncated | hole_follows  # [T, E]
+    reward = np.zeros((length, environments), np.float32)
+    product = np.ones((length, environments), np.float32)
+    last = np.repeat(np.arange(length)[:, None], environments, axis=1)  # [T, E]
+    grows = steps.is_transition.copy()  # windows that take in their k-th step
+    for k in range(min(n_step, length)):
+        reached = length - k  # windows from here on would need steps not yet seen
+        grows[reached:] = False
+        growing = grows[:reached]
+        reward[:reached] += np.where(growing, np.float32(discount**k) * steps.reward[k:], np.float32(0.0))
+        product[:reached] = np.where(growing, np.float32(discount ** (k + 1)), product[:reached])
+        last[:reached] += growing if k > 0 else 0
+        grows[:reached] &= ~ends[k:]
+    ended = np.take_along_axis(ends, last, axis=0)  # [T, E]
+    terminated = np.take_along_axis(steps.terminated, last, axis=0)  # [T, E]
+    covered = last - np.arange(length)[:, None] + 1  # [T, E], steps in the window
+    complete = steps.is_transition & (ended | (covered == n_step))
+    return reward, np.where(terminated, np.float32(0.0), product), last, complete

@@ -1,0 +1,104 @@
+"""From the config to the parts: the only reader of options apart from the commands."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from distdqn.acting.actor import Actor
+from distdqn.acting.environments import EnvironmentSpec
+from distdqn.acting.evaluator import Evaluator
+from distdqn.config import Config
+from distdqn.goal import Budget, Goal
+from distdqn.learning.learner import Learner
+from distdqn.pacing import Pacing
+from distdqn.replay.buffer import Replay
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A role's class and the plain arguments it is built with, in whatever process."""
+
+    role: type[Any]
+    arguments: dict[str, Any]
+
+    def build(self) -> Any:
+        """The role, in this process."""
+        return self.role(**self.arguments)
+
+
+def actor_blueprint(config: Config, spec: EnvironmentSpec, index: int, incarnation: int = 0) -> Blueprint:
+    """Actor `index`, in its `incarnation`-th life."""
+    return Blueprint(
+        Actor,
+        {
+            "source": config.env,
+            "actions": spec.actions,
+            "environments": config.envs_per_actor,
+            "rollout_length": config.rollout_length,
+            "n_step": config.n_step,
+            "discount": config.discount,
+            "epsilon_start": config.epsilon_start,
+            "epsilon_end": config.epsilon_end,
+            "epsilon_decay_steps": config.epsilon_decay_steps,
+            "seed": config.seed,
+            "index": index,
+            "incarnation": incarnation,
+        },
+    )
+
+
+def replay_blueprint(config: Config) -> Blueprint:
+    """The replay memory."""
+    return Blueprint(Replay, {"capacity": config.capacity, "seed": config.seed})
+
+
+def evaluator_blueprint(config: Config) -> Blueprint:
+    """The evaluator."""
+    return Blueprint(Evaluator, {"source": config.env, "seed": config.seed})
+
+
+def learner_blueprint(config: Config, spec: EnvironmentSpec, epoch: int = 0) -> Blueprint:
+    """The learner, in its `epoch`-th life."""
+    return Blueprint(
+        Learner,
+        {
+            "observation_shape": spec.observation_shape,
+            "actions": spec.actions,
+            "hidden_sizes": config.hidden_sizes,
+            "layer_norm": config.layer_norm,
+            "batch_size": config.batch_size,
+            "updates_per_call": config.updates_per_call,
+            "learning_rate": config.learning_rate,
+            "adam_epsilon": config.adam_epsilon,
+            "max_gradient_norm": config.max_gradient_norm,
+            "loss": config.loss,
+            "double": config.double,
+            "target_update_period": config.target_update_period,
+            "target_update_rate": config.target_update_rate,
+            "threads": config.learner_threads,
+            "seed": config.seed,
+            "epoch": epoch,
+        },
+    )
+
+
+def make_goal(config: Config, spec: EnvironmentSpec) -> Goal:
+    """The goal that `target_return` names."""
+    target = spec.reward_threshold if config.target_return == "auto" else config.target_return
+    return Goal(target, config.eval_period, config.eval_episodes, config.confirm_episodes)  # type: ignore[arg-type]
+
+
+def make_budget(config: Config) -> Budget:
+    """What the run may spend."""
+    return Budget(config.max_env_steps, config.max_seconds)
+
+
+def make_pacing(config: Config) -> Pacing:
+    """Pacing that always lets every actor have one rollout under way and the learner two calls."""
+    rollouts = config.actors * config.envs_per_actor * config.rollout_length
+    calls = 2 * config.updates_per_call * config.batch_size
+    return Pacing(
+        samples_per_insert=config.samples_per_insert,
+        tolerance=config.samples_per_insert_tolerance,
+        min_size=config.min_size,
+        slack=config.samples_per_insert * rollouts + calls,
+    )

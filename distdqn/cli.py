@@ -1,0 +1,103 @@
+"""The command line of `run`, made from the fields of `Config`."""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, NoReturn
+
+from distdqn.config import Config, Range
+from distdqn.errors import ConfigError, DistdqnError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Hands argparse's complaint to the one place that prints mistakes."""
+        raise ConfigError(f"{message[0].upper()}{message[1:]} (see `--help`).")
+
+
+def parse_run_options(arguments: Sequence[str]) -> tuple[dict[str, str], bool]:
+    """The options given, as text by name, and whether `--debug` is among them.
+
+    Raises:
+        ConfigError: unknown options, or one without its value. Its attribute `texts`
+            holds the options that were understood.
+    """
+    parser = make_run_parser()
+    known, unknown = parser.parse_known_args(arguments)
+    texts = {name: str(value) for name, value in vars(known).items() if value is not None and name != "debug"}
+    if unknown:
+        raise UnknownOptions([_unknown(parser, text) for text in unknown], texts)
+    return texts, known.debug
+
+
+class UnknownOptions(ConfigError):
+    """Options that do not exist; `texts` are the ones that do."""
+
+    def __init__(self, mistakes: list[str], texts: dict[str, str]) -> None:
+        super().__init__(mistakes)
+        self.texts = texts
+
+
+def make_run_parser() -> argparse.ArgumentParser:
+    """The parser of `run`; every option defaults to None, which means `Config`'s default."""
+    parser = _Parser(
+        prog="distdqn run",
+        description="Train a distributed DQN on a Gymnasium environment.",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    groups: dict[str, Any] = {}
+    for option in fields(Config):
+        name = option.metadata["group"]
+        group = groups.setdefault(name, None) or parser.add_argument_group(name)
+        groups[name] = group
+        flag = "--" + option.name.replace("_", "-")
+        text = f"{option.metadata['help']} (default: {default_text(option.default)})".replace("%", "%%")
+        if isinstance(option.default, bool):
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+        else:
+            group.add_argument(flag, metavar=_metavar(option), help=text)
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of mistakes, too")
+    return parser
+
+
+def _metavar(option: Any) -> str:
+    allowed = option.metadata["allowed"]
+    if isinstance(allowed, tuple):
+        return "{" + ",".join(allowed) + "}"
+    return "N" if isinstance(allowed, Range) else "TEXT"
+
+
+def default_text(value: Any) -> str:
+    """A default as one would type it."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(str(number) for number in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def options_table() -> str:
+    """The options as the README's Markdown table."""
+    rows = ["| option | default | meaning |", "|---|---|---|"]
+    for option in fields(Config):
+        flag = "--" + option.name.replace("_", "-")
+        rows.append(f"| `{flag}` | `{default_text(option.default)}` | {option.metadata['help']} |")
+    return "\n".join(rows)
+
+
+def print_mistakes(error: DistdqnError) -> int:
+    """Prints one line for each mistake on stderr; returns the exit code."""
+    for mistake in error.mistakes:
+        print(f"distdqn: error: {mistake}", file=sys.stderr)
+    return error.exit_code
+
+
+def _unknown(parser: argparse.ArgumentParser, text: str) -> str:
+    """One line on an unknown option, with the nearest one there is."""
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    near = difflib.get_close_matches(text.split("=")[0], flags, n=1)
+    hint = f"did you mean `{near[0]}`?" if near else "see `--help`"
+    return f"Unknown option `{text}` ({hint})."

@@ -1,0 +1,302 @@
+"""Every option of a run, once: type, default, range and help.
+
+The command line, the README's table and a run's `config.json` all come from here.
+"""
+
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from distdqn.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Range:
+    """Allowed numbers: from `low` to `high`, `low` itself excluded if `above` is set."""
+
+    low: float
+    high: float = float("inf")
+    above: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return (value > self.low if self.above else value >= self.low) and value <= self.high
+
+    def __str__(self) -> str:
+        start = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+        return start if self.high == float("inf") else f"{start}, at most {self.high:g}"
+
+
+def _option(group: str, default: Any, text: str, allowed: Range | tuple[str, ...] | None = None) -> Any:
+    return field(default=default, metadata={"group": group, "help": text, "allowed": allowed})
+
+
+_RUN, _GOAL, _ACTING, _REPLAY, _LEARNING, _FAULTS = (
+    "run",
+    "goal and budget",
+    "acting",
+    "replay",
+    "learning",
+    "faults",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The options of one run. Mistakes raise one `ConfigError` that lists them all."""
+
+    env: str | Callable[[], Any] = _option(
+        _RUN, "CartPole-v1", "Gymnasium id, or `module:Name`; from Python also a function that makes one"
+    )
+    mode: Literal["async", "lockstep", "serial"] = _option(
+        _RUN,
+        "async",
+        "`async`: as fast as the machine allows; `lockstep`: in rounds, the same result every time; `serial`: "
+        "the same result in one process, without Ray",
+        ("async", "lockstep", "serial"),
+    )
+    actors: int = _option(_RUN, 4, "number of actors", Range(1, 10_000))
+    seed: int = _option(_RUN, 0, "fixes every random stream", Range(0, 2**63 - 1))
+    run_dir: str | None = _option(_RUN, None, "folder for results; none means `runs/<env>-<time>`")
+    address: str | None = _option(
+        _RUN,
+        None,
+        "Ray cluster to join, `auto` or `host:port`; `local` means a private one; none means RAY_ADDRESS if "
+        "set, else a private one",
+    )
+
+    target_return: float | Literal["auto"] | None = _option(
+        _GOAL,
+        "auto",
+        "mean return at which the run is solved; `auto` means the environment's own threshold; none means no goal",
+    )
+    max_env_steps: int = _option(_GOAL, 200_000, "budget in env steps of all actors", Range(1, 10**15))
+    max_seconds: float | None = _option(
+        _GOAL, None, "budget in seconds from the start of the run; none means no limit", Range(0, above=True)
+    )
+    eval_period: int = _option(_GOAL, 1024, "learner steps from one evaluation to the next", Range(1))
+    eval_episodes: int = _option(_GOAL, 20, "episodes of a regular evaluation", Range(1, 100_000))
+    confirm_episodes: int = _option(
+        _GOAL, 200, "fresh episodes of the evaluation that confirms that the goal is reached", Range(2, 100_000)
+    )
+    report_period: int = _option(
+        _GOAL, 1024, "learner steps from one line of metrics to the next in `lockstep` and `serial`", Range(1)
+    )
+    report_seconds: float = _option(
+        _GOAL, 1.0, "seconds from one line of metrics to the next in `async`", Range(0, above=True)
+    )
+
+    envs_per_actor: int = _option(_ACTING, 16, "environments each actor steps together", Range(1, 100_000))
+    rollout_length: int = _option(
+        _ACTING, 16, "steps of every environment in one rollout, after which weights may change", Range(1, 100_000)
+    )
+    n_step: int = _option(_ACTING, 5, "env steps of reward in one transition", Range(1, 1000))
+    discount: float = _option(_ACTING, 0.99, "discount per env step", Range(0, 1))
+    epsilon_start: float = _option(_ACTING, 1.0, "probability of a random action at first", Range(0, 1))
+    epsilon_end: float = _option(
+        _ACTING, 0.02, "probability of a random action after `epsilon_decay_steps`", Range(0, 1)
+    )
+    epsilon_decay_steps: int = _option(
+        _ACTING, 10_000, "total env steps over which epsilon falls, linearly", Range(0, 10**15)
+    )
+
+    capacity: int = _option(_REPLAY, 100_000, "transitions replay keeps, the newest", Range(1, 10**10))
+    min_size: int = _option(_REPLAY, 1000, "transitions in replay before learning starts", Range(1, 10**10))
+    samples_per_insert: float = _option(
+        _REPLAY, 16.0, "transitions sampled per transition inserted: couples learning to acting", Range(0, above=True)
+    )
+    samples_per_insert_tolerance: float = _option(
+        _REPLAY, 0.1, "how far `samples_per_insert` may fall short, relative", Range(0, 1, above=True)
+    )
+
+    hidden_sizes: tuple[int, ...] = _option(
+        _LEARNING, (64, 64), "units of each hidden layer, separated by commas", Range(1, 1_000_000)
+    )
+    layer_norm: bool = _option(_LEARNING, False, "normalize hidden layers before their ReLU")
+    batch_size: int = _option(_LEARNING, 64, "transitions in one update", Range(1, 10**7))
+    updates_per_call: int = _option(
+        _LEARNING, 32, "updates in one compiled call of the learner", Range(1, 100_000)
+    )
+    learning_rate: float = _option(_LEARNING, 1e-3, "of Adam", Range(0, 10, above=True))
+    adam_epsilon: float = _option(_LEARNING, 1e-8, "of Adam, added to its denominator", Range(0, 1, above=True))
+    max_gradient_norm: float | None = _option(
+        _LEARNING, 10.0, "gradients are clipped to this global norm; none means never", Range(0, above=True)
+    )
+    loss: Literal["huber", "squared"] = _option(
+        _LEARNING, "huber", "of the TD error: `huber` or `squared`", ("huber", "squared")
+    )
+    double: bool = _option(_LEARNING, True, "double DQN: the online network chooses, the target network values")
+    target_update_period: int = _option(
+        _LEARNING, 200, "learner steps from one update of the target network to the next", Range(1, 10**12)
+    )
+    target_update_rate: float = _option(
+        _LEARNING, 1.0, "how far the target network then moves: 1 copies, less moves softly", Range(0, 1, above=True)
+    )
+    publish_period: int = _option(
+        _LEARNING, 128, "learner steps from one version of the actors' weights to the next", Range(1, 10**12)
+    )
+    learner_threads: int = _option(_LEARNING, 1, "threads of the learner's computations", Range(1, 1024))
+
+    max_failures: int = _option(
+        _FAULTS, 5, "failures running, without a completed call between, before the run gives up", Range(1, 10**6)
+    )
+    env_timeout_seconds: float = _option(
+        _FAULTS, 60.0, "longest rollout or evaluation before its process is replaced", Range(0, above=True)
+    )
+    start_timeout_seconds: float = _option(
+        _FAULTS, 120.0, "longest wait for a role to start, or for the learner and replay to answer", Range(0, above=True)
+    )
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden_sizes", _as_tuple(self.hidden_sizes))
+        mistakes = [text for option in fields(self) for text in _mistakes_of(option.name, getattr(self, option.name))]
+        if not mistakes:
+            mistakes = self._contradictions()
+        if mistakes:
+            raise ConfigError(mistakes)
+
+    def _contradictions(self) -> list[str]:
+        """Options that cannot hold together, each as one line."""
+        mistakes = []
+        if self.min_size > self.capacity:
+            mistakes.append(
+                f"`min_size` ({self.min_size}) exceeds `capacity` ({self.capacity}): sampling could never start "
+                "(lower `min_size` or raise `capacity`)."
+            )
+        if self.batch_size > self.capacity:
+            mistakes.append(
+                f"`batch_size` ({self.batch_size}) exceeds `capacity` ({self.capacity}) (lower `batch_size`)."
+            )
+        if self.min_size > self.max_env_steps:
+            mistakes.append(
+                f"`min_size` ({self.min_size}) exceeds `max_env_steps` ({self.max_env_steps}): learning could "
+                "never start (lower `min_size` or raise `max_env_steps`)."
+            )
+        return mistakes
+
+    @classmethod
+    def from_text(cls, texts: Mapping[str, str]) -> "Config":
+        """A config from options as text, by name.
+
+        Raises:
+            ConfigError: lists every text that is not of its option's type, and all else
+                that is wrong.
+        """
+        values: dict[str, Any] = {}
+        mistakes = []
+        for name, text in texts.items():
+            try:
+                values[name] = _parse(_TYPES[name], text)
+            except ValueError as error:
+                mistakes.append(f"`{name}` must be {error}, not `{text}`.")
+        try:
+            config = cls(**values)
+        except ConfigError as error:
+            raise ConfigError(mistakes + error.mistakes) from None
+        if mistakes:
+            raise ConfigError(mistakes)
+        return config
+
+    def to_json(self) -> dict[str, Any]:
+        """Every option as JSON can hold it; a function stands as `module:Name`."""
+        values = {option.name: getattr(self, option.name) for option in fields(self)}
+        if not isinstance(self.env, str):
+            name = getattr(self.env, "__qualname__", type(self.env).__qualname__)
+            values["env"] = f"{self.env.__module__}:{name}"
+        return values
+
+
+_TYPES: dict[str, Any] = typing.get_type_hints(Config)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _mistakes_of(name: str, value: Any) -> list[str]:
+    """What is wrong with one option by itself, as one line at most."""
+    if name == "env":
+        return [] if callable(value) or (isinstance(value, str) and value) else [f"`env` must name an environment, not `{value}`."]
+    kind, allowed = _TYPES[name], Config.__dataclass_fields__[name].metadata["allowed"]
+    if not _is_of(kind, value):
+        return [f"`{name}` must be {_describe(kind)}, not `{value}`."]
+    if isinstance(allowed, tuple) and value not in allowed:
+        return [f"`{name}` must be one of {', '.join(f'`{a}`' for a in allowed)}, not `{value}`."]
+    if isinstance(allowed, Range) and value is not None:
+        numbers = value if isinstance(value, tuple) else (value,)
+        wrong = [n for n in numbers if n not in allowed]
+        if wrong or not numbers:
+            return [f"`{name}` must be {allowed}, not `{wrong[0] if wrong else value}`."]
+    return []
+
+
+def _parts(kind: Any) -> tuple[Any, ...]:
+    """The alternatives of a union, or the type itself."""
+    is_union = isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
+    return typing.get_args(kind) if is_union else (kind,)
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    """Whether `value` is of an option's type; whole numbers pass for real ones."""
+    for part in _parts(kind):
+        if part is types.NoneType:
+            fits = value is None
+        elif typing.get_origin(part) is Literal:
+            fits = isinstance(value, str)
+            if fits and len(_parts(kind)) > 1:
+                fits = value in typing.get_args(part)
+        elif typing.get_origin(part) is tuple:
+            fits = isinstance(value, tuple) and all(_is_of(int, v) for v in value)
+        elif part is float:
+            fits = isinstance(value, int | float) and not isinstance(value, bool) and value == value
+        elif part is int:
+            fits = isinstance(value, int) and not isinstance(value, bool)
+        else:
+            fits = isinstance(value, part)
+        if fits:
+            return True
+    return False
+
+
+def _describe(kind: Any) -> str:
+    """An option's type in words."""
+    words = []
+    for part in _parts(kind):
+        if part is types.NoneType:
+            words.append("`none`")
+        elif typing.get_origin(part) is Literal:
+            words += [f"`{choice}`" for choice in typing.get_args(part)]
+        elif typing.get_origin(part) is tuple:
+            words.append("whole numbers separated by commas")
+        else:
+            words.append({int: "a whole number", float: "a number", bool: "`true` or `false`"}.get(part, "text"))
+    return " or ".join(words)
+
+
+def _parse(kind: Any, text: str) -> Any:
+    """`text` as an option's type.
+
+    Raises:
+        ValueError: it is not; the message says what is wanted.
+    """
+    for part in _parts(kind):
+        try:
+            if part is types.NoneType:
+                if text.lower() == "none":
+                    return None
+            elif typing.get_origin(part) is tuple:
+                return tuple(int(number) for number in text.split(","))
+            elif part is bool:
+                if text.lower() in ("true", "false"):
+                    return text.lower() == "true"
+            elif part in (int, float):
+                return part(text)
+            elif typing.get_origin(part) is Literal and len(_parts(kind)) > 1:
+                if text in typing.get_args(part):
+                    return text
+            elif text.lower() != "none" or types.NoneType not in _parts(kind):
+                return text
+        except ValueError:
+            continue
+    raise ValueError(_describe(kind))

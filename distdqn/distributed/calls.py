@@ -1,0 +1,170 @@
+"""The calls under way: who was asked what, until when, and how each ended."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from distdqn.distributed.fleet import CallFailed, Fleet, Handle, Ref
+from distdqn.errors import RoleFailure
+
+
+@dataclass
+class Worker:
+    """One role's process as the supervisor sees it."""
+
+    role: str
+    index: int
+    handle: Handle
+    incarnation: int
+    failures: int = 0  # running, without a completed call between
+    under_way: int = 0
+    weights_version: tuple[int, int] | None = None  # last sent
+    about: dict[str, Any] = field(default_factory=dict)  # pid and host, once it is up
+    last_sign_of_life: float | None = None  # Unix time
+
+    @property
+    def name(self) -> str:
+        """As messages and `status.json` call it."""
+        return f"actor-{self.index}" if self.role == "actor" else self.role
+
+    def to_json(self) -> dict[str, Any]:
+        """The role's entry in `status.json`."""
+        return {
+            "role": self.name,
+            "pid": self.about.get("pid"),
+            "host": self.about.get("host"),
+            "incarnation": self.incarnation,
+            "last_sign_of_life": self.last_sign_of_life,
+        }
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call under way. `detail` is what its end will need."""
+
+    kind: str
+    worker: Worker
+    refs: tuple[Ref, ...]
+    deadline: float
+    detail: Any
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A call that is over: its result, or `failure` in words."""
+
+    call: Call
+    result: Any = None
+    failure: str | None = None
+
+
+class Calls:
+    """Keeps the calls under way and their deadlines."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        env_timeout_seconds: float,
+        start_timeout_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.fleet = fleet
+        self._env_timeout_seconds = env_timeout_seconds
+        self._start_timeout_seconds = start_timeout_seconds
+        self._clock = clock
+        self._calls: dict[Ref, Call] = {}
+        self._handles: list[Handle] = []
+
+    def start(self, role: str, index: int = 0, incarnation: int = 0) -> Worker:
+        """Starts a role's process and asks who it is."""
+        handle = self.fleet.start(role, index, incarnation)
+        self._handles.append(handle)
+        worker = Worker(role, index, handle, incarnation)
+        self._note("identify", worker, (self.fleet.identify(worker.handle),), None)
+        return worker
+
+    def send(
+        self, kind: str, worker: Worker, *arguments: Any, returns: int = 1, detail: Any = None
+    ) -> tuple[Ref, ...]:
+        """Calls the method `kind` of a role and keeps the call until it ends."""
+        refs = self.fleet.call(worker.handle, kind, *arguments, returns=returns)
+        self._note(kind, worker, refs, detail)
+        return refs
+
+    def are_under_way(self, *kinds: str) -> bool:
+        """Whether a call of any of these kinds is."""
+        return any(call.kind in kinds for call in self._calls.values())
+
+    def collect(self, timeout_seconds: float) -> list[Ended]:
+        """The calls that ended or overran their deadlines, waiting for the first of them."""
+        ended = []
+        for ref in self.fleet.wait(list(self._calls), timeout_seconds):
+            call = self._calls.pop(ref)
+            call.worker.under_way -= 1
+            try:
+                ended.append(Ended(call, result=self.fleet.get(ref)))
+            except CallFailed as error:
+                ended.append(Ended(call, failure=str(error)))
+            else:
+                self._note_sign_of_life(ended[-1])
+        now = self._clock()
+        for call in [call for call in self._calls.values() if call.deadline <= now]:
+            del self._calls[call.refs[0]]
+            call.worker.under_way -= 1
+            ended.append(Ended(call, failure=f"no answer by its deadline, {now - call.deadline:.1f} s ago"))
+        return ended
+
+    def abandon(self, worker: Worker) -> list[Call]:
+        """Ends a role's process and returns the calls that will have no end."""
+        lost = [call for call in self._calls.values() if call.worker is worker]
+        for call in lost:
+            del self._calls[call.refs[0]]
+        self._end(worker.handle)
+        return lost
+
+    def end_all(self) -> None:
+        """Ends the process of every role that was started."""
+        self._calls.clear()
+        for handle in list(self._handles):
+            self._end(handle)
+
+    def ask(self, worker: Worker, method: str, *arguments: Any) -> Any:
+        """Calls a role and waits for its answer.
+
+        Raises:
+            RoleFailure: none came.
+        """
+        (ref,) = self.fleet.call(worker.handle, method, *arguments)
+        return self.fetch(worker, method, ref)
+
+    def fetch(self, worker: Worker, method: str, ref: Ref) -> Any:
+        """Waits for the result of a call of `method`.
+
+        Raises:
+            RoleFailure: none came.
+        """
+        try:
+            return self.fleet.get(ref, self._start_timeout_seconds)
+        except CallFailed as error:
+            raise RoleFailure(f"{worker.name} failed in `{method}`: {error}") from error
+
+    def _end(self, handle: Handle) -> None:
+        self._handles.remove(handle)
+        self.fleet.end(handle)
+
+    def _note(self, kind: str, worker: Worker, refs: tuple[Ref, ...], detail: Any) -> None:
+        plays_and_is_up = kind in ("rollout", "evaluate") and bool(worker.about)
+        seconds = self._env_timeout_seconds if plays_and_is_up else self._start_timeout_seconds
+        # A call waits for those before it in the role's queue.
+        deadline = self._clock() + seconds * (1 + worker.under_way)
+        worker.under_way += 1
+        self._calls[refs[0]] = Call(kind, worker, refs, deadline, detail)
+
+    def _note_sign_of_life(self, ended: Ended) -> None:
+        worker = ended.call.worker
+        worker.last_sign_of_life = time.time()
+        if ended.call.kind == "identify":
+            worker.about = ended.result
+        else:
+            worker.failures = 0

@@ -1,0 +1,50 @@
+"""What the supervisor needs of whatever runs the roles: start, call, wait, fetch, end.
+
+Ray provides it in `distdqn.distributed.ray_fleet`; tests provide a fake with a clock of
+its own. A handle stands for a role's process, a reference for a result to come.
+"""
+
+from typing import Any, Protocol
+
+Handle = Any
+Ref = Any
+
+
+class CallFailed(Exception):
+    """A call ended without a result; the text says why, with the traceback if there is one."""
+
+
+class Fleet(Protocol):
+    """Starts roles and calls their methods without ever blocking in a call."""
+
+    def start(self, role: str, index: int, incarnation: int) -> Handle:
+        """Starts a role's process; returns before it is up."""
+        ...
+
+    def identify(self, handle: Handle) -> Ref:
+        """Asks the role's process who it is: `{"pid": ..., "host": ...}`."""
+        ...
+
+    def call(self, handle: Handle, method: str, *arguments: Any, returns: int = 1) -> tuple[Ref, ...]:
+        """Queues a call; references among `arguments` are passed on as what they stand for."""
+        ...
+
+    def wait(self, refs: list[Ref], timeout_seconds: float) -> list[Ref]:
+        """Those of `refs` that are there, after the first is or the time is up."""
+        ...
+
+    def get(self, ref: Ref, timeout_seconds: float = 0.0) -> Any:
+        """A result.
+
+        Raises:
+            CallFailed: the call failed, its process died, or the time is up.
+        """
+        ...
+
+    def end(self, handle: Handle) -> None:
+        """Ends a role's process at once."""
+        ...
+
+    def about(self) -> dict[str, Any]:
+        """Address and namespace of the cluster, for `status.json`."""
+        ...

@@ -1,0 +1,94 @@
+"""The team of a `lockstep` run: Ray processes that do what `serial` does, in its order."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from distdqn.acting.actor import RolloutOrder, RolloutReport
+from distdqn.acting.evaluator import Evaluation
+from distdqn.distributed.calls import Calls
+from distdqn.errors import RoleFailure
+from distdqn.goal import EvaluationOrder
+from distdqn.learning.learner import LearnReport
+from distdqn.policy import PolicyWeights
+
+
+class RayTeam:
+    """See `distdqn.serial.Team`. All actors act at once; they insert in their order.
+
+    A role that fails ends the run: a replacement could not go on where it stopped.
+    """
+
+    def __init__(self, calls: Calls, actors: int, updates_per_call: int, batch_size: int) -> None:
+        self._calls = calls
+        self._batches = (updates_per_call, batch_size)
+        self._learner = calls.start("learner")
+        self._replay = calls.start("replay")
+        self._actors = [calls.start("actor", index) for index in range(actors)]
+        self._evaluator = calls.start("evaluator")
+        self._published: tuple[PolicyWeights, Any] | None = None
+        self.notice: str | None = calls.ask(self._learner, "compile")
+        workers = (self._learner, self._replay, self._evaluator, *self._actors)
+        while not all(worker.about for worker in workers):
+            for ended in calls.collect(1.0):
+                if ended.failure is not None:
+                    raise RoleFailure(f"{ended.call.worker.name} does not start: {ended.failure}")
+
+    def rollout(self, orders: Sequence[RolloutOrder], weights: PolicyWeights) -> list[tuple[RolloutReport, int]]:
+        """See `Team`."""
+        fleet = self._calls.fleet
+        reports, inserts = [], []
+        for actor, order in zip(self._actors, orders, strict=True):
+            report, chunk = fleet.call(actor.handle, "rollout", order, self._ref(weights), returns=2)
+            reports.append(report)
+            # Replay takes calls in the order they are made in, whichever chunk is there first.
+            inserts += fleet.call(self._replay.handle, "insert", chunk)
+        fetch = self._calls.fetch
+        return [
+            (fetch(actor, "rollout", report), fetch(self._replay, "insert", insert))
+            for actor, report, insert in zip(self._actors, reports, inserts, strict=True)
+        ]
+
+    def learn(self) -> LearnReport:
+        """See `Team`."""
+        fleet = self._calls.fleet
+        (batches,) = fleet.call(self._replay.handle, "sample", *self._batches)
+        refs = fleet.call(self._learner.handle, "learn", batches, False, returns=2)
+        report: LearnReport = self._calls.fetch(self._learner, "learn", refs[0])
+        return report
+
+    def publish(self) -> PolicyWeights:
+        """See `Team`."""
+        (ref,) = self._calls.fleet.call(self._learner.handle, "publish")
+        weights: PolicyWeights = self._calls.fetch(self._learner, "publish", ref)
+        self._published = (weights, ref)
+        return weights
+
+    def evaluate(self, order: EvaluationOrder) -> Evaluation:
+        """See `Team`."""
+        evaluation: Evaluation = self._calls.ask(
+            self._evaluator, "evaluate", self._ref(order.weights), order.episodes, order.number
+        )
+        return evaluation
+
+    def export(self, weights: PolicyWeights) -> bytes:
+        """See `Team`."""
+        content: bytes = self._calls.ask(self._learner, "export", self._ref(weights))
+        return content
+
+    def value(self, weights: PolicyWeights) -> PolicyWeights:
+        """See `Team`."""
+        return weights
+
+    def ray(self) -> dict[str, Any]:
+        """See `Team`."""
+        return self._calls.fleet.about()
+
+    def roles(self) -> list[dict[str, Any]]:
+        """See `Team`."""
+        return [w.to_json() for w in (self._learner, self._replay, self._evaluator, *self._actors)]
+
+    def _ref(self, weights: PolicyWeights) -> Any:
+        """The reference to `weights` if they are the newest, so that they are sent once."""
+        if self._published is not None and self._published[0] is weights:
+            return self._published[1]
+        return weights

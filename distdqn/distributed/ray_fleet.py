@@ -1,0 +1,85 @@
+"""The fleet on Ray: every role is a Ray actor, wrapped here and nowhere else."""
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from distdqn.builders import Blueprint
+from distdqn.distributed.cluster import THREAD_SETTINGS, Cluster
+from distdqn.distributed.fleet import CallFailed, Handle, Ref
+
+_FETCH_SECONDS = 10.0  # for a result that is there already, perhaps on another node
+
+
+class RayFleet:
+    """Roles as named Ray actors in a namespace of the run's own.
+
+    They are not detached, so they end with the run, and Ray does not restart them:
+    the supervisor does.
+    """
+
+    def __init__(
+        self, cluster: Cluster, namespace: str, blueprint: Callable[[str, int, int], Blueprint]
+    ) -> None:
+        self._cluster = cluster
+        self._namespace = namespace
+        self._blueprint = blueprint
+
+    def start(self, role: str, index: int, incarnation: int) -> Handle:
+        """See `Fleet`."""
+        blueprint = self._blueprint(role, index, incarnation)
+        name = f"{role}-{index}" if role in ("actor", "replay") else role
+        options: dict[str, Any] = {
+            "name": name if incarnation == 0 else f"{name}.{incarnation}",
+            "namespace": self._namespace,
+            "num_cpus": self._cluster.cpus_per_role,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+        }
+        if not self._cluster.is_private:  # a private Ray has inherited them from this process
+            options["runtime_env"] = {"env_vars": THREAD_SETTINGS}
+        return ray.remote(blueprint.role).options(**options).remote(**blueprint.arguments)
+
+    def identify(self, handle: Handle) -> Ref:
+        """See `Fleet`."""
+        return handle.__ray_call__.remote(_about_process)
+
+    def call(self, handle: Handle, method: str, *arguments: Any, returns: int = 1) -> tuple[Ref, ...]:
+        """See `Fleet`."""
+        refs = getattr(handle, method).options(num_returns=returns).remote(*arguments)
+        return tuple(refs) if returns > 1 else (refs,)
+
+    def wait(self, refs: list[Ref], timeout_seconds: float) -> list[Ref]:
+        """See `Fleet`."""
+        if not refs:
+            time.sleep(timeout_seconds)
+            return []
+        first, _ = ray.wait(refs, num_returns=1, timeout=timeout_seconds)
+        if not first:
+            return []
+        ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        return list(ready)
+
+    def get(self, ref: Ref, timeout_seconds: float = _FETCH_SECONDS) -> Any:
+        """See `Fleet`."""
+        try:
+            return ray.get(ref, timeout=timeout_seconds)
+        except RayError as error:
+            raise CallFailed(str(error) or type(error).__name__) from error
+
+    def end(self, handle: Handle) -> None:
+        """See `Fleet`."""
+        ray.kill(handle)
+
+    def about(self) -> dict[str, Any]:
+        """See `Fleet`."""
+        return {"address": self._cluster.address, "namespace": self._namespace}
+
+
+def _about_process(role: Any) -> dict[str, Any]:
+    return {"pid": os.getpid(), "host": socket.gethostname()}

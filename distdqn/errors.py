@@ -1,0 +1,44 @@
+"""What can go wrong for a user, and the exit code that says so."""
+
+from collections.abc import Iterable
+
+GOAL_MISSED = 8
+INTERRUPTED = 130
+TERMINATED = 143
+
+
+class DistdqnError(Exception):
+    """A mistake or fault that a user can act on, one line per mistake.
+
+    `mistakes` are the lines; `exit_code` is what a command returns with them.
+    """
+
+    exit_code = 1
+
+    def __init__(self, mistakes: str | Iterable[str]) -> None:
+        self.mistakes = [mistakes] if isinstance(mistakes, str) else list(mistakes)
+        super().__init__("\n".join(self.mistakes))
+
+
+class ConfigError(DistdqnError, ValueError):
+    """Options that cannot work, or that do not fit the environment."""
+
+    exit_code = 2
+
+
+class ClusterError(DistdqnError):
+    """The Ray cluster is unreachable or too small."""
+
+    exit_code = 3
+
+
+class EnvironmentFault(DistdqnError):
+    """The environment cannot be built or used."""
+
+    exit_code = 5
+
+
+class RoleFailure(DistdqnError):
+    """A role (actor, replay, learner, evaluator) keeps failing."""
+
+    exit_code = 7

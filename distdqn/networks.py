@@ -1,0 +1,112 @@
+"""The Keras Q-network, and its translation to the layers that actors evaluate.
+
+Keras is imported where it is used: only the learner's process loads it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from distdqn.policy import Layer
+
+_KNOWN_ACTIVATIONS = ("linear", "relu", "tanh")
+
+
+def make_q_network(
+    observation_shape: tuple[int, ...],
+    actions: int,
+    hidden_sizes: Sequence[int],
+    layer_norm: bool,
+    seed: int,
+) -> Any:
+    """A multilayer perceptron from observations `[B, *observation_shape]` to Q-values `[B, A]`.
+
+    Made of standard Keras layers alone, so a saved copy opens without this package.
+
+    Args:
+        observation_shape: shape of one observation.
+        actions: number of actions `A`.
+        hidden_sizes: units of each hidden layer, each followed by ReLU.
+        layer_norm: normalize each hidden layer before its ReLU (Gallici et al. 2024,
+            arXiv:2407.04811).
+        seed: of the initial weights (Glorot uniform kernels, zero biases).
+    """
+    import keras
+
+    def dense(position: int, units: int, activation: str | None) -> Any:
+        initializer = keras.initializers.GlorotUniform(seed=seed + position)
+        return keras.layers.Dense(units, activation, kernel_initializer=initializer)
+
+    inputs = outputs = keras.Input(observation_shape, name="observation")
+    if len(observation_shape) != 1:
+        outputs = keras.layers.Flatten()(outputs)  # [B, features]
+    for position, units in enumerate(hidden_sizes):
+        if layer_norm:
+            outputs = dense(position, units, None)(outputs)
+            outputs = keras.layers.LayerNormalization()(outputs)
+            outputs = keras.layers.Activation("relu")(outputs)
+        else:
+            outputs = dense(position, units, "relu")(outputs)
+    outputs = dense(len(hidden_sizes), actions, None)(outputs)  # [B, A]
+    return keras.Model(inputs, outputs, name="q_network")
+
+
+def layers_from_model(model: Any) -> list[Layer]:
+    """The functional Keras `model` as the list of layers that `Policy` evaluates.
+
+    Array positions refer to `model.get_weights()`.
+
+    Raises:
+        ValueError: a layer or activation is unknown to the NumPy policy.
+    """
+    position = {id(variable): i for i, variable in enumerate(model.weights)}
+    inbound = {entry["name"]: entry["inbound_nodes"] for entry in model.get_config()["layers"]}
+    layers = []
+    for layer in model.layers:
+        layers.append(
+            {
+                "name": layer.name,
+                "inputs": _input_names(inbound[layer.name]),
+                "arrays": [position[id(variable)] for variable in layer.weights],
+                **_settings(layer),
+            }
+        )
+    return layers
+
+
+def _input_names(inbound_nodes: list[Any]) -> list[str]:
+    """Names of the layers whose outputs a serialized layer takes."""
+    names: list[str] = []
+
+    def visit(value: Any) -> None:
+        if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__":
+            names.append(value["config"]["keras_history"][0])
+        elif isinstance(value, dict):
+            for inner in value.values():
+                visit(inner)
+        elif isinstance(value, list | tuple):
+            for inner in value:
+                visit(inner)
+
+    visit(inbound_nodes)
+    return names
+
+
+def _settings(layer: Any) -> dict[str, Any]:
+    """Kind and settings of one Keras layer."""
+    config = layer.get_config()
+    activation = config.get("activation", "linear")
+    if activation not in _KNOWN_ACTIVATIONS:
+        raise ValueError(f"Activation `{activation}` of layer `{layer.name}` is unknown to the NumPy policy.")
+    match type(layer).__name__:
+        case "InputLayer":
+            return {"kind": "input"}
+        case "Flatten":
+            return {"kind": "flatten"}
+        case "Activation":
+            return {"kind": "activation", "activation": activation}
+        case "Dense":
+            return {"kind": "dense", "activation": activation}
+        case "LayerNormalization" if list(config["axis"]) == [-1] or config["axis"] == -1:
+            return {"kind": "layer_normalization"} | {k: config[k] for k in ("epsilon", "center", "scale")}
+        case kind:
+            raise ValueError(f"Layer `{layer.name}` ({kind}) is unknown to the NumPy policy.")

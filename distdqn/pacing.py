@@ -1,0 +1,58 @@
+"""Who may go on, actors or learner: a pure function of what was inserted and sampled.
+
+`samples_per_insert = sampled / (inserted - min_size)` is held by two rules. The learner
+may sample while that keeps the ratio at or below its goal. Actors may insert while the
+learner's backlog, `samples_per_insert * (inserted - min_size) - sampled`, is within the
+tolerance. When one rule stops its side, the other lets its side go on, so the two can
+never wait for each other.
+
+Source: the rate limiter of Cassirer et al. (2021), section 3.4, arXiv:2102.04736. There a
+side blocks inside its call; here nothing is called that would block.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Pacing:
+    """The goal of `samples_per_insert` and how far either side may run ahead.
+
+    Attributes:
+        samples_per_insert: transitions sampled per transition inserted.
+        tolerance: how far the ratio may fall short of the goal, relative.
+        min_size: transitions inserted before sampling starts.
+        slack: backlog always allowed, in samples. The ratio is held from the point on
+            where the tolerance exceeds it; at least one learner call, or actors would
+            stop before the learner may go.
+    """
+
+    samples_per_insert: float
+    tolerance: float
+    min_size: int
+    slack: float
+
+    def may_sample(self, inserted: int, sampled: int, count: int) -> bool:
+        """Whether the learner may draw `count` more transitions.
+
+        Args:
+            inserted: transitions in replay so far, in all.
+            sampled: transitions drawn so far, those of granted calls included.
+            count: what the next call draws.
+        """
+        if inserted < self.min_size:
+            return False
+        return sampled + count <= self._goal(inserted)
+
+    def may_insert(self, inserted: int, sampled: int) -> bool:
+        """Whether an actor may start another rollout.
+
+        Args:
+            inserted: transitions in replay so far, those of rollouts under way included.
+            sampled: transitions drawn so far.
+        """
+        goal = self._goal(inserted)
+        return goal - sampled <= max(self.slack, self.tolerance * goal)
+
+    def _goal(self, inserted: int) -> float:
+        """Samples that belong to `inserted`."""
+        return self.samples_per_insert * max(0, inserted - self.min_size)

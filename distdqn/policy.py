@@ -1,0 +1,131 @@
+"""Acting without TensorFlow: a Q-network evaluated with NumPy from its layers and arrays."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distdqn.transition import AnyArray, FloatArray
+
+Layer = dict[str, Any]
+_Operation = Callable[[list[FloatArray]], FloatArray]
+
+_ACTIVATIONS: dict[str, Callable[[FloatArray], FloatArray]] = {
+    "linear": lambda x: x,
+    "relu": lambda x: np.maximum(x, 0.0),
+    "tanh": np.tanh,
+}
+
+
+@dataclass(frozen=True)
+class PolicyWeights:
+    """One published version of the Q-network: all that is needed to act.
+
+    Attributes:
+        layers: the network as a list of layers in the order of evaluation, each with
+            `name`, `kind`, `inputs` (names), `arrays` (positions in `arrays`) and the
+            settings of its kind.
+        arrays: the weights, float32.
+        weights_version: `(epoch, version)`. The epoch counts the learner's lives, so a
+            version published after a restart is newer than any from before it.
+        learner_steps: gradient updates behind these weights.
+    """
+
+    layers: list[Layer]
+    arrays: list[FloatArray] = field(repr=False)
+    weights_version: tuple[int, int]
+    learner_steps: int
+
+
+class Policy:
+    """The Q-network in NumPy: `q_values = f(observation; arrays)`.
+
+    Layers are bound to arrays once, when weights arrive; evaluating is then a plain walk
+    over the layers.
+    """
+
+    def __init__(self, weights: PolicyWeights) -> None:
+        self._steps = [_bind_layer(layer, weights.arrays) for layer in weights.layers]
+        self._names = [(layer["name"], layer["inputs"]) for layer in weights.layers]
+
+    def q_values(self, observation: AnyArray) -> FloatArray:
+        """Q-values of each action.
+
+        Args:
+            observation: `[B, *observation_shape]`, any real dtype.
+
+        Returns:
+            `[B, A]` float32.
+        """
+        values: dict[str, FloatArray] = {}
+        result = observation.astype(np.float32, copy=False)
+        for (name, inputs), step in zip(self._names, self._steps, strict=True):
+            result = step([values[i] for i in inputs] or [result])
+            values[name] = result
+        return result
+
+
+def save_policy(path: Path, weights: PolicyWeights) -> None:
+    """Writes weights and layers to `path` as `.npz`; nothing in it needs unpickling."""
+    about = {
+        "layers": weights.layers,
+        "weights_version": weights.weights_version,
+        "learner_steps": weights.learner_steps,
+    }
+    columns = {f"array_{i}": array for i, array in enumerate(weights.arrays)}
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, about=np.array(json.dumps(about)), **columns)
+
+
+def load_policy(path: Path) -> PolicyWeights:
+    """Reads what `save_policy` wrote."""
+    with np.load(path, allow_pickle=False) as file:
+        about = json.loads(str(file["about"]))
+        arrays = [file[f"array_{i}"] for i in range(len(file.files) - 1)]
+    epoch, version = about["weights_version"]
+    return PolicyWeights(about["layers"], arrays, (epoch, version), about["learner_steps"])
+
+
+def _bind_layer(layer: Layer, arrays: Sequence[FloatArray]) -> _Operation:
+    """The layer as a function of its inputs, with its arrays filled in."""
+    own = [arrays[i] for i in layer["arrays"]]
+    match layer["kind"]:
+        case "input":
+            return lambda inputs: inputs[0]
+        case "flatten":
+            return lambda inputs: inputs[0].reshape(len(inputs[0]), -1)  # [B, features]
+        case "activation":
+            activation = _ACTIVATIONS[layer["activation"]]
+            return lambda inputs: activation(inputs[0])
+        case "dense":
+            return _bind_dense(own, _ACTIVATIONS[layer["activation"]])
+        case "layer_normalization":
+            return _bind_layer_normalization(own, layer)
+        case kind:
+            raise ValueError(f"Layer kind `{kind}` is unknown to the NumPy policy.")
+
+
+def _bind_dense(arrays: list[FloatArray], activation: Callable[[FloatArray], FloatArray]) -> _Operation:
+    """`activation(x @ kernel + bias)`, the bias optional."""
+    kernel = arrays[0]  # [features, units]
+    bias = arrays[1] if len(arrays) > 1 else np.float32(0.0)
+    return lambda inputs: activation(inputs[0] @ kernel + bias)
+
+
+def _bind_layer_normalization(arrays: list[FloatArray], layer: Layer) -> _Operation:
+    """`(x - mean) / sqrt(variance + epsilon) * scale + offset` over the last axis."""
+    remaining = list(arrays)
+    scale = remaining.pop(0) if layer["scale"] else np.float32(1.0)
+    offset = remaining.pop(0) if layer["center"] else np.float32(0.0)
+    epsilon = np.float32(layer["epsilon"])
+
+    def normalize(inputs: list[FloatArray]) -> FloatArray:
+        centred = inputs[0] - inputs[0].mean(axis=-1, keepdims=True)
+        variance = np.mean(np.square(centred), axis=-1, keepdims=True)
+        result: FloatArray = centred / np.sqrt(variance + epsilon) * scale + offset
+        return result
+
+    return normalize

@@ -1,0 +1,201 @@
+"""What a run knows about itself: counters, recent results, reports."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from distdqn.acting.actor import RolloutReport
+from distdqn.acting.evaluator import Evaluation
+from distdqn.learning.learner import LearnReport
+from distdqn.reporting.console import Console
+from distdqn.reporting.run_directory import RunDirectory
+
+_RECENT_EPISODES = 100  # in `train_return_mean`, as Stable-Baselines3 does
+_STATUS_SECONDS = 1.0
+
+
+@dataclass
+class Counters:
+    """Totals of a run.
+
+    Attributes:
+        env_steps: real transitions of the environments, counted once when accepted.
+        learner_steps: gradient updates.
+        episodes: training episodes that ended.
+        inserted: n-step transitions that replay accepted.
+        sampled: transitions drawn from replay.
+        actor_restarts: actors replaced after a fault.
+        lost_rollouts: rollouts whose chunk never reached replay.
+        evaluations: evaluations made.
+    """
+
+    env_steps: int = 0
+    learner_steps: int = 0
+    episodes: int = 0
+    inserted: int = 0
+    sampled: int = 0
+    actor_restarts: int = 0
+    lost_rollouts: int = 0
+    evaluations: int = 0
+
+
+class Mean:
+    """A running mean that starts again each time it is read; None when nothing came."""
+
+    def __init__(self) -> None:
+        self._sum = 0.0
+        self._count = 0
+
+    def add(self, value: float, count: int = 1) -> None:
+        """Adds `count` values of mean `value`."""
+        self._sum += value * count
+        self._count += count
+
+    def take(self) -> float | None:
+        """The mean since the last call."""
+        mean = self._sum / self._count if self._count else None
+        self._sum, self._count = 0.0, 0
+        return mean
+
+
+class Journal:
+    """Takes in what the roles report and writes a line about it when asked.
+
+    Attributes:
+        counters: totals so far.
+        epsilon: of the last rollout accepted.
+        train_seconds_begin: when the first learner step was ordered, or None.
+    """
+
+    def __init__(
+        self,
+        run_directory: RunDirectory,
+        console: Console,
+        started: float,
+        capacity: int,
+        min_size: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.counters = Counters()
+        self.epsilon = 1.0
+        self.train_seconds_begin: float | None = None
+        self._directory = run_directory
+        self._console = console
+        self._started = started
+        self._capacity = capacity
+        self._min_size = min_size
+        self._clock = clock
+        self._returns: deque[float] = deque(maxlen=_RECENT_EPISODES)
+        self._lengths: deque[int] = deque(maxlen=_RECENT_EPISODES)
+        self._means = {
+            name: Mean()
+            for name in ("loss", "q_mean", "gradient_norm", "weights_age_steps", "env", "network", "update")
+        }
+        self._waited = {"actors": 0.0, "learner": 0.0}
+        self._weights_version: tuple[int, int] = (0, 0)
+        self._last = (self._clock(), 0, 0)
+        self._status_written = float("-inf")
+
+    @property
+    def seconds(self) -> float:
+        """Since the run started."""
+        return self._clock() - self._started
+
+    def note(self, text: str) -> None:
+        """Tells the user something that happened once."""
+        self._console.note(text)
+
+    def add_rollout(self, report: RolloutReport, inserted: int) -> None:
+        """Takes in a rollout whose transitions replay accepted, `inserted` in all by then."""
+        self.counters.env_steps += report.env_steps
+        self.counters.episodes += len(report.episode_returns)
+        self.counters.inserted = inserted
+        self.epsilon = report.epsilon
+        self._returns.extend(report.episode_returns)
+        self._lengths.extend(report.episode_lengths)
+        self._means["weights_age_steps"].add(self.counters.learner_steps - report.weights_learner_steps)
+        self._means["env"].add(report.env_seconds / report.total_seconds)
+        self._means["network"].add(report.network_seconds / report.total_seconds)
+
+    def add_learn(self, report: LearnReport, sampled: int) -> None:
+        """Takes in a learner call that drew `sampled` transitions."""
+        self.counters.learner_steps = report.learner_steps
+        self.counters.sampled += sampled
+        self._means["loss"].add(report.loss, report.updates)
+        self._means["q_mean"].add(report.q_mean, report.updates)
+        self._means["gradient_norm"].add(report.gradient_norm, report.updates)
+        self._means["update"].add(report.seconds / report.updates)
+
+    def add_published(self, weights_version: tuple[int, int]) -> None:
+        """Takes note of the newest version of the weights."""
+        self._weights_version = weights_version
+
+    def add_wait(self, side: str, seconds: float) -> None:
+        """Adds to the time that all `actors`, or the `learner`, had to wait for the other."""
+        self._waited[side] += seconds
+
+    def report(self, evaluation: Evaluation | None = None, actors_alive: int = 0) -> dict[str, Any]:
+        """Writes one line of metrics, shows it, and starts a new period."""
+        now, counters = self._clock(), self.counters
+        then, env_steps, learner_steps = self._last
+        period = max(now - then, 1e-9)
+        self._last = (now, counters.env_steps, counters.learner_steps)
+        means = {name: mean.take() for name, mean in self._means.items()}
+        paced = counters.inserted - self._min_size
+        line: dict[str, Any] = {
+            "wall_seconds": self.seconds,
+            "env_steps": counters.env_steps,
+            "learner_steps": counters.learner_steps,
+            "episodes": counters.episodes,
+            "train_return_mean": sum(self._returns) / len(self._returns) if self._returns else None,
+            "train_length_mean": sum(self._lengths) / len(self._lengths) if self._lengths else None,
+            "eval_return_mean": evaluation.mean if evaluation else None,
+            "eval_return_std": evaluation.standard_deviation if evaluation else None,
+            "eval_return_min": min(evaluation.returns) if evaluation else None,
+            "eval_episodes": len(evaluation.returns) if evaluation else None,
+            "eval_learner_steps": evaluation.learner_steps if evaluation else None,
+            "epsilon": self.epsilon,
+            "loss": means["loss"],
+            "q_mean": means["q_mean"],
+            "gradient_norm": means["gradient_norm"],
+            "env_steps_per_second": (counters.env_steps - env_steps) / period,
+            "learner_steps_per_second": (counters.learner_steps - learner_steps) / period,
+            "samples_per_insert": counters.sampled / paced if paced > 0 else None,
+            "weights_version": list(self._weights_version),
+            "weights_age_steps": means["weights_age_steps"],
+            "replay_size": min(counters.inserted, self._capacity),
+            "lost_rollouts": counters.lost_rollouts,
+            "actors_alive": actors_alive,
+            "actor_restarts": counters.actor_restarts,
+            "actors_wait_fraction": min(1.0, self._waited["actors"] / period),
+            "learner_wait_fraction": min(1.0, self._waited["learner"] / period),
+            "actor_env_fraction": means["env"],
+            "actor_network_fraction": means["network"],
+            "seconds_per_update": means["update"],
+        }
+        self._waited = {"actors": 0.0, "learner": 0.0}
+        self._directory.add_metrics(line)
+        self._console.progress(line)
+        return line
+
+    def is_status_due(self) -> bool:
+        """Whether `status.json` is a second old."""
+        return self._clock() - self._status_written >= _STATUS_SECONDS
+
+    def write_status(self, state: str, ray: dict[str, Any] | None, roles: list[dict[str, Any]]) -> None:
+        """Rewrites `status.json`."""
+        self._status_written = self._clock()
+        self._directory.write_json(
+            "status.json",
+            {
+                "state": state,
+                "written_at": time.time(),
+                "seconds": self.seconds,
+                "counters": vars(self.counters),
+                "weights_version": list(self._weights_version),
+                "ray": ray,
+                "roles": roles,
+            },
+        )

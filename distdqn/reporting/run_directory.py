@@ -1,0 +1,78 @@
+"""The folder that holds a run's results."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from distdqn.errors import ConfigError
+
+_PACKAGES = ("distdqn", "tensorflow", "keras", "gymnasium", "numpy", "ray")
+
+
+class RunDirectory:
+    """Writes the files of one run.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._metrics = (path / "metrics.jsonl").open("a", encoding="utf-8")
+
+    @classmethod
+    def create(cls, path: str | None, environment_name: str) -> "RunDirectory":
+        """Makes the folder, by default `runs/<environment>-<time>`.
+
+        Raises:
+            ConfigError: it cannot be written to, or holds another run.
+        """
+        folder = _fresh_default(environment_name) if path is None else Path(path)
+        if (folder / "metrics.jsonl").exists():
+            raise ConfigError(f"`run_dir`: {folder} holds another run (choose another folder).")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return cls(folder)
+        except OSError as error:
+            raise ConfigError(f"`run_dir`: cannot write to {folder}: {error.strerror} (choose another folder).") from error
+
+    def write_json(self, name: str, value: dict[str, Any]) -> None:
+        """Replaces a file in one step, so that a reader never sees half of it."""
+        self.write_bytes(name, (json.dumps(value, indent=2) + "\n").encode())
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Replaces a file in one step."""
+        aside = self.path / f".{name}.{os.getpid()}"
+        aside.write_bytes(content)
+        aside.replace(self.path / name)
+
+    def add_metrics(self, line: dict[str, Any]) -> None:
+        """Appends one line to `metrics.jsonl` and hands it to the system at once."""
+        self._metrics.write(json.dumps(line) + "\n")
+        self._metrics.flush()
+
+    def close(self) -> None:
+        """Closes what is open."""
+        self._metrics.close()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages a result depends on."""
+    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), **found}
+
+
+def _fresh_default(environment_name: str) -> Path:
+    """`runs/<environment>-<time>`, numbered if that exists."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", environment_name)
+    first = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder, number = first, 1
+    while folder.exists():
+        number += 1
+        folder = first.with_name(f"{first.name}-{number}")
+    return folder

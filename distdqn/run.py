@@ -1,0 +1,79 @@
+"""`python -m distdqn.run`: train."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+# Before NumPy is imported: its thread pools are sized when they are loaded.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+import contextlib
+import time
+
+import psutil
+
+from distdqn.cli import UnknownOptions, parse_run_options, print_mistakes
+from distdqn.config import Config
+from distdqn.errors import GOAL_MISSED, INTERRUPTED, TERMINATED, ConfigError, DistdqnError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Trains as the command line says; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        from distdqn.training import train
+
+        config = _config(arguments)
+        summary = train(config, started=_process_start())
+    except DistdqnError as error:
+        if "--debug" in arguments:
+            raise
+        return print_mistakes(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    ends = {"interrupted": INTERRUPTED, "terminated": TERMINATED}
+    return ends.get(summary["reason"], GOAL_MISSED if summary["solved"] is False else 0)
+
+
+def _config(arguments: Sequence[str]) -> Config:
+    """The config, or every mistake in it and in the environment it names.
+
+    Raises:
+        ConfigError: lists them all.
+    """
+    mistakes: list[str] = []
+    texts: dict[str, str] = {}
+    try:
+        texts, _ = parse_run_options(arguments)
+    except UnknownOptions as error:
+        mistakes += error.mistakes
+        texts = error.texts
+    try:
+        config = Config.from_text(texts)
+        if not mistakes:
+            return config
+    except ConfigError as error:
+        mistakes += error.mistakes
+    with contextlib.suppress(DistdqnError):
+        _check_environment(texts.get("env", "CartPole-v1"), mistakes)
+    raise ConfigError(mistakes)
+
+
+def _check_environment(env: str, mistakes: list[str]) -> None:
+    """Adds what is wrong with the environment to the other mistakes."""
+    from distdqn.acting.environments import inspect_environment
+
+    try:
+        inspect_environment(env)
+    except ConfigError as error:
+        mistakes += error.mistakes
+
+
+def _process_start() -> float:
+    """When this process started, on the clock of `time.monotonic`."""
+    return time.monotonic() - (time.time() - psutil.Process().create_time())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""The whole algorithm in one process, round by round.
+
+`run_rounds` is what every run does, in its plainest order: all actors act, what they saw
+goes into replay, the learner makes the updates that this pays for, and new weights go out.
+`lockstep` runs the same function over Ray processes and ends with the same weights, bit
+for bit; `async` lets the same calls overlap.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from distdqn.acting.actor import RolloutOrder, RolloutReport
+from distdqn.acting.environments import EnvironmentSpec
+from distdqn.acting.evaluator import Evaluation
+from distdqn.builders import actor_blueprint, evaluator_blueprint, learner_blueprint, replay_blueprint
+from distdqn.config import Config
+from distdqn.goal import Budget, EvaluationOrder, Goal
+from distdqn.learning.learner import LearnReport
+from distdqn.pacing import Pacing
+from distdqn.policy import PolicyWeights
+from distdqn.reporting.journal import Journal
+from distdqn.stopping import StopRequest
+
+
+class Team(Protocol):
+    """The parts of a run, wherever they live."""
+
+    def rollout(self, orders: Sequence[RolloutOrder], weights: PolicyWeights) -> list[tuple[RolloutReport, int]]:
+        """Every actor acts and inserts in its turn; reports and `inserted` after each."""
+        ...
+
+    def learn(self) -> LearnReport:
+        """Samples `U` batches and makes `U` updates."""
+        ...
+
+    def publish(self) -> PolicyWeights:
+        """The newest weights as a new version."""
+        ...
+
+    def evaluate(self, order: EvaluationOrder) -> Evaluation:
+        """Plays the ordered greedy episodes."""
+        ...
+
+    def export(self, weights: Any) -> bytes:
+        """`weights`, or what a reference to them stands for, as a `.keras` file."""
+        ...
+
+    def value(self, weights: Any) -> PolicyWeights:
+        """`weights`, or what a reference to them stands for."""
+        ...
+
+    def ray(self) -> dict[str, Any] | None:
+        """Address and namespace of the Ray cluster, if there is one."""
+        ...
+
+    def roles(self) -> list[dict[str, Any]]:
+        """Process, host, incarnation and last sign of life of each role."""
+        ...
+
+
+def run_rounds(
+    team: Team,
+    goal: Goal,
+    budget: Budget,
+    pacing: Pacing,
+    journal: Journal,
+    stop: StopRequest,
+    actors: int,
+    steps_per_rollout: int,
+    samples_per_call: int,
+    report_period: int,
+) -> str:
+    """Trains until the goal is reached or a budget is spent; returns which, as a word."""
+    counters = journal.counters
+    while True:
+        weights = team.publish()
+        journal.add_published(weights.weights_version)
+        orders = _orders(counters.env_steps, budget, actors, steps_per_rollout)
+        for report, inserted in team.rollout(orders, weights):
+            journal.add_rollout(report, inserted)
+        while pacing.may_sample(counters.inserted, counters.sampled, samples_per_call):
+            if journal.train_seconds_begin is None:
+                journal.train_seconds_begin = journal.seconds
+            before = counters.learner_steps
+            journal.add_learn(team.learn(), samples_per_call)
+            if counters.learner_steps // report_period > before // report_period:
+                journal.report(actors_alive=actors)
+            evaluate_if_due(team, goal, journal, actors)
+            if goal.reached or stop.reason or budget.is_out_of_time(journal.seconds):
+                break
+        if journal.is_status_due():
+            journal.write_status("running", team.ray(), team.roles())
+        if goal.reached:
+            return "goal_reached"
+        if stop.reason:
+            return stop.reason
+        if budget.is_out_of_time(journal.seconds):
+            return "max_seconds"
+        if not budget.env_steps_left(counters.env_steps):
+            return "max_env_steps"
+
+
+def evaluate_if_due(team: Team, goal: Goal, journal: Journal, actors: int, final: bool = False) -> None:
+    """Makes every evaluation that is due, a confirming one included, and reports each."""
+    learner_steps = journal.counters.learner_steps
+    if not goal.is_due(learner_steps, final):
+        return
+    weights = team.publish()
+    journal.add_published(weights.weights_version)
+    while order := goal.next_order(weights, learner_steps, final):
+        evaluation = team.evaluate(order)
+        goal.add(order, evaluation)
+        journal.counters.evaluations += 1
+        journal.report(evaluation, actors_alive=actors)
+
+
+def _orders(env_steps: int, budget: Budget, actors: int, steps_per_rollout: int) -> list[RolloutOrder]:
+    """One order for each actor, which together stay within the budget."""
+    orders = []
+    ordered = env_steps
+    for _ in range(actors):
+        limit = min(steps_per_rollout, budget.env_steps_left(ordered))
+        orders.append(RolloutOrder(env_steps, limit))
+        ordered += limit
+    return orders
+
+
+class SerialTeam:
+    """All parts as plain objects in this process."""
+
+    def __init__(self, config: Config, spec: EnvironmentSpec) -> None:
+        self._learner = learner_blueprint(config, spec).build()
+        self._replay = replay_blueprint(config).build()
+        self._actors = [actor_blueprint(config, spec, index).build() for index in range(config.actors)]
+        self._evaluator = evaluator_blueprint(config).build()
+        self._batches = (config.updates_per_call, config.batch_size)
+        self.notice: str | None = self._learner.compile()
+
+    def rollout(self, orders: Sequence[RolloutOrder], weights: PolicyWeights) -> list[tuple[RolloutReport, int]]:
+        """See `Team`."""
+        results = []
+        for actor, order in zip(self._actors, orders, strict=True):
+            report, transitions = actor.rollout(order, weights)
+            results.append((report, self._replay.insert(transitions)))
+        return results
+
+    def learn(self) -> LearnReport:
+        """See `Team`."""
+        report: LearnReport = self._learner.learn(self._replay.sample(*self._batches), publish=False)[0]
+        return report
+
+    def publish(self) -> PolicyWeights:
+        """See `Team`."""
+        weights: PolicyWeights = self._learner.publish()
+        return weights
+
+    def evaluate(self, order: EvaluationOrder) -> Evaluation:
+        """See `Team`."""
+        evaluation: Evaluation = self._evaluator.evaluate(order.weights, order.episodes, order.number)
+        return evaluation
+
+    def export(self, weights: PolicyWeights) -> bytes:
+        """See `Team`."""
+        content: bytes = self._learner.export(weights)
+        return content
+
+    def value(self, weights: PolicyWeights) -> PolicyWeights:
+        """See `Team`."""
+        return weights
+
+    def ray(self) -> None:
+        """See `Team`."""
+        return
+
+    def roles(self) -> list[dict[str, Any]]:
+        """See `Team`."""
+        names = ["learner", "replay", "evaluator"] + [f"actor-{i}" for i in range(len(self._actors))]
+        here = {"pid": os.getpid(), "host": socket.gethostname(), "incarnation": 0}
+        return [{"role": name, **here, "last_sign_of_life": time.time()} for name in names]

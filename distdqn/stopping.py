@@ -1,0 +1,38 @@
+"""Ctrl-C and SIGTERM as a request to stop, looked at between two steps of the work."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+
+class StopRequest:
+    """While entered, the first signal asks for an orderly end; a second one interrupts at once.
+
+    Off the main thread nothing is installed, since Python allows it there only. What was
+    installed before is put back at the end.
+
+    Attributes:
+        reason: None, `interrupted` or `terminated`.
+    """
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.reason is not None:
+            raise KeyboardInterrupt
+        self.reason = "terminated" if number == signal.SIGTERM else "interrupted"

@@ -1,0 +1,174 @@
+"""One run from its config to its summary, in whichever mode."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from distdqn import builders
+from distdqn.acting.environments import EnvironmentSpec, inspect_environment
+from distdqn.config import Config
+from distdqn.policy import save_policy
+from distdqn.reporting.console import Console, number
+from distdqn.reporting.journal import Journal
+from distdqn.reporting.run_directory import RunDirectory, versions
+from distdqn.serial import SerialTeam, Team, evaluate_if_due, run_rounds
+from distdqn.stopping import StopRequest
+
+_IN_FULL = ("max_env_steps", "max_seconds")  # ends after which the last weights are evaluated, too
+
+
+def train(config: Config, *, quiet: bool = False, started: float | None = None) -> dict[str, Any]:
+    """Trains as `config` says and returns the run's summary.
+
+    Ctrl-C ends it in order: what was learned is saved, and the summary's `reason` says so.
+
+    Args:
+        config: the options.
+        quiet: show nothing.
+        started: `time.monotonic()` when the program started; now, if not given.
+
+    Raises:
+        DistdqnError: the environment, the cluster or a role makes the run impossible; its
+            `mistakes` say what and how to mend it.
+    """
+    started = time.monotonic() if started is None else started
+    spec = inspect_environment(config.env)
+    directory = RunDirectory.create(config.run_dir, spec.name)
+    try:
+        return _Run(config, spec, directory, quiet, started).to_its_end()
+    finally:
+        directory.close()
+
+
+class _Run:
+    """What the modes have in common: the beginning, the end, and what lies around them."""
+
+    def __init__(
+        self, config: Config, spec: EnvironmentSpec, directory: RunDirectory, quiet: bool, started: float
+    ) -> None:
+        self._config = config
+        self._spec = spec
+        self._directory = directory
+        self._goal = builders.make_goal(config, spec)
+        self._budget = builders.make_budget(config)
+        self._pacing = builders.make_pacing(config)
+        self._console = Console(config.max_env_steps, self._goal.target_return, quiet)
+        self._journal = Journal(directory, self._console, started, config.capacity, config.min_size)
+        self._stop = StopRequest()
+        self._train_seconds: float | None = None
+
+    def to_its_end(self) -> dict[str, Any]:
+        """Runs the mode and writes every file of the run."""
+        config = self._config
+        self._directory.write_json("config.json", {**config.to_json(), "versions": versions()})
+        processes = f"{config.actors} actors x {config.envs_per_actor} envs   {config.mode}"
+        self._console.note(f"distdqn  {self._spec.name}   {processes}   {self._directory.path}")
+        self._journal.write_status("starting", None, [])
+        state = "failed"
+        try:
+            reason = self._run_serial() if config.mode == "serial" else self._run_on_ray()
+            state = reason
+        except KeyboardInterrupt:
+            state = "interrupted"
+            raise
+        finally:
+            self._console.close()
+            self._journal.write_status(state, None, [])
+        summary = self._summary(reason)
+        self._directory.write_json("summary.json", summary)
+        self._console.note(_closing_words(summary))
+        return summary
+
+    def _run_serial(self) -> str:
+        with self._stop:
+            team = SerialTeam(self._config, self._spec)
+            return self._run_in_rounds(team)
+
+    def _run_on_ray(self) -> str:
+        from distdqn.distributed.launch import launched
+
+        with launched(self._config, self._spec) as launch:
+            self._console.note(f"Ray: {launch.cluster.why}")
+            # Only now: connecting to Ray replaces handlers that were there before.
+            with self._stop:
+                if self._config.mode == "lockstep":
+                    return self._run_in_rounds(launch.make_team())
+                supervisor = launch.make_supervisor(
+                    self._goal, self._budget, self._pacing, self._journal, self._stop
+                )
+                return self._finish(supervisor, supervisor.run(), supervisor.has_weights)
+
+    def _run_in_rounds(self, team: SerialTeam | Any) -> str:
+        """The mode `serial` or `lockstep`, which differ in their team alone."""
+        config = self._config
+        if team.notice:
+            self._journal.note(team.notice)
+        reason = run_rounds(
+            team,
+            self._goal,
+            self._budget,
+            self._pacing,
+            self._journal,
+            self._stop,
+            actors=config.actors,
+            steps_per_rollout=config.rollout_length * config.envs_per_actor,
+            samples_per_call=config.updates_per_call * config.batch_size,
+            report_period=config.report_period,
+        )
+        return self._finish(team, reason, has_weights=True)
+
+    def _finish(self, team: Team, reason: str, has_weights: bool) -> str:
+        """Evaluates what is left to evaluate and saves the networks."""
+        if not has_weights:
+            return reason
+        if reason in _IN_FULL:
+            evaluate_if_due(team, self._goal, self._journal, self._config.actors, final=True)
+            reason = "goal_reached" if self._goal.reached else reason
+        begin = self._journal.train_seconds_begin
+        if self._goal.reached and begin is not None:
+            self._train_seconds = self._journal.seconds - begin
+        self._journal.report(actors_alive=self._config.actors)
+        self._journal.write_status("saving", team.ray(), team.roles())
+        last = team.publish()
+        best = last if self._goal.best is None else team.value(self._goal.best_weights)
+        self._directory.write_bytes("policy.keras", team.export(best))
+        self._directory.write_bytes("final.keras", team.export(last))
+        save_policy(self._directory.path / "policy.npz", best)
+        return reason
+
+    def _summary(self, reason: str) -> dict[str, Any]:
+        goal, counters = self._goal, self._journal.counters
+        return {
+            "solved": None if goal.target_return is None else goal.reached,
+            "reason": reason,
+            "target_return": goal.target_return,
+            "eval_return_mean": goal.best.mean if goal.best else None,
+            "eval_return_min": min(goal.best.returns) if goal.best else None,
+            "eval_episodes": len(goal.best.returns) if goal.best else None,
+            "env_steps": counters.env_steps,
+            "learner_steps": counters.learner_steps,
+            "episodes": counters.episodes,
+            "train_seconds": self._train_seconds,
+            "total_seconds": self._journal.seconds,
+            "seed": self._config.seed,
+            "actors": self._config.actors,
+            "actor_restarts": counters.actor_restarts,
+            "lost_rollouts": counters.lost_rollouts,
+            "mode": self._config.mode,
+            "env": self._spec.name,
+            "run_dir": str(self._directory.path),
+        }
+
+
+def _closing_words(summary: dict[str, Any]) -> str:
+    """The last lines of a run: what was reached, where it is, what to type next."""
+    outcome = {True: "Solved", False: "Not solved", None: "Finished"}[summary["solved"]]
+    lines = [
+        f"{outcome} ({summary['reason']}): mean return {number(summary['eval_return_mean'])} over "
+        f"{summary['eval_episodes'] or 0} greedy episodes, after {summary['env_steps']:,} env steps and "
+        f"{summary['learner_steps']:,} learner steps, {summary['total_seconds']:.1f} s in all.",
+    ]
+    if summary["eval_episodes"]:
+        lines.append(f"Play it: python -m distdqn.evaluate {Path(summary['run_dir'])} --episodes 100")
+    return "\n".join(lines)
+
