@@ -1,0 +1,141 @@
+"""The update itself: networks, optimizer, and `U` updates in one compiled loop."""
+
+from typing import Any
+
+import numpy as np
+
+from distdqn.learning import losses
+from distdqn.transition import Transitions
+
+Tensor = Any  # TensorFlow ships no types
+
+
+class UpdateLoop:
+    """Online and target network and Adam, advanced by whole calls of `U` updates.
+
+    One update: for a batch, `td_error = target - q(observation)[action]` with the target
+    of `losses`, a step of Adam on its loss, and every `target_update_period` updates the
+    target network moves towards the online one.
+
+    Attributes:
+        online: the trained Keras network.
+        target: its lagging copy.
+        optimizer: the Keras optimizer, with its slots.
+    """
+
+    def __init__(
+        self,
+        online: Any,
+        target: Any,
+        learning_rate: float,
+        adam_epsilon: float,
+        max_gradient_norm: float | None,
+        loss: str,
+        double: bool,
+        target_update_period: int,
+        target_update_rate: float,
+    ) -> None:
+        import keras
+        import tensorflow as tf
+
+        self.online, self.target = online, target
+        self.optimizer = keras.optimizers.Adam(learning_rate, epsilon=adam_epsilon)
+        self.optimizer.build(online.trainable_variables)
+        self._max_gradient_norm = max_gradient_norm
+        self._loss = {"huber": losses.huber_loss, "squared": losses.squared_loss}[loss]
+        self._double = double
+        self._target_update = (target_update_period, target_update_rate)
+        self._run = tf.function(self._loop, jit_compile=True, autograph=False)
+
+    def compile(self, updates: int, batch_size: int) -> str | None:
+        """Compiles the loop for `[updates, batch_size]` transitions, without an update.
+
+        Returns:
+            None, or one line that says why it runs without XLA.
+        """
+        import tensorflow as tf
+
+        lead = (updates, batch_size)
+        observation = np.zeros((*lead, *self.online.input_shape[1:]), np.float32)
+        zeros = np.zeros(lead, np.float32)
+        columns = _tensors(Transitions(observation, zeros.astype(np.int32), zeros, zeros, observation))
+        nothing = (columns, tf.constant(0), tf.constant(0, tf.int64))
+        try:
+            self._run(*nothing)
+        except (tf.errors.OpError, NotImplementedError) as error:
+            self._run = tf.function(self._loop, autograph=False)
+            self._run(*nothing)
+            reason = " ".join(str(error).split())[:200]
+            return f"XLA cannot compile this network; the learner goes on without it, slower ({reason})."
+        return None
+
+    def run(self, transitions: Transitions, learner_steps: int) -> tuple[float, float, float]:
+        """Makes one update for each of the `U` batches.
+
+        Args:
+            transitions: `[U, B]` columns.
+            learner_steps: updates made before.
+
+        Returns:
+            Loss, Q-value of the actions taken, and global gradient norm before clipping,
+            each the mean over the updates.
+        """
+        import tensorflow as tf
+
+        updates = len(transitions)
+        begin = tf.constant(learner_steps, tf.int64)
+        sums = self._run(_tensors(transitions), tf.constant(updates), begin)  # [3]
+        loss, q_mean, gradient_norm = (sums.numpy() / np.float32(updates)).tolist()
+        return loss, q_mean, gradient_norm
+
+    def _loop(self, columns: dict[str, Tensor], updates: Tensor, learner_steps: Tensor) -> Tensor:
+        """Runs `updates` updates; returns the sums of what `_update` returns, `[3]`."""
+        import tensorflow as tf
+
+        def body(u: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
+            batch = {name: column[u] for name, column in columns.items()}  # [B, ...]
+            return u + 1, sums + self._update(batch, learner_steps + tf.cast(u, tf.int64))
+
+        most = columns["action"].shape[0]
+        start = (tf.constant(0), tf.zeros(3))
+        return tf.while_loop(lambda u, _: u < updates, body, start, maximum_iterations=most)[1]
+
+    def _update(self, batch: dict[str, Tensor], learner_steps: Tensor) -> Tensor:
+        """One update from one batch `[B, ...]`; returns loss, mean Q-value, gradient norm `[3]`."""
+        import tensorflow as tf
+
+        target = self._td_target(batch)  # [B]
+        with tf.GradientTape() as tape:
+            q_values = self.online(batch["observation"])  # [B, A]
+            q_taken = tf.gather(q_values, batch["action"], batch_dims=1)  # [B]
+            loss = self._loss(target - q_taken)
+        variables = self.online.trainable_variables
+        gradients = tape.gradient(loss, variables)
+        norm = tf.linalg.global_norm(gradients)
+        if self._max_gradient_norm is not None:
+            gradients, _ = tf.clip_by_global_norm(gradients, self._max_gradient_norm, use_norm=norm)
+        self.optimizer.apply(gradients, variables)
+        period, rate = self._target_update
+        is_due = tf.equal((learner_steps + 1) % period, 0)
+        for lagging, online in zip(self.target.variables, self.online.variables, strict=True):
+            lagging.assign(tf.where(is_due, losses.moved_target(lagging, online, rate), lagging))
+        return tf.stack([loss, tf.reduce_mean(q_taken), norm])
+
+    def _td_target(self, batch: dict[str, Tensor]) -> Tensor:
+        """What the Q-values of the actions taken should be, `[B]`."""
+        reward, discount = batch["reward"], batch["discount"]
+        next_q_target = self.target(batch["next_observation"])  # [B, A]
+        if not self._double:
+            return losses.max_q_target(reward, discount, next_q_target)
+        next_q_online = self.online(batch["next_observation"])  # [B, A]
+        return losses.double_q_target(reward, discount, next_q_online, next_q_target)
+
+
+def _tensors(transitions: Transitions) -> dict[str, Tensor]:
+    """Columns as tensors of fixed dtypes, so that the loop is traced once."""
+    import tensorflow as tf
+
+    return {
+        name: tf.convert_to_tensor(column, tf.int32 if name == "action" else tf.float32)
+        for name, column in transitions.columns().items()
+    }
