@@ -22,7 +22,15 @@ _HOMES = {
     "train": "training",
 }
 
-__all__ = ["ClusterError", "Config", "ConfigError", "DistdqnError", "EnvironmentFault", "RoleFailure", "train"]
+__all__ = [
+    "ClusterError",
+    "Config",
+    "ConfigError",
+    "DistdqnError",
+    "EnvironmentFault",
+    "RoleFailure",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

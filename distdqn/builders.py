@@ -84,7 +84,7 @@ def learner_blueprint(config: Config, spec: EnvironmentSpec, epoch: int = 0) -> 
 def make_goal(config: Config, spec: EnvironmentSpec) -> Goal:
     """The goal that `target_return` names."""
     target = spec.reward_threshold if config.target_return == "auto" else config.target_return
-    return Goal(target, config.eval_period, config.eval_episodes, config.confirm_episodes)  # type: ignore[arg-type]
+    return Goal(target, config.eval_period, config.eval_episodes, config.confirm_episodes)
 
 
 def make_budget(config: Config) -> Budget:

@@ -52,8 +52,8 @@ class Config:
     mode: Literal["async", "lockstep", "serial"] = _option(
         _RUN,
         "async",
-        "`async`: as fast as the machine allows; `lockstep`: in rounds, the same result every time; `serial`: "
-        "the same result in one process, without Ray",
+        "`async`: as fast as the machine allows; `lockstep`: in rounds, the same result every time; "
+        "`serial`: the same result in one process, without Ray",
         ("async", "lockstep", "serial"),
     )
     actors: int = _option(_RUN, 4, "number of actors", Range(1, 10_000))
@@ -69,7 +69,8 @@ class Config:
     target_return: float | Literal["auto"] | None = _option(
         _GOAL,
         "auto",
-        "mean return at which the run is solved; `auto` means the environment's own threshold; none means no goal",
+        "mean return at which the run is solved; `auto` means the environment's own threshold; "
+        "none means no goal",
     )
     max_env_steps: int = _option(_GOAL, 200_000, "budget in env steps of all actors", Range(1, 10**15))
     max_seconds: float | None = _option(
@@ -78,7 +79,10 @@ class Config:
     eval_period: int = _option(_GOAL, 1024, "learner steps from one evaluation to the next", Range(1))
     eval_episodes: int = _option(_GOAL, 20, "episodes of a regular evaluation", Range(1, 100_000))
     confirm_episodes: int = _option(
-        _GOAL, 200, "fresh episodes of the evaluation that confirms that the goal is reached", Range(2, 100_000)
+        _GOAL,
+        200,
+        "fresh episodes of the evaluation that confirms that the goal is reached",
+        Range(2, 100_000),
     )
     report_period: int = _option(
         _GOAL, 1024, "learner steps from one line of metrics to the next in `lockstep` and `serial`", Range(1)
@@ -89,7 +93,10 @@ class Config:
 
     envs_per_actor: int = _option(_ACTING, 16, "environments each actor steps together", Range(1, 100_000))
     rollout_length: int = _option(
-        _ACTING, 16, "steps of every environment in one rollout, after which weights may change", Range(1, 100_000)
+        _ACTING,
+        16,
+        "steps of every environment in one rollout, after which weights may change",
+        Range(1, 100_000),
     )
     n_step: int = _option(_ACTING, 5, "env steps of reward in one transition", Range(1, 1000))
     discount: float = _option(_ACTING, 0.99, "discount per env step", Range(0, 1))
@@ -104,7 +111,10 @@ class Config:
     capacity: int = _option(_REPLAY, 100_000, "transitions replay keeps, the newest", Range(1, 10**10))
     min_size: int = _option(_REPLAY, 1000, "transitions in replay before learning starts", Range(1, 10**10))
     samples_per_insert: float = _option(
-        _REPLAY, 16.0, "transitions sampled per transition inserted: couples learning to acting", Range(0, above=True)
+        _REPLAY,
+        16.0,
+        "transitions sampled per transition inserted: couples learning to acting",
+        Range(0, above=True),
     )
     samples_per_insert_tolerance: float = _option(
         _REPLAY, 0.1, "how far `samples_per_insert` may fall short, relative", Range(0, 1, above=True)
@@ -119,19 +129,26 @@ class Config:
         _LEARNING, 32, "updates in one compiled call of the learner", Range(1, 100_000)
     )
     learning_rate: float = _option(_LEARNING, 1e-3, "of Adam", Range(0, 10, above=True))
-    adam_epsilon: float = _option(_LEARNING, 1e-8, "of Adam, added to its denominator", Range(0, 1, above=True))
+    adam_epsilon: float = _option(
+        _LEARNING, 1e-8, "of Adam, added to its denominator", Range(0, 1, above=True)
+    )
     max_gradient_norm: float | None = _option(
         _LEARNING, 10.0, "gradients are clipped to this global norm; none means never", Range(0, above=True)
     )
     loss: Literal["huber", "squared"] = _option(
         _LEARNING, "huber", "of the TD error: `huber` or `squared`", ("huber", "squared")
     )
-    double: bool = _option(_LEARNING, True, "double DQN: the online network chooses, the target network values")
+    double: bool = _option(
+        _LEARNING, True, "double DQN: the online network chooses, the target network values"
+    )
     target_update_period: int = _option(
         _LEARNING, 200, "learner steps from one update of the target network to the next", Range(1, 10**12)
     )
     target_update_rate: float = _option(
-        _LEARNING, 1.0, "how far the target network then moves: 1 copies, less moves softly", Range(0, 1, above=True)
+        _LEARNING,
+        1.0,
+        "how far the target network then moves: 1 copies, less moves softly",
+        Range(0, 1, above=True),
     )
     publish_period: int = _option(
         _LEARNING, 128, "learner steps from one version of the actors' weights to the next", Range(1, 10**12)
@@ -139,18 +156,26 @@ class Config:
     learner_threads: int = _option(_LEARNING, 1, "threads of the learner's computations", Range(1, 1024))
 
     max_failures: int = _option(
-        _FAULTS, 5, "failures running, without a completed call between, before the run gives up", Range(1, 10**6)
+        _FAULTS,
+        5,
+        "failures running, without a completed call between, before the run gives up",
+        Range(1, 10**6),
     )
     env_timeout_seconds: float = _option(
         _FAULTS, 60.0, "longest rollout or evaluation before its process is replaced", Range(0, above=True)
     )
     start_timeout_seconds: float = _option(
-        _FAULTS, 120.0, "longest wait for a role to start, or for the learner and replay to answer", Range(0, above=True)
+        _FAULTS,
+        120.0,
+        "longest wait for a role to start, or for the learner and replay to answer",
+        Range(0, above=True),
     )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden_sizes", _as_tuple(self.hidden_sizes))
-        mistakes = [text for option in fields(self) for text in _mistakes_of(option.name, getattr(self, option.name))]
+        mistakes = [
+            text for option in fields(self) for text in _mistakes_of(option.name, getattr(self, option.name))
+        ]
         if not mistakes:
             mistakes = self._contradictions()
         if mistakes:
@@ -161,8 +186,8 @@ class Config:
         mistakes = []
         if self.min_size > self.capacity:
             mistakes.append(
-                f"`min_size` ({self.min_size}) exceeds `capacity` ({self.capacity}): sampling could never start "
-                "(lower `min_size` or raise `capacity`)."
+                f"`min_size` ({self.min_size}) exceeds `capacity` ({self.capacity}): sampling could never "
+                "start (lower `min_size` or raise `capacity`)."
             )
         if self.batch_size > self.capacity:
             mistakes.append(
@@ -170,8 +195,8 @@ class Config:
             )
         if self.min_size > self.max_env_steps:
             mistakes.append(
-                f"`min_size` ({self.min_size}) exceeds `max_env_steps` ({self.max_env_steps}): learning could "
-                "never start (lower `min_size` or raise `max_env_steps`)."
+                f"`min_size` ({self.min_size}) exceeds `max_env_steps` ({self.max_env_steps}): learning "
+                "could never start (lower `min_size` or raise `max_env_steps`)."
             )
         return mistakes
 
@@ -217,7 +242,11 @@ def _as_tuple(value: Any) -> Any:
 def _mistakes_of(name: str, value: Any) -> list[str]:
     """What is wrong with one option by itself, as one line at most."""
     if name == "env":
-        return [] if callable(value) or (isinstance(value, str) and value) else [f"`env` must name an environment, not `{value}`."]
+        return (
+            []
+            if callable(value) or (isinstance(value, str) and value)
+            else [f"`env` must name an environment, not `{value}`."]
+        )
     kind, allowed = _TYPES[name], Config.__dataclass_fields__[name].metadata["allowed"]
     if not _is_of(kind, value):
         return [f"`{name}` must be {_describe(kind)}, not `{value}`."]
@@ -270,7 +299,9 @@ def _describe(kind: Any) -> str:
         elif typing.get_origin(part) is tuple:
             words.append("whole numbers separated by commas")
         else:
-            words.append({int: "a whole number", float: "a number", bool: "`true` or `false`"}.get(part, "text"))
+            words.append(
+                {int: "a whole number", float: "a number", bool: "`true` or `false`"}.get(part, "text")
+            )
     return " or ".join(words)
 
 

@@ -66,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="distdqn evaluate", description="Play a run's best network greedily and print its returns."
     )
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="folder of a finished run")
-    parser.add_argument("--episodes", type=int, default=100, metavar="N", help="episodes to play (default: 100)")
+    parser.add_argument(
+        "--episodes", type=int, default=100, metavar="N", help="episodes to play (default: 100)"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="fixes the episodes (default: 0)")
     parser.add_argument("--env", metavar="TEXT", help="another environment than the run's")
     return parser

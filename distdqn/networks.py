@@ -60,17 +60,15 @@ def layers_from_model(model: Any) -> list[Layer]:
     """
     position = {id(variable): i for i, variable in enumerate(model.weights)}
     inbound = {entry["name"]: entry["inbound_nodes"] for entry in model.get_config()["layers"]}
-    layers = []
-    for layer in model.layers:
-        layers.append(
-            {
-                "name": layer.name,
-                "inputs": _input_names(inbound[layer.name]),
-                "arrays": [position[id(variable)] for variable in layer.weights],
-                **_settings(layer),
-            }
-        )
-    return layers
+    return [
+        {
+            "name": layer.name,
+            "inputs": _input_names(inbound[layer.name]),
+            "arrays": [position[id(variable)] for variable in layer.weights],
+            **_settings(layer),
+        }
+        for layer in model.layers
+    ]
 
 
 def _input_names(inbound_nodes: list[Any]) -> list[str]:

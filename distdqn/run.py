@@ -72,7 +72,7 @@ def _check_environment(env: str, mistakes: list[str]) -> None:
 
 def _process_start() -> float:
     """When this process started, on the clock of `time.monotonic`."""
-    return time.monotonic() - (time.time() - psutil.Process().create_time())
+    return time.monotonic() - (time.time() - float(psutil.Process().create_time()))
 
 
 if __name__ == "__main__":

@@ -25,16 +25,8 @@ from distdqn.reporting.journal import Journal
 from distdqn.stopping import StopRequest
 
 
-class Team(Protocol):
-    """The parts of a run, wherever they live."""
-
-    def rollout(self, orders: Sequence[RolloutOrder], weights: PolicyWeights) -> list[tuple[RolloutReport, int]]:
-        """Every actor acts and inserts in its turn; reports and `inserted` after each."""
-        ...
-
-    def learn(self) -> LearnReport:
-        """Samples `U` batches and makes `U` updates."""
-        ...
+class Finisher(Protocol):
+    """What the end of a run needs of its parts, wherever they live."""
 
     def publish(self) -> PolicyWeights:
         """The newest weights as a new version."""
@@ -58,6 +50,24 @@ class Team(Protocol):
 
     def roles(self) -> list[dict[str, Any]]:
         """Process, host, incarnation and last sign of life of each role."""
+        ...
+
+
+class Team(Finisher, Protocol):
+    """All parts of a run that goes in rounds."""
+
+    def compile(self) -> str | None:
+        """Gets the learner ready; a line if something about that is worth telling."""
+        ...
+
+    def rollout(
+        self, orders: Sequence[RolloutOrder], weights: PolicyWeights
+    ) -> list[tuple[RolloutReport, int]]:
+        """Every actor acts and inserts in its turn; reports and `inserted` after each."""
+        ...
+
+    def learn(self) -> LearnReport:
+        """Samples `U` batches and makes `U` updates."""
         ...
 
 
@@ -103,7 +113,7 @@ def run_rounds(
             return "max_env_steps"
 
 
-def evaluate_if_due(team: Team, goal: Goal, journal: Journal, actors: int, final: bool = False) -> None:
+def evaluate_if_due(team: Finisher, goal: Goal, journal: Journal, actors: int, final: bool = False) -> None:
     """Makes every evaluation that is due, a confirming one included, and reports each."""
     learner_steps = journal.counters.learner_steps
     if not goal.is_due(learner_steps, final):
@@ -137,9 +147,15 @@ class SerialTeam:
         self._actors = [actor_blueprint(config, spec, index).build() for index in range(config.actors)]
         self._evaluator = evaluator_blueprint(config).build()
         self._batches = (config.updates_per_call, config.batch_size)
-        self.notice: str | None = self._learner.compile()
 
-    def rollout(self, orders: Sequence[RolloutOrder], weights: PolicyWeights) -> list[tuple[RolloutReport, int]]:
+    def compile(self) -> str | None:
+        """See `Team`."""
+        notice: str | None = self._learner.compile()
+        return notice
+
+    def rollout(
+        self, orders: Sequence[RolloutOrder], weights: PolicyWeights
+    ) -> list[tuple[RolloutReport, int]]:
         """See `Team`."""
         results = []
         for actor, order in zip(self._actors, orders, strict=True):

@@ -32,7 +32,7 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
         if self.reason is not None:
             raise KeyboardInterrupt
         self.reason = "terminated" if number == signal.SIGTERM else "interrupted"

@@ -11,7 +11,7 @@ from distdqn.policy import save_policy
 from distdqn.reporting.console import Console, number
 from distdqn.reporting.journal import Journal
 from distdqn.reporting.run_directory import RunDirectory, versions
-from distdqn.serial import SerialTeam, Team, evaluate_if_due, run_rounds
+from distdqn.serial import Finisher, SerialTeam, Team, evaluate_if_due, run_rounds
 from distdqn.stopping import StopRequest
 
 _IN_FULL = ("max_env_steps", "max_seconds")  # ends after which the last weights are evaluated, too
@@ -98,11 +98,11 @@ class _Run:
                 )
                 return self._finish(supervisor, supervisor.run(), supervisor.has_weights)
 
-    def _run_in_rounds(self, team: SerialTeam | Any) -> str:
+    def _run_in_rounds(self, team: Team) -> str:
         """The mode `serial` or `lockstep`, which differ in their team alone."""
         config = self._config
-        if team.notice:
-            self._journal.note(team.notice)
+        if notice := team.compile():
+            self._journal.note(notice)
         reason = run_rounds(
             team,
             self._goal,
@@ -117,7 +117,7 @@ class _Run:
         )
         return self._finish(team, reason, has_weights=True)
 
-    def _finish(self, team: Team, reason: str, has_weights: bool) -> str:
+    def _finish(self, team: Finisher, reason: str, has_weights: bool) -> str:
         """Evaluates what is left to evaluate and saves the networks."""
         if not has_weights:
             return reason
@@ -171,4 +171,3 @@ def _closing_words(summary: dict[str, Any]) -> str:
     if summary["eval_episodes"]:
         lines.append(f"Play it: python -m distdqn.evaluate {Path(summary['run_dir'])} --episodes 100")
     return "\n".join(lines)
-

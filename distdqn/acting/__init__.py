@@ -1,0 +1,1 @@
+"""Acting: environments, exploration, n-step transitions, the actor and the evaluator."""

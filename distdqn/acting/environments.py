@@ -210,8 +210,8 @@ def _check_spaces(observations: Any, actions: Any) -> None:
     mistakes = []
     if not isinstance(actions, gymnasium.spaces.Discrete):
         mistakes.append(
-            f"`env`: its actions are {actions}, and DQN needs `Discrete` actions (wrap it so that it offers a "
-            "fixed list of actions)."
+            f"`env`: its actions are {actions}, and DQN needs `Discrete` actions (wrap it so that it "
+            "offers a fixed list of actions)."
         )
     if not isinstance(observations, gymnasium.spaces.Box):
         kind = type(observations).__name__

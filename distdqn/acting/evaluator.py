@@ -1,5 +1,6 @@
 """The evaluator: greedy episodes on seeds that training never uses."""
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -46,7 +47,7 @@ class Evaluation:
     @property
     def lower_bound(self) -> float:
         """Two standard errors below the mean."""
-        return self.mean - 2.0 * self.standard_deviation / len(self.returns) ** 0.5
+        return self.mean - 2.0 * self.standard_deviation / math.sqrt(len(self.returns))
 
 
 class Evaluator:

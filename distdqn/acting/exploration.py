@@ -35,9 +35,11 @@ def greedy_actions(q_values: FloatArray, generator: np.random.Generator) -> IntA
     """
     best = q_values == q_values.max(axis=1, keepdims=True)  # [E, A]
     if best.sum() == len(best):
-        return q_values.argmax(axis=1)  # [E]
+        only: IntArray = np.argmax(q_values, axis=1)  # [E]
+        return only
     ranks = np.where(best, generator.random(best.shape), -1.0)
-    return ranks.argmax(axis=1)  # [E]
+    chosen: IntArray = np.argmax(ranks, axis=1)  # [E]
+    return chosen
 
 
 def epsilon_greedy_actions(

@@ -32,7 +32,9 @@ class Steps:
     is_transition: BoolArray
 
     @classmethod
-    def empty(cls, length: int, environments: int, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> "Steps":
+    def empty(
+        cls, length: int, environments: int, shape: tuple[int, ...], dtype: np.dtype[np.generic]
+    ) -> "Steps":
         """Room for `length` vector steps of `environments`, to be filled in place."""
         size = (length, environments)
         return cls(

@@ -1,0 +1,1 @@
+"""The same roles as Ray processes. The one place for `import ray`."""

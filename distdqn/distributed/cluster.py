@@ -55,7 +55,9 @@ def connected(address: str | None, roles: int) -> Iterator[Cluster]:
     import ray
 
     if ray.is_initialized():
-        yield _describe("the Ray this process is connected to already", is_private=False, is_ours=False, roles=roles)
+        yield _describe(
+            "the Ray this process is connected to already", is_private=False, is_ours=False, roles=roles
+        )
         return
     named = address or os.environ.get("RAY_ADDRESS")
     is_private = named in (None, "", "local")
@@ -71,7 +73,9 @@ def connected(address: str | None, roles: int) -> Iterator[Cluster]:
                 ray.init(address=named, **_quiet())
             except (ConnectionError, RuntimeError, ValueError) as error:
                 raise ClusterError(f"No Ray cluster answers at `{named}` ({source}): {error}") from error
-            yield _describe(f"the cluster at {named}, from {source}", is_private=False, is_ours=True, roles=roles)
+            yield _describe(
+                f"the cluster at {named}, from {source}", is_private=False, is_ours=True, roles=roles
+            )
     finally:
         ray.shutdown()
 

@@ -6,6 +6,7 @@ from typing import Any
 from distdqn.acting.actor import RolloutOrder, RolloutReport
 from distdqn.acting.evaluator import Evaluation
 from distdqn.distributed.calls import Calls
+from distdqn.distributed.fleet import Ref
 from distdqn.errors import RoleFailure
 from distdqn.goal import EvaluationOrder
 from distdqn.learning.learner import LearnReport
@@ -26,17 +27,24 @@ class RayTeam:
         self._actors = [calls.start("actor", index) for index in range(actors)]
         self._evaluator = calls.start("evaluator")
         self._published: tuple[PolicyWeights, Any] | None = None
-        self.notice: str | None = calls.ask(self._learner, "compile")
         workers = (self._learner, self._replay, self._evaluator, *self._actors)
         while not all(worker.about for worker in workers):
             for ended in calls.collect(1.0):
                 if ended.failure is not None:
                     raise RoleFailure(f"{ended.call.worker.name} does not start: {ended.failure}")
 
-    def rollout(self, orders: Sequence[RolloutOrder], weights: PolicyWeights) -> list[tuple[RolloutReport, int]]:
+    def compile(self) -> str | None:
+        """See `Team`."""
+        notice: str | None = self._calls.ask(self._learner, "compile")
+        return notice
+
+    def rollout(
+        self, orders: Sequence[RolloutOrder], weights: PolicyWeights
+    ) -> list[tuple[RolloutReport, int]]:
         """See `Team`."""
         fleet = self._calls.fleet
-        reports, inserts = [], []
+        reports: list[Ref] = []
+        inserts: list[Ref] = []
         for actor, order in zip(self._actors, orders, strict=True):
             report, chunk = fleet.call(actor.handle, "rollout", order, self._ref(weights), returns=2)
             reports.append(report)

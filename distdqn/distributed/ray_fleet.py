@@ -81,5 +81,5 @@ class RayFleet:
         return {"address": self._cluster.address, "namespace": self._namespace}
 
 
-def _about_process(role: Any) -> dict[str, Any]:
+def _about_process(_role: Any) -> dict[str, Any]:
     return {"pid": os.getpid(), "host": socket.gethostname()}

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from distdqn.acting.actor import RolloutOrder, RolloutReport
+from distdqn.acting.actor import RolloutOrder
 from distdqn.acting.evaluator import Evaluation
 from distdqn.distributed.calls import Call, Calls, Ended, Worker
 from distdqn.distributed.fleet import CallFailed, Ref
@@ -186,7 +186,9 @@ class Supervisor:
             self._send_evaluation(order)
 
     def _send_evaluation(self, order: EvaluationOrder) -> None:
-        self._calls.send("evaluate", self._evaluator, order.weights, order.episodes, order.number, detail=order)
+        self._calls.send(
+            "evaluate", self._evaluator, order.weights, order.episodes, order.number, detail=order
+        )
 
     def _may_act(self) -> bool:
         counters = self._journal.counters
@@ -218,7 +220,9 @@ class Supervisor:
                 detail = (call.detail, result)
                 self._calls.send("insert", self._replay, call.refs[1], detail=detail)
             case "insert":
-                self._end_insert(*call.detail, result)
+                order, report = call.detail
+                self._env_steps_under_way -= order.limit
+                self._journal.add_rollout(report, inserted=result)
             case "learn":
                 self._end_learn(result, call.refs[1])
             case "publish":
@@ -231,10 +235,6 @@ class Supervisor:
                 self._is_compiled = True
                 if result:
                     self._journal.note(result)
-
-    def _end_insert(self, order: RolloutOrder, report: RolloutReport, inserted: int) -> None:
-        self._env_steps_under_way -= order.limit
-        self._journal.add_rollout(report, inserted)
 
     def _end_learn(self, report: LearnReport, weights: Ref) -> None:
         self._journal.add_learn(report, report.updates * self._limits.batch_size)

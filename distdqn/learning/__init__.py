@@ -1,0 +1,1 @@
+"""Learning: the formulas, the update and the learner. The one place for TensorFlow."""

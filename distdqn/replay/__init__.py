@@ -1,0 +1,1 @@
+"""Replay: where transitions wait to be sampled. NumPy only."""

@@ -1,0 +1,1 @@
+"""Reporting: what a run writes and shows."""

@@ -57,7 +57,11 @@ class Console:
     def _lines(self, line: dict[str, Any]) -> list[str]:
         """A report in four short lines."""
         goal = "none" if self._target_return is None else f"{self._target_return:g}"
-        evaluated = "evaluation -" if self._evaluated is None else "evaluation {:.1f}  best {:.1f}".format(*self._evaluated)
+        evaluated = (
+            "evaluation -"
+            if self._evaluated is None
+            else "evaluation {:.1f}  best {:.1f}".format(*self._evaluated)
+        )
         share = line["env_steps"] / self._max_env_steps
         return [
             f" {line['wall_seconds']:.0f} s  {share:.0%} of {count(self._max_env_steps)} env steps: "
@@ -65,9 +69,10 @@ class Console:
             f"episodes {count(line['episodes'])}",
             f" return    train {number(line['train_return_mean'])}  {evaluated}  goal {goal}",
             f" speed     env steps/s {count(line['env_steps_per_second'])}  learner steps/s "
-            f"{count(line['learner_steps_per_second'])}  samples per insert {number(line['samples_per_insert'])}",
-            f" learning  epsilon {line['epsilon']:.2f}  loss {number(line['loss'], 4)}  Q {number(line['q_mean'])}  "
-            f"{who_waits(line)}",
+            f"{count(line['learner_steps_per_second'])}  "
+            f"samples per insert {number(line['samples_per_insert'])}",
+            f" learning  epsilon {line['epsilon']:.2f}  loss {number(line['loss'], 4)}  "
+            f"Q {number(line['q_mean'])}  {who_waits(line)}",
         ]
 
 

@@ -39,7 +39,9 @@ class RunDirectory:
             folder.mkdir(parents=True, exist_ok=True)
             return cls(folder)
         except OSError as error:
-            raise ConfigError(f"`run_dir`: cannot write to {folder}: {error.strerror} (choose another folder).") from error
+            raise ConfigError(
+                f"`run_dir`: cannot write to {folder}: {error.strerror} (choose another folder)."
+            ) from error
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Replaces a file in one step, so that a reader never sees half of it."""
