@@ -168,7 +168,8 @@ def resolve_environment(source: EnvironmentSource) -> EnvironmentSource:
             module = importlib.import_module(module_name)
         except ImportError as error:
             raise ConfigError(
-                f"`env`: cannot import `{module_name}` of `{source}`: {error} (is its folder on the Python path?)"
+                f"`env`: cannot import `{module_name}` of `{source}`: {error} "
+                "(is its folder on the Python path?)"
             ) from error
         if callable(attribute := getattr(module, name, None)):
             made: EnvironmentSource = attribute
