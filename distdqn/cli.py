@@ -28,7 +28,9 @@ def parse_run_options(arguments: Sequence[str]) -> tuple[dict[str, str], bool]:
     known, unknown = parser.parse_known_args(arguments)
     texts = {name: str(value) for name, value in vars(known).items() if value is not None and name != "debug"}
     if unknown:
-        raise UnknownOptions([_unknown(parser, text) for text in unknown], texts)
+        # What follows an unknown option may be its value: no mistake of its own.
+        flags = [text for text in unknown if text.startswith("-")]
+        raise UnknownOptions([_unknown(parser, text) for text in flags or unknown], texts)
     return texts, known.debug
 
 

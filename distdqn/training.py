@@ -63,7 +63,7 @@ class _Run:
         self._directory.write_json("config.json", {**config.to_json(), "versions": versions()})
         processes = f"{config.actors} actors x {config.envs_per_actor} envs   {config.mode}"
         self._console.note(f"distdqn  {self._spec.name}   {processes}   {self._directory.path}")
-        self._journal.write_status("starting", None, [])
+        self._journal.write_status("starting")
         state = "failed"
         try:
             reason = self._run_serial() if config.mode == "serial" else self._run_on_ray()
@@ -73,7 +73,7 @@ class _Run:
             raise
         finally:
             self._console.close()
-            self._journal.write_status(state, None, [])
+            self._journal.write_status(state)
         summary = self._summary(reason)
         self._directory.write_json("summary.json", summary)
         self._console.note(_closing_words(summary))
@@ -127,7 +127,8 @@ class _Run:
         begin = self._journal.train_seconds_begin
         if self._goal.reached and begin is not None:
             self._train_seconds = self._journal.seconds - begin
-        self._journal.report(actors_alive=self._config.actors)
+        if self._journal.is_news():
+            self._journal.report(actors_alive=self._config.actors)
         self._journal.write_status("saving", team.ray(), team.roles())
         last = team.publish()
         best = last if self._goal.best is None else team.value(self._goal.best_weights)

@@ -3,8 +3,11 @@
 import contextlib
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from distdqn.errors import ClusterError
 
@@ -61,6 +64,7 @@ def connected(address: str | None, roles: int) -> Iterator[Cluster]:
         return
     named = address or os.environ.get("RAY_ADDRESS")
     is_private = named in (None, "", "local")
+    handlers = _signal_handlers()
     try:
         if is_private:
             cpus = max(os.cpu_count() or 1, roles)
@@ -78,6 +82,15 @@ def connected(address: str | None, roles: int) -> Iterator[Cluster]:
             )
     finally:
         ray.shutdown()
+        for number, handler in handlers.items():  # connecting to Ray replaces SIGTERM's
+            signal.signal(number, handler)
+
+
+def _signal_handlers() -> dict[signal.Signals, Any]:
+    """What handles the signals that Ray may take over; nothing off the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
 
 def _quiet() -> dict[str, object]:

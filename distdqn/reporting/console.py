@@ -78,6 +78,8 @@ class Console:
 
 def who_waits(line: dict[str, Any]) -> str:
     """Which side waited for the other during a report's period, in words."""
+    if not line["learner_steps"]:
+        return "learning has not started"
     actors, learner = line["actors_wait_fraction"], line["learner_wait_fraction"]
     if max(actors, learner) < 0.05:
         return "nobody waits"

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +97,8 @@ class Journal:
         self._weights_version: tuple[int, int] = (0, 0)
         self._last = (self._clock(), 0, 0)
         self._status_written = float("-inf")
+        self._ray: dict[str, Any] | None = None
+        self._roles: Sequence[dict[str, Any]] = ()
 
     @property
     def seconds(self) -> float:
@@ -180,13 +182,21 @@ class Journal:
         self._console.progress(line)
         return line
 
+    def is_news(self) -> bool:
+        """Whether anything was done since the last report."""
+        return (self.counters.env_steps, self.counters.learner_steps) != self._last[1:]
+
     def is_status_due(self) -> bool:
         """Whether `status.json` is a second old."""
         return self._clock() - self._status_written >= _STATUS_SECONDS
 
-    def write_status(self, state: str, ray: dict[str, Any] | None, roles: list[dict[str, Any]]) -> None:
-        """Rewrites `status.json`."""
+    def write_status(
+        self, state: str, ray: dict[str, Any] | None = None, roles: Sequence[dict[str, Any]] = ()
+    ) -> None:
+        """Rewrites `status.json`; without `roles`, those of the last time stand."""
         self._status_written = self._clock()
+        if roles:
+            self._ray, self._roles = ray, roles
         self._directory.write_json(
             "status.json",
             {
@@ -195,7 +205,7 @@ class Journal:
                 "seconds": self.seconds,
                 "counters": vars(self.counters),
                 "weights_version": list(self._weights_version),
-                "ray": ray,
-                "roles": roles,
+                "ray": self._ray,
+                "roles": list(self._roles),
             },
         )
