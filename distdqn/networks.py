@@ -6,6 +6,8 @@ Keras is imported where it is used: only the learner's process loads it.
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from distdqn.policy import Layer
 
 _KNOWN_ACTIVATIONS = ("linear", "relu", "tanh")
@@ -32,8 +34,10 @@ def make_q_network(
     """
     import keras
 
+    seeds = np.random.default_rng(seed).integers(2**31, size=len(hidden_sizes) + 1)
+
     def dense(position: int, units: int, activation: str | None) -> Any:
-        initializer = keras.initializers.GlorotUniform(seed=seed + position)
+        initializer = keras.initializers.GlorotUniform(seed=int(seeds[position]))
         return keras.layers.Dense(units, activation, kernel_initializer=initializer)
 
     inputs = outputs = keras.Input(observation_shape, name="observation")
@@ -104,7 +108,7 @@ def _settings(layer: Any) -> dict[str, Any]:
             return {"kind": "activation", "activation": activation}
         case "Dense":
             return {"kind": "dense", "activation": activation}
-        case "LayerNormalization" if list(config["axis"]) == [-1] or config["axis"] == -1:
+        case "LayerNormalization" if config["axis"] in (-1, [-1]) and not config.get("rms_scaling"):
             return {"kind": "layer_normalization"} | {k: config[k] for k in ("epsilon", "center", "scale")}
         case kind:
             raise ValueError(f"Layer `{layer.name}` ({kind}) is unknown to the NumPy policy.")

@@ -98,14 +98,22 @@ def _bind_layer(layer: Layer, arrays: Sequence[FloatArray]) -> _Operation:
         case "flatten":
             return lambda inputs: inputs[0].reshape(len(inputs[0]), -1)  # [B, features]
         case "activation":
-            activation = _ACTIVATIONS[layer["activation"]]
+            activation = _activation(layer)
             return lambda inputs: activation(inputs[0])
         case "dense":
-            return _bind_dense(own, _ACTIVATIONS[layer["activation"]])
+            return _bind_dense(own, _activation(layer))
         case "layer_normalization":
             return _bind_layer_normalization(own, layer)
         case kind:
             raise ValueError(f"Layer kind `{kind}` is unknown to the NumPy policy.")
+
+
+def _activation(layer: Layer) -> Callable[[FloatArray], FloatArray]:
+    """The layer's activation function."""
+    name = layer["activation"]
+    if name not in _ACTIVATIONS:
+        raise ValueError(f"Activation `{name}` of layer `{layer['name']}` is unknown to the NumPy policy.")
+    return _ACTIVATIONS[name]
 
 
 def _bind_dense(arrays: list[FloatArray], activation: Callable[[FloatArray], FloatArray]) -> _Operation:

@@ -166,10 +166,11 @@ def resolve_environment(source: EnvironmentSource) -> EnvironmentSource:
     if colon:
         try:
             module = importlib.import_module(module_name)
-        except ImportError as error:
+        except Exception as error:
+            why = f"{type(error).__name__}: {_one_line(error)}"
             raise ConfigError(
-                f"`env`: cannot import `{module_name}` of `{source}`: {error} "
-                "(is its folder on the Python path?)"
+                f"`env`: cannot import `{module_name}` of `{source}`: {why} "
+                "(is its folder on the Python path, and does it import by itself?)"
             ) from error
         if callable(attribute := getattr(module, name, None)):
             made: EnvironmentSource = attribute

@@ -1,0 +1,162 @@
+from functools import partial
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode
+from toy_environments import (
+    COUNTING_IDS,
+    CountingEnvironment,
+    RandomRewardEnvironment,
+    ShortAndLongEnvironment,
+)
+
+from distdqn.acting import evaluator as evaluator_module
+from distdqn.acting.actor import Actor, RolloutOrder
+from distdqn.acting.evaluator import Evaluation, Evaluator
+from distdqn.policy import PolicyWeights
+
+
+def make_weights(bias, features=1):
+    """The same Q-values everywhere."""
+    layers = [
+        {"name": "observation", "kind": "input", "inputs": [], "arrays": []},
+        {"name": "q", "kind": "dense", "inputs": ["observation"], "arrays": [0, 1], "activation": "linear"},
+    ]
+    arrays = [np.zeros((features, len(bias)), np.float32), np.array(bias, np.float32)]
+    return PolicyWeights(layers, arrays, (2, 3), 40)
+
+
+TWO_ACTIONS = make_weights([0, 1])
+
+
+def make_evaluation(*returns):
+    return Evaluation(list(returns), [1] * len(returns), (0, 0), 0, 0.0)
+
+
+@pytest.mark.parametrize("episodes", [1, 2, 7, 199, 200, 201, 431])
+def test_evaluation_plays_exactly_the_episodes_asked_for(episodes):
+    found = Evaluator(ShortAndLongEnvironment, 0).evaluate(TWO_ACTIONS, episodes, 0)
+
+    assert len(found.returns) == len(found.lengths) == episodes
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("episodes", [2, 10, 200, 250, 600])
+def test_evaluation_favours_no_short_episodes(episodes, seed):
+    found = Evaluator(ShortAndLongEnvironment, seed).evaluate(TWO_ACTIONS, episodes, 0)
+
+    # Every second environment is a short one and has its own share of the episodes.
+    assert sorted(found.returns) == [1.0] * (episodes // 2) + [10.0] * (episodes // 2)
+    assert found.lengths == found.returns
+
+
+def test_evaluation_shares_the_episodes_out_evenly(monkeypatch):
+    monkeypatch.setattr(evaluator_module, "_MOST_ENVIRONMENTS", 4)
+    evaluator = Evaluator(partial(CountingEnvironment, lengths=(1,)), 0)
+
+    found = evaluator.evaluate(make_weights([1, 0, 0], features=3), 10, 0)
+
+    # Episode k of each environment returns 100 k: four first and second ones, two third ones.
+    assert sorted(found.returns) == [0.0] * 4 + [100.0] * 4 + [200.0] * 2
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.name)
+def test_evaluation_plays_the_greedy_action_in_every_autoreset_mode(mode):
+    found = Evaluator(COUNTING_IDS[mode], 0).evaluate(make_weights([0, 5, 1], features=3), 3, 0)
+
+    # The first episode pays 10 * step + action: over L steps 10 * L (L - 1) / 2 + L.
+    assert found.returns == [10.0 * n * (n - 1) / 2 + n for n in found.lengths]
+
+
+def test_evaluation_of_the_same_number_gives_the_same_returns():
+    evaluator = Evaluator(RandomRewardEnvironment, 5)
+    first, other, again = (evaluator.evaluate(TWO_ACTIONS, 6, number).returns for number in (1, 2, 1))
+    elsewhere = Evaluator(RandomRewardEnvironment, 5).evaluate(TWO_ACTIONS, 6, 1).returns
+
+    assert first == again == elsewhere
+    assert not set(first) & set(other)
+    assert len(set(first)) == 6
+
+
+def test_evaluation_of_another_run_seed_gives_other_returns():
+    first, other = (
+        Evaluator(RandomRewardEnvironment, seed).evaluate(TWO_ACTIONS, 6, 1).returns for seed in (5, 6)
+    )
+
+    assert not set(first) & set(other)
+
+
+def test_evaluation_breaks_ties_the_same_way_for_the_same_number():
+    def returns(number):
+        source = partial(CountingEnvironment, lengths=(40,))
+        return Evaluator(source, 0).evaluate(make_weights([1, 1, 1], features=3), 5, number).returns
+
+    assert returns(1) == returns(1)
+    assert returns(1) != returns(2)
+
+
+def test_evaluation_environments_get_seeds_that_training_never_uses(monkeypatch):
+    monkeypatch.setattr(RandomRewardEnvironment, "seeds", [])
+    for index in range(5):
+        actor = Actor(RandomRewardEnvironment, 2, 4, 5, 1, 0.9, 0.0, 0.0, 0, 7, index, 0)
+        actor.rollout(RolloutOrder(0, 100))
+    training = list(RandomRewardEnvironment.seeds)
+    RandomRewardEnvironment.seeds.clear()
+
+    for number in range(5):
+        Evaluator(RandomRewardEnvironment, 7).evaluate(TWO_ACTIONS, 4, number)
+
+    evaluating = RandomRewardEnvironment.seeds
+    assert len(training) == len(evaluating) == 5 * 4
+    assert max(training) < 2**30 <= min(evaluating)
+
+
+def test_evaluation_tells_which_weights_it_played():
+    found = Evaluator(ShortAndLongEnvironment, 0).evaluate(TWO_ACTIONS, 2, 0)
+
+    assert found.weights_version == (2, 3)
+    assert found.learner_steps == 40
+
+
+def test_evaluation_closes_the_environments_it_built():
+    closed = []
+
+    class Closing(ShortAndLongEnvironment):
+        def close(self):
+            closed.append(self)
+
+    Evaluator(Closing, 0).evaluate(TWO_ACTIONS, 3, 0)
+
+    assert len(closed) == 3
+
+
+def test_evaluation_mean_is_neither_the_least_nor_the_greatest_nor_the_middle_return():
+    assert make_evaluation(6.0, 1.0, 2.0).mean == (6 + 1 + 2) / 3
+
+
+def test_evaluation_deviation_is_the_sample_deviation():
+    # Mean 3; squares 9, 4, 1.
+    assert make_evaluation(6.0, 1.0, 2.0).standard_deviation == pytest.approx(((9 + 4 + 1) / 2) ** 0.5)
+
+
+def test_evaluation_lower_bound_is_two_standard_errors_below_the_mean():
+    expected = 3 - 2 * ((9 + 4 + 1) / 2) ** 0.5 / 3**0.5
+    assert make_evaluation(6.0, 1.0, 2.0).lower_bound == pytest.approx(expected)
+
+
+def test_evaluation_of_one_episode_has_no_deviation():
+    found = make_evaluation(4.0)
+
+    assert (found.mean, found.standard_deviation, found.lower_bound) == (4.0, 0.0, 4.0)
+
+
+def test_cart_pole_balanced_by_hand_written_weights_returns_500():
+    weights = make_weights([0, 0], features=4)
+    weights.arrays[0][:, 1] = [0.1, 0.5, 3.0, 1.0]  # push right when the pole leans and falls right
+    assert gymnasium.spec("CartPole-v1").max_episode_steps == 500
+
+    found = Evaluator("CartPole-v1", 0).evaluate(weights, 20, 0)
+
+    assert found.returns == [500.0] * 20
+    assert found.lengths == [500] * 20

@@ -1,0 +1,198 @@
+import json
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from toy_environments import global_random_state
+
+from distdqn.networks import layers_from_model, make_q_network
+
+# Keras 3.15 saves TensorFlow variables with `np.array(variable)`, which NumPy 2 warns about.
+keras_saves = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
+
+
+def make(shape=(4,), actions=2, hidden_sizes=(8, 8), layer_norm=True, seed=0):
+    return make_q_network(shape, actions, hidden_sizes, layer_norm, seed)
+
+
+def weights_equal(first, second):
+    pairs = zip(first.get_weights(), second.get_weights(), strict=True)
+    return [np.array_equal(a, b) for a, b in pairs if a.any()]  # biases all start at zero
+
+
+def test_network_has_a_hidden_layer_for_each_size_and_one_q_value_for_each_action():
+    shapes = [array.shape for array in make((4,), 3, (5, 6), False).get_weights()]
+
+    assert shapes == [(4, 5), (5,), (5, 6), (6,), (6, 3), (3,)]
+
+
+@pytest.mark.parametrize("actions", [1, 2])
+def test_network_keeps_its_axes_with_one_observation(actions):
+    assert make(actions=actions)(np.zeros((1, 4), np.float32)).shape == (1, actions)
+
+
+@pytest.mark.parametrize("shape", [(), (2, 3), (4, 4, 2)], ids=str)
+def test_network_flattens_observations_that_are_no_vectors(shape):
+    model = make(shape)
+
+    assert model.get_weights()[0].shape == (int(np.prod(shape)), 8)
+    assert model(np.zeros((5, *shape), np.float32)).shape == (5, 2)
+
+
+def kinds(model):
+    return [entry["kind"] for entry in layers_from_model(model)]
+
+
+def test_layer_norm_stands_between_each_hidden_layer_and_its_relu():
+    hidden = ["dense", "layer_normalization", "activation"]
+
+    assert kinds(make(layer_norm=True)) == ["input", *hidden, *hidden, "dense"]
+    assert kinds(make(layer_norm=False)) == ["input", "dense", "dense", "dense"]
+
+
+def test_last_layer_has_no_activation_so_that_q_values_may_be_negative():
+    layers = layers_from_model(make(layer_norm=False))
+
+    assert [entry["activation"] for entry in layers[1:]] == ["relu", "relu", "linear"]
+
+
+def test_layers_name_their_inputs_and_their_arrays():
+    model = make((2, 2), hidden_sizes=(8,))
+    layers = layers_from_model(model)
+    names = [entry["name"] for entry in layers]
+
+    assert [entry["inputs"] for entry in layers] == [[], *([name] for name in names[:-1])]
+    assert [entry["arrays"] for entry in layers] == [[], [], [0, 1], [2, 3], [], [4, 5]]
+    assert len(model.get_weights()) == 6
+
+
+def test_layers_travel_as_json():
+    layers = layers_from_model(make((2, 2)))
+
+    assert json.loads(json.dumps(layers)) == layers
+
+
+@pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer-norm"])
+def test_same_seed_gives_the_same_weights(layer_norm):
+    same = weights_equal(make(layer_norm=layer_norm, seed=3), make(layer_norm=layer_norm, seed=3))
+
+    assert len(same) >= 3
+    assert all(same)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**30 - 1])
+def test_another_seed_gives_other_weights_in_every_layer(seed):
+    same = weights_equal(make(layer_norm=False, seed=seed), make(layer_norm=False, seed=seed + 1))
+
+    assert len(same) == 3
+    assert not any(same)
+
+
+def test_layers_of_one_network_start_with_different_weights():
+    first, _, second, *_ = make((8,), hidden_sizes=(8, 8), layer_norm=False).get_weights()
+
+    assert first.shape == second.shape
+    assert not np.isclose(first, second).any()
+
+
+def test_initial_weights_ignore_and_leave_the_global_random_state():
+    import keras
+
+    before = global_random_state()
+    first = make()
+    assert global_random_state() == before
+
+    keras.random.uniform((3,))
+    assert all(weights_equal(first, make()))
+
+
+def test_initial_kernels_are_glorot_uniform_and_biases_zero():
+    kernel, bias, *_ = make((100,), hidden_sizes=(200,), layer_norm=False).get_weights()
+
+    limit = (6 / (100 + 200)) ** 0.5
+    assert np.abs(kernel).max() <= limit
+    assert kernel.std() == pytest.approx(limit / 3**0.5, rel=0.02)  # of a uniform distribution
+    assert not bias.any()
+
+
+@keras_saves
+@pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer-norm"])
+@pytest.mark.parametrize("shape", [(4,), (2, 3)], ids=str)
+def test_saved_network_is_made_of_standard_keras_layers_alone(tmp_path, shape, layer_norm):
+    make(shape, layer_norm=layer_norm).save(tmp_path / "network.keras")
+
+    with zipfile.ZipFile(tmp_path / "network.keras") as archive:
+        config = json.loads(archive.read("config.json"))
+
+    modules = []
+
+    def visit(value):
+        if isinstance(value, dict):
+            if "class_name" in value and "module" in value:
+                modules.append((value["module"] or "keras", value.get("registered_name")))
+            value = list(value.values())
+        if isinstance(value, list):
+            for inner in value:
+                visit(inner)
+
+    visit(config)
+    assert len(modules) > 5
+    assert all(module.split(".")[0] == "keras" for module, _ in modules)
+    assert all(registered in (None, "Functional") for _, registered in modules)
+
+
+OPENER = """
+import sys
+import keras
+import numpy as np
+
+model = keras.saving.load_model(sys.argv[1])
+print(np.asarray(model(np.ones((1, 2, 3), np.float32))).tolist())
+assert not any(name.startswith("distdqn") for name in sys.modules)
+"""
+
+
+@keras_saves
+def test_saved_network_opens_with_plain_keras_and_without_this_package(tmp_path):
+    model = make((2, 3))
+    model.save(tmp_path / "network.keras")
+
+    outcome = subprocess.run(
+        [sys.executable, "-c", OPENER, str(tmp_path / "network.keras")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert outcome.returncode == 0, outcome.stderr
+    np.testing.assert_allclose(
+        json.loads(outcome.stdout), np.asarray(model(np.ones((1, 2, 3), np.float32))), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("kind", ["Dropout", "Conv1D", "LayerNormalization"])
+def test_layer_unknown_to_the_numpy_policy_raises_and_is_named(kind):
+    from keras import Input, Model, layers
+
+    inputs = Input((4, 3))
+    made = {
+        "Dropout": lambda: layers.Dropout(0.5),
+        "Conv1D": lambda: layers.Conv1D(2, 1),
+        "LayerNormalization": lambda: layers.LayerNormalization(axis=1),  # not over the last axis
+    }[kind]()
+
+    with pytest.raises(ValueError, match=kind):
+        layers_from_model(Model(inputs, made(inputs)))
+
+
+@pytest.mark.parametrize("kind", ["Dense", "Activation"])
+def test_activation_unknown_to_the_numpy_policy_raises_and_is_named(kind):
+    from keras import Input, Model, layers
+
+    inputs = Input((4,))
+    made = layers.Dense(2, "gelu") if kind == "Dense" else layers.Activation("gelu")
+
+    with pytest.raises(ValueError, match="gelu"):
+        layers_from_model(Model(inputs, made(inputs)))
