@@ -11,7 +11,9 @@ from distdqn.config import Config, Range
 from distdqn.errors import ConfigError, DistdqnError
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints end where all mistakes do."""
+
     def error(self, message: str) -> NoReturn:
         """Hands argparse's complaint to the one place that prints mistakes."""
         raise ConfigError(f"{message[0].upper()}{message[1:]} (see `--help`).")
@@ -44,7 +46,7 @@ class UnknownOptions(ConfigError):
 
 def make_run_parser() -> argparse.ArgumentParser:
     """The parser of `run`; every option defaults to None, which means `Config`'s default."""
-    parser = _Parser(
+    parser = Parser(
         prog="distdqn run",
         description="Train a distributed DQN on a Gymnasium environment.",
         allow_abbrev=False,

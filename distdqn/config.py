@@ -3,9 +3,10 @@
 The command line, the README's table and a run's `config.json` all come from here.
 """
 
+import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -72,7 +73,7 @@ class Config:
         "mean return at which the run is solved; `auto` means the environment's own threshold; "
         "none means no goal",
     )
-    max_env_steps: int = _option(_GOAL, 200_000, "budget in env steps of all actors", Range(1, 10**15))
+    max_env_steps: int = _option(_GOAL, 500_000, "budget in env steps of all actors", Range(1, 10**15))
     max_seconds: float | None = _option(
         _GOAL, None, "budget in seconds from the start of the run; none means no limit", Range(0, above=True)
     )
@@ -121,14 +122,14 @@ class Config:
     )
 
     hidden_sizes: tuple[int, ...] = _option(
-        _LEARNING, (64, 64), "units of each hidden layer, separated by commas", Range(1, 1_000_000)
+        _LEARNING, (128, 128), "units of each hidden layer, separated by commas", Range(1, 1_000_000)
     )
     layer_norm: bool = _option(_LEARNING, False, "normalize hidden layers before their ReLU")
     batch_size: int = _option(_LEARNING, 64, "transitions in one update", Range(1, 10**7))
     updates_per_call: int = _option(
         _LEARNING, 32, "updates in one compiled call of the learner", Range(1, 100_000)
     )
-    learning_rate: float = _option(_LEARNING, 1e-3, "of Adam", Range(0, 10, above=True))
+    learning_rate: float = _option(_LEARNING, 2e-3, "of Adam", Range(0, 10, above=True))
     adam_epsilon: float = _option(
         _LEARNING, 1e-8, "of Adam, added to its denominator", Range(0, 1, above=True)
     )
@@ -172,33 +173,30 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden_sizes", _as_tuple(self.hidden_sizes))
-        mistakes = [
-            text for option in fields(self) for text in _mistakes_of(option.name, getattr(self, option.name))
-        ]
-        if not mistakes:
-            mistakes = self._contradictions()
+        if isinstance(self.hidden_sizes, list):
+            object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
+        found = {option.name: _mistake(option.name, getattr(self, option.name)) for option in fields(self)}
+        wrong = {name: mistake for name, mistake in found.items() if mistake}
+        mistakes = [*wrong.values(), *self._contradictions(wrong)]
         if mistakes:
             raise ConfigError(mistakes)
 
-    def _contradictions(self) -> list[str]:
-        """Options that cannot hold together, each as one line."""
-        mistakes = []
-        if self.min_size > self.capacity:
-            mistakes.append(
-                f"`min_size` ({self.min_size}) exceeds `capacity` ({self.capacity}): sampling could never "
-                "start (lower `min_size` or raise `capacity`)."
-            )
-        if self.batch_size > self.capacity:
-            mistakes.append(
-                f"`batch_size` ({self.batch_size}) exceeds `capacity` ({self.capacity}) (lower `batch_size`)."
-            )
-        if self.min_size > self.max_env_steps:
-            mistakes.append(
-                f"`min_size` ({self.min_size}) exceeds `max_env_steps` ({self.max_env_steps}): learning "
-                "could never start (lower `min_size` or raise `max_env_steps`)."
-            )
-        return mistakes
+    def _contradictions(self, wrong: Collection[str]) -> list[str]:
+        """Pairs of options that cannot hold together, those left out that are wrong by themselves."""
+        pairs = [
+            ("min_size", "capacity", "sampling could never start (lower `min_size` or raise `capacity`)"),
+            ("batch_size", "capacity", "no batch could be all different (lower `batch_size`)"),
+            (
+                "min_size",
+                "max_env_steps",
+                "learning could never start (lower `min_size` or raise `max_env_steps`)",
+            ),
+        ]
+        return [
+            f"`{small}` ({getattr(self, small)}) exceeds `{large}` ({getattr(self, large)}): {why}."
+            for small, large, why in pairs
+            if not {small, large} & set(wrong) and getattr(self, small) > getattr(self, large)
+        ]
 
     @classmethod
     def from_text(cls, texts: Mapping[str, str]) -> "Config":
@@ -209,19 +207,12 @@ class Config:
                 that is wrong.
         """
         values: dict[str, Any] = {}
-        mistakes = []
         for name, text in texts.items():
             try:
                 values[name] = _parse(_TYPES[name], text)
-            except ValueError as error:
-                mistakes.append(f"`{name}` must be {error}, not `{text}`.")
-        try:
-            config = cls(**values)
-        except ConfigError as error:
-            raise ConfigError(mistakes + error.mistakes) from None
-        if mistakes:
-            raise ConfigError(mistakes)
-        return config
+            except ValueError:
+                values[name] = _Unreadable(text)
+        return cls(**values)
 
     def to_json(self) -> dict[str, Any]:
         """Every option as JSON can hold it; a function stands as `module:Name`."""
@@ -235,29 +226,31 @@ class Config:
 _TYPES: dict[str, Any] = typing.get_type_hints(Config)
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+class _Unreadable:
+    """Text that is not of its option's type; no option takes it."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
 
 
-def _mistakes_of(name: str, value: Any) -> list[str]:
-    """What is wrong with one option by itself, as one line at most."""
-    if name == "env":
-        return (
-            []
-            if callable(value) or (isinstance(value, str) and value)
-            else [f"`env` must name an environment, not `{value}`."]
-        )
+def _mistake(name: str, value: Any) -> str | None:
+    """What is wrong with one option by itself, as one line."""
+    if name == "env" and callable(value):
+        return None
     kind, allowed = _TYPES[name], Config.__dataclass_fields__[name].metadata["allowed"]
-    if not _is_of(kind, value):
-        return [f"`{name}` must be {_describe(kind)}, not `{value}`."]
+    if not _is_of(kind, value) or value == "":
+        return f"`{name}` must be {_describe(kind)}, not `{value}`."
     if isinstance(allowed, tuple) and value not in allowed:
-        return [f"`{name}` must be one of {', '.join(f'`{a}`' for a in allowed)}, not `{value}`."]
+        return f"`{name}` must be one of {', '.join(f'`{a}`' for a in allowed)}, not `{value}`."
     if isinstance(allowed, Range) and value is not None:
         numbers = value if isinstance(value, tuple) else (value,)
-        wrong = [n for n in numbers if n not in allowed]
+        wrong = [number for number in numbers if number not in allowed]
         if wrong or not numbers:
-            return [f"`{name}` must be {allowed}, not `{wrong[0] if wrong else value}`."]
-    return []
+            return f"`{name}` must be {allowed}, not `{wrong[0] if wrong else value}`."
+    return None
 
 
 def _parts(kind: Any) -> tuple[Any, ...]:
@@ -278,11 +271,11 @@ def _is_of(kind: Any, value: Any) -> bool:
         elif typing.get_origin(part) is tuple:
             fits = isinstance(value, tuple) and all(_is_of(int, v) for v in value)
         elif part is float:
-            fits = isinstance(value, int | float) and not isinstance(value, bool) and value == value
+            fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         elif part is int:
             fits = isinstance(value, int) and not isinstance(value, bool)
         else:
-            fits = isinstance(value, part)
+            fits = isinstance(part, type) and isinstance(value, part)
         if fits:
             return True
     return False

@@ -3,21 +3,23 @@
 import argparse
 import json
 import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from distdqn.acting.environments import inspect_environment, resolve_environment
 from distdqn.acting.evaluator import Evaluator
-from distdqn.cli import print_mistakes
+from distdqn.cli import Parser, print_mistakes
 from distdqn.errors import ConfigError, DistdqnError
-from distdqn.policy import load_policy
+from distdqn.policy import Policy, PolicyWeights, load_policy
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints mean, standard deviation, minimum and maximum as one JSON line."""
-    options = _parser().parse_args(arguments)
     try:
+        options = _parser().parse_args(arguments)
         print(json.dumps(evaluate(options.run_dir, options.episodes, options.seed, options.env)))
     except DistdqnError as error:
         return print_mistakes(error)
@@ -34,36 +36,81 @@ def evaluate(run_dir: Path, episodes: int, seed: int, env: str | None = None) ->
         env: an environment other than the run's.
 
     Raises:
-        ConfigError: the folder holds no policy, or the environment is not to be found.
+        ConfigError: the folder holds no policy, the environment is not to be found, or
+            the two do not fit.
     """
-    from distdqn.acting.environments import inspect_environment
-
     mistakes = []
     if episodes < 1:
         mistakes.append(f"`episodes` must be at least 1, not `{episodes}`.")
     if seed < 0:
         mistakes.append(f"`seed` must be at least 0, not `{seed}`.")
-    if not (run_dir / "policy.npz").is_file():
-        mistakes.append(f"`run_dir`: {run_dir} holds no `policy.npz` (name the folder of a finished run).")
+    try:
+        weights, source = _load(run_dir, env)
+        _check_fit(weights, source)
+    except ConfigError as error:
+        mistakes += error.mistakes
     if mistakes:
         raise ConfigError(mistakes)
-    weights = load_policy(run_dir / "policy.npz")
-    source = env or json.loads((run_dir / "config.json").read_text())["env"]
-    inspect_environment(source)
     evaluation = Evaluator(source, seed).evaluate(weights, episodes, number=0)
     return {
         "mean": evaluation.mean,
         "standard_deviation": evaluation.standard_deviation,
-        "minimum": float(np.min(evaluation.returns)),
-        "maximum": float(np.max(evaluation.returns)),
+        "minimum": min(evaluation.returns),
+        "maximum": max(evaluation.returns),
         "episodes": len(evaluation.returns),
         "seed": seed,
     }
 
 
+def _load(run_dir: Path, env: str | None) -> tuple[PolicyWeights, str]:
+    """The best network of a run, and the environment to play it in.
+
+    Raises:
+        ConfigError: one of the run's files is missing or damaged, or there is no such
+            environment.
+    """
+    mistakes = []
+    try:
+        weights = load_policy(run_dir / "policy.npz")
+    except FileNotFoundError:
+        mistakes.append(f"`run_dir`: {run_dir} holds no `policy.npz` (name the folder of a finished run).")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        mistakes.append(f"`run_dir`: {run_dir / 'policy.npz'} is damaged: {error} (name another run).")
+    try:
+        source = env or str(json.loads((run_dir / "config.json").read_text())["env"])
+        resolve_environment(source)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, ConfigError):
+            mistakes += error.mistakes
+        elif not mistakes:
+            mistakes.append(
+                f"`run_dir`: {run_dir / 'config.json'} does not name an environment (give `--env`)."
+            )
+    if mistakes:
+        raise ConfigError(mistakes)
+    return weights, source
+
+
+def _check_fit(weights: PolicyWeights, source: str) -> None:
+    """Refuses an environment that the network was not made for."""
+    spec = inspect_environment(source)
+    try:
+        q_values = Policy(weights).q_values(np.zeros((1, *spec.observation_shape), np.float32))  # [1, A]
+        if q_values.shape[1] == spec.actions:
+            return
+    except ValueError:
+        pass
+    raise ConfigError(
+        f"`env`: the network of this run does not fit `{spec.name}`, whose observations have the shape "
+        f"{spec.observation_shape} and which has {spec.actions} actions (name the run's environment)."
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="distdqn evaluate", description="Play a run's best network greedily and print its returns."
+    parser = Parser(
+        prog="distdqn evaluate",
+        description="Play a run's best network greedily and print its returns.",
+        allow_abbrev=False,
     )
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="folder of a finished run")
     parser.add_argument(

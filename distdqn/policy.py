@@ -82,7 +82,7 @@ def save_policy(path: Path, weights: PolicyWeights) -> None:
 
 def load_policy(path: Path) -> PolicyWeights:
     """Reads what `save_policy` wrote."""
-    with np.load(path, allow_pickle=False) as file:
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
         about = json.loads(str(file["about"]))
         arrays = [file[f"array_{i}"] for i in range(len(file.files) - 1)]
     epoch, version = about["weights_version"]

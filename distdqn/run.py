@@ -8,7 +8,6 @@ from collections.abc import Sequence
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
-import contextlib
 import time
 
 import psutil
@@ -16,14 +15,13 @@ import psutil
 from distdqn.cli import UnknownOptions, parse_run_options, print_mistakes
 from distdqn.config import Config
 from distdqn.errors import GOAL_MISSED, INTERRUPTED, TERMINATED, ConfigError, DistdqnError
+from distdqn.training import inspect_surroundings, train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains as the command line says; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        from distdqn.training import train
-
         config = _config(arguments)
         summary = train(config, started=_process_start())
     except DistdqnError as error:
@@ -37,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _config(arguments: Sequence[str]) -> Config:
-    """The config, or every mistake in it and in the environment it names.
+    """The config, or every mistake in it and in the environment and folder it names.
 
     Raises:
         ConfigError: lists them all.
@@ -55,19 +53,11 @@ def _config(arguments: Sequence[str]) -> Config:
             return config
     except ConfigError as error:
         mistakes += error.mistakes
-    with contextlib.suppress(DistdqnError):
-        _check_environment(texts.get("env", "CartPole-v1"), mistakes)
-    raise ConfigError(mistakes)
-
-
-def _check_environment(env: str, mistakes: list[str]) -> None:
-    """Adds what is wrong with the environment to the other mistakes."""
-    from distdqn.acting.environments import inspect_environment
-
     try:
-        inspect_environment(env)
-    except ConfigError as error:
+        inspect_surroundings(texts.get("env", "CartPole-v1"), texts.get("run_dir"))
+    except DistdqnError as error:
         mistakes += error.mistakes
+    raise ConfigError(mistakes)
 
 
 def _process_start() -> float:

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from distdqn import builders
-from distdqn.acting.environments import EnvironmentSpec, inspect_environment
+from distdqn.acting.environments import EnvironmentSource, EnvironmentSpec, inspect_environment
 from distdqn.config import Config
+from distdqn.errors import ConfigError, DistdqnError
 from distdqn.policy import save_policy
 from distdqn.reporting.console import Console, number
 from distdqn.reporting.journal import Journal
-from distdqn.reporting.run_directory import RunDirectory, versions
+from distdqn.reporting.run_directory import RunDirectory, check_folder, versions
 from distdqn.serial import Finisher, SerialTeam, Team, evaluate_if_due, run_rounds
 from distdqn.stopping import StopRequest
 
@@ -32,12 +33,36 @@ def train(config: Config, *, quiet: bool = False, started: float | None = None) 
             `mistakes` say what and how to mend it.
     """
     started = time.monotonic() if started is None else started
-    spec = inspect_environment(config.env)
+    spec = inspect_surroundings(config.env, config.run_dir)
     directory = RunDirectory.create(config.run_dir, spec.name)
     try:
         return _Run(config, spec, directory, quiet, started).to_its_end()
     finally:
         directory.close()
+
+
+def inspect_surroundings(env: EnvironmentSource, run_dir: str | None) -> EnvironmentSpec:
+    """What the rest of a run needs to know of its environment.
+
+    Raises:
+        ConfigError: the environment or the folder for results cannot be used; all
+            mistakes together.
+        EnvironmentFault: the environment cannot be built.
+    """
+    errors: list[DistdqnError] = []
+    try:
+        check_folder(run_dir)
+    except ConfigError as error:
+        errors.append(error)
+    try:
+        spec = inspect_environment(env)
+    except DistdqnError as error:
+        errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise ConfigError([mistake for error in errors for mistake in error.mistakes])
+    return spec
 
 
 class _Run:

@@ -94,9 +94,9 @@ def number(value: float | None, digits: int = 1) -> str:
 
 
 def count(value: float) -> str:
-    """A count in three digits: `812`, `7.6 k`, `31 k`, `1.2 M`."""
+    """A count in two or three digits: `812`, `7.6 k`, `31 k`, `1.2 M`."""
     for factor, unit in ((1e6, " M"), (1e3, " k")):
-        if value >= factor:
-            scaled = value / factor
-            return f"{scaled:.1f}{unit}" if scaled < 10 else f"{scaled:.0f}{unit}"
+        scaled = value / factor
+        if scaled >= 0.9995:  # what would be rounded up to 1,000 of the unit below
+            return f"{scaled:.1f}{unit}" if scaled < 9.95 else f"{scaled:.0f}{unit}"
     return f"{value:.0f}"

@@ -1,5 +1,6 @@
 """The folder that holds a run's results."""
 
+import errno
 import importlib.metadata
 import json
 import os
@@ -32,16 +33,13 @@ class RunDirectory:
         Raises:
             ConfigError: it cannot be written to, or holds another run.
         """
+        check_folder(path)
         folder = _fresh_default(environment_name) if path is None else Path(path)
-        if (folder / "metrics.jsonl").exists():
-            raise ConfigError(f"`run_dir`: {folder} holds another run (choose another folder).")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             return cls(folder)
         except OSError as error:
-            raise ConfigError(
-                f"`run_dir`: cannot write to {folder}: {error.strerror} (choose another folder)."
-            ) from error
+            raise _unusable(folder, error) from error
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Replaces a file in one step, so that a reader never sees half of it."""
@@ -63,10 +61,32 @@ class RunDirectory:
         self._metrics.close()
 
 
+def check_folder(path: str | None) -> None:
+    """Checks, without making anything, that a run's results could go into `path`.
+
+    Raises:
+        ConfigError: they could not, or it holds another run.
+    """
+    if path is None:
+        return
+    folder = Path(path)
+    try:
+        if (folder / "metrics.jsonl").exists():
+            raise ConfigError(f"`run_dir`: {folder} holds another run (choose another folder).")
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    except OSError as error:
+        raise _unusable(folder, error) from error
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages a result depends on."""
     found = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {"python": platform.python_version(), **found}
+
+
+def _unusable(folder: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"`run_dir`: cannot write to {folder}: {error.strerror} (choose another folder).")
 
 
 def _fresh_default(environment_name: str) -> Path:

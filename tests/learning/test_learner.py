@@ -1,0 +1,217 @@
+"""The learner: versions of weights, publishing, saving, seeds."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distdqn.learning.learner import Learner
+from distdqn.policy import Policy, PolicyWeights
+from distdqn.transition import SampledBatches, Transitions
+
+UPDATES, BATCH_SIZE = 3, 4
+
+# Keras 3.15's own `convert_to_numpy` on NumPy 2.4, while it saves.
+keras_saves_with_a_warning = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
+
+
+def make_learner(seed: int = 0, epoch: int = 0, **changes: Any) -> Learner:
+    """Two inputs, five hidden units, three actions."""
+    arguments: dict[str, Any] = {
+        "observation_shape": (2,),
+        "actions": 3,
+        "hidden_sizes": (5,),
+        "layer_norm": False,
+        "batch_size": BATCH_SIZE,
+        "updates_per_call": UPDATES,
+        "threads": 1,
+        "learning_rate": 0.01,
+        "adam_epsilon": 1e-8,
+        "max_gradient_norm": 10.0,
+        "loss": "huber",
+        "double": True,
+        "target_update_period": 2,
+        "target_update_rate": 1.0,
+    }
+    return Learner(seed=seed, epoch=epoch, **(arguments | changes))
+
+
+def make_batches(seed: int) -> SampledBatches:
+    """Random transitions `[U, B]`."""
+    generator = np.random.default_rng(seed)
+    lead = (UPDATES, BATCH_SIZE)
+    transitions = Transitions(
+        observation=generator.normal(size=(*lead, 2)).astype(np.float32),
+        action=generator.integers(3, size=lead).astype(np.int32),
+        reward=generator.normal(size=lead).astype(np.float32),
+        discount=np.full(lead, 0.9, np.float32),
+        next_observation=generator.normal(size=(*lead, 2)).astype(np.float32),
+    )
+    return SampledBatches(transitions, np.arange(UPDATES * BATCH_SIZE).reshape(lead))
+
+
+def weights_after(calls: int, seed: int) -> list[np.ndarray]:
+    """The network of a learner with this seed after some calls, whose batches are always the same."""
+    learner = make_learner(seed)
+    for call in range(calls):
+        learner.learn(make_batches(call), publish=False)
+    return learner.publish().arrays
+
+
+def are_equal(left: list[np.ndarray], right: list[np.ndarray]) -> bool:
+    """Whether all arrays are equal to the bit."""
+    return all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+@pytest.fixture(scope="module")
+def shared() -> Learner:
+    """A learner that tests may train further, since compiling another takes a second."""
+    return make_learner()
+
+
+@pytest.mark.parametrize("epoch", [0, 2])
+def test_versions_count_upwards_from_one_within_their_epoch(epoch: int) -> None:
+    learner = make_learner(epoch=epoch)
+
+    versions = [learner.publish().weights_version for _ in range(3)]
+
+    assert versions == [(epoch, 1), (epoch, 2), (epoch, 3)]
+
+
+def test_weights_published_while_learning_have_the_next_version(shared: Learner) -> None:
+    epoch, version = shared.publish().weights_version
+
+    report, weights = shared.learn(make_batches(0), publish=True)
+
+    assert weights is not None
+    assert weights.weights_version == report.weights_version == (epoch, version + 1)
+    assert shared.publish().weights_version == (epoch, version + 2)
+
+
+def test_learn_publishes_only_when_asked_to(shared: Learner) -> None:
+    epoch, version = shared.publish().weights_version
+
+    report, weights = shared.learn(make_batches(0), publish=False)
+
+    assert weights is None
+    assert report.weights_version is None
+    assert shared.publish().weights_version == (epoch, version + 1)
+
+
+def test_learner_steps_count_every_update_of_every_call() -> None:
+    learner = make_learner()
+    assert learner.publish().learner_steps == 0
+
+    reports = [learner.learn(make_batches(call), publish=False)[0] for call in range(2)]
+
+    assert [report.updates for report in reports] == [3, 3]
+    assert [report.learner_steps for report in reports] == [3, 6]
+    assert learner.publish().learner_steps == 6
+
+
+def test_published_weights_are_those_after_the_last_update(shared: Learner) -> None:
+    before = shared.publish()
+
+    _, weights = shared.learn(make_batches(0), publish=True)
+
+    assert weights is not None
+    assert weights.learner_steps == before.learner_steps + 3
+    assert are_equal(weights.arrays, shared.publish().arrays)
+    assert not are_equal(weights.arrays, before.arrays)
+
+
+def test_published_weights_stay_as_they_are_while_learning_goes_on(shared: Learner) -> None:
+    weights = shared.publish()
+    copies = [array.copy() for array in weights.arrays]
+
+    shared.learn(make_batches(1), publish=False)
+
+    assert are_equal(weights.arrays, copies)
+    assert not are_equal(shared.publish().arrays, copies)
+
+
+def test_report_gives_what_the_update_loop_reports() -> None:
+    one, other = make_learner(), make_learner()
+    batches = make_batches(0)
+
+    report, _ = one.learn(batches, publish=False)
+    loss, q_mean, gradient_norm = other._loop.run(batches.transitions, 0)
+
+    assert len({loss, q_mean, gradient_norm}) == 3
+    assert (report.loss, report.q_mean, report.gradient_norm) == (loss, q_mean, gradient_norm)
+    assert report.seconds > 0.0
+
+
+def test_target_network_starts_as_a_copy_of_the_online_network() -> None:
+    learner = make_learner()
+
+    assert are_equal(learner._loop.online.get_weights(), learner._loop.target.get_weights())
+    assert learner._loop.online is not learner._loop.target
+
+
+def test_target_network_keeps_its_period_from_call_to_call() -> None:
+    learner = make_learner(target_update_period=4)  # due at step 4, within the second call of 3
+    first = learner._loop.target.get_weights()
+
+    learner.learn(make_batches(0), publish=False)
+    assert are_equal(learner._loop.target.get_weights(), first)
+
+    learner.learn(make_batches(1), publish=False)
+    assert not are_equal(learner._loop.target.get_weights(), first)
+
+
+def test_same_seed_gives_the_same_weights_to_the_bit() -> None:
+    assert are_equal(weights_after(2, seed=5), weights_after(2, seed=5))
+
+
+def test_other_seed_gives_other_weights_from_the_start() -> None:
+    kernels = [make_learner(seed).publish().arrays[0] for seed in (5, 6)]
+
+    assert np.all(kernels[0] != kernels[1])
+
+
+def test_compile_prepares_the_calls_without_changing_the_weights() -> None:
+    learner, untouched = make_learner(), make_learner()
+
+    assert learner.compile() is None
+
+    assert are_equal(learner.publish().arrays, untouched.publish().arrays)
+    learner.learn(make_batches(0), publish=False)
+    assert learner._loop._run.experimental_get_tracing_count() == 1
+
+
+@keras_saves_with_a_warning
+def test_exported_network_opens_in_plain_keras_with_the_values_of_the_policy(
+    shared: Learner, tmp_path: Path
+) -> None:
+    import keras
+
+    weights = shared.publish()
+    path = tmp_path / "policy.keras"
+    path.write_bytes(shared.export(weights))
+    observation = np.random.default_rng(3).normal(size=(7, 2)).astype(np.float32)
+
+    opened = keras.saving.load_model(path)
+
+    expected = Policy(weights).q_values(observation)  # [7, 3]
+    assert expected.shape == (7, 3)
+    np.testing.assert_allclose(np.asarray(opened(observation).numpy()), expected, rtol=1e-5, atol=1e-5)
+
+
+@keras_saves_with_a_warning
+def test_export_holds_the_weights_it_is_given_and_leaves_the_learner_alone(
+    shared: Learner, tmp_path: Path
+) -> None:
+    import keras
+
+    weights = shared.publish()
+    older = PolicyWeights(weights.layers, [array + 1.0 for array in weights.arrays], (0, 0), 0)
+    path = tmp_path / "older.keras"
+
+    path.write_bytes(shared.export(older))
+
+    assert are_equal(keras.saving.load_model(path).get_weights(), older.arrays)
+    assert are_equal(shared.publish().arrays, weights.arrays)

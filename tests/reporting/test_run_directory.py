@@ -1,0 +1,139 @@
+"""The folder of a run: made, refused, and written so that readers never see half a file."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from distdqn.errors import ConfigError
+from distdqn.reporting.run_directory import RunDirectory, versions
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> RunDirectory:
+    """An empty run's folder."""
+    made = RunDirectory.create(str(tmp_path / "run"), "CartPole-v1")
+    yield made
+    made.close()
+
+
+def test_folder_is_made_with_those_above_it(tmp_path: Path) -> None:
+    directory = RunDirectory.create(str(tmp_path / "a" / "b"), "CartPole-v1")
+    directory.close()
+
+    assert directory.path == tmp_path / "a" / "b"
+    assert directory.path.is_dir()
+
+
+def test_folder_that_exists_and_holds_no_run_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+
+    RunDirectory.create(str(tmp_path), "CartPole-v1").close()
+
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_default_folder_is_named_after_environment_and_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    directory = RunDirectory.create(None, "my module:Name/v1")
+    directory.close()
+
+    assert directory.path.parent == Path("runs")
+    assert re.fullmatch(r"my-module-Name-v1-\d{8}-\d{6}", directory.path.name)
+
+
+def test_default_folders_are_numbered_when_made_in_the_same_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda _: "20260102-030405")
+
+    names = []
+    for _ in range(3):
+        directory = RunDirectory.create(None, "CartPole-v1")
+        directory.close()
+        names.append(directory.path.name)
+
+    assert names == [f"CartPole-v1-20260102-030405{suffix}" for suffix in ("", "-2", "-3")]
+
+
+def test_folder_of_another_run_is_refused_and_left_alone(directory: RunDirectory) -> None:
+    directory.add_metrics({"env_steps": 1})
+
+    with pytest.raises(ConfigError, match="holds another run"):
+        RunDirectory.create(str(directory.path), "CartPole-v1")
+
+    assert (directory.path / "metrics.jsonl").read_text() == '{"env_steps": 1}\n'
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "long" * 100])
+def test_folder_that_cannot_be_made_is_refused_with_the_reason(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(ConfigError) as caught:
+        RunDirectory.create(str(tmp_path / name), "CartPole-v1")
+
+    (mistake,) = caught.value.mistakes
+    assert mistake.startswith(f"`run_dir`: cannot write to {tmp_path / name}: ")
+
+
+def test_metrics_are_readable_line_by_line_before_the_run_ends(directory: RunDirectory) -> None:
+    directory.add_metrics({"env_steps": 1, "loss": None})
+    directory.add_metrics({"env_steps": 2, "loss": 0.5})
+
+    lines = (directory.path / "metrics.jsonl").read_text().splitlines()
+
+    assert [json.loads(line) for line in lines] == [
+        {"env_steps": 1, "loss": None},
+        {"env_steps": 2, "loss": 0.5},
+    ]
+
+
+def test_reader_that_opened_the_old_file_goes_on_reading_it_whole(directory: RunDirectory) -> None:
+    directory.write_json("status.json", {"state": "running"})
+    old = (directory.path / "status.json").read_text()
+
+    with (directory.path / "status.json").open() as reader:
+        directory.write_json("status.json", {"state": "a much longer state than before"})
+        assert reader.read() == old
+
+    assert json.loads((directory.path / "status.json").read_text())["state"].startswith("a much longer")
+
+
+def test_old_file_stands_when_writing_the_new_one_fails(
+    directory: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory.write_bytes("policy.keras", b"old")
+    write = Path.write_bytes
+
+    def write_half(path: Path, content: bytes) -> None:
+        write(path, content[: len(content) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", write_half)
+    with pytest.raises(OSError, match="No space left"):
+        directory.write_bytes("policy.keras", b"new content")
+
+    assert (directory.path / "policy.keras").read_bytes() == b"old"
+
+
+def test_nothing_is_left_beside_the_files_that_were_written(directory: RunDirectory) -> None:
+    directory.write_json("status.json", {"state": "running"})
+    directory.write_bytes("policy.keras", b"weights")
+
+    assert sorted(path.name for path in directory.path.iterdir()) == [
+        "metrics.jsonl",
+        "policy.keras",
+        "status.json",
+    ]
+
+
+def test_versions_name_python_and_every_package_a_result_depends_on() -> None:
+    found = versions()
+
+    assert set(found) == {"python", "distdqn", "tensorflow", "keras", "gymnasium", "numpy", "ray"}
+    assert all(re.match(r"\d+\.\d+", version) for version in found.values())

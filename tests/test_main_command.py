@@ -1,0 +1,233 @@
+"""The README's main command, for real: a process with a Ray of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distdqn.policy import Policy, load_policy
+
+_FILES = {
+    "config.json",
+    "metrics.jsonl",
+    "summary.json",
+    "policy.keras",
+    "final.keras",
+    "policy.npz",
+    "status.json",
+}
+_METRICS = {
+    "wall_seconds",
+    "env_steps",
+    "learner_steps",
+    "episodes",
+    "train_return_mean",
+    "eval_return_mean",
+    "epsilon",
+    "loss",
+    "q_mean",
+    "env_steps_per_second",
+    "learner_steps_per_second",
+    "samples_per_insert",
+    "weights_version",
+    "weights_age_steps",
+    "replay_size",
+    "actors_alive",
+    "actor_restarts",
+}
+_SUMMARY = {
+    "solved",
+    "reason",
+    "eval_return_mean",
+    "eval_return_min",
+    "eval_episodes",
+    "env_steps",
+    "learner_steps",
+    "train_seconds",
+    "total_seconds",
+    "seed",
+    "actors",
+}
+
+# Nothing but Keras and Gymnasium: what a user without distdqn would write.
+_PLAIN_EVALUATOR = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "distdqn":
+            raise ImportError("distdqn is not installed here")
+
+sys.meta_path.insert(0, Refuse())
+
+import json
+import gymnasium
+import keras
+import numpy as np
+
+policy = keras.saving.load_model(sys.argv[1])
+final = keras.saving.load_model(sys.argv[2])
+environments = gymnasium.make_vec("CartPole-v1", num_envs=100)
+observation, _ = environments.reset(seed=987654)
+probe = observation[:8]
+returns = np.zeros(100)
+playing = np.ones(100, bool)
+while playing.any():
+    action = np.asarray(policy(observation)).argmax(axis=-1)
+    observation, reward, terminated, truncated, _ = environments.step(action)
+    returns += reward * playing
+    playing &= ~(terminated | truncated)
+print(json.dumps({
+    "returns": returns.tolist(),
+    "probe": probe.tolist(),
+    "policy": np.asarray(policy(probe)).tolist(),
+    "final": np.asarray(final(probe)).tolist(),
+    "layers": sorted({type(layer).__module__.split(".")[0] for layer in policy.layers}),
+    "distdqn": "distdqn" in sys.modules,
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def solved(start_run):
+    """The README's main command, run to its end."""
+    run = start_run("--actors", 4)
+    run.wait_until(run.is_learning)
+    run.driver_maps = Path(f"/proc/{run.process.pid}/maps").read_text()
+    run.wait()
+    run.left_at_end = run.left()
+    return run
+
+
+@pytest.fixture(scope="module")
+def played(solved):
+    """What the plain evaluator says of the networks of the solved run."""
+    networks = [str(solved.run_dir / name) for name in ("policy.keras", "final.keras")]
+    result = subprocess.run(
+        [sys.executable, "-I", "-c", _PLAIN_EVALUATOR, *networks],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        cwd=solved.run_dir,
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_main_command_solves_cart_pole_and_exits_with_zero(solved):
+    assert solved.process.returncode == 0, solved.output()
+    summary = solved.read("summary.json")
+    assert (summary["solved"], summary["reason"]) == (True, "goal_reached")
+    assert summary["eval_return_mean"] >= 475.0
+    assert summary["eval_episodes"] == 200
+
+
+def test_main_command_prints_what_happened_and_no_traceback(solved):
+    assert "Solved (goal_reached)" in solved.output()
+    assert "Traceback" not in solved.output()
+
+
+def test_summary_holds_every_key_with_a_value_that_makes_sense(solved):
+    summary = solved.read("summary.json")
+    assert set(summary) >= _SUMMARY
+    assert (summary["seed"], summary["actors"]) == (0, 4)
+    assert 0 < summary["train_seconds"] < summary["total_seconds"] < 150
+    assert 1_000 < summary["env_steps"] <= 200_000
+    assert summary["learner_steps"] > 0
+    assert summary["eval_return_min"] <= summary["eval_return_mean"] <= 500.0
+
+
+def test_run_directory_holds_every_file_and_nothing_half_written(solved):
+    names = {path.name for path in solved.run_dir.iterdir()}
+    assert names - {"checkpoints"} == _FILES
+    assert solved.read("config.json")["actors"] == 4
+    assert solved.read("status.json")["state"] == "goal_reached"
+
+
+def test_every_line_of_metrics_holds_every_key(solved):
+    lines = [json.loads(line) for line in (solved.run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) >= 3
+    assert all(set(line) >= _METRICS for line in lines)
+    for key in ("wall_seconds", "env_steps", "learner_steps", "episodes"):
+        values = [line[key] for line in lines]
+        assert values == sorted(values)
+    assert lines[-1]["env_steps"] <= solved.read("summary.json")["env_steps"]
+    assert max(line["actors_alive"] for line in lines) == 4
+
+
+def test_policy_played_by_plain_keras_and_gymnasium_solves_cart_pole(played):
+    assert not played["distdqn"]
+    assert len(played["returns"]) == 100
+    assert float(np.mean(played["returns"])) >= 475.0
+
+
+def test_networks_are_made_of_keras_layers_alone(played):
+    assert played["layers"] == ["keras"]
+    assert np.shape(played["final"]) == np.shape(played["policy"]) == (8, 2)
+
+
+def test_policy_without_tensorflow_agrees_with_the_keras_one(solved, played):
+    policy = Policy(load_policy(solved.run_dir / "policy.npz"))
+    q_values = np.asarray(played["policy"])
+    found = policy.q_values(np.asarray(played["probe"], np.float32))
+    assert np.all(np.abs(found - q_values) <= 1e-5 * np.maximum(1.0, np.abs(q_values)))
+
+
+def test_driver_process_never_loads_tensorflow(solved):
+    assert "python" in solved.driver_maps
+    assert "libtensorflow" not in solved.driver_maps
+
+
+def test_no_process_of_the_run_is_left_after_its_end(solved):
+    # 4 actors, replay, learner, evaluator and Ray's own: it did look.
+    assert len(solved.seen) >= 4 + 3 + 2
+    assert solved.left_at_end == []
+
+
+@pytest.mark.parametrize(
+    ("number", "to_group", "exit_code", "reason"),
+    [
+        pytest.param(signal.SIGINT, False, 130, "interrupted", id="ctrl-c"),
+        pytest.param(signal.SIGINT, True, 130, "interrupted", id="ctrl-c-to-its-group"),
+        pytest.param(signal.SIGTERM, False, 143, "terminated", id="sigterm"),
+    ],
+)
+def test_signal_ends_the_run_in_order_and_leaves_nothing_behind(
+    start_run, number, to_group, exit_code, reason
+):
+    run = start_run("--actors", 2, "--target-return", "none", "--max-env-steps", 10**12)
+    run.wait_until(run.is_learning)
+    begin = time.monotonic()
+    if to_group:  # as a terminal does
+        os.killpg(run.process.pid, number)
+    else:
+        run.process.send_signal(number)
+    assert run.wait(3 * 10.0) == exit_code, run.output()
+    assert time.monotonic() - begin <= 3 * 10.0
+    assert run.left() == []
+    summary = run.read("summary.json")
+    assert (summary["reason"], summary["solved"]) == (reason, None)
+    assert summary["learner_steps"] > 0
+    assert {path.name for path in run.run_dir.iterdir()} - {"checkpoints"} == _FILES
+    for name in ("policy.keras", "final.keras"):
+        assert "model.weights.h5" in zipfile.ZipFile(run.run_dir / name).namelist()
+    assert load_policy(run.run_dir / "policy.npz").arrays
+    assert "Traceback" not in run.output()
+
+
+def test_goal_missed_within_the_budget_exits_with_eight(start_run):
+    run = start_run("--actors", 2, "--max-env-steps", 2000)
+    assert run.wait() == 8, run.output()
+    summary = run.read("summary.json")
+    assert (summary["solved"], summary["reason"]) == (False, "max_env_steps")
+    assert (summary["env_steps"], summary["train_seconds"]) == (2000, None)
+    assert {path.name for path in run.run_dir.iterdir()} - {"checkpoints"} == _FILES
+    assert run.left() == []

@@ -1,0 +1,386 @@
+"""The house rules, held by reading the source with `ast`."""
+
+import ast
+import functools
+import itertools
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import distdqn
+from distdqn.cli import make_run_parser, options_table
+from distdqn.config import Config
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = sorted((ROOT / "distdqn").rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
+ALL_FILES = PACKAGE + TESTS + BENCHMARKS
+
+# Every module imports from the lines above its own only.
+LAYERS = [
+    ["errors", "transition", "seeding", "pacing", "stopping"],
+    ["config", "policy", "acting.environments", "acting.exploration", "acting.n_step", "replay.samplers"],
+    ["networks", "acting.actor", "acting.evaluator", "replay.buffer", "learning.losses"],
+    ["learning.update", "goal"],
+    ["learning.learner"],
+    ["reporting.run_directory", "reporting.console"],
+    ["reporting.journal"],
+    ["builders"],
+    ["serial"],
+    ["distributed.fleet", "distributed.cluster"],
+    ["distributed.calls", "distributed.ray_fleet"],
+    ["distributed.lockstep", "distributed.supervisor"],
+    ["distributed.launch"],
+    ["training"],
+    ["cli"],
+    ["run", "evaluate"],
+    ["__main__"],
+    ["__init__"],
+]
+FOLDERS = ["acting.__init__", "distributed.__init__", "learning.__init__", "replay.__init__"]
+FOLDERS += ["reporting.__init__"]
+
+READERS_OF_THE_CONFIG = {"builders", "run", "cli", "training", "serial", "distributed.launch", "__init__"}
+NUMPY_ONLY = {"transition", "seeding", "acting.n_step"}  # and replay/
+ARRAY_TYPES = {"FloatArray", "AnyArray", "IntArray", "BoolArray", "ItemIds", "Tensor", "ndarray", "NDArray"}
+TOP_LEVEL = {"pyproject.toml", "distdqn", "tests", "benchmarks", "docs", "cluster.yaml", "README.md"}
+TOP_LEVEL |= {"LICENSE", "CHANGELOG.md"}
+NEW_RANDOM_API = {"default_rng", "Generator", "SeedSequence", "BitGenerator", "PCG64"}
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    """The parsed file."""
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def module_name(path: Path) -> str:
+    """`acting.actor` for distdqn/acting/actor.py."""
+    return ".".join(path.relative_to(ROOT / "distdqn").with_suffix("").parts)
+
+
+def where(path: Path, node: ast.AST, text: str = "") -> str:
+    """A place in the source, to be shown when a rule is broken."""
+    return f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)} {text}".strip()
+
+
+def imported_modules(tree: ast.AST) -> Iterator[tuple[ast.stmt, str]]:
+    """Full names of the modules that a file imports, wherever in it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            for alias in node.names:
+                full = f"{module}.{alias.name}"
+                yield node, full if is_module(full) else module
+
+
+def is_module(name: str) -> bool:
+    """Whether a dotted name is a module of this package."""
+    path = ROOT.joinpath(*name.split("."))
+    return name.startswith("distdqn.") and (path.with_suffix(".py").is_file() or path.is_dir())
+
+
+def functions_of(tree: ast.AST) -> Iterator[Function]:
+    """Every function, method and function within a function."""
+    for node in ast.walk(tree):
+        if isinstance(node, Function):
+            yield node
+
+
+def public_definitions(path: Path) -> Iterator[tuple[str, ast.ClassDef | Function, ast.ClassDef | None]]:
+    """Public functions, classes and methods of public classes, each with its class."""
+    for node in tree_of(path).body:
+        if isinstance(node, ast.ClassDef | Function) and not node.name.startswith("_"):
+            yield node.name, node, None
+            if isinstance(node, ast.ClassDef):
+                for inner in node.body:
+                    if isinstance(inner, Function) and not inner.name.startswith("_"):
+                        yield f"{node.name}.{inner.name}", inner, node
+
+
+def bound_names(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
+    """Every name that a file binds: variables, attributes, arguments, functions, imports."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+                yield node, name
+            case ast.arg(arg=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                yield node, name
+            case ast.ClassDef(name=name):
+                yield node, name
+            case ast.alias(name=name, asname=other):
+                yield node, other or name
+            case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)):
+                yield node, name
+            case ast.MatchStar(name=str(name)) | ast.MatchMapping(rest=str(name)):
+                yield node, name
+
+
+def dotted(node: ast.AST) -> str:
+    """`np.random.rand` for that chain of attributes; empty for anything else."""
+    names = []
+    while isinstance(node, ast.Attribute):
+        names.append(node.attr)
+        node = node.value
+    return ".".join([node.id, *reversed(names)]) if isinstance(node, ast.Name) else ""
+
+
+def test_every_module_stands_in_the_list_of_layers() -> None:
+    listed = list(itertools.chain(*LAYERS, FOLDERS))
+
+    assert sorted(listed) == sorted(module_name(path) for path in PACKAGE)
+
+
+def test_no_module_imports_from_its_own_layer_or_above() -> None:
+    height = {name: i for i, layer in enumerate(LAYERS) for name in layer}
+    upwards = []
+    for path in PACKAGE:
+        own = height.get(module_name(path), -1)
+        for node, imported in imported_modules(tree_of(path)):
+            if imported.split(".")[0] != "distdqn" and not imported.startswith("."):
+                continue
+            name = imported.removeprefix("distdqn").removeprefix(".") or "__init__"
+            if name not in height and name in {"acting", "distributed", "learning", "replay", "reporting"}:
+                continue  # a folder's docstring
+            if height.get(name, len(LAYERS)) >= own:
+                upwards.append(where(path, node, imported))
+
+    assert upwards == []
+
+
+def test_ray_is_imported_in_the_distributed_folder_only() -> None:
+    outside = [
+        where(path, node)
+        for path in PACKAGE
+        for node, name in imported_modules(tree_of(path))
+        if name.split(".")[0] == "ray" and not module_name(path).startswith("distributed.")
+    ]
+
+    assert outside == []
+
+
+def test_tensorflow_and_keras_are_imported_in_networks_and_learning_only() -> None:
+    outside = [
+        where(path, node)
+        for path in PACKAGE
+        for node, name in imported_modules(tree_of(path))
+        if name.split(".")[0] in ("tensorflow", "keras")
+        and module_name(path) != "networks"
+        and not module_name(path).startswith("learning.")
+    ]
+
+    assert outside == []
+
+
+def test_tensorflow_and_keras_are_imported_inside_functions_only() -> None:
+    early = []
+    for path in PACKAGE:
+        tree = tree_of(path)
+        inside = {id(node) for function in functions_of(tree) for node, _ in imported_modules(function)}
+        for node, name in imported_modules(tree):
+            if name.split(".")[0] in ("tensorflow", "keras") and id(node) not in inside:
+                early.append(where(path, node))
+
+    assert early == []
+
+
+def test_replay_and_transitions_import_nothing_but_numpy_and_the_like() -> None:
+    wrong = []
+    for path in PACKAGE:
+        own = module_name(path)
+        if own not in NUMPY_ONLY and not own.startswith("replay."):
+            continue
+        for node, name in imported_modules(tree_of(path)):
+            top, _, rest = name.partition(".")
+            is_ours = top == "distdqn" and (rest in NUMPY_ONLY or rest.startswith("replay."))
+            if not (is_ours or top == "numpy" or top in sys.stdlib_module_names):
+                wrong.append(where(path, node, name))
+
+    assert wrong == []
+
+
+def test_config_is_imported_by_builders_and_commands_only() -> None:
+    wrong = [
+        where(path, node)
+        for path in PACKAGE
+        for node, name in imported_modules(tree_of(path))
+        if name == "distdqn.config" and module_name(path) not in READERS_OF_THE_CONFIG
+    ]
+
+    assert wrong == []
+
+
+def test_no_function_is_longer_than_sixty_lines() -> None:
+    long = [
+        where(path, function, f"{function.name}: {length} lines")
+        for path in ALL_FILES
+        for function in functions_of(tree_of(path))
+        if (length := (function.end_lineno or 0) - function.lineno + 1) > 60
+    ]
+
+    assert long == []
+
+
+def test_no_file_is_longer_than_four_hundred_lines() -> None:
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in ALL_FILES}
+
+    assert {name: length for name, length in lengths.items() if length > 400} == {}
+
+
+def test_every_function_of_the_package_is_annotated() -> None:
+    bare = []
+    for path in PACKAGE:
+        for function in functions_of(tree_of(path)):
+            own = function.args
+            arguments = [*own.posonlyargs, *own.args, *own.kwonlyargs]
+            arguments += [argument for argument in (own.vararg, own.kwarg) if argument]
+            missing = [a.arg for a in arguments if a.annotation is None and a.arg not in ("self", "cls")]
+            if missing or function.returns is None:
+                bare.append(where(path, function, f"{function.name} {missing}"))
+
+    assert bare == []
+
+
+def test_every_public_definition_has_a_docstring() -> None:
+    bare = [
+        where(path, node, name)
+        for path in PACKAGE
+        for name, node, _ in public_definitions(path)
+        if not ast.get_docstring(node)
+    ]
+    bare += [where(path, ast.Pass()) for path in PACKAGE if not ast.get_docstring(tree_of(path))]
+
+    assert bare == []
+
+
+def test_docstrings_give_the_shape_of_every_array_argument() -> None:
+    silent = []
+    for path in PACKAGE:
+        for name, node, owner in public_definitions(path):
+            if isinstance(node, ast.ClassDef):
+                continue
+            own = node.args
+            annotations = [
+                a.annotation for a in (*own.posonlyargs, *own.args, *own.kwonlyargs) if a.annotation
+            ]
+            named = {
+                inner.id if isinstance(inner, ast.Name) else inner.attr
+                for annotation in annotations
+                for inner in ast.walk(annotation)
+                if isinstance(inner, ast.Name | ast.Attribute)
+            }
+            texts = [ast.get_docstring(node) or "", (ast.get_docstring(owner) or "") if owner else ""]
+            if named & ARRAY_TYPES and not re.search(r"`?\[[A-Z.*][^\]]*\]", " ".join(texts)):
+                silent.append(where(path, node, name))
+
+    assert silent == []
+
+
+def test_forbidden_names_are_bound_nowhere() -> None:
+    wrong = [
+        where(path, node, name)
+        for path in ALL_FILES
+        for node, name in bound_names(tree_of(path))
+        if name in ("done", "gamma") or "freq" in name.lower()
+    ]
+
+    assert wrong == []
+
+
+def test_no_module_is_called_utils() -> None:
+    assert [str(path) for path in ALL_FILES if "utils" in path.with_suffix("").parts] == []
+
+
+def test_global_random_functions_of_numpy_are_called_nowhere() -> None:
+    wrong = []
+    for path in ALL_FILES:
+        for node in ast.walk(tree_of(path)):
+            match dotted(node).split("."):
+                case ["np" | "numpy", "random", name] if name not in NEW_RANDOM_API:
+                    wrong.append(where(path, node, name))
+            if isinstance(node, ast.ImportFrom) and node.module == "numpy.random":
+                wrong += [where(path, node, a.name) for a in node.names if a.name not in NEW_RANDOM_API]
+
+    assert wrong == []
+
+
+def test_predict_of_keras_is_called_nowhere() -> None:
+    wrong = [
+        where(path, node)
+        for path in ALL_FILES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("predict", "predict_on_batch")
+    ]
+
+    assert wrong == []
+
+
+def test_every_option_stands_in_the_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    flags = set(re.findall(r"--[a-z0-9-]+", make_run_parser().format_help()))
+
+    assert [o.name for o in fields(Config) if f"--{o.name.replace('_', '-')}" not in flags] == []
+
+
+def test_readme_holds_the_table_of_options_as_the_program_makes_it() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+
+    _, begin, rest = text.partition("<!-- options -->")
+    table, end, _ = rest.partition("<!-- /options -->")
+
+    assert (begin, end) == ("<!-- options -->", "<!-- /options -->")
+    assert table.strip() == options_table()
+
+
+def test_names_for_everyone_are_the_public_names_of_the_package() -> None:
+    tree = tree_of(ROOT / "distdqn" / "__init__.py")
+    typed = {
+        alias.asname or alias.name
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+    assert sorted(distdqn.__all__) == list(distdqn.__all__)
+    assert set(distdqn.__all__) == typed == set(distdqn._HOMES)
+    for name in distdqn.__all__:
+        assert getattr(distdqn, name).__name__ == name
+    with pytest.raises(AttributeError, match="no_such_name"):
+        distdqn.no_such_name  # noqa: B018
+
+
+def test_every_test_is_named_by_a_sentence() -> None:
+    short = [
+        where(path, function, function.name)
+        for path in TESTS
+        for function in functions_of(tree_of(path))
+        if function.name.startswith("test_") and len(function.name.removeprefix("test_").split("_")) < 4
+    ]
+
+    assert short == []
+
+
+def test_top_level_holds_only_what_was_agreed() -> None:
+    if (ROOT / ".git").exists():
+        listing = subprocess.run(
+            ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+    else:
+        listing = [path.name for path in ROOT.iterdir()]
+    entries = {line.split("/")[0] for line in listing}
+
+    assert {entry for entry in entries if not entry.startswith(".")} - TOP_LEVEL == set()
