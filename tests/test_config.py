@@ -143,7 +143,7 @@ def test_batch_and_minimum_are_refused_when_they_exceed_the_capacity() -> None:
     assert mistakes_of(capacity=10, min_size=11, batch_size=11) == [
         "`min_size` (11) exceeds `capacity` (10): sampling could never start (lower `min_size` or raise "
         "`capacity`).",
-        "`batch_size` (11) exceeds `capacity` (10) (lower `batch_size`).",
+        "`batch_size` (11) exceeds `capacity` (10): no batch could be all different (lower `batch_size`).",
     ]
 
 
