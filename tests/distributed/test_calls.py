@@ -1,0 +1,196 @@
+import pytest
+from distributed.fakes import HANG, FakeFleet
+
+from distdqn.acting.actor import RolloutOrder
+from distdqn.distributed.calls import Calls
+from distdqn.errors import RoleFailure
+
+_ORDER = RolloutOrder(0, 10)
+
+
+def _calls(fleet, env_timeout_seconds=10.0, start_timeout_seconds=100.0):
+    return Calls(fleet, env_timeout_seconds, start_timeout_seconds, fleet.clock)
+
+
+def _started(fleet, role="actor", **options):
+    """Calls with one worker that is up."""
+    calls = _calls(fleet, **options)
+    worker = calls.start(role)
+    (identified,) = calls.collect(10.0)
+    assert identified.call.kind == "identify"
+    return calls, worker
+
+
+def test_started_worker_is_known_by_pid_and_host_when_it_is_up():
+    fleet = FakeFleet(seconds={"start": 3.0})
+    calls = _calls(fleet)
+    worker = calls.start("actor", index=2, incarnation=1)
+    assert worker.to_json() == {
+        "role": "actor-2",
+        "pid": None,
+        "host": None,
+        "incarnation": 1,
+        "last_sign_of_life": None,
+    }
+    assert calls.collect(2.0) == []
+    assert not worker.about
+    calls.collect(2.0)
+    assert (worker.to_json()["pid"], worker.to_json()["host"]) == (1000, "here")
+    assert worker.last_sign_of_life is not None
+
+
+def test_worker_name_carries_an_index_only_for_actors():
+    calls = _calls(FakeFleet())
+    assert [calls.start(role, 0).name for role in ("actor", "replay", "learner", "evaluator")] == [
+        "actor-0",
+        "replay",
+        "learner",
+        "evaluator",
+    ]
+
+
+def test_collect_returns_results_in_the_order_of_their_ends():
+    fleet = FakeFleet(seconds={"rollout": lambda handle: 3.0 - handle.index})
+    calls = _calls(fleet)
+    workers = [calls.start("actor", index) for index in range(2)]
+    calls.collect(10.0)
+    for worker in workers:
+        calls.send("rollout", worker, _ORDER, returns=2)
+    ends = [(fleet.now, ended.call.worker.index) for _ in range(2) for ended in calls.collect(10.0)]
+    assert ends == [(1.0 + 2.0, 1), (1.0 + 3.0, 0)]
+
+
+def test_collect_waits_no_longer_than_it_is_told():
+    fleet = FakeFleet(seconds={"rollout": 5.0})
+    calls, worker = _started(fleet)
+    calls.send("rollout", worker, _ORDER, returns=2)
+    assert calls.collect(0.25) == []
+    assert fleet.now == 1.0 + 0.25
+
+
+def test_collect_hands_on_detail_and_words_of_a_failure():
+    fleet = FakeFleet(faults=lambda _handle, method, _n: "ValueError: no" if method == "rollout" else None)
+    calls, worker = _started(fleet)
+    calls.send("rollout", worker, _ORDER, returns=2, detail="the order")
+    (ended,) = calls.collect(10.0)
+    assert (ended.call.kind, ended.call.detail, ended.failure) == ("rollout", "the order", "ValueError: no")
+
+
+def test_call_over_its_deadline_ends_once_as_a_failure():
+    fleet = FakeFleet(faults=lambda _handle, method, _n: HANG if method == "rollout" else None)
+    calls, worker = _started(fleet, env_timeout_seconds=10.0)
+    calls.send("rollout", worker, _ORDER, returns=2)
+    assert calls.collect(9.9) == []
+    (ended,) = calls.collect(0.2)
+    assert "deadline" in ended.failure
+    assert worker.under_way == 0
+    assert calls.collect(1000.0) == []
+
+
+def test_queued_call_has_the_time_of_those_before_it_too():
+    fleet = FakeFleet(seconds={"rollout": 9.0})
+    calls, worker = _started(fleet, env_timeout_seconds=10.0)
+    for _ in range(2):  # the second ends after 18 s, within 2 * 10 s
+        calls.send("rollout", worker, _ORDER, returns=2)
+    ended = [end for _ in range(100) for end in calls.collect(0.2)]
+    assert [end.failure for end in ended] == [None, None]
+
+
+def test_worker_that_does_not_start_is_given_the_start_timeout():
+    fleet = FakeFleet(faults=lambda _handle, method, _n: HANG if method == "identify" else None)
+    calls = _calls(fleet, env_timeout_seconds=10.0, start_timeout_seconds=100.0)
+    calls.start("actor")
+    assert calls.collect(99.0) == []
+    (ended,) = calls.collect(2.0)
+    assert ended.call.kind == "identify"
+    assert ended.failure is not None
+
+
+def test_call_queued_before_its_role_is_up_is_given_the_start_timeout():
+    fleet = FakeFleet(seconds={"start": 50.0, "rollout": 1.0})
+    calls = _calls(fleet, env_timeout_seconds=10.0, start_timeout_seconds=100.0)
+    worker = calls.start("actor")
+    calls.send("rollout", worker, _ORDER, returns=2)
+    ended = [end for _ in range(100) for end in calls.collect(1.0)]
+    assert [(end.call.kind, end.failure) for end in ended] == [("identify", None), ("rollout", None)]
+
+
+def test_completed_call_sets_failures_back_but_starting_does_not():
+    fleet = FakeFleet()
+    calls = _calls(fleet)
+    worker = calls.start("actor")
+    worker.failures = 2
+    calls.collect(10.0)
+    assert worker.failures == 2
+    calls.send("rollout", worker, _ORDER, returns=2)
+    calls.collect(10.0)
+    assert worker.failures == 0
+
+
+def test_failed_call_is_no_sign_of_life():
+    fleet = FakeFleet(faults=lambda _handle, method, _n: "no" if method == "rollout" else None)
+    calls, worker = _started(fleet)
+    worker.failures, worker.last_sign_of_life = 2, None
+    calls.send("rollout", worker, _ORDER, returns=2)
+    calls.collect(10.0)
+    assert (worker.failures, worker.last_sign_of_life) == (2, None)
+
+
+def test_under_way_counts_what_was_sent_and_has_not_ended():
+    fleet = FakeFleet()
+    calls, worker = _started(fleet)
+    counts = [worker.under_way]
+    for _ in range(2):
+        calls.send("rollout", worker, _ORDER, returns=2)
+        counts.append(worker.under_way)
+    calls.collect(10.0)
+    assert [*counts, worker.under_way] == [0, 1, 2, 1]
+
+
+def test_are_under_way_asks_for_any_of_the_kinds():
+    calls, worker = _started(FakeFleet())
+    calls.send("rollout", worker, _ORDER, returns=2)
+    assert calls.are_under_way("learn", "rollout")
+    assert not calls.are_under_way("learn", "evaluate")
+    calls.collect(10.0)
+    assert not calls.are_under_way("rollout")
+
+
+def test_abandoned_worker_is_ended_and_its_calls_never_end():
+    fleet = FakeFleet()
+    calls = _calls(fleet)
+    gone, other = calls.start("actor", 0), calls.start("actor", 1)
+    calls.collect(10.0)
+    for worker in (gone, other):
+        calls.send("rollout", worker, _ORDER, returns=2, detail=worker.index)
+    assert [call.detail for call in calls.abandon(gone)] == [0]
+    assert fleet.ended == [gone.handle]
+    assert [ended.call.worker for ended in calls.collect(10.0) + calls.collect(10.0)] == [other]
+
+
+def test_end_all_ends_every_process_once_and_only_once():
+    fleet = FakeFleet()
+    calls = _calls(fleet)
+    workers = [calls.start("actor", index) for index in range(3)]
+    calls.abandon(workers[1])
+    calls.end_all()
+    assert sorted(handle.index for handle in fleet.ended) == [0, 1, 2]
+    calls.end_all()
+    assert len(fleet.ended) == 3
+    assert not calls.are_under_way("identify")
+
+
+def test_ask_waits_for_the_answer_of_a_role():
+    fleet = FakeFleet(seconds={"publish": 30.0})
+    calls, learner = _started(fleet, role="learner")
+    assert calls.ask(learner, "publish").weights_version == (0, 1)
+    assert fleet.now == 1.0 + 30.0
+
+
+@pytest.mark.parametrize("fault", [HANG, "MemoryError"])
+def test_ask_says_who_failed_in_what_when_no_answer_comes(fault):
+    fleet = FakeFleet(faults=lambda _handle, method, _n: fault if method == "publish" else None)
+    calls, learner = _started(fleet, role="learner", start_timeout_seconds=100.0)
+    with pytest.raises(RoleFailure, match="learner failed in `publish`"):
+        calls.ask(learner, "publish")
+    assert fleet.now <= 1.0 + 100.0

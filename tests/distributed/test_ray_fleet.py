@@ -1,0 +1,189 @@
+"""The fleet on a real Ray, with small roles in place of the real ones."""
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+
+from distdqn.builders import Blueprint
+from distdqn.distributed.cluster import connected
+from distdqn.distributed.fleet import CallFailed
+
+
+def _make_role():
+    """A class that travels by value: Ray's workers cannot import this file."""
+
+    class Role:
+        def __init__(self, index, incarnation):
+            if index == 13:
+                raise ValueError("no thirteenth")
+            self._name = (index, incarnation)
+            self._log = []
+
+        def name(self):
+            return self._name
+
+        def add(self, value):
+            self._log.append(value)
+            return list(self._log)
+
+        def both(self):
+            return "first", "second"
+
+        def sleep(self, seconds):
+            import time
+
+            time.sleep(seconds)
+
+        def fail(self):
+            raise KeyError("odd")
+
+        def variables(self):
+            import os
+
+            return {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+
+    return Role
+
+
+@pytest.fixture(scope="module")
+def fleet(ray_session):  # noqa: ARG001
+    from distdqn.distributed.ray_fleet import RayFleet
+
+    role = _make_role()
+
+    def blueprint(_name, index, incarnation):
+        return Blueprint(role, {"index": index, "incarnation": incarnation})
+
+    with connected(None, roles=4) as cluster:
+        yield RayFleet(cluster, "fleet-tests", blueprint)
+
+
+@pytest.fixture
+def start(fleet):
+    """Starts roles and ends them after the test."""
+    handles = []
+
+    def start_one(role, index=0, incarnation=0):
+        handles.append(fleet.start(role, index, incarnation))
+        return handles[-1]
+
+    yield start_one
+    for handle in handles:
+        fleet.end(handle)
+
+
+def _answer(fleet, handle, method, *arguments):
+    return fleet.get(*fleet.call(handle, method, *arguments), timeout_seconds=30.0)
+
+
+def test_role_is_built_with_its_index_and_incarnation(fleet, start):
+    assert _answer(fleet, start("actor", 3, 2), "name") == (3, 2)
+
+
+def test_replacement_may_be_started_beside_the_one_before_it(fleet, start):
+    first, second = start("actor", 0, 0), start("actor", 0, 1)
+    assert (_answer(fleet, first, "name"), _answer(fleet, second, "name")) == ((0, 0), (0, 1))
+
+
+def test_identify_tells_a_process_that_really_runs(fleet, start):
+    about = fleet.get(fleet.identify(start("actor", 1)), timeout_seconds=30.0)
+    assert about["pid"] != os.getpid()
+    assert psutil.pid_exists(about["pid"])
+    assert about["host"] == os.uname().nodename
+
+
+def test_calls_of_a_role_are_made_in_their_order(fleet, start):
+    handle = start("replay", 1)
+    refs = [fleet.call(handle, "add", value)[0] for value in range(20)]
+    assert fleet.get(refs[-1], timeout_seconds=30.0) == list(range(20))
+
+
+def test_call_with_two_returns_gives_a_reference_for_each(fleet, start):
+    refs = fleet.call(start("actor", 2), "both", returns=2)
+    assert [fleet.get(ref, timeout_seconds=30.0) for ref in refs] == ["first", "second"]
+
+
+def test_reference_is_passed_on_as_what_it_stands_for(fleet, start):
+    handle = start("actor", 3)
+    (name,) = fleet.call(handle, "name")
+    assert _answer(fleet, start("replay", 2), "add", name) == [(3, 0)]
+
+
+def test_wait_returns_what_is_there_and_nothing_that_is_not(fleet, start):
+    slow, fast = start("actor", 4), start("actor", 5)
+    _answer(fleet, slow, "name"), _answer(fleet, fast, "name")
+    (late,), (soon,) = fleet.call(slow, "sleep", 3.0), fleet.call(fast, "name")
+    assert fleet.wait([late, soon], 2.0) == [soon]
+
+
+def test_wait_ends_when_its_time_is_up(fleet, start):
+    handle = start("actor", 6)
+    _answer(fleet, handle, "name")
+    (late,) = fleet.call(handle, "sleep", 5.0)
+    begin = time.monotonic()
+    assert fleet.wait([late], 0.3) == fleet.wait([], 0.3) == []
+    assert 0.6 <= time.monotonic() - begin < 3.0
+
+
+def test_get_fails_when_the_time_is_up(fleet, start):
+    handle = start("actor", 7)
+    (late,) = fleet.call(handle, "sleep", 20.0)
+    with pytest.raises(CallFailed):
+        fleet.get(late, timeout_seconds=0.2)
+
+
+def test_get_fails_with_what_was_raised_and_where(fleet, start):
+    with pytest.raises(CallFailed, match=r"(?s)line \d+, in fail.*KeyError.*odd"):
+        _answer(fleet, start("actor", 8), "fail")
+
+
+def test_constructor_that_raises_fails_every_call(fleet, start):
+    handle = start("actor", 13)
+    with pytest.raises(CallFailed, match="no thirteenth"):
+        fleet.get(fleet.identify(handle), timeout_seconds=30.0)
+    with pytest.raises(CallFailed):
+        _answer(fleet, handle, "name")
+
+
+def test_killed_process_fails_running_and_queued_calls_and_stays_dead(fleet, start):
+    handle = start("actor", 9)
+    pid = fleet.get(fleet.identify(handle), timeout_seconds=30.0)["pid"]
+    refs = [*fleet.call(handle, "sleep", 60.0), *fleet.call(handle, "name")]
+    os.kill(pid, signal.SIGKILL)
+    for ref in refs:
+        with pytest.raises(CallFailed):
+            fleet.get(ref, timeout_seconds=30.0)
+    with pytest.raises(CallFailed):  # Ray does not restart it: the supervisor replaces it
+        _answer(fleet, handle, "name")
+
+
+def test_ended_role_is_gone_with_its_process(fleet, start):
+    handle = start("actor", 10)
+    pid = fleet.get(fleet.identify(handle), timeout_seconds=30.0)["pid"]
+    process = psutil.Process(pid)
+    fleet.end(handle)
+    process.wait(10)
+    assert not process.is_running()
+
+
+def test_roles_compute_with_one_thread_each(fleet, start):
+    found = _answer(fleet, start("actor", 11), "variables")
+    assert found == {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def test_fleet_tells_address_and_namespace_of_its_cluster(fleet, ray_session):
+    about = fleet.about()
+    assert about == {
+        "address": ray_session.get_runtime_context().gcs_address,
+        "namespace": "fleet-tests",
+    }
+
+
+def test_ray_that_runs_already_is_used_and_left_running(ray_session):
+    with connected(None, roles=3) as cluster:
+        assert (cluster.is_private, cluster.is_ours) == (False, False)
+        assert 3 * cluster.cpus_per_role <= 2.0  # what `ray_session` has
+    assert ray_session.is_initialized()

@@ -1,0 +1,337 @@
+"""Whole runs on a real Ray."""
+
+import json
+import os
+import signal
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import psutil
+import pytest
+
+import distdqn
+import distdqn.training
+from distdqn.policy import load_policy
+from distdqn.stopping import StopRequest
+
+_FILES = {
+    "config.json",
+    "metrics.jsonl",
+    "summary.json",
+    "policy.keras",
+    "final.keras",
+    "policy.npz",
+    "status.json",
+}
+# What may differ between two runs that end with the same weights.
+_TIMES_AND_RATES = {
+    "wall_seconds",
+    "env_steps_per_second",
+    "learner_steps_per_second",
+    "actors_wait_fraction",
+    "learner_wait_fraction",
+    "actor_env_fraction",
+    "actor_network_fraction",
+    "seconds_per_update",
+}
+
+
+def _metrics(run_dir):
+    return [json.loads(line) for line in (Path(run_dir) / "metrics.jsonl").read_text().splitlines()]
+
+
+def _handlers():
+    return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+# A run in this process, on the Ray that is there.
+
+
+@pytest.fixture(scope="module")
+def short_run(ray_session, tmp_path_factory):  # noqa: ARG001
+    """Spends a small budget; returns its folder, its summary and the handlers before and after."""
+    run_dir = tmp_path_factory.mktemp("short") / "run"
+    handlers = _handlers()
+    config = distdqn.Config(
+        actors=2, seed=3, run_dir=str(run_dir), max_env_steps=3001, eval_period=128, confirm_episodes=4
+    )
+    summary = distdqn.train(config, quiet=True)
+    return run_dir, summary, handlers, _handlers()
+
+
+def test_run_on_ray_solves_or_spends_its_budget_exactly(short_run):
+    _, summary, _, _ = short_run
+    if summary["solved"]:
+        assert summary["env_steps"] <= 3001
+    else:
+        assert (summary["reason"], summary["env_steps"]) == ("max_env_steps", 3001)
+    assert summary["learner_steps"] > 0
+    assert summary["eval_episodes"] in (4, 20)
+
+
+def test_run_on_ray_writes_every_file_of_its_directory(short_run):
+    run_dir, summary, _, _ = short_run
+    assert {path.name for path in run_dir.iterdir()} - {"checkpoints"} == _FILES
+    assert json.loads((run_dir / "summary.json").read_text()) == summary
+    assert load_policy(run_dir / "policy.npz").arrays[0].shape[0] == 4
+
+
+def test_run_on_ray_holds_samples_per_insert_to_the_end(short_run):
+    run_dir, summary, _, _ = short_run
+    last = _metrics(run_dir)[-1]
+    # Sampled in calls of 32 * 64; 16 for each of the transitions beyond `min_size`.
+    paced = last["replay_size"] - 1000
+    assert last["samples_per_insert"] <= 16.0
+    if not summary["solved"]:
+        assert last["samples_per_insert"] >= 16.0 - 32 * 64 / paced
+
+
+def test_run_on_ray_puts_signal_handlers_back(short_run):
+    _, _, before, after = short_run
+    assert after == before
+
+
+def test_ray_that_was_there_is_left_running_without_roles(short_run, ray_session):  # noqa: ARG001
+    assert ray_session.is_initialized()
+    deadline = time.monotonic() + 15.0
+    while ray_session.available_resources().get("CPU") != 2.0:
+        assert time.monotonic() < deadline, "the roles still hold CPUs"
+        time.sleep(0.2)
+
+
+# A second run in this process: off the main thread, an environment given as a function, an
+# actor killed on the way.
+
+
+def _make_environment():
+    """A function that travels by value: Ray's workers cannot import this file."""
+
+    def make():
+        import gymnasium
+
+        return gymnasium.make("CartPole-v1")
+
+    return make
+
+
+class _KilledRun:
+    """What was seen of the second run."""
+
+    def __init__(self, run_dir):
+        self.run_dir = run_dir
+        self.handlers_before = _handlers()
+        self.handlers_meanwhile = None
+        self.maps = {}  # role -> files mapped into its process
+        self.rss_bytes = {}
+        self.pids = {}
+        self.pids_after = {}
+        self.counters_at_kill = None
+        self.summary = None
+        self.error = None
+
+    def train(self, config):
+        try:
+            self.summary = distdqn.train(config, quiet=True)
+        except BaseException as error:
+            self.error = error
+
+    def status(self):
+        path = self.run_dir / "status.json"
+        return json.loads(path.read_text()) if path.exists() else {"counters": {}, "roles": []}
+
+    def wait_until(self, condition, seconds=60.0):
+        deadline = time.monotonic() + seconds
+        while not condition(self.status()):
+            assert self.error is None, self.error
+            assert time.monotonic() < deadline, self.status()
+            time.sleep(0.1)
+
+    def look(self):
+        """Notes every role's process as it is now."""
+        for role in self.status()["roles"]:
+            self.pids[role["role"]] = role["pid"]
+            self.maps[role["role"]] = Path(f"/proc/{role['pid']}/maps").read_text()
+            self.rss_bytes[role["role"]] = psutil.Process(role["pid"]).memory_info().rss
+
+    def kill_an_actor(self):
+        self.counters_at_kill = self.status()["counters"]
+        os.kill(self.pids["actor-1"], signal.SIGKILL)
+        self.wait_until(lambda status: status["counters"].get("actor_restarts", 0) > 0)
+        self.wait_until(lambda status: all(role["pid"] for role in status["roles"]))
+        self.pids_after = {role["role"]: role["pid"] for role in self.status()["roles"]}
+
+
+@pytest.fixture(scope="module")
+def killed_run(ray_session, tmp_path_factory, short_run):  # noqa: ARG001
+    run = _KilledRun(tmp_path_factory.mktemp("killed") / "run")
+    config = distdqn.Config(
+        env=_make_environment(),
+        actors=2,
+        envs_per_actor=4,
+        run_dir=str(run.run_dir),
+        target_return=None,
+        max_env_steps=10**12,
+        max_seconds=120.0,
+    )
+    requests = []
+
+    class KeptRequest(StopRequest):
+        def __init__(self):
+            super().__init__()
+            requests.append(self)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(distdqn.training, "StopRequest", KeptRequest)
+    thread = threading.Thread(target=run.train, args=(config,))
+    thread.start()
+    try:
+        run.wait_until(lambda status: status["counters"].get("learner_steps", 0) > 500)
+        run.wait_until(lambda status: status["counters"]["evaluations"] > 0)
+        run.handlers_meanwhile = _handlers()
+        run.look()
+        run.kill_an_actor()
+        time.sleep(3.0)
+    finally:
+        for request in requests:
+            request.reason = "interrupted"
+        thread.join(90)
+        patch.undo()
+    assert not thread.is_alive()
+    assert run.error is None, run.error
+    return run
+
+
+def test_training_goes_on_when_an_actor_is_killed(killed_run):
+    summary = killed_run.summary
+    assert summary["reason"] == "interrupted"
+    assert summary["actor_restarts"] == 1
+    assert summary["env_steps"] > killed_run.counters_at_kill["env_steps"] + 1000
+    assert summary["learner_steps"] > killed_run.counters_at_kill["learner_steps"] + 1000
+    assert _metrics(killed_run.run_dir)[-1]["actor_restarts"] == 1
+
+
+def test_killed_actor_alone_is_replaced_by_another_process(killed_run):
+    before, after = killed_run.pids, killed_run.pids_after
+    assert {role for role in before if before[role] != after[role]} == {"actor-1"}
+    assert not psutil.pid_exists(before["actor-1"])
+
+
+def test_learning_never_pauses_long_when_an_actor_is_killed(killed_run):
+    lines = [line for line in _metrics(killed_run.run_dir) if line["learner_steps"] > 0]
+    times = [
+        line["wall_seconds"]
+        for line, before in zip(lines[1:], lines, strict=False)
+        if line["learner_steps"] > before["learner_steps"]
+    ]
+    assert max(np.diff(times)) <= 3 * 5.0
+    assert len(times) >= 4
+
+
+def test_only_the_learner_loads_tensorflow(killed_run):
+    loads = {role for role, maps in killed_run.maps.items() if "libtensorflow" in maps}
+    assert set(killed_run.maps) == {"learner", "replay", "evaluator", "actor-0", "actor-1"}
+    assert loads == {"learner"}
+
+
+def test_actor_process_stays_under_200_megabytes(killed_run):
+    assert 20e6 < killed_run.rss_bytes["actor-0"] < 200e6
+    assert 20e6 < killed_run.rss_bytes["actor-1"] < 200e6
+
+
+def test_environment_given_as_a_function_is_named_in_the_config(killed_run):
+    assert "make" in json.loads((killed_run.run_dir / "config.json").read_text())["env"]
+    assert killed_run.summary["episodes"] > 0
+
+
+def test_train_off_the_main_thread_installs_no_handlers(killed_run):
+    assert killed_run.handlers_meanwhile == killed_run.handlers_before
+
+
+# Runs in fresh processes that must end alike.
+
+
+def _weights(path):
+    """Every weight in a `.keras` file, by its place."""
+    found = {}
+    with (
+        zipfile.ZipFile(path) as archive,
+        archive.open("model.weights.h5") as content,
+        h5py.File(content) as file,
+    ):
+        file.visititems(
+            lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
+        )
+    return found
+
+
+def _comparable(run):
+    return [{k: v for k, v in line.items() if k not in _TIMES_AND_RATES} for line in _metrics(run.run_dir)]
+
+
+def _is_equal(run, other):
+    """Whether two runs ended with the same weights, bit for bit."""
+    for name in ("final.keras", "policy.keras"):
+        one, two = _weights(run.run_dir / name), _weights(other.run_dir / name)
+        assert one.keys() == two.keys()
+        assert len(one) >= 6  # kernels and biases of three layers
+        if not all(one[place].tobytes() == two[place].tobytes() for place in one):
+            return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def fresh_runs(start_run):
+    """Four runs with 2 actors, two at a time, so that their timing differs."""
+    options = {
+        "actors": 2,
+        "max-env-steps": 3000,
+        "target-return": "none",
+        "eval-period": 128,
+        "report-period": 128,
+        "eval-episodes": 4,
+        "confirm-episodes": 4,
+        "updates-per-call": 16,
+    }
+    common = [text for name, value in options.items() for text in (f"--{name}", value)]
+    runs = {}
+    for pair in (
+        {"lockstep": ("lockstep", 1), "serial": ("serial", 1)},
+        {"lockstep again": ("lockstep", 1), "another seed": ("lockstep", 2)},
+    ):
+        for name, (mode, seed) in pair.items():
+            runs[name] = start_run("--mode", mode, "--seed", seed, *common)
+        for name in pair:
+            assert runs[name].wait() == 0, runs[name].output()  # no goal: the budget spent is success
+    return runs
+
+
+@pytest.mark.parametrize("other", ["lockstep again", "serial"])
+def test_lockstep_ends_with_the_same_weights_bit_for_bit(fresh_runs, other):
+    assert _is_equal(fresh_runs["lockstep"], fresh_runs[other])
+
+
+@pytest.mark.parametrize("other", ["lockstep again", "serial"])
+def test_lockstep_writes_the_same_metrics_but_for_times_and_rates(fresh_runs, other):
+    lines = _comparable(fresh_runs["lockstep"])
+    assert lines == _comparable(fresh_runs[other])
+    assert len(lines) >= 6
+    assert sum(line["eval_return_mean"] is not None for line in lines) >= 3
+    assert lines[-1]["env_steps"] == 3000
+
+
+def test_another_seed_ends_with_other_weights(fresh_runs):
+    assert not _is_equal(fresh_runs["lockstep"], fresh_runs["another seed"])
+    assert _comparable(fresh_runs["lockstep"]) != _comparable(fresh_runs["another seed"])
+
+
+def test_serial_run_starts_no_process_of_its_own(fresh_runs):
+    assert fresh_runs["serial"].seen == {}
+    assert fresh_runs["lockstep"].seen != {}
+
+
+def test_lockstep_run_leaves_no_process_behind(fresh_runs):
+    assert fresh_runs["lockstep"].left() == []
