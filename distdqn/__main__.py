@@ -3,6 +3,7 @@
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 _COMMANDS = {"run": "train a distributed DQN", "evaluate": "play a run's best network greedily"}
 
@@ -11,6 +12,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Hands the rest of the command line to the command named first."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and given[0] in _COMMANDS:
+        if not sys.flags.safe_path:  # as `python -m` does, so that `--env module:Name` finds its module
+            sys.path.insert(0, str(Path.cwd()))
         code: int = importlib.import_module(f"distdqn.{given[0]}").main(given[1:])
         return code
     lines = ["usage: distdqn COMMAND [OPTION ...]", ""]

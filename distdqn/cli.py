@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any, NoReturn
 
 from distdqn.config import Config, Range
-from distdqn.errors import ConfigError, DistdqnError
+from distdqn.errors import ConfigError, DistdqnError, RoleFailure
 
 
 class Parser(argparse.ArgumentParser):
@@ -93,7 +93,13 @@ def options_table() -> str:
 
 
 def print_mistakes(error: DistdqnError) -> int:
-    """Prints one line for each mistake on stderr; returns the exit code."""
+    """Prints one line for each mistake on stderr, a failed role's traceback above it.
+
+    Returns:
+        The exit code.
+    """
+    if isinstance(error, RoleFailure) and len(error.details.splitlines()) > 1:
+        print(error.details.rstrip(), file=sys.stderr)
     for mistake in error.mistakes:
         print(f"distdqn: error: {mistake}", file=sys.stderr)
     return error.exit_code

@@ -118,7 +118,7 @@ class Config:
         Range(0, above=True),
     )
     samples_per_insert_tolerance: float = _option(
-        _REPLAY, 0.1, "how far `samples_per_insert` may fall short, relative", Range(0, 1, above=True)
+        _REPLAY, 0.05, "how far `samples_per_insert` may fall short, relative", Range(0, 1, above=True)
     )
 
     hidden_sizes: tuple[int, ...] = _option(

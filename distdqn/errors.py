@@ -39,6 +39,10 @@ class EnvironmentFault(DistdqnError):
 
 
 class RoleFailure(DistdqnError):
-    """A role (actor, replay, learner, evaluator) keeps failing."""
+    """A role (actor, replay, learner, evaluator) keeps failing; `details` is the last traceback."""
 
     exit_code = 7
+
+    def __init__(self, mistake: str, details: str = "") -> None:
+        super().__init__(mistake)
+        self.details = details

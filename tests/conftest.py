@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 # A short path: Ray puts unix sockets below it, whose paths are limited to 107 characters.
-_ROOT = Path(tempfile.mkdtemp(prefix="dq-", dir="/tmp"))
+_ROOT = Path(tempfile.mkdtemp(prefix="dq-", dir=os.environ.get("CI_FOLDER", "/tmp")))
 # Registered before Ray is imported, so it runs after Ray's own clean-up.
 atexit.register(shutil.rmtree, _ROOT, ignore_errors=True)
 

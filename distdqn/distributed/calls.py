@@ -9,6 +9,12 @@ from distdqn.distributed.fleet import CallFailed, Fleet, Handle, Ref
 from distdqn.errors import RoleFailure
 
 
+def last_line(why: str) -> str:
+    """The line of a traceback that says what went wrong."""
+    lines = why.strip().splitlines()
+    return lines[-1].strip() if lines else "no reason given"
+
+
 @dataclass
 class Worker:
     """One role's process as the supervisor sees it."""
@@ -147,7 +153,8 @@ class Calls:
         try:
             return self.fleet.get(ref, self._start_timeout_seconds)
         except CallFailed as error:
-            raise RoleFailure(f"{worker.name} failed in `{method}`: {error}") from error
+            why = str(error)
+            raise RoleFailure(f"{worker.name} failed in `{method}`: {last_line(why)}", details=why) from error
 
     def _end(self, handle: Handle) -> None:
         self._handles.remove(handle)

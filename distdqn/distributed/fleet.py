@@ -30,11 +30,11 @@ class Fleet(Protocol):
         ...
 
     def wait(self, refs: list[Ref], timeout_seconds: float) -> list[Ref]:
-        """Those of `refs` that are there, after the first is or the time is up."""
+        """Those of `refs` that are there, in the order given, once one is or the time is up."""
         ...
 
-    def get(self, ref: Ref, timeout_seconds: float = 0.0) -> Any:
-        """A result.
+    def get(self, ref: Ref, timeout_seconds: float = 10.0) -> Any:
+        """A result, waiting for it for a while.
 
         Raises:
             CallFailed: the call failed, its process died, or the time is up.

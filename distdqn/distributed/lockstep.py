@@ -5,7 +5,7 @@ from typing import Any
 
 from distdqn.acting.actor import RolloutOrder, RolloutReport
 from distdqn.acting.evaluator import Evaluation
-from distdqn.distributed.calls import Calls
+from distdqn.distributed.calls import Calls, last_line
 from distdqn.distributed.fleet import Ref
 from distdqn.errors import RoleFailure
 from distdqn.goal import EvaluationOrder
@@ -31,7 +31,8 @@ class RayTeam:
         while not all(worker.about for worker in workers):
             for ended in calls.collect(1.0):
                 if ended.failure is not None:
-                    raise RoleFailure(f"{ended.call.worker.name} does not start: {ended.failure}")
+                    name, why = ended.call.worker.name, ended.failure
+                    raise RoleFailure(f"{name} does not start: {last_line(why)}", details=why)
 
     def compile(self) -> str | None:
         """See `Team`."""

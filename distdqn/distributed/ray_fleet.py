@@ -1,6 +1,7 @@
 """The fleet on Ray: every role is a Ray actor, wrapped here and nowhere else."""
 
 import os
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from distdqn.builders import Blueprint
 from distdqn.distributed.cluster import THREAD_SETTINGS, Cluster
 from distdqn.distributed.fleet import CallFailed, Handle, Ref
 
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # Ray puts some into its messages
 _FETCH_SECONDS = 10.0  # for a result that is there already, perhaps on another node
 
 
@@ -70,7 +72,7 @@ class RayFleet:
         try:
             return ray.get(ref, timeout=timeout_seconds)
         except RayError as error:
-            raise CallFailed(str(error) or type(error).__name__) from error
+            raise CallFailed(_COLOUR.sub("", str(error)) or type(error).__name__) from error
 
     def end(self, handle: Handle) -> None:
         """See `Fleet`."""

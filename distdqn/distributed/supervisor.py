@@ -13,7 +13,7 @@ from typing import Any
 
 from distdqn.acting.actor import RolloutOrder
 from distdqn.acting.evaluator import Evaluation
-from distdqn.distributed.calls import Call, Calls, Ended, Worker
+from distdqn.distributed.calls import Call, Calls, Ended, Worker, last_line
 from distdqn.distributed.fleet import CallFailed, Ref
 from distdqn.errors import RoleFailure
 from distdqn.goal import Budget, EvaluationOrder, Goal
@@ -92,6 +92,7 @@ class Supervisor:
         self._sampled = 0
         self._learner_steps = 0
         self._env_steps_under_way = 0  # of rollouts that replay has not accepted yet
+        self._turn = 0  # index of the actor to be asked next
         self._published_at = 0  # `_learner_steps` when weights were last ordered
         self._reported_at = clock()
         # The learner first: its TensorFlow takes longest.
@@ -140,9 +141,10 @@ class Supervisor:
     # Who may go on.
 
     def _order_rollouts(self) -> None:
-        """Orders rollouts: one from each actor before a second from any."""
+        """Orders rollouts: one from each actor before a second from any, and in turns."""
         for ahead in range(_CALLS_AHEAD):
-            for actor in self._actors:
+            turns = self._actors[self._turn :] + self._actors[: self._turn]
+            for actor in turns:
                 if actor.under_way - (not actor.about) != ahead:  # not counting `identify`
                     continue
                 env_steps = self._journal.counters.env_steps
@@ -152,6 +154,7 @@ class Supervisor:
                 order = RolloutOrder(env_steps, min(left, self._limits.steps_per_rollout))
                 self._env_steps_under_way += order.limit
                 self._calls.send("rollout", actor, order, *self._news_for(actor), returns=2, detail=order)
+                self._turn = (actor.index + 1) % len(self._actors)
 
     def _news_for(self, actor: Worker) -> tuple[Ref, ...]:
         """The newest weights, unless they have been sent to this actor."""
@@ -242,6 +245,8 @@ class Supervisor:
             self._take_weights(_Published(weights, report.weights_version, report.learner_steps))
 
     def _take_weights(self, published: _Published) -> None:
+        if self._weights is not None and published.weights_version <= self._weights.weights_version:
+            return
         self._weights = published
         self._journal.add_published(published.weights_version)
 
@@ -260,9 +265,12 @@ class Supervisor:
         worker.failures += 1
         name = f"{worker.name} (incarnation {worker.incarnation})"
         if worker.role in ("learner", "replay"):
-            raise RoleFailure(f"{name} failed in `{call.kind}`: {why}")
+            raise RoleFailure(f"{name} failed in `{call.kind}`: {last_line(why)}", details=why)
         if worker.failures >= self._limits.max_failures:
-            raise RoleFailure(f"{name} failed {worker.failures} times running, last in `{call.kind}`: {why}")
+            raise RoleFailure(
+                f"{name} failed {worker.failures} times running, last in `{call.kind}`: {last_line(why)}",
+                details=why,
+            )
         lost = [call, *self._calls.abandon(worker)]
         fresh = self._calls.start(worker.role, worker.index, worker.incarnation + 1)
         fresh.failures = worker.failures
@@ -273,7 +281,7 @@ class Supervisor:
             self._evaluator = fresh
         for each in lost:
             self._forget(each)
-        self._journal.note(f"{name} failed in `{call.kind}` and is replaced: {why.strip().splitlines()[-1]}")
+        self._journal.note(f"{name} failed in `{call.kind}` and is replaced: {last_line(why)}")
 
     def _who_failed(self, call: Call) -> Worker:
         """Replay, where a learner's call failed for want of its batches; else who was called."""

@@ -84,7 +84,8 @@ class Learner:
         Returns:
             None, or one line that says why it runs without XLA.
         """
-        return self._loop.compile(*self._shape)
+        with _without_stderr():
+            return self._loop.compile(*self._shape)
 
     def learn(self, batches: SampledBatches, publish: bool) -> tuple[LearnReport, PolicyWeights | None]:
         """Makes one update for each of the `U` batches.
@@ -158,7 +159,7 @@ def _import_tensorflow(threads: int) -> None:
 
 @contextlib.contextmanager
 def _without_stderr() -> Iterator[None]:
-    """Keeps TensorFlow's C++ chatter at import, which no log level silences, off the terminal."""
+    """Keeps TensorFlow's C++ chatter, which no log level silences, off the terminal."""
     sys.stderr.flush()
     saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
