@@ -127,7 +127,7 @@ class Config:
     layer_norm: bool = _option(_LEARNING, False, "normalize hidden layers before their ReLU")
     batch_size: int = _option(_LEARNING, 64, "transitions in one update", Range(1, 10**7))
     updates_per_call: int = _option(
-        _LEARNING, 32, "updates in one compiled call of the learner", Range(1, 100_000)
+        _LEARNING, 64, "updates in one compiled call of the learner", Range(1, 100_000)
     )
     learning_rate: float = _option(_LEARNING, 2e-3, "of Adam", Range(0, 10, above=True))
     adam_epsilon: float = _option(
