@@ -163,7 +163,10 @@ class Config:
         Range(1, 10**6),
     )
     env_timeout_seconds: float = _option(
-        _FAULTS, 60.0, "longest rollout or evaluation before its process is replaced", Range(0, above=True)
+        _FAULTS,
+        60.0,
+        "longest rollout before its process is replaced; an evaluation may take that for every ten episodes",
+        Range(0, above=True),
     )
     start_timeout_seconds: float = _option(
         _FAULTS,

@@ -1,7 +1,6 @@
 """What travels from actors through replay to the learner: columns of transitions."""
 
 from dataclasses import dataclass, fields
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -40,12 +39,6 @@ class Transitions:
     def columns(self) -> dict[str, AnyArray]:
         """The columns by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    @classmethod
-    def concatenate(cls, parts: "list[Transitions]") -> Self:
-        """All rows of `parts`, in order, along the first axis."""
-        names = [field.name for field in fields(cls)]
-        return cls(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
 
 
 @dataclass(frozen=True)

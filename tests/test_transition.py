@@ -33,19 +33,6 @@ def test_columns_are_the_arrays_themselves_and_no_copies():
     assert transitions.columns()["reward"] is transitions.reward
 
 
-@pytest.mark.parametrize("sizes", [(2, 1), (1, 0, 2), (3,)])
-def test_concatenated_transitions_keep_every_row_in_order(sizes):
-    numbers = iter(range(10))
-    parts = [make_transitions(*(next(numbers) for _ in range(size))) for size in sizes]
-
-    joined = Transitions.concatenate(parts)
-
-    expected = make_transitions(0, 1, 2)
-    for name, column in joined.columns().items():
-        assert column.dtype == expected.columns()[name].dtype
-        np.testing.assert_array_equal(column, expected.columns()[name])
-
-
 def test_transitions_refuse_to_be_changed_in_place():
     transitions = make_transitions(1)
 

@@ -8,6 +8,13 @@ from typing import Any
 from distdqn.distributed.fleet import CallFailed, Fleet, Handle, Ref
 from distdqn.errors import RoleFailure
 
+_EPISODES_PER_DEADLINE = 10  # of an evaluation, in the time one rollout may take
+
+
+def evaluation_turns(episodes: int) -> float:
+    """How many times the deadline of one rollout an evaluation may take."""
+    return max(1.0, episodes / _EPISODES_PER_DEADLINE)
+
 
 def last_line(why: str) -> str:
     """The line of a traceback that says what went wrong."""
@@ -91,11 +98,26 @@ class Calls:
         return worker
 
     def send(
-        self, kind: str, worker: Worker, *arguments: Any, returns: int = 1, detail: Any = None
+        self,
+        kind: str,
+        worker: Worker,
+        *arguments: Any,
+        returns: int = 1,
+        detail: Any = None,
+        turns: float = 1.0,
     ) -> tuple[Ref, ...]:
-        """Calls the method `kind` of a role and keeps the call until it ends."""
+        """Calls the method `kind` of a role and keeps the call until it ends.
+
+        Args:
+            kind: the method, and what the call is known by.
+            worker: the role.
+            arguments: of the method.
+            returns: how many results it has.
+            detail: what the call's end will need.
+            turns: how many times the usual deadline it may take.
+        """
         refs = self.fleet.call(worker.handle, kind, *arguments, returns=returns)
-        self._note(kind, worker, refs, detail)
+        self._note(kind, worker, refs, detail, turns)
         return refs
 
     def are_under_way(self, *kinds: str) -> bool:
@@ -135,23 +157,23 @@ class Calls:
         for handle in list(self._handles):
             self._end(handle)
 
-    def ask(self, worker: Worker, method: str, *arguments: Any) -> Any:
-        """Calls a role and waits for its answer.
+    def ask(self, worker: Worker, method: str, *arguments: Any, turns: float = 1.0) -> Any:
+        """Calls a role and waits for its answer, `turns` times the usual deadline at most.
 
         Raises:
             RoleFailure: none came.
         """
         (ref,) = self.fleet.call(worker.handle, method, *arguments)
-        return self.fetch(worker, method, ref)
+        return self.fetch(worker, method, ref, turns)
 
-    def fetch(self, worker: Worker, method: str, ref: Ref) -> Any:
-        """Waits for the result of a call of `method`.
+    def fetch(self, worker: Worker, method: str, ref: Ref, turns: float = 1.0) -> Any:
+        """Waits for the result of a call of `method`, `turns` times the usual deadline at most.
 
         Raises:
             RoleFailure: none came.
         """
         try:
-            return self.fleet.get(ref, self._start_timeout_seconds)
+            return self.fleet.get(ref, self._start_timeout_seconds * turns)
         except CallFailed as error:
             why = str(error)
             raise RoleFailure(f"{worker.name} failed in `{method}`: {last_line(why)}", details=why) from error
@@ -160,11 +182,13 @@ class Calls:
         self._handles.remove(handle)
         self.fleet.end(handle)
 
-    def _note(self, kind: str, worker: Worker, refs: tuple[Ref, ...], detail: Any) -> None:
+    def _note(
+        self, kind: str, worker: Worker, refs: tuple[Ref, ...], detail: Any, turns: float = 1.0
+    ) -> None:
         plays_and_is_up = kind in ("rollout", "evaluate") and bool(worker.about)
         seconds = self._env_timeout_seconds if plays_and_is_up else self._start_timeout_seconds
         # A call waits for those before it in the role's queue.
-        deadline = self._clock() + seconds * (1 + worker.under_way)
+        deadline = self._clock() + seconds * (turns + worker.under_way)
         worker.under_way += 1
         self._calls[refs[0]] = Call(kind, worker, refs, deadline, detail)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from distdqn.acting.actor import RolloutOrder, RolloutReport
 from distdqn.acting.evaluator import Evaluation
-from distdqn.distributed.calls import Calls, last_line
+from distdqn.distributed.calls import Calls, evaluation_turns, last_line
 from distdqn.distributed.fleet import Ref
 from distdqn.errors import RoleFailure
 from distdqn.goal import EvaluationOrder
@@ -75,7 +75,12 @@ class RayTeam:
     def evaluate(self, order: EvaluationOrder) -> Evaluation:
         """See `Team`."""
         evaluation: Evaluation = self._calls.ask(
-            self._evaluator, "evaluate", self._ref(order.weights), order.episodes, order.number
+            self._evaluator,
+            "evaluate",
+            self._ref(order.weights),
+            order.episodes,
+            order.number,
+            turns=evaluation_turns(order.episodes),
         )
         return evaluation
 

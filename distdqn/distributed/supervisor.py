@@ -13,7 +13,7 @@ from typing import Any
 
 from distdqn.acting.actor import RolloutOrder
 from distdqn.acting.evaluator import Evaluation
-from distdqn.distributed.calls import Call, Calls, Ended, Worker, last_line
+from distdqn.distributed.calls import Call, Calls, Ended, Worker, evaluation_turns, last_line
 from distdqn.distributed.fleet import CallFailed, Ref
 from distdqn.errors import RoleFailure
 from distdqn.goal import Budget, EvaluationOrder, Goal
@@ -190,7 +190,13 @@ class Supervisor:
 
     def _send_evaluation(self, order: EvaluationOrder) -> None:
         self._calls.send(
-            "evaluate", self._evaluator, order.weights, order.episodes, order.number, detail=order
+            "evaluate",
+            self._evaluator,
+            order.weights,
+            order.episodes,
+            order.number,
+            detail=order,
+            turns=evaluation_turns(order.episodes),
         )
 
     def _may_act(self) -> bool:
@@ -327,7 +333,12 @@ class Supervisor:
     def evaluate(self, order: EvaluationOrder) -> Evaluation:
         """See `Team`."""
         evaluation: Evaluation = self._calls.ask(
-            self._evaluator, "evaluate", order.weights, order.episodes, order.number
+            self._evaluator,
+            "evaluate",
+            order.weights,
+            order.episodes,
+            order.number,
+            turns=evaluation_turns(order.episodes),
         )
         return evaluation
 

@@ -3,6 +3,7 @@
 import errno
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -53,7 +54,9 @@ class RunDirectory:
 
     def add_metrics(self, line: dict[str, Any]) -> None:
         """Appends one line to `metrics.jsonl` and hands it to the system at once."""
-        self._metrics.write(json.dumps(line) + "\n")
+        # JSON knows no NaN and no infinity.
+        known = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+        self._metrics.write(json.dumps(known) + "\n")
         self._metrics.flush()
 
     def close(self) -> None:
