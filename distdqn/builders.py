@@ -1,16 +1,21 @@
 """From the config to the parts: the only reader of options apart from the commands."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
 from distdqn.acting.actor import Actor
 from distdqn.acting.environments import EnvironmentSpec
 from distdqn.acting.evaluator import Evaluator
+from distdqn.acting.exploration import epsilon_ladder
 from distdqn.config import Config
 from distdqn.goal import Budget, Goal
 from distdqn.learning.learner import Learner
 from distdqn.pacing import Pacing
 from distdqn.replay.buffer import Replay
+from distdqn.replay.samplers import PrioritizedSampler, UniformSampler
+from distdqn.schedules import LinearSchedule
+from distdqn.transition import FloatArray
 
 
 @dataclass(frozen=True)
@@ -36,9 +41,11 @@ def actor_blueprint(config: Config, spec: EnvironmentSpec, index: int, incarnati
             "rollout_length": config.rollout_length,
             "n_step": config.n_step,
             "discount": config.discount,
-            "epsilon_start": config.epsilon_start,
-            "epsilon_end": config.epsilon_end,
-            "epsilon_decay_steps": config.epsilon_decay_steps,
+            "epsilon": LinearSchedule(config.epsilon_start, config.epsilon_end, config.epsilon_decay_steps),
+            "epsilon_ladder": _rungs(config, index) if config.epsilon_ladder else None,
+            "reward_scale": config.reward_scale,
+            "reward_clip": config.reward_clip,
+            "prioritized": config.sampler == "prioritized",
             "seed": config.seed,
             "index": index,
             "incarnation": incarnation,
@@ -48,7 +55,14 @@ def actor_blueprint(config: Config, spec: EnvironmentSpec, index: int, incarnati
 
 def replay_blueprint(config: Config) -> Blueprint:
     """The replay memory."""
-    return Blueprint(Replay, {"capacity": config.capacity, "seed": config.seed})
+    samplers = {
+        "uniform": UniformSampler,
+        "prioritized": functools.partial(PrioritizedSampler, config.capacity, config.priority_exponent),
+    }
+    return Blueprint(
+        Replay,
+        {"capacity": config.capacity, "seed": config.seed, "make_sampler": samplers[config.sampler]},
+    )
 
 
 def evaluator_blueprint(config: Config) -> Blueprint:
@@ -65,6 +79,7 @@ def learner_blueprint(config: Config, spec: EnvironmentSpec, epoch: int = 0) -> 
             "actions": spec.actions,
             "hidden_sizes": config.hidden_sizes,
             "layer_norm": config.layer_norm,
+            "dueling": config.dueling,
             "batch_size": config.batch_size,
             "updates_per_call": config.updates_per_call,
             "learning_rate": config.learning_rate,
@@ -75,10 +90,31 @@ def learner_blueprint(config: Config, spec: EnvironmentSpec, epoch: int = 0) -> 
             "target_update_period": config.target_update_period,
             "target_update_rate": config.target_update_rate,
             "threads": config.learner_threads,
+            "prioritized": config.sampler == "prioritized",
             "seed": config.seed,
             "epoch": epoch,
         },
     )
+
+
+def make_importance_exponent(config: Config) -> LinearSchedule:
+    """How far importance weights undo prioritized sampling, by the run's env steps."""
+    if config.sampler == "uniform":
+        return LinearSchedule(0.0, 0.0, 0)
+    return LinearSchedule(
+        config.importance_exponent_start, config.importance_exponent_end, config.importance_anneal_steps
+    )
+
+
+def _rungs(config: Config, index: int) -> FloatArray:
+    """Actor `index`'s part `[E]` of the epsilon ladder of all environments of all actors.
+
+    Every actor gets rungs from the whole length of the ladder.
+    """
+    ladder = epsilon_ladder(
+        config.actors * config.envs_per_actor, config.epsilon_ladder_base, config.epsilon_ladder_exponent
+    )
+    return ladder[index :: config.actors]
 
 
 def make_goal(config: Config, spec: EnvironmentSpec) -> Goal:

@@ -109,6 +109,24 @@ class Config:
         _ACTING, 10_000, "total env steps over which epsilon falls, linearly", Range(0, 10**15)
     )
 
+    epsilon_ladder: bool = _option(
+        _ACTING,
+        False,
+        "instead of a schedule, a fixed epsilon for each environment, from `epsilon_ladder_base` downwards",
+    )
+    epsilon_ladder_base: float = _option(
+        _ACTING, 0.4, "largest epsilon of the ladder", Range(0, 1, above=True)
+    )
+    epsilon_ladder_exponent: float = _option(
+        _ACTING, 7.0, "the ladder ends at `epsilon_ladder_base` to the power of 1 plus this", Range(0)
+    )
+    reward_scale: float = _option(
+        _ACTING, 1.0, "rewards are multiplied with this before learning", Range(0, above=True)
+    )
+    reward_clip: float | None = _option(
+        _ACTING, None, "scaled rewards are cut to plus or minus this; none means never", Range(0, above=True)
+    )
+
     capacity: int = _option(_REPLAY, 100_000, "transitions replay keeps, the newest", Range(1, 10**10))
     min_size: int = _option(_REPLAY, 1000, "transitions in replay before learning starts", Range(1, 10**10))
     samples_per_insert: float = _option(
@@ -121,10 +139,32 @@ class Config:
         _REPLAY, 0.05, "how far `samples_per_insert` may fall short, relative", Range(0, 1, above=True)
     )
 
+    sampler: Literal["uniform", "prioritized"] = _option(
+        _REPLAY,
+        "uniform",
+        "`uniform`, or `prioritized` by TD error, with first priorities from the actors",
+        ("uniform", "prioritized"),
+    )
+    priority_exponent: float = _option(
+        _REPLAY, 0.6, "how far `prioritized` goes: 0 is uniform, 1 is in proportion", Range(0, 10)
+    )
+    importance_exponent_start: float = _option(
+        _REPLAY, 0.4, "how far importance weights undo `prioritized` at first: 1 is wholly", Range(0, 1)
+    )
+    importance_exponent_end: float = _option(
+        _REPLAY, 1.0, "the same after `importance_anneal_steps`", Range(0, 1)
+    )
+    importance_anneal_steps: int = _option(
+        _REPLAY, 100_000, "total env steps over which that exponent changes, linearly", Range(0, 10**15)
+    )
+
     hidden_sizes: tuple[int, ...] = _option(
         _LEARNING, (128, 128), "units of each hidden layer, separated by commas", Range(1, 1_000_000)
     )
     layer_norm: bool = _option(_LEARNING, False, "normalize hidden layers before their ReLU")
+    dueling: bool = _option(
+        _LEARNING, False, "a value and an advantage for each action, each with a last hidden layer of its own"
+    )
     batch_size: int = _option(_LEARNING, 64, "transitions in one update", Range(1, 10**7))
     updates_per_call: int = _option(
         _LEARNING, 64, "updates in one compiled call of the learner", Range(1, 100_000)

@@ -19,6 +19,7 @@ def make_q_network(
     hidden_sizes: Sequence[int],
     layer_norm: bool,
     seed: int,
+    dueling: bool = False,
 ) -> Any:
     """A multilayer perceptron from observations `[B, *observation_shape]` to Q-values `[B, A]`.
 
@@ -31,26 +32,38 @@ def make_q_network(
         layer_norm: normalize each hidden layer before its ReLU (Gallici et al. 2024,
             arXiv:2407.04811).
         seed: of the initial weights (Glorot uniform kernels, zero biases).
+        dueling: `Q = value + advantage - mean_a advantage`, the last hidden layer once for
+            each of the two (Wang et al. 2016, equation 9, arXiv:1511.06581).
     """
     import keras
 
-    seeds = np.random.default_rng(seed).integers(2**31, size=len(hidden_sizes) + 1)
+    seeds = np.random.default_rng(seed)
 
-    def dense(position: int, units: int, activation: str | None) -> Any:
-        initializer = keras.initializers.GlorotUniform(seed=int(seeds[position]))
-        return keras.layers.Dense(units, activation, kernel_initializer=initializer)
+    def dense(units: int, activation: str | None, features: Any) -> Any:
+        initializer = keras.initializers.GlorotUniform(seed=int(seeds.integers(2**31)))
+        return keras.layers.Dense(units, activation, kernel_initializer=initializer)(features)
 
-    inputs = outputs = keras.Input(observation_shape, name="observation")
+    def hidden(units: int, features: Any) -> Any:
+        if not layer_norm:
+            return dense(units, "relu", features)
+        normalized = keras.layers.LayerNormalization()(dense(units, None, features))
+        return keras.layers.Activation("relu")(normalized)
+
+    inputs = features = keras.Input(observation_shape, name="observation")
     if len(observation_shape) != 1:
-        outputs = keras.layers.Flatten()(outputs)  # [B, features]
-    for position, units in enumerate(hidden_sizes):
-        if layer_norm:
-            outputs = dense(position, units, None)(outputs)
-            outputs = keras.layers.LayerNormalization()(outputs)
-            outputs = keras.layers.Activation("relu")(outputs)
-        else:
-            outputs = dense(position, units, "relu")(outputs)
-    outputs = dense(len(hidden_sizes), actions, None)(outputs)  # [B, A]
+        features = keras.layers.Flatten()(features)  # [B, features]
+    shared = hidden_sizes[:-1] if dueling else hidden_sizes
+    for units in shared:
+        features = hidden(units, features)
+    if dueling:
+        value = dense(1, None, hidden(hidden_sizes[-1], features))  # [B, 1]
+        advantage = dense(actions, None, hidden(hidden_sizes[-1], features))  # [B, A]
+        each = keras.layers.Reshape((actions, 1))(advantage)  # [B, A, 1]
+        mean = keras.layers.GlobalAveragePooling1D()(each)  # [B, 1]
+        centred = keras.layers.Subtract()([advantage, mean])  # [B, A]
+        outputs = keras.layers.Add()([centred, value])  # [B, A]
+    else:
+        outputs = dense(actions, None, features)  # [B, A]
     return keras.Model(inputs, outputs, name="q_network")
 
 
@@ -104,6 +117,14 @@ def _settings(layer: Any) -> dict[str, Any]:
             return {"kind": "input"}
         case "Flatten":
             return {"kind": "flatten"}
+        case "Reshape":
+            return {"kind": "reshape", "shape": list(config["target_shape"])}
+        case "GlobalAveragePooling1D" if not config["keepdims"]:
+            return {"kind": "mean_over_steps"}
+        case "Add":
+            return {"kind": "add"}
+        case "Subtract":
+            return {"kind": "subtract"}
         case "Activation":
             return {"kind": "activation", "activation": activation}
         case "Dense":

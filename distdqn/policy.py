@@ -1,5 +1,6 @@
 """Acting without TensorFlow: a Q-network evaluated with NumPy from its layers and arrays."""
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -97,6 +98,15 @@ def _bind_layer(layer: Layer, arrays: Sequence[FloatArray]) -> _Operation:
             return lambda inputs: inputs[0]
         case "flatten":
             return lambda inputs: inputs[0].reshape(len(inputs[0]), -1)  # [B, features]
+        case "reshape":
+            shape = layer["shape"]
+            return lambda inputs: inputs[0].reshape(len(inputs[0]), *shape)  # [B, *shape]
+        case "mean_over_steps":
+            return lambda inputs: inputs[0].mean(axis=1)  # [B, features]
+        case "add":
+            return lambda inputs: functools.reduce(np.add, inputs)
+        case "subtract":
+            return lambda inputs: inputs[0] - inputs[1]
         case "activation":
             activation = _activation(layer)
             return lambda inputs: activation(inputs[0])

@@ -22,6 +22,7 @@ from distdqn.learning.learner import LearnReport
 from distdqn.pacing import Pacing
 from distdqn.policy import PolicyWeights
 from distdqn.reporting.journal import Journal
+from distdqn.schedules import LinearSchedule
 from distdqn.stopping import StopRequest
 
 
@@ -66,8 +67,8 @@ class Team(Finisher, Protocol):
         """Every actor acts and inserts in its turn; reports and `inserted` after each."""
         ...
 
-    def learn(self) -> LearnReport:
-        """Samples `U` batches and makes `U` updates."""
+    def learn(self, importance_exponent: float) -> LearnReport:
+        """Samples `U` batches, makes `U` updates, and gives replay the new priorities."""
         ...
 
 
@@ -81,6 +82,7 @@ def run_rounds(
     actors: int,
     steps_per_rollout: int,
     samples_per_call: int,
+    importance_exponent: LinearSchedule,
     report_period: int,
 ) -> str:
     """Trains until the goal is reached or a budget is spent; returns which, as a word."""
@@ -95,7 +97,7 @@ def run_rounds(
             if journal.train_seconds_begin is None:
                 journal.train_seconds_begin = journal.seconds
             before = counters.learner_steps
-            journal.add_learn(team.learn(), samples_per_call)
+            journal.add_learn(team.learn(importance_exponent.at(counters.env_steps)), samples_per_call)
             if counters.learner_steps // report_period > before // report_period:
                 journal.report(actors_alive=actors)
             evaluate_if_due(team, goal, journal, actors)
@@ -163,9 +165,13 @@ class SerialTeam:
             results.append((report, self._replay.insert(transitions)))
         return results
 
-    def learn(self) -> LearnReport:
+    def learn(self, importance_exponent: float) -> LearnReport:
         """See `Team`."""
-        report: LearnReport = self._learner.learn(self._replay.sample(*self._batches), publish=False)[0]
+        batches = self._replay.sample(*self._batches, importance_exponent)
+        report: LearnReport
+        report, _, priorities = self._learner.learn(batches, publish=False)
+        if priorities is not None:
+            self._replay.update_priorities(priorities)
         return report
 
     def publish(self) -> PolicyWeights:

@@ -138,6 +138,7 @@ class _Run:
             actors=config.actors,
             steps_per_rollout=config.rollout_length * config.envs_per_actor,
             samples_per_call=config.updates_per_call * config.batch_size,
+            importance_exponent=builders.make_importance_exponent(config),
             report_period=config.report_period,
         )
         return self._finish(team, reason, has_weights=True)

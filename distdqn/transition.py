@@ -25,6 +25,8 @@ class Transitions:
         discount: `[...]` float32, product of the discounts over the window; 0 where
             the episode *terminated* in it. A truncated episode still bootstraps.
         next_observation: `[..., *observation_shape]`, where the window ends.
+        priority: `[C]` float32, by the actor's own Q-values, in chunks for a prioritized
+            replay; not stored with the transition.
     """
 
     observation: AnyArray
@@ -32,13 +34,14 @@ class Transitions:
     reward: FloatArray
     discount: FloatArray
     next_observation: AnyArray
+    priority: FloatArray | None = None
 
     def __len__(self) -> int:
         return len(self.action)
 
     def columns(self) -> dict[str, AnyArray]:
-        """The columns by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """The columns that are stored, by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "priority"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,22 @@ class SampledBatches:
     Attributes:
         transitions: columns with leading axes `[U, B]`.
         item_id: `[U, B]` int64, insertion numbers; they name items for later updates.
+        importance_weight: `[U, B]` float32 in (0, 1], what each loss is multiplied with.
     """
 
     transitions: Transitions
     item_id: npt.NDArray[np.int64]
+    importance_weight: FloatArray
+
+
+@dataclass(frozen=True)
+class PriorityUpdate:
+    """New priorities on their way from the learner back to replay.
+
+    Attributes:
+        item_id: `[U, B]` int64, in the order of the updates.
+        priority: `[U, B]` float32, at least 0.
+    """
+
+    item_id: npt.NDArray[np.int64]
+    priority: FloatArray

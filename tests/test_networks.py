@@ -28,6 +28,25 @@ def test_network_has_a_hidden_layer_for_each_size_and_one_q_value_for_each_actio
     assert shapes == [(4, 5), (5,), (5, 6), (6,), (6, 3), (3,)]
 
 
+def test_dueling_q_values_are_the_value_plus_centred_advantages():
+    model = make_q_network((2,), 3, (5,), False, 0, dueling=True)
+    observation = np.array([[0.3, -1.2], [2.0, 0.1]], np.float32)
+    kernel, bias = 0, 1
+    layers = [layer for layer in model.layers if layer.weights]
+    hidden = [layer.get_weights() for layer in layers if layer.units == 5]
+    outputs = {layer.units: layer for layer in layers if layer.units != 5}
+
+    def stream(units):
+        source = outputs[units].input._keras_history.operation.get_weights()
+        features = np.maximum(observation @ source[kernel] + source[bias], 0.0)
+        return features @ outputs[units].get_weights()[kernel] + outputs[units].get_weights()[bias]
+
+    assert len(hidden) == 2
+    advantage = stream(3)
+    expected = stream(1) + advantage - advantage.mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(model(observation).numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("actions", [1, 2])
 def test_network_keeps_its_axes_with_one_observation(actions):
     assert make(actions=actions)(np.zeros((1, 4), np.float32)).shape == (1, actions)

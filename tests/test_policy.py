@@ -69,6 +69,21 @@ def test_numpy_policy_equals_keras_on_random_networks(hidden_sizes, shape, actio
         assert_policy_equals_keras(model, generator.normal(0, 2, (batch, *shape)).astype(np.float32))
 
 
+@pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer-norm"])
+@pytest.mark.parametrize(
+    ("hidden_sizes", "shape", "actions"), [((8,), (4,), 3), ((16, 8), (2, 3), 1)], ids=str
+)
+def test_numpy_policy_equals_keras_on_dueling_networks(hidden_sizes, shape, actions, layer_norm):
+    from distdqn.networks import make_q_network
+
+    generator = np.random.default_rng(0)
+    model = make_q_network(shape, actions, hidden_sizes, layer_norm, 0, dueling=True)
+    randomize(model, generator)
+
+    for batch in (1, 5):
+        assert_policy_equals_keras(model, generator.normal(0, 2, (batch, *shape)).astype(np.float32))
+
+
 def make_variant(kind):
     """A network with the settings that `make_q_network` leaves at their defaults."""
     from keras import Input, Model, layers

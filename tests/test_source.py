@@ -24,8 +24,9 @@ ALL_FILES = PACKAGE + TESTS + BENCHMARKS
 
 # Every module imports from the lines above its own only.
 LAYERS = [
-    ["errors", "transition", "seeding", "pacing", "stopping"],
-    ["config", "policy", "acting.environments", "acting.exploration", "acting.n_step", "replay.samplers"],
+    ["errors", "transition", "seeding", "schedules", "pacing", "stopping"],
+    ["config", "policy", "acting.environments", "acting.exploration", "acting.n_step", "replay.sum_tree"],
+    ["replay.samplers"],
     ["networks", "acting.actor", "acting.evaluator", "replay.buffer", "learning.losses"],
     ["learning.update", "goal"],
     ["learning.learner"],

@@ -1,16 +1,18 @@
 """The actor: runs episodes with an epsilon-greedy copy of the Q-network."""
 
+import dataclasses
 import time
 from dataclasses import dataclass
 
 import numpy as np
 
 from distdqn.acting.environments import EnvironmentBatch, EnvironmentSource
-from distdqn.acting.exploration import epsilon_greedy_actions, linear_epsilon
+from distdqn.acting.exploration import epsilon_greedy_actions
 from distdqn.acting.n_step import NStepWindows, Steps
 from distdqn.policy import Policy, PolicyWeights
+from distdqn.schedules import LinearSchedule
 from distdqn.seeding import make_generator, make_integer_seed
-from distdqn.transition import Transitions
+from distdqn.transition import FloatArray, IntArray, Transitions
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,24 @@ class RolloutReport:
 
 
 class Actor:
-    """Steps `E` environments at once and turns what happens into n-step transitions."""
+    """Steps `E` environments at once and turns what happens into n-step transitions.
+
+    Args:
+        source: of the environments.
+        actions: number of actions `A`.
+        environments: `E`.
+        rollout_length: most vector steps of one rollout.
+        n_step: env steps of reward in one transition.
+        discount: per env step.
+        epsilon: of all environments, by the run's env steps.
+        seed: of the run.
+        index: of this actor.
+        incarnation: how many lives it had before.
+        epsilon_ladder: `[E]`, a fixed epsilon for each environment instead of `epsilon`.
+        reward_scale: what rewards are multiplied with before they are learned from.
+        reward_clip: rewards are then cut to plus or minus this; None means never.
+        prioritized: give each transition a first priority.
+    """
 
     def __init__(
         self,
@@ -66,17 +85,23 @@ class Actor:
         rollout_length: int,
         n_step: int,
         discount: float,
-        epsilon_start: float,
-        epsilon_end: float,
-        epsilon_decay_steps: int,
+        epsilon: LinearSchedule,
         seed: int,
         index: int,
         incarnation: int,
+        epsilon_ladder: FloatArray | None = None,
+        reward_scale: float = 1.0,
+        reward_clip: float | None = None,
+        prioritized: bool = False,
     ) -> None:
         self._environments = environments
         self._actions = actions
         self._rollout_length = rollout_length
-        self._epsilon = (epsilon_start, epsilon_end, epsilon_decay_steps)
+        self._epsilon = epsilon
+        self._epsilon_ladder = epsilon_ladder
+        self._reward_scale = reward_scale
+        self._reward_clip = reward_clip
+        self._prioritized = prioritized
         self._generator = make_generator(seed, "exploration", index, incarnation)
         env_seed = make_integer_seed(seed, "environment", index, incarnation)
         self._batch = EnvironmentBatch(source, environments, env_seed)
@@ -102,7 +127,7 @@ class Actor:
         begin = time.perf_counter()
         if weights is not None:
             self._weights, self._policy = weights, Policy(weights)
-        epsilon = linear_epsilon(order.env_steps, *self._epsilon) if self._policy else 1.0
+        epsilon = self._epsilon_now(order.env_steps)  # [E]
         shape, dtype = self._batch.observation.shape[1:], self._batch.observation.dtype
         steps = Steps.empty(self._rollout_length, self._environments, shape, dtype)
         returns: list[float] = []
@@ -118,7 +143,7 @@ class Actor:
             env_seconds += time.perf_counter() - t1
             network_seconds += t1 - t0
             steps.next_observation[used] = result.next_observation
-            steps.reward[used] = result.reward
+            steps.reward[used] = self._learned_reward(result.reward)
             steps.terminated[used] = result.terminated
             steps.truncated[used] = result.truncated
             # The budget is met to the step: what is beyond it in this vector step is left out.
@@ -129,13 +154,13 @@ class Actor:
             returns += [r for r, keep in zip(result.episode_returns, kept, strict=True) if keep]
             lengths += [n for n, keep in zip(result.episode_lengths, kept, strict=True) if keep]
             used += 1
-        transitions = self._windows.add(steps[:used])
+        transitions = self._with_priority(self._windows.add(steps[:used]))
         report = RolloutReport(
             env_steps=taken,
             transitions=len(transitions),
             episode_returns=returns,
             episode_lengths=lengths,
-            epsilon=epsilon,
+            epsilon=float(epsilon.mean()),
             weights_version=self._weights.weights_version if self._weights else None,
             weights_learner_steps=self._weights.learner_steps if self._weights else 0,
             env_seconds=env_seconds,
@@ -144,9 +169,55 @@ class Actor:
         )
         return report, transitions
 
-    def _choose_actions(self, epsilon: float) -> np.ndarray:
-        """Epsilon-greedy actions `[E]`, random ones before the first weights."""
+    def _epsilon_now(self, env_steps: int) -> FloatArray:
+        """Probability of a random action in each environment, `[E]`; 1 before the first weights."""
+        if self._policy is not None and self._epsilon_ladder is not None:
+            return self._epsilon_ladder
+        epsilon = self._epsilon.at(env_steps) if self._policy is not None else 1.0
+        return np.full(self._environments, epsilon)
+
+    def _with_priority(self, transitions: Transitions) -> Transitions:
+        """The same with first priorities, if replay wants them and there is a network to judge by."""
+        if not self._prioritized or self._policy is None:
+            return transitions
+        return dataclasses.replace(transitions, priority=np.abs(td_errors(self._policy, transitions)))
+
+    def _learned_reward(self, reward: FloatArray) -> FloatArray:
+        """The reward `[E]` that is learned from; returns are reported without scale and clip."""
+        scaled = reward * np.float32(self._reward_scale)
+        if self._reward_clip is None:
+            return scaled
+        clipped: FloatArray = np.clip(scaled, -self._reward_clip, self._reward_clip)
+        return clipped
+
+    def _choose_actions(self, epsilon: FloatArray) -> IntArray:
+        """Epsilon-greedy actions `[E]` under `epsilon` `[E]`, random ones before the first weights."""
         if self._policy is None:
             return self._generator.integers(self._actions, size=self._environments)
         q_values = self._policy.q_values(self._batch.observation)  # [E, A]
-        return epsilon_greedy_actions(q_values, np.full(self._environments, epsilon), self._generator)
+        return epsilon_greedy_actions(q_values, epsilon, self._generator)
+
+
+def td_errors(policy: Policy, transitions: Transitions) -> FloatArray:
+    """How far the network that acted was off, for first priorities.
+
+    `reward + discount * max_a q(next_observation)[a] - q(observation)[action]`
+
+    Args:
+        policy: the network.
+        transitions: `[C]`.
+
+    Returns:
+        `[C]` float32.
+
+    Source: Horgan et al. (2018), section 3, arXiv:1803.00933; there, too, actors have one
+    network only, where the learner's error has an online and a target network.
+    """
+    if not len(transitions):
+        return np.zeros(0, np.float32)
+    q_taken = np.take_along_axis(
+        policy.q_values(transitions.observation), transitions.action[:, None], axis=1
+    )[:, 0]  # [C]
+    next_q = policy.q_values(transitions.next_observation).max(axis=1)  # [C]
+    errors: FloatArray = transitions.reward + transitions.discount * next_q - q_taken
+    return errors

@@ -1,26 +1,32 @@
-"""Epsilon-greedy action selection and its schedule."""
+"""Epsilon-greedy action selection."""
 
 import numpy as np
 
 from distdqn.transition import FloatArray, IntArray
 
 
-def linear_epsilon(env_steps: int, start: float, end: float, decay_steps: int) -> float:
-    """Probability of a random action after `env_steps`, falling linearly from `start` to `end`.
+def epsilon_ladder(environments: int, base: float, exponent: float) -> FloatArray:
+    """A fixed epsilon for each environment, from `base` down to `base^(1 + exponent)`.
 
-    `epsilon = start + (end - start) * min(1, env_steps / decay_steps)`
+    `epsilon_i = base^(1 + exponent * i / (N - 1))`; a single environment gets the middle.
+
+    Some environments explore much and some hardly at all, so replay always holds both. The
+    paper's ladder has a rung for each actor; here each *environment* of each actor has its
+    own, since a few actors would be nearly all greedy.
 
     Args:
-        env_steps: total env steps of all actors, absolute, never a share of a budget.
-        start: at env step 0, in [0, 1].
-        end: from `decay_steps` on, in [0, 1].
-        decay_steps: in env steps; 0 means `end` from the start.
+        environments: of all actors together, `N`.
+        base: the largest epsilon, in (0, 1).
+        exponent: how far the ladder reaches down.
 
-    Source: Mnih et al. (2015), Methods, "Training details".
+    Returns:
+        `[N]` float32, falling.
+
+    Source: Horgan et al. (2018), section 4.1, arXiv:1803.00933.
     """
-    if env_steps >= decay_steps:
-        return end
-    return start + (end - start) * env_steps / decay_steps
+    rung = np.linspace(0.0, 1.0, environments) if environments > 1 else np.array([0.5])
+    ladder: FloatArray = (base ** (1.0 + exponent * rung)).astype(np.float32)
+    return ladder
 
 
 def greedy_actions(q_values: FloatArray, generator: np.random.Generator) -> IntArray:

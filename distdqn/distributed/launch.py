@@ -40,13 +40,16 @@ class Launch:
             publish_period=config.publish_period,
             report_seconds=config.report_seconds,
             max_failures=config.max_failures,
+            prioritized=config.sampler == "prioritized",
+            importance_exponent=builders.make_importance_exponent(config),
         )
         return Supervisor(self.calls, limits, goal, budget, pacing, journal, stop)
 
     def make_team(self) -> RayTeam:
         """The team of a `lockstep` run."""
         config = self.config
-        return RayTeam(self.calls, config.actors, config.updates_per_call, config.batch_size)
+        prioritized = config.sampler == "prioritized"
+        return RayTeam(self.calls, config.actors, config.updates_per_call, config.batch_size, prioritized)
 
 
 @contextlib.contextmanager

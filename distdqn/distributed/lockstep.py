@@ -19,9 +19,12 @@ class RayTeam:
     A role that fails ends the run: a replacement could not go on where it stopped.
     """
 
-    def __init__(self, calls: Calls, actors: int, updates_per_call: int, batch_size: int) -> None:
+    def __init__(
+        self, calls: Calls, actors: int, updates_per_call: int, batch_size: int, prioritized: bool
+    ) -> None:
         self._calls = calls
         self._batches = (updates_per_call, batch_size)
+        self._prioritized = prioritized
         self._learner = calls.start("learner")
         self._replay = calls.start("replay")
         self._actors = [calls.start("actor", index) for index in range(actors)]
@@ -57,11 +60,13 @@ class RayTeam:
             for actor, report, insert in zip(self._actors, reports, inserts, strict=True)
         ]
 
-    def learn(self) -> LearnReport:
+    def learn(self, importance_exponent: float) -> LearnReport:
         """See `Team`."""
         fleet = self._calls.fleet
-        (batches,) = fleet.call(self._replay.handle, "sample", *self._batches)
-        refs = fleet.call(self._learner.handle, "learn", batches, False, returns=2)
+        (batches,) = fleet.call(self._replay.handle, "sample", *self._batches, importance_exponent)
+        refs = fleet.call(self._learner.handle, "learn", batches, False, returns=3)
+        if self._prioritized:
+            fleet.call(self._replay.handle, "update_priorities", refs[2])
         report: LearnReport = self._calls.fetch(self._learner, "learn", refs[0])
         return report
 

@@ -21,6 +21,7 @@ from distdqn.learning.learner import LearnReport
 from distdqn.pacing import Pacing
 from distdqn.policy import PolicyWeights
 from distdqn.reporting.journal import Journal
+from distdqn.schedules import LinearSchedule
 from distdqn.stopping import StopRequest
 
 _CALLS_AHEAD = 2  # under way to each actor and to the learner: one runs, one is queued
@@ -39,6 +40,8 @@ class Limits:
         publish_period: learner steps from one version of the weights to the next.
         report_seconds: from one report to the next.
         max_failures: of one role running, without a completed call between.
+        prioritized: whether replay takes new priorities from the learner.
+        importance_exponent: of the importance weights, by the run's env steps.
     """
 
     actors: int
@@ -48,6 +51,8 @@ class Limits:
     publish_period: int
     report_seconds: float
     max_failures: int
+    prioritized: bool = False
+    importance_exponent: LinearSchedule = LinearSchedule(0.0, 0.0, 0)
 
     @property
     def samples_per_call(self) -> int:
@@ -176,9 +181,13 @@ class Supervisor:
                 self._published_at = self._learner_steps
             # Not waited for here: the learner's call starts once its batches are there.
             (batches,) = self._calls.fleet.call(
-                self._replay.handle, "sample", limits.updates_per_call, limits.batch_size
+                self._replay.handle,
+                "sample",
+                limits.updates_per_call,
+                limits.batch_size,
+                limits.importance_exponent.at(self._journal.counters.env_steps),
             )
-            self._calls.send("learn", self._learner, batches, publish, returns=2, detail=batches)
+            self._calls.send("learn", self._learner, batches, publish, returns=3, detail=batches)
 
     def _order_evaluation(self) -> None:
         """Orders the evaluation that is due, one at a time."""
@@ -233,7 +242,7 @@ class Supervisor:
                 self._env_steps_under_way -= order.limit
                 self._journal.add_rollout(report, inserted=result)
             case "learn":
-                self._end_learn(result, call.refs[1])
+                self._end_learn(result, *call.refs[1:])
             case "publish":
                 self._take_weights(_Published(call.refs[0], result.weights_version, result.learner_steps))
             case "evaluate":
@@ -245,7 +254,9 @@ class Supervisor:
                 if result:
                     self._journal.note(result)
 
-    def _end_learn(self, report: LearnReport, weights: Ref) -> None:
+    def _end_learn(self, report: LearnReport, weights: Ref, priorities: Ref) -> None:
+        if self._limits.prioritized:
+            self._calls.send("update_priorities", self._replay, priorities)
         self._journal.add_learn(report, report.updates * self._limits.batch_size)
         if report.weights_version is not None:
             self._take_weights(_Published(weights, report.weights_version, report.learner_steps))

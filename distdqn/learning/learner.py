@@ -17,7 +17,7 @@ from distdqn.learning.update import UpdateLoop
 from distdqn.networks import layers_from_model, make_q_network
 from distdqn.policy import PolicyWeights
 from distdqn.seeding import make_integer_seed
-from distdqn.transition import SampledBatches
+from distdqn.transition import PriorityUpdate, SampledBatches
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,18 @@ class Learner:
         actions: int,
         hidden_sizes: Sequence[int],
         layer_norm: bool,
+        dueling: bool,
         batch_size: int,
         updates_per_call: int,
         threads: int,
+        prioritized: bool,
         seed: int,
         epoch: int,
         **update_arguments: Any,
     ) -> None:
         _import_tensorflow(threads)
         self._shape = (updates_per_call, batch_size)
+        self._prioritized = prioritized
         self._make_network = functools.partial(
             make_q_network,
             observation_shape,
@@ -68,6 +71,7 @@ class Learner:
             tuple(hidden_sizes),
             layer_norm,
             seed=make_integer_seed(seed, "network"),
+            dueling=dueling,
         )
         online = self._make_network()
         self._layers = layers_from_model(online)
@@ -87,7 +91,9 @@ class Learner:
         with _without_stderr():
             return self._loop.compile(*self._shape)
 
-    def learn(self, batches: SampledBatches, publish: bool) -> tuple[LearnReport, PolicyWeights | None]:
+    def learn(
+        self, batches: SampledBatches, publish: bool
+    ) -> tuple[LearnReport, PolicyWeights | None, PriorityUpdate | None]:
         """Makes one update for each of the `U` batches.
 
         Called by: the supervisor, one or two calls ahead. Waits for: its batches. After a
@@ -96,22 +102,27 @@ class Learner:
         Args:
             batches: `[U, B]` transitions.
             publish: return the weights after the last update as a new version.
+
+        Returns:
+            The report; the weights if asked for; and new priorities, `|td_error|`, if
+            replay is prioritized.
         """
         begin = time.perf_counter()
         updates = len(batches.transitions)
-        loss, q_mean, gradient_norm = self._loop.run(batches.transitions, self._learner_steps)
+        updated = self._loop.run(batches.transitions, self._learner_steps, batches.importance_weight)
         self._learner_steps += updates
         weights = self.publish() if publish else None
         report = LearnReport(
             updates=updates,
             learner_steps=self._learner_steps,
-            loss=loss,
-            q_mean=q_mean,
-            gradient_norm=gradient_norm,
+            loss=updated.loss,
+            q_mean=updated.q_mean,
+            gradient_norm=updated.gradient_norm,
             seconds=time.perf_counter() - begin,
             weights_version=weights.weights_version if weights else None,
         )
-        return report, weights
+        priorities = PriorityUpdate(batches.item_id, np.abs(updated.td_error)) if self._prioritized else None
+        return report, weights, priorities
 
     def publish(self) -> PolicyWeights:
         """The online network's weights as a new version.

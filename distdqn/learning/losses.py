@@ -54,13 +54,14 @@ def double_q_target(reward: Tensor, discount: Tensor, next_q_online: Tensor, nex
     return tf.stop_gradient(reward + discount * value)
 
 
-def huber_loss(td_error: Tensor) -> Tensor:
+def huber_loss(td_error: Tensor, importance_weight: Tensor = 1.0) -> Tensor:
     """Squared for small errors, linear for large ones, so one outlier cannot take over.
 
-    `loss = mean(0.5 * e^2 if |e| <= 1 else |e| - 0.5)`
+    `loss = mean(importance_weight * (0.5 * e^2 if |e| <= 1 else |e| - 0.5))`
 
     Args:
         td_error: `[B]` float32, target minus prediction.
+        importance_weight: `[B]` float32, or 1 for all.
 
     Returns:
         `[]` float32.
@@ -71,14 +72,15 @@ def huber_loss(td_error: Tensor) -> Tensor:
     import tensorflow as tf
 
     size = tf.abs(td_error)
-    return tf.reduce_mean(tf.where(size <= 1.0, 0.5 * tf.square(td_error), size - 0.5))
+    return tf.reduce_mean(importance_weight * tf.where(size <= 1.0, 0.5 * tf.square(td_error), size - 0.5))
 
 
-def squared_loss(td_error: Tensor) -> Tensor:
-    """`loss = mean(0.5 * e^2)`.
+def squared_loss(td_error: Tensor, importance_weight: Tensor = 1.0) -> Tensor:
+    """`loss = mean(importance_weight * 0.5 * e^2)`.
 
     Args:
         td_error: `[B]` float32, target minus prediction.
+        importance_weight: `[B]` float32, or 1 for all.
 
     Returns:
         `[]` float32.
@@ -87,7 +89,7 @@ def squared_loss(td_error: Tensor) -> Tensor:
     """
     import tensorflow as tf
 
-    return tf.reduce_mean(0.5 * tf.square(td_error))
+    return tf.reduce_mean(importance_weight * 0.5 * tf.square(td_error))
 
 
 def moved_target(target: Tensor, online: Tensor, rate: float) -> Tensor:

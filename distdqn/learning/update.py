@@ -1,13 +1,29 @@
 """The update itself: networks, optimizer, and `U` updates in one compiled loop."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from distdqn.learning import losses
-from distdqn.transition import Transitions
+from distdqn.transition import FloatArray, Transitions
 
 Tensor = Any  # TensorFlow ships no types
+
+
+class Updated(NamedTuple):
+    """What a call of `UpdateLoop.run` brought: means over its updates, and every TD error.
+
+    Attributes:
+        loss: of the batches, importance weights applied.
+        q_mean: Q-value of the actions taken.
+        gradient_norm: global, before clipping.
+        td_error: `[U, B]` float32, target minus prediction, before its update.
+    """
+
+    loss: float
+    q_mean: float
+    gradient_norm: float
+    td_error: FloatArray
 
 
 class UpdateLoop:
@@ -58,7 +74,7 @@ class UpdateLoop:
         lead = (updates, batch_size)
         observation = np.zeros((*lead, *self.online.input_shape[1:]), np.float32)
         zeros = np.zeros(lead, np.float32)
-        columns = _tensors(Transitions(observation, zeros.astype(np.int32), zeros, zeros, observation))
+        columns = _tensors(Transitions(observation, zeros.astype(np.int32), zeros, zeros, observation), None)
         nothing = (columns, tf.constant(0), tf.constant(0, tf.int64))
         try:
             self._run(*nothing)
@@ -69,46 +85,57 @@ class UpdateLoop:
             return f"XLA cannot compile this network; the learner goes on without it, slower ({reason})."
         return None
 
-    def run(self, transitions: Transitions, learner_steps: int) -> tuple[float, float, float]:
+    def run(
+        self, transitions: Transitions, learner_steps: int, importance_weight: FloatArray | None = None
+    ) -> Updated:
         """Makes one update for each of the `U` batches.
 
         Args:
             transitions: `[U, B]` columns.
             learner_steps: updates made before.
-
-        Returns:
-            Loss, Q-value of the actions taken, and global gradient norm before clipping,
-            each the mean over the updates.
+            importance_weight: `[U, B]` float32; None means 1 for all.
         """
         import tensorflow as tf
 
         updates = len(transitions)
         begin = tf.constant(learner_steps, tf.int64)
-        sums = self._run(_tensors(transitions), tf.constant(updates), begin)  # [3]
+        columns = _tensors(transitions, importance_weight)
+        sums, td_error = self._run(columns, tf.constant(updates), begin)  # [3], [U, B]
         loss, q_mean, gradient_norm = (sums.numpy() / np.float32(updates)).tolist()
-        return loss, q_mean, gradient_norm
+        return Updated(loss, q_mean, gradient_norm, td_error.numpy())
 
-    def _loop(self, columns: dict[str, Tensor], updates: Tensor, learner_steps: Tensor) -> Tensor:
-        """Runs `updates` updates; returns the sums of what `_update` returns, `[3]`."""
+    def _loop(
+        self, columns: dict[str, Tensor], updates: Tensor, learner_steps: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Runs `updates` updates; returns the sums of their figures `[3]` and all TD errors `[U, B]`."""
         import tensorflow as tf
 
-        def body(u: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
+        def body(u: Tensor, sums: Tensor, td_errors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             batch = {name: column[u] for name, column in columns.items()}  # [B, ...]
-            return u + 1, sums + self._update(batch, learner_steps + tf.cast(u, tf.int64))
+            figures, td_error = self._update(batch, learner_steps + tf.cast(u, tf.int64))  # [3], [B]
+            return u + 1, sums + figures, tf.tensor_scatter_nd_update(td_errors, [[u]], [td_error])
 
-        most = columns["action"].shape[0]
-        start = (tf.constant(0), tf.zeros(3))
-        return tf.while_loop(lambda u, _: u < updates, body, start, maximum_iterations=most)[1]
+        shape = columns["action"].shape  # [U, B]
+        start = (tf.constant(0), tf.zeros(3), tf.zeros(shape))
+        _, sums, td_errors = tf.while_loop(
+            lambda u, *_: u < updates, body, start, maximum_iterations=shape[0]
+        )
+        return sums, td_errors
 
-    def _update(self, batch: dict[str, Tensor], learner_steps: Tensor) -> Tensor:
-        """One update from one batch `[B, ...]`; returns loss, mean Q-value, gradient norm `[3]`."""
+    def _update(self, batch: dict[str, Tensor], learner_steps: Tensor) -> tuple[Tensor, Tensor]:
+        """One update from one batch `[B, ...]`.
+
+        Returns:
+            Loss, mean Q-value and gradient norm as `[3]`, and the TD error `[B]`.
+        """
         import tensorflow as tf
 
         target = self._td_target(batch)  # [B]
         with tf.GradientTape() as tape:
             q_values = self.online(batch["observation"])  # [B, A]
             q_taken = tf.gather(q_values, batch["action"], batch_dims=1)  # [B]
-            loss = self._loss(target - q_taken)
+            td_error = target - q_taken  # [B]
+            loss = self._loss(td_error, batch["importance_weight"])
         variables = self.online.trainable_variables
         gradients = tape.gradient(loss, variables)
         norm = tf.linalg.global_norm(gradients)
@@ -119,7 +146,7 @@ class UpdateLoop:
         is_due = tf.equal((learner_steps + 1) % period, 0)
         for lagging, online in zip(self.target.variables, self.online.variables, strict=True):
             lagging.assign(tf.where(is_due, losses.moved_target(lagging, online, rate), lagging))
-        return tf.stack([loss, tf.reduce_mean(q_taken), norm])
+        return tf.stack([loss, tf.reduce_mean(q_taken), norm]), td_error
 
     def _td_target(self, batch: dict[str, Tensor]) -> Tensor:
         """What the Q-values of the actions taken should be, `[B]`."""
@@ -131,11 +158,13 @@ class UpdateLoop:
         return losses.double_q_target(reward, discount, next_q_online, next_q_target)
 
 
-def _tensors(transitions: Transitions) -> dict[str, Tensor]:
-    """Columns as tensors of fixed dtypes, so that the loop is traced once."""
+def _tensors(transitions: Transitions, importance_weight: FloatArray | None) -> dict[str, Tensor]:
+    """Columns `[U, B, ...]` as tensors of fixed dtypes, so that the loop is traced once."""
     import tensorflow as tf
 
+    weight = np.ones(transitions.action.shape, np.float32) if importance_weight is None else importance_weight
+    columns = {**transitions.columns(), "importance_weight": weight}
     return {
         name: tf.convert_to_tensor(column, tf.int32 if name == "action" else tf.float32)
-        for name, column in transitions.columns().items()
+        for name, column in columns.items()
     }

@@ -1,10 +1,12 @@
 """The replay memory: preallocated columns, the oldest item overwritten first."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from distdqn.replay.samplers import Sampler, UniformSampler
 from distdqn.seeding import make_generator
-from distdqn.transition import AnyArray, SampledBatches, Transitions
+from distdqn.transition import AnyArray, PriorityUpdate, SampledBatches, Transitions
 
 
 class Replay:
@@ -12,11 +14,18 @@ class Replay:
 
     An item's id is its insertion number and is never used twice. Item `i` lies at
     position `i % capacity` of every column.
+
+    Args:
+        capacity: most transitions kept.
+        seed: of the run; drawing has a stream of its own.
+        make_sampler: builds the distribution that batches are drawn from.
     """
 
-    def __init__(self, capacity: int, seed: int, sampler: Sampler | None = None) -> None:
+    def __init__(
+        self, capacity: int, seed: int, make_sampler: Callable[[], Sampler] = UniformSampler
+    ) -> None:
         self._capacity = capacity
-        self._sampler = sampler or UniformSampler()
+        self._sampler = make_sampler()
         self._generator = make_generator(seed, "replay")
         self._columns: dict[str, AnyArray] = {}
         self._inserted = 0
@@ -47,14 +56,18 @@ class Replay:
             }
         count = len(chunk)
         kept = min(count, self._capacity)  # of a chunk larger than the memory, the newest
-        positions = np.arange(self._inserted + count - kept, self._inserted + count) % self._capacity
+        item_id = np.arange(self._inserted + count - kept, self._inserted + count)  # [C]
         for name, column in chunk.columns().items():
-            self._columns[name][positions] = column[count - kept :]
+            self._columns[name][item_id % self._capacity] = column[count - kept :]
+        self._sampler.insert(item_id, None if chunk.priority is None else chunk.priority[count - kept :])
         self._inserted += count
         return self._inserted
 
-    def sample(self, batches: int, batch_size: int) -> SampledBatches:
+    def sample(self, batches: int, batch_size: int, importance_exponent: float = 0.0) -> SampledBatches:
         """Draws `batches` batches of `batch_size`, stacked to `[U, B]`.
+
+        `importance_weight = (size * probability)^-importance_exponent`, divided by the
+        largest of its batch, so that it only ever makes a step smaller.
 
         Called by: the supervisor on the learner's behalf, one call ahead, once pacing
         has granted it. Waits for: nothing. After a restart: not called until `min_size`
@@ -62,12 +75,38 @@ class Replay:
 
         Raises:
             ValueError: nothing is stored yet.
+
+        Source: Schaul et al. (2016), section 3.4, arXiv:1511.05952.
         """
         if self.size == 0:
             raise ValueError("`sample` was called on an empty replay: no transition is stored yet.")
-        first = self._inserted - self.size
-        drawn = self._sampler.sample(first, self._inserted, batches * batch_size, self._generator)
+        first, end = self._inserted - self.size, self._inserted
+        drawn = self._sampler.sample(first, end, batches * batch_size, self._generator)
         item_id = drawn.reshape(batches, batch_size)  # [U, B]
-        positions = item_id % self._capacity
-        columns = {name: column[positions] for name, column in self._columns.items()}  # [U, B, ...]
-        return SampledBatches(Transitions(**columns), item_id)  # type: ignore[arg-type]
+        columns = {name: column[item_id % self._capacity] for name, column in self._columns.items()}
+        probability = self._sampler.probability(first, end, item_id)  # [U, B]
+        weight = (self.size * probability) ** -importance_exponent  # [U, B]
+        weight /= weight.max(axis=1, keepdims=True)
+        return SampledBatches(
+            Transitions(**columns),  # type: ignore[arg-type]
+            item_id,
+            weight.astype(np.float32),
+        )
+
+    def update_priorities(self, update: PriorityUpdate) -> int:
+        """Gives items new priorities; of an item named twice, the last one counts.
+
+        Called by: the supervisor, with what a learner's call returned. Waits for: nothing.
+        After a restart: changes nothing for items that are no longer stored.
+
+        Returns:
+            How many were too late: their items had been overwritten.
+        """
+        item_id, priority = update.item_id.ravel(), update.priority.ravel()  # [U * B]
+        is_stored = (item_id >= self._inserted - self.size) & (item_id < self._inserted)
+        self._sampler.update(item_id[is_stored], priority[is_stored])
+        return int(np.count_nonzero(~is_stored))
+
+    def check_valid(self) -> tuple[bool, str]:
+        """Whether the sampler agrees with what is stored, and if not, how."""
+        return self._sampler.check_valid(self._inserted - self.size, self._inserted)

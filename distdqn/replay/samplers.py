@@ -1,7 +1,7 @@
 """Which stored items a batch is made of: distributions over item ids, apart from storage.
 
-A sampler is told what is inserted and what is evicted, and draws ids. It never sees a
-transition.
+A sampler is told what is inserted, draws ids, and says how likely each was. It never sees
+a transition.
 """
 
 from typing import Protocol
@@ -9,14 +9,29 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from distdqn.replay.sum_tree import SumTree
+from distdqn.transition import FloatArray
+
 ItemIds = npt.NDArray[np.int64]
+
+# Added to every priority, so that no item can become impossible to draw (Schaul et al.
+# (2016), section 3.3, leaves the number open).
+_LEAST_PRIORITY = 1e-6
 
 
 class Sampler(Protocol):
     """A distribution over the ids `[first, end)` of the stored items."""
 
+    def insert(self, item_id: ItemIds, priority: FloatArray | None) -> None:
+        """Takes note of new items `[C]` with their first priorities `[C]`; None means 1 each."""
+        ...
+
+    def update(self, item_id: ItemIds, priority: FloatArray) -> None:
+        """Takes note of new priorities `[C]` of stored items `[C]`."""
+        ...
+
     def sample(self, first: int, end: int, count: int, generator: np.random.Generator) -> ItemIds:
-        """Draws `count` ids `[count]` from those stored, with replacement.
+        """Draws `count` ids `[count]` from those stored, with replacement, in random order.
 
         Args:
             first: id of the oldest stored item.
@@ -26,6 +41,14 @@ class Sampler(Protocol):
         """
         ...
 
+    def probability(self, first: int, end: int, item_id: ItemIds) -> npt.NDArray[np.float64]:
+        """How likely one draw was to give each of `item_id` `[C]`, as `[C]`."""
+        ...
+
+    def check_valid(self, first: int, end: int) -> tuple[bool, str]:
+        """Whether the sampler agrees with what is stored, and if not, how."""
+        ...
+
 
 class UniformSampler:
     """Every stored item with the same probability.
@@ -33,6 +56,66 @@ class UniformSampler:
     Source: Lin (1992); Mnih et al. (2015), "Training algorithm for deep Q-networks".
     """
 
+    def insert(self, item_id: ItemIds, priority: FloatArray | None) -> None:
+        """See `Sampler.insert`; all items `[C]` are alike."""
+
+    def update(self, item_id: ItemIds, priority: FloatArray) -> None:
+        """See `Sampler.update`; all items `[C]` stay alike."""
+
     def sample(self, first: int, end: int, count: int, generator: np.random.Generator) -> ItemIds:
         """See `Sampler.sample`."""
         return generator.integers(first, end, size=count)
+
+    def probability(self, first: int, end: int, item_id: ItemIds) -> npt.NDArray[np.float64]:
+        """See `Sampler.probability`: `1 / size` for each of `[C]`."""
+        return np.full(item_id.shape, 1.0 / (end - first))
+
+    def check_valid(self, first: int, end: int) -> tuple[bool, str]:  # noqa: ARG002
+        """See `Sampler.check_valid`."""
+        return True, ""
+
+
+class PrioritizedSampler:
+    """Items in proportion to a power of their priority: `P(i) = p_i^alpha / sum_k p_k^alpha`.
+
+    Draws are stratified: `count` equal shares of the total, one draw from each.
+
+    Source: Schaul et al. (2016), equation 1 and section 3.3, arXiv:1511.05952.
+    """
+
+    def __init__(self, capacity: int, exponent: float) -> None:
+        self._capacity = capacity
+        self._exponent = exponent
+        self._tree = SumTree(capacity)
+
+    def insert(self, item_id: ItemIds, priority: FloatArray | None) -> None:
+        """See `Sampler.insert`, items and priorities `[C]`."""
+        self.update(item_id, np.ones(len(item_id), np.float32) if priority is None else priority)
+
+    def update(self, item_id: ItemIds, priority: FloatArray) -> None:
+        """See `Sampler.update`, items and priorities `[C]`."""
+        powers = (priority.astype(np.float64) + _LEAST_PRIORITY) ** self._exponent
+        self._tree.set(item_id % self._capacity, powers)
+
+    def sample(self, first: int, end: int, count: int, generator: np.random.Generator) -> ItemIds:  # noqa: ARG002
+        """See `Sampler.sample`."""
+        shares = generator.permutation(count) + generator.random(count)
+        positions = self._tree.find(shares / count * self._tree.total)
+        return first + (positions - first) % self._capacity
+
+    def probability(self, first: int, end: int, item_id: ItemIds) -> npt.NDArray[np.float64]:  # noqa: ARG002
+        """See `Sampler.probability`, items `[C]`."""
+        return self._tree.get(item_id % self._capacity) / self._tree.total
+
+    def check_valid(self, first: int, end: int) -> tuple[bool, str]:
+        """See `Sampler.check_valid`: stored items have a positive value, all else has none."""
+        stored = np.zeros(self._capacity, np.bool_)
+        stored[np.arange(first, end) % self._capacity] = True
+        has_value = self._tree.get(np.arange(self._capacity)) > 0.0
+        wrong = np.flatnonzero(stored != has_value)
+        if len(wrong):
+            return (
+                False,
+                f"positions {wrong[:5].tolist()} are stored but have no priority, or the other way round",
+            )
+        return self._tree.check_valid()

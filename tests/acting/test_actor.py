@@ -9,6 +9,7 @@ from toy_environments import COUNTING_IDS, LENGTHS, CountingEnvironment
 
 from distdqn.acting.actor import Actor, RolloutOrder
 from distdqn.policy import PolicyWeights
+from distdqn.schedules import LinearSchedule
 from distdqn.seeding import make_integer_seed
 from distdqn.transition import Transitions
 
@@ -25,9 +26,7 @@ def make_actor(source, **changes):
         "rollout_length": 10,
         "n_step": 1,
         "discount": 0.5,
-        "epsilon_start": 0.0,
-        "epsilon_end": 0.0,
-        "epsilon_decay_steps": 0,
+        "epsilon": LinearSchedule(0.0, 0.0, 0),
         "seed": 0,
         "index": 0,
         "incarnation": 0,
@@ -266,7 +265,7 @@ def test_action_answers_the_observation_it_is_stored_with(mode):
 
 @pytest.mark.parametrize(("env_steps", "expected"), [(0, 0.9), (25, 0.7), (100, 0.1), (10**6, 0.1)])
 def test_epsilon_comes_from_the_env_steps_of_the_order(env_steps, expected):
-    schedule = {"epsilon_start": 0.9, "epsilon_end": 0.1, "epsilon_decay_steps": 100}
+    schedule = {"epsilon": LinearSchedule(0.9, 0.1, 100)}
     actor = make_actor(CountingEnvironment, environments=30, rollout_length=100, **schedule)
 
     report, transitions = actor.rollout(RolloutOrder(env_steps, 10**9), make_weights([0, 1, 0]))
@@ -304,13 +303,14 @@ import sys
 import numpy as np
 from distdqn.acting.actor import Actor, RolloutOrder
 from distdqn.policy import PolicyWeights
+from distdqn.schedules import LinearSchedule
 
 layers = [
     {"name": "x", "kind": "input", "inputs": [], "arrays": []},
     {"name": "q", "kind": "dense", "inputs": ["x"], "arrays": [0], "activation": "linear"},
 ]
 weights = PolicyWeights(layers, [np.ones((4, 2), np.float32)], (0, 1), 1)
-actor = Actor("CartPole-v1", 2, 2, 5, 3, 0.99, 1.0, 0.1, 100, 0, 0, 0)
+actor = Actor("CartPole-v1", 2, 2, 5, 3, 0.99, LinearSchedule(1.0, 0.1, 100), 0, 0, 0)
 report, _ = actor.rollout(RolloutOrder(50, 1000), weights)
 print(report.env_steps, sorted({"tensorflow", "keras", "ray"} & set(sys.modules)))
 """
@@ -320,3 +320,52 @@ def test_actor_acts_without_tensorflow_keras_and_ray():
     outcome = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
 
     assert (outcome.stdout.split(maxsplit=1), outcome.returncode) == (["10", "[]\n"], 0), outcome.stderr
+
+
+def test_first_priority_is_the_error_of_the_network_that_acted():
+    # q(o) = [o0, 2 * o1, 0]; the errors are written out below from the definition.
+    weights = make_weights([0.0, 0.0, 0.0], kernel=[[1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
+    actor = make_actor(COUNTING_IDS[MODES[0]], n_step=2, prioritized=True)
+
+    _, chunk = actor.rollout(PLENTY, weights)
+
+    for i in range(len(chunk)):
+        now, after = chunk.observation[i], chunk.next_observation[i]
+        q_taken = [now[0], 2 * now[1], 0.0][chunk.action[i]]
+        best = max(after[0], 2 * after[1], 0.0)
+        expected = abs(chunk.reward[i] + chunk.discount[i] * best - q_taken)
+        assert chunk.priority[i] == pytest.approx(expected, rel=1e-5, abs=1e-4)
+
+
+def test_chunk_has_no_priorities_without_weights_or_when_replay_is_uniform():
+    prioritized = make_actor(COUNTING_IDS[MODES[0]], prioritized=True)
+    uniform = make_actor(COUNTING_IDS[MODES[0]])
+
+    assert prioritized.rollout(PLENTY)[1].priority is None
+    assert uniform.rollout(PLENTY, make_weights([0.0, 1.0, 0.0]))[1].priority is None
+
+
+def test_rewards_are_scaled_and_then_clipped_but_returns_are_not():
+    weights = make_weights([0.0, 1.0, 0.0])
+    plain, _ = make_actor(COUNTING_IDS[MODES[0]]).rollout(PLENTY, weights)
+    raw, scaled, clipped = (
+        make_actor(COUNTING_IDS[MODES[0]], **changes).rollout(PLENTY, weights)
+        for changes in ({}, {"reward_scale": 0.5}, {"reward_scale": 0.5, "reward_clip": 7.0})
+    )
+
+    np.testing.assert_allclose(scaled[1].reward, 0.5 * raw[1].reward)
+    np.testing.assert_allclose(clipped[1].reward, np.minimum(0.5 * raw[1].reward, 7.0))
+    assert raw[1].reward.max() > 14.0
+    assert clipped[0].episode_returns == plain.episode_returns
+
+
+def test_each_environment_explores_by_its_own_rung_of_the_ladder():
+    ladder = np.array([1.0, 0.0, 0.0, 0.0], np.float32)
+    actor = make_actor(COUNTING_IDS[MODES[0]], epsilon_ladder=ladder, rollout_length=200)
+
+    report, chunk = actor.rollout(PLENTY, make_weights([0.0, 1.0, 0.0]))
+
+    seeds = chunk.observation[:, 0]
+    explored = {seed: set(chunk.action[seeds == seed].tolist()) for seed in np.unique(seeds)}
+    assert list(explored.values()) == [{0, 1, 2}, {1}, {1}, {1}]
+    assert report.epsilon == pytest.approx(0.25)

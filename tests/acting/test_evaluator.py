@@ -15,6 +15,7 @@ from distdqn.acting import evaluator as evaluator_module
 from distdqn.acting.actor import Actor, RolloutOrder
 from distdqn.acting.evaluator import Evaluation, Evaluator
 from distdqn.policy import PolicyWeights
+from distdqn.schedules import LinearSchedule
 
 
 def make_weights(bias, features=1):
@@ -99,7 +100,7 @@ def test_evaluation_breaks_ties_the_same_way_for_the_same_number():
 def test_evaluation_environments_get_seeds_that_training_never_uses(monkeypatch):
     monkeypatch.setattr(RandomRewardEnvironment, "seeds", [])
     for index in range(5):
-        actor = Actor(RandomRewardEnvironment, 2, 4, 5, 1, 0.9, 0.0, 0.0, 0, 7, index, 0)
+        actor = Actor(RandomRewardEnvironment, 2, 4, 5, 1, 0.9, LinearSchedule(0.0, 0.0, 0), 7, index, 0)
         actor.rollout(RolloutOrder(0, 100))
     training = list(RandomRewardEnvironment.seeds)
     RandomRewardEnvironment.seeds.clear()

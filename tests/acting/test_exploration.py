@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from distdqn.acting.exploration import epsilon_greedy_actions, greedy_actions, linear_epsilon
+from distdqn.acting.exploration import epsilon_greedy_actions, epsilon_ladder, greedy_actions
+from distdqn.schedules import LinearSchedule
 
 
 @pytest.mark.parametrize(
@@ -17,15 +18,25 @@ from distdqn.acting.exploration import epsilon_greedy_actions, greedy_actions, l
     ],
 )
 def test_epsilon_falls_linearly_and_then_stays_at_its_end(env_steps, expected):
-    assert linear_epsilon(env_steps, 1.0, 0.2, 200) == pytest.approx(expected, abs=1e-12)
+    assert LinearSchedule(1.0, 0.2, 200).at(env_steps) == pytest.approx(expected, abs=1e-12)
 
 
 def test_epsilon_is_at_its_end_at_once_when_it_decays_over_zero_steps():
-    assert linear_epsilon(0, 1.0, 0.2, 0) == 0.2
+    assert LinearSchedule(1.0, 0.2, 0).at(0) == 0.2
 
 
 def test_epsilon_may_rise_when_its_end_is_above_its_start():
-    assert linear_epsilon(5, 0.0, 1.0, 10) == pytest.approx(0.5)
+    assert LinearSchedule(0.0, 1.0, 10).at(5) == pytest.approx(0.5)
+
+
+def test_ladder_goes_from_its_base_down_to_the_last_power():
+    ladder = epsilon_ladder(3, 0.4, 7.0)
+
+    assert ladder.tolist() == pytest.approx([0.4, 0.4 ** (1 + 7 * 0.5), 0.4**8], rel=1e-6)
+
+
+def test_ladder_of_one_environment_is_its_middle():
+    assert epsilon_ladder(1, 0.4, 7.0).tolist() == pytest.approx([0.4 ** (1 + 7 * 0.5)], rel=1e-6)
 
 
 def test_greedy_action_is_the_one_with_the_largest_q_value():

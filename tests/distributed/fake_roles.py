@@ -39,12 +39,18 @@ class FakeReplay:
         self.inserted = 0
         self.sampled = 0
         self.inserted_when_first_sampled = None
+        self.exponents = []
+        self.updates = []
 
     def insert(self, chunk):
         self.inserted += int(chunk.removeprefix("chunk of "))
         return self.inserted
 
-    def sample(self, batches, batch_size):
+    def update_priorities(self, update):
+        self.updates.append(update)
+
+    def sample(self, batches, batch_size, importance_exponent):
+        self.exponents.append(importance_exponent)
         if self.inserted_when_first_sampled is None:
             self.inserted_when_first_sampled = self.inserted
         self.sampled += batches * batch_size
@@ -66,7 +72,8 @@ class FakeLearner:
         self._steps += len(batches)
         weights = self.publish() if publish else None
         version = weights.weights_version if weights else None
-        return LearnReport(len(batches), self._steps, 0.5, 1.0, 2.0, 0.01, version), weights
+        report = LearnReport(len(batches), self._steps, 0.5, 1.0, 2.0, 0.01, version)
+        return report, weights, f"priorities {self._steps}"
 
     def publish(self):
         self._version = (self._version[0], self._version[1] + 1)

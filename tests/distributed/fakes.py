@@ -18,7 +18,10 @@ from distdqn.distributed.supervisor import Limits, Supervisor
 from distdqn.goal import Budget, Goal
 from distdqn.pacing import Pacing
 from distdqn.reporting.journal import Journal
+from distdqn.schedules import LinearSchedule
 from distdqn.stopping import StopRequest
+
+_NO_IMPORTANCE = LinearSchedule(0.0, 0.0, 0)
 
 HANG = "hang"  # a fault: the call never ends, nor do those queued behind it
 
@@ -94,6 +97,7 @@ class FakeFleet:
             "rollout": 0.1,
             "insert": 0.001,
             "sample": 0.001,
+            "update_priorities": 0.001,
             "learn": 0.1,
             "publish": 0.01,
             "compile": 2.0,
@@ -315,6 +319,8 @@ def make_run(
     eval_period=10**9,
     report_seconds=1.0,
     max_failures=3,
+    prioritized=False,
+    importance_exponent=_NO_IMPORTANCE,
     env_timeout_seconds=30.0,
     start_timeout_seconds=60.0,
 ):
@@ -335,6 +341,8 @@ def make_run(
         publish_period=publish_period,
         report_seconds=report_seconds,
         max_failures=max_failures,
+        prioritized=prioritized,
+        importance_exponent=importance_exponent,
     )
     budget = Budget(max_env_steps, max_seconds)
     supervisor = Supervisor(calls, limits, goal, budget, pacing, journal, stop, fleet.clock)

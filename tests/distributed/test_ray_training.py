@@ -285,7 +285,7 @@ def _is_equal(run, other):
 
 @pytest.fixture(scope="module")
 def fresh_runs(start_run):
-    """Four runs with 2 actors, two at a time, so that their timing differs."""
+    """Six runs with 2 actors, two at a time, so that their timing differs."""
     options = {
         "actors": 2,
         "max-env-steps": 3000,
@@ -301,9 +301,11 @@ def fresh_runs(start_run):
     for pair in (
         {"lockstep": ("lockstep", 1), "serial": ("serial", 1)},
         {"lockstep again": ("lockstep", 1), "another seed": ("lockstep", 2)},
+        {"prioritized lockstep": ("lockstep", 1), "prioritized serial": ("serial", 1)},
     ):
         for name, (mode, seed) in pair.items():
-            runs[name] = start_run("--mode", mode, "--seed", seed, *common)
+            extra = ("--sampler", "prioritized", "--dueling", "--epsilon-ladder") if "prio" in name else ()
+            runs[name] = start_run("--mode", mode, "--seed", seed, *common, *extra)
         for name in pair:
             assert runs[name].wait() == 0, runs[name].output()  # no goal: the budget spent is success
     return runs
@@ -321,6 +323,13 @@ def test_lockstep_writes_the_same_metrics_but_for_times_and_rates(fresh_runs, ot
     assert len(lines) >= 6
     assert sum(line["eval_return_mean"] is not None for line in lines) >= 3
     assert lines[-1]["env_steps"] == 3000
+
+
+def test_prioritized_lockstep_and_serial_end_alike_and_unlike_uniform_ones(fresh_runs):
+    one, two = fresh_runs["prioritized lockstep"], fresh_runs["prioritized serial"]
+    assert _is_equal(one, two)
+    assert _comparable(one) == _comparable(two)
+    assert _comparable(one) != _comparable(fresh_runs["serial"])
 
 
 def test_another_seed_ends_with_other_weights(fresh_runs):

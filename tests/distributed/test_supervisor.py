@@ -5,6 +5,8 @@ from collections import Counter
 import pytest
 from distributed.fakes import FakeActor, FakeFleet, FakeLearner, make_run
 
+from distdqn.schedules import LinearSchedule
+
 _LOOK = 0.2  # the supervisor looks at signals and deadlines this often
 
 
@@ -175,6 +177,35 @@ def test_nothing_is_sampled_before_the_learner_has_compiled():
     first = run.fleet.calls_of("replay", "sample")[0]
     assert 1.0 + 0.5 + 30.0 <= first.at <= 1.0 + 0.5 + 30.0 + _LOOK
     assert min(record.at for record in run.fleet.calls_of("learner", "learn")) == first.at
+
+
+# Priorities.
+
+
+def test_priorities_of_every_learner_call_go_back_to_replay_in_order():
+    run = make_run(prioritized=True)
+    run.supervisor.run()
+
+    steps = [int(update.removeprefix("priorities ")) for update in run.replay.updates]
+    assert steps == list(range(4, 4 * len(steps) + 1, 4))  # 4 updates a call
+    assert 0 <= run.counters.learner_steps - steps[-1] <= 8  # those under way at the end
+
+
+def test_uniform_replay_is_sent_no_priorities():
+    run = make_run()
+    run.supervisor.run()
+
+    assert run.replay.updates == []
+
+
+def test_importance_exponent_follows_its_schedule_in_env_steps():
+    run = make_run(importance_exponent=LinearSchedule(0.4, 1.0, 2_000))
+    run.supervisor.run()
+
+    exponents = run.replay.exponents
+    assert 0.4 < exponents[0] < 0.5  # `min_size` steps were in
+    assert exponents == sorted(exponents)
+    assert exponents[-1] == 1.0
 
 
 # Weights.

@@ -25,9 +25,11 @@ def make_learner(seed: int = 0, epoch: int = 0, **changes: Any) -> Learner:
         "actions": 3,
         "hidden_sizes": (5,),
         "layer_norm": False,
+        "dueling": False,
         "batch_size": BATCH_SIZE,
         "updates_per_call": UPDATES,
         "threads": 1,
+        "prioritized": False,
         "learning_rate": 0.01,
         "adam_epsilon": 1e-8,
         "max_gradient_norm": 10.0,
@@ -37,6 +39,20 @@ def make_learner(seed: int = 0, epoch: int = 0, **changes: Any) -> Learner:
         "target_update_rate": 1.0,
     }
     return Learner(seed=seed, epoch=epoch, **(arguments | changes))
+
+
+def test_priorities_are_the_sizes_of_td_errors_and_come_only_when_replay_wants_them() -> None:
+    batches = make_batches(0)
+
+    _, _, none = make_learner().learn(batches, publish=False)
+    _, _, priorities = make_learner(prioritized=True).learn(batches, publish=False)
+    td_error = make_learner()._loop.run(batches.transitions, 0).td_error
+
+    assert none is None
+    assert priorities is not None
+    np.testing.assert_array_equal(priorities.item_id, batches.item_id)
+    np.testing.assert_allclose(priorities.priority, np.abs(td_error), rtol=1e-6)
+    assert len(np.unique(priorities.priority)) == priorities.priority.size
 
 
 def make_batches(seed: int) -> SampledBatches:
@@ -50,7 +66,9 @@ def make_batches(seed: int) -> SampledBatches:
         discount=np.full(lead, 0.9, np.float32),
         next_observation=generator.normal(size=(*lead, 2)).astype(np.float32),
     )
-    return SampledBatches(transitions, np.arange(UPDATES * BATCH_SIZE).reshape(lead))
+    return SampledBatches(
+        transitions, np.arange(UPDATES * BATCH_SIZE).reshape(lead), np.ones(lead, np.float32)
+    )
 
 
 def weights_after(calls: int, seed: int) -> list[np.ndarray]:
@@ -84,7 +102,7 @@ def test_versions_count_upwards_from_one_within_their_epoch(epoch: int) -> None:
 def test_weights_published_while_learning_have_the_next_version(shared: Learner) -> None:
     epoch, version = shared.publish().weights_version
 
-    report, weights = shared.learn(make_batches(0), publish=True)
+    report, weights, _ = shared.learn(make_batches(0), publish=True)
 
     assert weights is not None
     assert weights.weights_version == report.weights_version == (epoch, version + 1)
@@ -94,7 +112,7 @@ def test_weights_published_while_learning_have_the_next_version(shared: Learner)
 def test_learn_publishes_only_when_asked_to(shared: Learner) -> None:
     epoch, version = shared.publish().weights_version
 
-    report, weights = shared.learn(make_batches(0), publish=False)
+    report, weights, _ = shared.learn(make_batches(0), publish=False)
 
     assert weights is None
     assert report.weights_version is None
@@ -115,7 +133,7 @@ def test_learner_steps_count_every_update_of_every_call() -> None:
 def test_published_weights_are_those_after_the_last_update(shared: Learner) -> None:
     before = shared.publish()
 
-    _, weights = shared.learn(make_batches(0), publish=True)
+    _, weights, _ = shared.learn(make_batches(0), publish=True)
 
     assert weights is not None
     assert weights.learner_steps == before.learner_steps + 3
@@ -137,8 +155,8 @@ def test_report_gives_what_the_update_loop_reports() -> None:
     one, other = make_learner(), make_learner()
     batches = make_batches(0)
 
-    report, _ = one.learn(batches, publish=False)
-    loss, q_mean, gradient_norm = other._loop.run(batches.transitions, 0)
+    report, *_ = one.learn(batches, publish=False)
+    loss, q_mean, gradient_norm, _ = other._loop.run(batches.transitions, 0)
 
     assert len({loss, q_mean, gradient_norm}) == 3
     assert (report.loss, report.q_mean, report.gradient_norm) == (loss, q_mean, gradient_norm)

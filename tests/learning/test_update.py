@@ -1,68 +1,14 @@
 """`UpdateLoop` against a slow NumPy network with its own backward pass and its own Adam."""
 
-import functools
 from typing import Any
 
 import numpy as np
 import pytest
+from learning.loops import SETTINGS, build_loop, make_batches, make_loop, part
 
 from distdqn.learning.update import UpdateLoop
 from distdqn.networks import make_q_network
 from distdqn.transition import Transitions
-
-SETTINGS: dict[str, Any] = {
-    "learning_rate": 0.01,
-    "adam_epsilon": 0.01,  # large, so that the size of a gradient shows in the step
-    "max_gradient_norm": None,
-    "loss": "squared",
-    "double": False,
-    "target_update_period": 10**6,
-    "target_update_rate": 1.0,
-}
-
-
-def build_loop(layer_norm: bool = False, **changes: Any) -> UpdateLoop:
-    """Three inputs, five hidden units, four actions."""
-    networks = (make_q_network((3,), 4, (5,), layer_norm, seed) for seed in (0, 100))
-    return UpdateLoop(*networks, **(SETTINGS | changes))
-
-
-@functools.cache
-def compiled(layer_norm: bool, changes: tuple[tuple[str, Any], ...]) -> tuple[UpdateLoop, list[np.ndarray]]:
-    """A loop that is compiled once for all tests with these settings, and its optimizer at first."""
-    loop = build_loop(layer_norm, **dict(changes))
-    return loop, [variable.numpy().copy() for variable in loop.optimizer.variables]
-
-
-def make_loop(seed: int = 0, layer_norm: bool = False, **changes: Any) -> UpdateLoop:
-    """A loop as if new; the next call with the same settings takes it over.
-
-    The target network starts elsewhere than the online network.
-    """
-    loop, optimizer = compiled(layer_norm, tuple(sorted(changes.items())))
-    loop.online.set_weights(make_q_network((3,), 4, (5,), layer_norm, seed).get_weights())
-    loop.target.set_weights(make_q_network((3,), 4, (5,), layer_norm, seed + 100).get_weights())
-    for variable, value in zip(loop.optimizer.variables, optimizer, strict=True):
-        variable.assign(value)
-    return loop
-
-
-def make_batches(updates: int, batch_size: int, seed: int = 0, reward_scale: float = 1.0) -> Transitions:
-    """Random transitions `[U, B]`, some of which terminated."""
-    generator = np.random.default_rng(seed)
-    lead = (updates, batch_size)
-    return Transitions(
-        observation=generator.normal(size=(*lead, 3)).astype(np.float32),
-        action=generator.integers(4, size=lead).astype(np.int32),
-        reward=(reward_scale * generator.normal(size=lead)).astype(np.float32),
-        discount=generator.choice([0.0, 0.9, 0.81], size=lead).astype(np.float32),
-        next_observation=generator.normal(size=(*lead, 3)).astype(np.float32),
-    )
-
-
-def part(batches: Transitions, begin: int, end: int) -> Transitions:
-    """The batches from `begin` up to `end`."""
-    return Transitions(**{name: column[begin:end] for name, column in batches.columns().items()})
 
 
 def snapshot(loop: UpdateLoop) -> list[np.ndarray]:
@@ -78,7 +24,7 @@ def distance(left: list[np.ndarray], right: list[np.ndarray]) -> float:
 
 def run_singly(loop: UpdateLoop, batches: Transitions, begin: int = 0) -> list[tuple[float, float, float]]:
     """One call for each update."""
-    return [loop.run(part(batches, u, u + 1), begin + u) for u in range(len(batches))]
+    return [loop.run(part(batches, u, u + 1), begin + u)[:3] for u in range(len(batches))]
 
 
 class Twin:
@@ -163,7 +109,7 @@ def test_one_update_agrees_with_the_numpy_twin(
     twin = Twin(loop, **changes)
     batches = make_batches(1, 16, seed=4, reward_scale=2.0)  # errors on both sides of 1
 
-    reported = loop.run(batches, 0)
+    reported = loop.run(batches, 0)[:3]
 
     assert reported == pytest.approx(twin.update(batches, 0), rel=1e-5)
     assert distance(loop.online.get_weights(), twin.online) < 1e-6
@@ -223,7 +169,7 @@ def test_updates_in_one_call_equal_calls_with_one_update_each(layer_norm: bool) 
 def test_means_over_updates_equal_means_of_three_different_single_results() -> None:
     batches = make_batches(3, 4, seed=10)
 
-    means = make_loop(9).run(batches, 0)
+    means = make_loop(9).run(batches, 0)[:3]
     singles = np.array(run_singly(make_loop(9), batches))  # [3, 3]
 
     for column in singles.T:
@@ -319,7 +265,7 @@ def test_terminated_transition_does_not_bootstrap(double: bool) -> None:
     loop = make_loop(21, double=double)
     q_value = Twin.q_values(loop.online.get_weights(), np.array([1.0, 0.0, 0.0]))[2]
 
-    loss, _, _ = loop.run(with_discount(0.0, next_observation=0.3), 0)
+    loss, *_ = loop.run(with_discount(0.0, next_observation=0.3), 0)
     here = snapshot(loop)
     loop = make_loop(21, double=double)
     loop.run(with_discount(0.0, next_observation=7.0), 0)
@@ -337,7 +283,7 @@ def test_truncated_transition_bootstraps_from_the_target_network(double: bool) -
     value = Twin.q_values(target, next_observation)[chosen]
     q_value = Twin.q_values(online, np.array([1.0, 0.0, 0.0]))[2]
 
-    loss, q_mean, _ = loop.run(with_discount(0.81, next_observation=0.3), 0)
+    loss, q_mean, *_ = loop.run(with_discount(0.81, next_observation=0.3), 0)
 
     assert q_mean == pytest.approx(q_value, rel=1e-5)
     assert loss == pytest.approx(0.5 * (1.0 + 0.81 * value - q_value) ** 2, rel=1e-4)

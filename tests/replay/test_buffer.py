@@ -24,6 +24,12 @@ class EveryItem:
     def __init__(self):
         self.told = []
 
+    def insert(self, item_id, priority):
+        pass
+
+    def probability(self, first, end, item_id):
+        return np.full(item_id.shape, 1.0 / (end - first))
+
     def sample(self, first, end, count, generator):  # noqa: ARG002
         self.told.append((first, end))
         return first + np.arange(count, dtype=np.int64) % (end - first)
@@ -43,7 +49,7 @@ def stored(replay):
 def test_replay_agrees_with_naive_list_under_random_operations(seed):
     generator = np.random.default_rng(seed)
     capacity = int(generator.integers(1, 30))
-    replay, naive = Replay(capacity, 0, EveryItem()), []
+    replay, naive = Replay(capacity, 0, EveryItem), []
     for _ in range(60):
         # One more than the number makes an item's content differ from its id.
         chunk = make_chunk(len(naive) + 1, int(generator.integers(0, 2 * capacity + 2)))
@@ -58,7 +64,7 @@ def test_replay_agrees_with_naive_list_under_random_operations(seed):
 
 
 def test_replay_keeps_the_newest_of_a_chunk_larger_than_itself():
-    replay = Replay(3, 0, EveryItem())
+    replay = Replay(3, 0, EveryItem)
     replay.insert(make_chunk(0, 2))
 
     assert replay.insert(make_chunk(2, 8)) == 10
@@ -67,7 +73,7 @@ def test_replay_keeps_the_newest_of_a_chunk_larger_than_itself():
 
 
 def test_replay_overwrites_the_oldest_first_when_it_wraps_around():
-    replay = Replay(4, 0, EveryItem())
+    replay = Replay(4, 0, EveryItem)
     for first in (0, 3):
         replay.insert(make_chunk(first, 3))
 
@@ -88,7 +94,7 @@ def test_replay_never_uses_an_item_id_twice():
 
 def test_replay_tells_the_sampler_which_ids_are_stored():
     sampler = EveryItem()
-    replay = Replay(4, 0, sampler)
+    replay = Replay(4, 0, lambda: sampler)
     for first, count in ((0, 3), (3, 1), (4, 1), (5, 9)):
         replay.insert(make_chunk(first, count))
         replay.sample(1, 1)
@@ -106,7 +112,7 @@ def test_replay_samples_only_what_is_stored():
 
 
 def test_batches_are_filled_in_the_order_of_the_draws():
-    replay = Replay(6, 0, EveryItem())
+    replay = Replay(6, 0, EveryItem)
     replay.insert(make_chunk(0, 6))
 
     sampled = replay.sample(2, 3)
@@ -129,7 +135,7 @@ def test_batch_of_one_keeps_its_axes(batches):
 
 
 def test_replay_copies_what_is_inserted():
-    replay, chunk = Replay(4, 0, EveryItem()), make_chunk(1, 3)
+    replay, chunk = Replay(4, 0, EveryItem), make_chunk(1, 3)
     replay.insert(chunk)
     before = stored(replay)
 
@@ -143,7 +149,7 @@ def test_replay_takes_columns_that_are_read_only():
     chunk = make_chunk(1, 3)
     for column in chunk.columns().values():
         column.setflags(write=False)
-    replay = Replay(2, 0, EveryItem())
+    replay = Replay(2, 0, EveryItem)
 
     replay.insert(chunk)
     replay.insert(chunk)
@@ -152,7 +158,7 @@ def test_replay_takes_columns_that_are_read_only():
 
 
 def test_replay_hands_out_copies_that_the_caller_may_change():
-    replay = Replay(4, 0, EveryItem())
+    replay = Replay(4, 0, EveryItem)
     replay.insert(make_chunk(1, 3))
     before = stored(replay)
 
