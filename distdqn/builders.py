@@ -10,7 +10,9 @@ from distdqn.acting.evaluator import Evaluator
 from distdqn.acting.exploration import epsilon_ladder
 from distdqn.config import Config
 from distdqn.goal import Budget, Goal
+from distdqn.learning.heads import CategoricalHead, Head, QuantileHead, ValueHead
 from distdqn.learning.learner import Learner
+from distdqn.networks import NetworkPlan
 from distdqn.pacing import Pacing
 from distdqn.replay.buffer import Replay
 from distdqn.replay.samplers import PrioritizedSampler, UniformSampler
@@ -75,17 +77,13 @@ def learner_blueprint(config: Config, spec: EnvironmentSpec, epoch: int = 0) -> 
     return Blueprint(
         Learner,
         {
-            "observation_shape": spec.observation_shape,
-            "actions": spec.actions,
-            "hidden_sizes": config.hidden_sizes,
-            "layer_norm": config.layer_norm,
-            "dueling": config.dueling,
+            "plan": _network_plan(config, spec),
+            "head": _head(config),
             "batch_size": config.batch_size,
             "updates_per_call": config.updates_per_call,
             "learning_rate": config.learning_rate,
             "adam_epsilon": config.adam_epsilon,
             "max_gradient_norm": config.max_gradient_norm,
-            "loss": config.loss,
             "double": config.double,
             "target_update_period": config.target_update_period,
             "target_update_rate": config.target_update_rate,
@@ -95,6 +93,30 @@ def learner_blueprint(config: Config, spec: EnvironmentSpec, epoch: int = 0) -> 
             "epoch": epoch,
         },
     )
+
+
+def _network_plan(config: Config, spec: EnvironmentSpec) -> NetworkPlan:
+    return NetworkPlan(
+        observation_shape=spec.observation_shape,
+        actions=spec.actions,
+        hidden_sizes=config.hidden_sizes,
+        layer_norm=config.layer_norm,
+        dueling=config.dueling,
+        head=config.head,
+        atoms=config.atoms,
+        v_min=config.v_min,
+        v_max=config.v_max,
+    )
+
+
+def _head(config: Config) -> Head:
+    match config.head:
+        case "quantile":
+            return QuantileHead()
+        case "categorical":
+            return CategoricalHead(config.v_min, config.v_max, config.atoms)
+        case _:
+            return ValueHead(config.loss)
 
 
 def make_importance_exponent(config: Config) -> LinearSchedule:

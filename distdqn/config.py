@@ -165,6 +165,16 @@ class Config:
     dueling: bool = _option(
         _LEARNING, False, "a value and an advantage for each action, each with a last hidden layer of its own"
     )
+    head: Literal["value", "quantile", "categorical"] = _option(
+        _LEARNING,
+        "value",
+        "what the network learns for each action: its `value`, or a distribution of returns, "
+        "`quantile` (QR-DQN) or `categorical` (C51)",
+        ("value", "quantile", "categorical"),
+    )
+    atoms: int = _option(_LEARNING, 51, "quantiles, or returns of the categorical head", Range(2, 10_000))
+    v_min: float = _option(_LEARNING, -10.0, "smallest return of the categorical head", Range(-1e9, 1e9))
+    v_max: float = _option(_LEARNING, 10.0, "largest return of the categorical head", Range(-1e9, 1e9))
     batch_size: int = _option(_LEARNING, 64, "transitions in one update", Range(1, 10**7))
     updates_per_call: int = _option(
         _LEARNING, 64, "updates in one compiled call of the learner", Range(1, 100_000)
@@ -177,7 +187,7 @@ class Config:
         _LEARNING, 10.0, "gradients are clipped to this global norm; none means never", Range(0, above=True)
     )
     loss: Literal["huber", "squared"] = _option(
-        _LEARNING, "huber", "of the TD error: `huber` or `squared`", ("huber", "squared")
+        _LEARNING, "huber", "of the value head's TD error: `huber` or `squared`", ("huber", "squared")
     )
     double: bool = _option(
         _LEARNING, True, "double DQN: the online network chooses, the target network values"
@@ -235,7 +245,13 @@ class Config:
                 "learning could never start (lower `min_size` or raise `max_env_steps`)",
             ),
         ]
-        return [
+        mistakes = []
+        if not {"v_min", "v_max"} & set(wrong) and self.v_min >= self.v_max:
+            mistakes.append(
+                f"`v_min` ({self.v_min:g}) must be below `v_max` ({self.v_max:g}): the support would be "
+                "empty."
+            )
+        return mistakes + [
             f"`{small}` ({getattr(self, small)}) exceeds `{large}` ({getattr(self, large)}): {why}."
             for small, large, why in pairs
             if not {small, large} & set(wrong) and getattr(self, small) > getattr(self, large)

@@ -3,7 +3,7 @@
 Keras is imported where it is used: only the learner's process loads it.
 """
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,27 +13,50 @@ from distdqn.policy import Layer
 _KNOWN_ACTIVATIONS = ("linear", "relu", "tanh")
 
 
-def make_q_network(
-    observation_shape: tuple[int, ...],
-    actions: int,
-    hidden_sizes: Sequence[int],
-    layer_norm: bool,
-    seed: int,
-    dueling: bool = False,
-) -> Any:
-    """A multilayer perceptron from observations `[B, *observation_shape]` to Q-values `[B, A]`.
+@dataclass(frozen=True)
+class NetworkPlan:
+    """All that decides a Q-network's shape.
 
-    Made of standard Keras layers alone, so a saved copy opens without this package.
-
-    Args:
+    Attributes:
         observation_shape: shape of one observation.
         actions: number of actions `A`.
         hidden_sizes: units of each hidden layer, each followed by ReLU.
         layer_norm: normalize each hidden layer before its ReLU (Gallici et al. 2024,
             arXiv:2407.04811).
+        dueling: `output = value + advantage - mean_a advantage`, the last hidden layer once
+            for each of the two (Wang et al. 2016, equation 9, arXiv:1511.06581); under a
+            distributional head once for each of the `K` outputs.
+        head: `value`, `quantile` or `categorical`.
+        atoms: number of outputs `K` for each action, under a distributional head.
+        v_min: smallest return of the categorical head.
+        v_max: largest return of the categorical head.
+    """
+
+    observation_shape: tuple[int, ...]
+    actions: int
+    hidden_sizes: tuple[int, ...]
+    layer_norm: bool = False
+    dueling: bool = False
+    head: str = "value"
+    atoms: int = 1
+    v_min: float = 0.0
+    v_max: float = 0.0
+
+
+def make_networks(plan: NetworkPlan, seed: int) -> tuple[Any, Any]:
+    """A multilayer perceptron twice: with the head's outputs, and with Q-values.
+
+    The second shares the layers of the first and adds those that turn the outputs into
+    Q-values. Both are made of standard Keras layers alone, so a saved copy opens without
+    this package.
+
+    Args:
+        plan: the shape.
         seed: of the initial weights (Glorot uniform kernels, zero biases).
-        dueling: `Q = value + advantage - mean_a advantage`, the last hidden layer once for
-            each of the two (Wang et al. 2016, equation 9, arXiv:1511.06581).
+
+    Returns:
+        Keras models from observations `[B, *observation_shape]` to outputs `[B, A]` or
+        `[B, A, K]`, and to Q-values `[B, A]`. Under the value head they are one.
     """
     import keras
 
@@ -44,27 +67,49 @@ def make_q_network(
         return keras.layers.Dense(units, activation, kernel_initializer=initializer)(features)
 
     def hidden(units: int, features: Any) -> Any:
-        if not layer_norm:
+        if not plan.layer_norm:
             return dense(units, "relu", features)
         normalized = keras.layers.LayerNormalization()(dense(units, None, features))
         return keras.layers.Activation("relu")(normalized)
 
-    inputs = features = keras.Input(observation_shape, name="observation")
-    if len(observation_shape) != 1:
+    actions, atoms = plan.actions, plan.atoms if plan.head != "value" else 1
+    inputs = features = keras.Input(plan.observation_shape, name="observation")
+    if len(plan.observation_shape) != 1:
         features = keras.layers.Flatten()(features)  # [B, features]
-    shared = hidden_sizes[:-1] if dueling else hidden_sizes
-    for units in shared:
+    for units in plan.hidden_sizes[:-1] if plan.dueling else plan.hidden_sizes:
         features = hidden(units, features)
-    if dueling:
-        value = dense(1, None, hidden(hidden_sizes[-1], features))  # [B, 1]
-        advantage = dense(actions, None, hidden(hidden_sizes[-1], features))  # [B, A]
-        each = keras.layers.Reshape((actions, 1))(advantage)  # [B, A, 1]
-        mean = keras.layers.GlobalAveragePooling1D()(each)  # [B, 1]
-        centred = keras.layers.Subtract()([advantage, mean])  # [B, A]
-        outputs = keras.layers.Add()([centred, value])  # [B, A]
+    if plan.dueling:
+        value = dense(atoms, None, hidden(plan.hidden_sizes[-1], features))
+        advantage = dense(actions * atoms, None, hidden(plan.hidden_sizes[-1], features))
+        value = keras.layers.Reshape((1, atoms))(value)  # [B, 1, K]
+        advantage = keras.layers.Reshape((actions, atoms))(advantage)  # [B, A, K]
+        mean = keras.layers.GlobalAveragePooling1D()(advantage)  # [B, K]
+        mean = keras.layers.Reshape((1, atoms))(mean)  # [B, 1, K]
+        outputs = keras.layers.Add()([keras.layers.Subtract()([advantage, mean]), value])  # [B, A, K]
+        if plan.head == "value":
+            outputs = keras.layers.Reshape((actions,))(outputs)  # [B, A]
     else:
-        outputs = dense(actions, None, features)  # [B, A]
-    return keras.Model(inputs, outputs, name="q_network")
+        outputs = dense(actions * atoms, None, features)
+        if plan.head != "value":
+            outputs = keras.layers.Reshape((actions, atoms))(outputs)  # [B, A, K]
+    network = keras.Model(inputs, outputs, name="q_network")
+    if plan.head == "value":
+        return network, network
+    return network, keras.Model(inputs, _q_values(plan, outputs), name="q_values")
+
+
+def _q_values(plan: NetworkPlan, outputs: Any) -> Any:
+    """Q-values `[B, A]` from a distributional head's outputs `[B, A, K]`."""
+    import keras
+
+    if plan.head == "quantile":
+        quantiles = keras.layers.Permute((2, 1))(outputs)  # [B, K, A]
+        return keras.layers.GlobalAveragePooling1D()(quantiles)  # [B, A]
+    probabilities = keras.layers.Softmax()(outputs)  # [B, A, K]
+    mean = keras.layers.Dense(1, use_bias=False, trainable=False, name="support")
+    means = mean(probabilities)  # [B, A, 1]
+    mean.set_weights([np.linspace(plan.v_min, plan.v_max, plan.atoms, dtype=np.float32)[:, None]])
+    return keras.layers.Reshape((plan.actions,))(means)
 
 
 def layers_from_model(model: Any) -> list[Layer]:
@@ -121,6 +166,10 @@ def _settings(layer: Any) -> dict[str, Any]:
             return {"kind": "reshape", "shape": list(config["target_shape"])}
         case "GlobalAveragePooling1D" if not config["keepdims"]:
             return {"kind": "mean_over_steps"}
+        case "Permute":
+            return {"kind": "permute", "axes": [0, *config["dims"]]}
+        case "Softmax" if config["axis"] == -1:
+            return {"kind": "softmax"}
         case "Add":
             return {"kind": "add"}
         case "Subtract":

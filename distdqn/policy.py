@@ -103,6 +103,11 @@ def _bind_layer(layer: Layer, arrays: Sequence[FloatArray]) -> _Operation:
             return lambda inputs: inputs[0].reshape(len(inputs[0]), *shape)  # [B, *shape]
         case "mean_over_steps":
             return lambda inputs: inputs[0].mean(axis=1)  # [B, features]
+        case "permute":
+            axes = layer["axes"]
+            return lambda inputs: inputs[0].transpose(axes)
+        case "softmax":
+            return lambda inputs: _softmax(inputs[0])
         case "add":
             return lambda inputs: functools.reduce(np.add, inputs)
         case "subtract":
@@ -116,6 +121,13 @@ def _bind_layer(layer: Layer, arrays: Sequence[FloatArray]) -> _Operation:
             return _bind_layer_normalization(own, layer)
         case kind:
             raise ValueError(f"Layer kind `{kind}` is unknown to the NumPy policy.")
+
+
+def _softmax(logits: FloatArray) -> FloatArray:
+    """Probabilities `[..., K]` from logits `[..., K]`."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    probabilities: FloatArray = powers / powers.sum(axis=-1, keepdims=True)
+    return probabilities
 
 
 def _activation(layer: Layer) -> Callable[[FloatArray], FloatArray]:

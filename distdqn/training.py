@@ -78,7 +78,8 @@ class _Run:
         self._budget = builders.make_budget(config)
         self._pacing = builders.make_pacing(config)
         self._console = Console(config.max_env_steps, self._goal.target_return, quiet)
-        self._journal = Journal(directory, self._console, started, config.capacity, config.min_size)
+        support = (config.v_min, config.v_max) if config.head == "categorical" else None
+        self._journal = Journal(directory, self._console, started, config.capacity, config.min_size, support)
         self._stop = StopRequest()
         self._train_seconds: float | None = None
 
@@ -147,14 +148,15 @@ class _Run:
         """Evaluates what is left to evaluate and saves the networks."""
         if not has_weights:
             return reason
+        alive = sum(role["role"].startswith("actor") and role["pid"] is not None for role in team.roles())
         if reason in _IN_FULL:
-            evaluate_if_due(team, self._goal, self._journal, self._config.actors, final=True)
+            evaluate_if_due(team, self._goal, self._journal, alive, final=True)
             reason = "goal_reached" if self._goal.reached else reason
         begin = self._journal.train_seconds_begin
         if self._goal.reached and begin is not None:
             self._train_seconds = self._journal.seconds - begin
         if self._journal.is_news():
-            self._journal.report(actors_alive=self._config.actors)
+            self._journal.report(actors_alive=alive)
         self._journal.write_status("saving", team.ray(), team.roles())
         last = team.publish()
         best = last if self._goal.best is None else team.value(self._goal.best_weights)

@@ -6,8 +6,9 @@ import zipfile
 import numpy as np
 import pytest
 from toy_environments import global_random_state
+from toy_networks import make_q_network
 
-from distdqn.networks import layers_from_model, make_q_network
+from distdqn.networks import layers_from_model
 
 # Keras 3.15 saves TensorFlow variables with `np.array(variable)`, which NumPy 2 warns about.
 keras_saves = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")

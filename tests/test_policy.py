@@ -59,7 +59,7 @@ def assert_policy_equals_keras(model, observation):
     ids=str,
 )
 def test_numpy_policy_equals_keras_on_random_networks(hidden_sizes, shape, actions, batch, layer_norm):
-    from distdqn.networks import make_q_network
+    from toy_networks import make_q_network
 
     for seed in range(3):
         generator = np.random.default_rng(seed)
@@ -74,7 +74,7 @@ def test_numpy_policy_equals_keras_on_random_networks(hidden_sizes, shape, actio
     ("hidden_sizes", "shape", "actions"), [((8,), (4,), 3), ((16, 8), (2, 3), 1)], ids=str
 )
 def test_numpy_policy_equals_keras_on_dueling_networks(hidden_sizes, shape, actions, layer_norm):
-    from distdqn.networks import make_q_network
+    from toy_networks import make_q_network
 
     generator = np.random.default_rng(0)
     model = make_q_network(shape, actions, hidden_sizes, layer_norm, 0, dueling=True)
@@ -215,7 +215,9 @@ def test_saved_policy_is_written_to_exactly_the_path_given(tmp_path):
 
 @pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer-norm"])
 def test_loaded_policy_acts_like_the_saved_one(tmp_path, layer_norm):
-    from distdqn.networks import layers_from_model, make_q_network
+    from toy_networks import make_q_network
+
+    from distdqn.networks import layers_from_model
 
     model = make_q_network((2, 3), 4, (8, 8), layer_norm, 0)
     weights = PolicyWeights(layers_from_model(model), model.get_weights(), (0, 0), 0)

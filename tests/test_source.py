@@ -28,6 +28,7 @@ LAYERS = [
     ["config", "policy", "acting.environments", "acting.exploration", "acting.n_step", "replay.sum_tree"],
     ["replay.samplers"],
     ["networks", "acting.actor", "acting.evaluator", "replay.buffer", "learning.losses"],
+    ["learning.heads"],
     ["learning.update", "goal"],
     ["learning.learner"],
     ["reporting.run_directory", "reporting.console"],

@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from distdqn.learning.update import UpdateLoop
-from distdqn.networks import layers_from_model, make_q_network
+from distdqn.networks import NetworkPlan, layers_from_model, make_networks
 from distdqn.policy import PolicyWeights
 from distdqn.seeding import make_integer_seed
 from distdqn.transition import PriorityUpdate, SampledBatches
@@ -48,11 +48,7 @@ class Learner:
 
     def __init__(
         self,
-        observation_shape: tuple[int, ...],
-        actions: int,
-        hidden_sizes: Sequence[int],
-        layer_norm: bool,
-        dueling: bool,
+        plan: NetworkPlan,
         batch_size: int,
         updates_per_call: int,
         threads: int,
@@ -64,18 +60,11 @@ class Learner:
         _import_tensorflow(threads)
         self._shape = (updates_per_call, batch_size)
         self._prioritized = prioritized
-        self._make_network = functools.partial(
-            make_q_network,
-            observation_shape,
-            actions,
-            tuple(hidden_sizes),
-            layer_norm,
-            seed=make_integer_seed(seed, "network"),
-            dueling=dueling,
-        )
-        online = self._make_network()
-        self._layers = layers_from_model(online)
-        self._loop = UpdateLoop(online, self._make_network(), **update_arguments)
+        self._make_networks = functools.partial(make_networks, plan, make_integer_seed(seed, "network"))
+        online, self._q_network = self._make_networks()
+        target, _ = self._make_networks()
+        self._layers = layers_from_model(self._q_network)
+        self._loop = UpdateLoop(online, target, **update_arguments)
         self._weights_version = (epoch, 0)
         self._learner_steps = 0
 
@@ -134,7 +123,7 @@ class Learner:
         self._weights_version = (epoch, version + 1)
         return PolicyWeights(
             layers=self._layers,
-            arrays=[np.asarray(array) for array in self._loop.online.get_weights()],
+            arrays=[np.asarray(array) for array in self._q_network.get_weights()],
             weights_version=self._weights_version,
             learner_steps=self._learner_steps,
         )
@@ -145,7 +134,7 @@ class Learner:
         Called by: the supervisor, at the end. Waits for: nothing. After a restart: works
         at once.
         """
-        network = self._make_network()
+        _, network = self._make_networks()
         network.set_weights(weights.arrays)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "network.keras"

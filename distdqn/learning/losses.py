@@ -8,50 +8,48 @@ from typing import Any
 Tensor = Any  # TensorFlow ships no types
 
 
-def max_q_target(reward: Tensor, discount: Tensor, next_q_target: Tensor) -> Tensor:
-    """Return estimated from the next state under the target network's best action.
+def chosen_outputs(outputs: Tensor, q_values: Tensor) -> Tensor:
+    """What the target network says of the action that `q_values` like best.
 
-    `target = reward + discount * max_a next_q_target[a]`
+    `outputs[argmax_a q_values[a]]`
+
+    With the target network's own Q-values this is the bootstrap of DQN. With the online
+    network's it is double DQN: one network chooses and the other values, so noise that
+    makes an action look good does not also raise its value.
 
     Args:
-        reward: `[B]` float32, n-step return in units of reward.
-        discount: `[B]` float32 in [0, 1]; see `Transitions.discount`.
-        next_q_target: `[B, A]` float32, chooses and values the action.
+        outputs: `[B, A]` or `[B, A, K]` float32, the target network's.
+        q_values: `[B, A]` float32, that choose.
 
     Returns:
-        `[B]` float32. Carries no gradient.
+        `[B]` or `[B, K]` float32.
 
-    Source: Mnih et al. (2015), "Training algorithm for deep Q-networks".
+    Source: Mnih et al. (2015), "Training algorithm for deep Q-networks"; van Hasselt, Guez,
+    Silver (2016), section "Double DQN", arXiv:1509.06461.
     """
     import tensorflow as tf
 
-    return tf.stop_gradient(reward + discount * tf.reduce_max(next_q_target, axis=1))
+    return tf.gather(outputs, tf.argmax(q_values, axis=1), batch_dims=1)
 
 
-def double_q_target(reward: Tensor, discount: Tensor, next_q_online: Tensor, next_q_target: Tensor) -> Tensor:
-    """Return estimated from the next state under the online network's favourite action.
+def bootstrapped(reward: Tensor, discount: Tensor, chosen: Tensor) -> Tensor:
+    """Return estimated from the rewards of the window and what comes after it.
 
-    `target = reward + discount * next_q_target[argmax_a next_q_online[a]]`
-
-    One network chooses and the other values, so noise that makes an action look good
-    does not also raise its value.
+    `target = reward + discount * chosen`
 
     Args:
-        reward: `[B]` float32, n-step return in units of reward.
-        discount: `[B]` float32 in [0, 1]; see `Transitions.discount`.
-        next_q_online: `[B, A]` float32, chooses the action.
-        next_q_target: `[B, A]` float32, values it.
+        reward: `[B]` or `[B, 1]` float32, n-step return in units of reward.
+        discount: of the same shape, in [0, 1]; see `Transitions.discount`.
+        chosen: `[B]` or `[B, K]` float32, value or quantiles of the next action.
 
     Returns:
-        `[B]` float32. Carries no gradient.
+        `[B]` or `[B, K]` float32. Carries no gradient.
 
-    Source: van Hasselt, Guez, Silver (2016), section "Double DQN", arXiv:1509.06461.
+    Source: Sutton and Barto (2018), equation 7.1.
     """
     import tensorflow as tf
 
-    favourite = tf.argmax(next_q_online, axis=1)  # [B]
-    value = tf.gather(next_q_target, favourite, batch_dims=1)  # [B]
-    return tf.stop_gradient(reward + discount * value)
+    return tf.stop_gradient(reward + discount * chosen)
 
 
 def huber_loss(td_error: Tensor, importance_weight: Tensor = 1.0) -> Tensor:
@@ -90,6 +88,85 @@ def squared_loss(td_error: Tensor, importance_weight: Tensor = 1.0) -> Tensor:
     import tensorflow as tf
 
     return tf.reduce_mean(importance_weight * 0.5 * tf.square(td_error))
+
+
+def quantile_huber_loss(quantiles: Tensor, target: Tensor, importance_weight: Tensor = 1.0) -> Tensor:
+    """How badly `quantiles` stand for a distribution of which `target` are samples.
+
+    `loss = mean_B(importance_weight * sum_i mean_j |tau_i - 1{u_ij < 0}| * huber(u_ij))`
+    with `u_ij = target_j - quantiles_i` and `tau_i = (i + 0.5) / K`
+
+    A quantile near 1 is moved up strongly by targets above it and down weakly by those
+    below, so it comes to rest where that share of the targets lies below it.
+
+    Args:
+        quantiles: `[B, K]` float32, predicted.
+        target: `[B, J]` float32.
+        importance_weight: `[B]` float32, or 1 for all.
+
+    Returns:
+        `[]` float32.
+
+    Source: Dabney et al. (2018), equations 9 and 10 with kappa 1, arXiv:1710.10044.
+    """
+    import tensorflow as tf
+
+    count = quantiles.shape[1]
+    tau = (tf.range(count, dtype=tf.float32) + 0.5) / count  # [K]
+    error = target[:, None, :] - quantiles[:, :, None]  # [B, K, J]
+    size = tf.abs(error)
+    huber = tf.where(size <= 1.0, 0.5 * tf.square(error), size - 0.5)  # [B, K, J]
+    side = tf.abs(tau[None, :, None] - tf.cast(error < 0.0, tf.float32))  # [B, K, J]
+    item = tf.reduce_sum(tf.reduce_mean(side * huber, axis=2), axis=1)  # [B]
+    return tf.reduce_mean(importance_weight * item)
+
+
+def categorical_projection(support: Tensor, reward: Tensor, discount: Tensor, chosen: Tensor) -> Tensor:
+    """The distribution of `reward + discount * return`, put back onto the support.
+
+    Each shifted atom's probability is split between the two atoms around it, in proportion
+    to how near they are; what falls outside goes to the ends:
+    `target_i = sum_j clip(1 - |clip(reward + discount * z_j) - z_i| / delta, 0, 1) * chosen_j`
+
+    Args:
+        support: `[K]` float32, evenly spaced returns.
+        reward: `[B]` float32, n-step return.
+        discount: `[B]` float32 in [0, 1]; see `Transitions.discount`.
+        chosen: `[B, K]` float32, probabilities of the next action's returns.
+
+    Returns:
+        `[B, K]` float32, sums to 1. Carries no gradient.
+
+    Source: Bellemare, Dabney, Munos (2017), equation 7, arXiv:1707.06887.
+    """
+    import tensorflow as tf
+
+    support = tf.convert_to_tensor(support, tf.float32)
+    delta = support[1] - support[0]
+    shifted = reward[:, None] + discount[:, None] * support[None, :]  # [B, K]
+    shifted = tf.clip_by_value(shifted, support[0], support[-1])
+    distance = tf.abs(shifted[:, None, :] - support[None, :, None]) / delta  # [B, K, K]
+    share = tf.clip_by_value(1.0 - distance, 0.0, 1.0)
+    return tf.stop_gradient(tf.linalg.matvec(share, chosen))  # [B, K]
+
+
+def cross_entropy_loss(logits: Tensor, target: Tensor, importance_weight: Tensor = 1.0) -> Tensor:
+    """`loss = mean_B(importance_weight * -sum_i target_i * log softmax(logits)_i)`.
+
+    Args:
+        logits: `[B, K]` float32, predicted.
+        target: `[B, K]` float32, probabilities.
+        importance_weight: `[B]` float32, or 1 for all.
+
+    Returns:
+        `[]` float32.
+
+    Source: Bellemare, Dabney, Munos (2017), algorithm 1, arXiv:1707.06887.
+    """
+    import tensorflow as tf
+
+    item = -tf.reduce_sum(target * tf.nn.log_softmax(logits, axis=-1), axis=-1)  # [B]
+    return tf.reduce_mean(importance_weight * item)
 
 
 def moved_target(target: Tensor, online: Tensor, rate: float) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from distdqn.learning import losses
+from distdqn.learning.heads import Head
 from distdqn.transition import FloatArray, Transitions
 
 Tensor = Any  # TensorFlow ships no types
@@ -29,9 +30,9 @@ class Updated(NamedTuple):
 class UpdateLoop:
     """Online and target network and Adam, advanced by whole calls of `U` updates.
 
-    One update: for a batch, `td_error = target - q(observation)[action]` with the target
-    of `losses`, a step of Adam on its loss, and every `target_update_period` updates the
-    target network moves towards the online one.
+    One update: for a batch, the head's loss between what the online network says of the
+    actions taken and what rewards and target network make of them, a step of Adam on it,
+    and every `target_update_period` updates the target network moves towards the online one.
 
     Attributes:
         online: the trained Keras network.
@@ -46,7 +47,7 @@ class UpdateLoop:
         learning_rate: float,
         adam_epsilon: float,
         max_gradient_norm: float | None,
-        loss: str,
+        head: Head,
         double: bool,
         target_update_period: int,
         target_update_rate: float,
@@ -58,7 +59,7 @@ class UpdateLoop:
         self.optimizer = keras.optimizers.Adam(learning_rate, epsilon=adam_epsilon)
         self.optimizer.build(online.trainable_variables)
         self._max_gradient_norm = max_gradient_norm
-        self._loss = {"huber": losses.huber_loss, "squared": losses.squared_loss}[loss]
+        self._head = head
         self._double = double
         self._target_update = (target_update_period, target_update_rate)
         self._run = tf.function(self._loop, jit_compile=True, autograph=False)
@@ -130,12 +131,13 @@ class UpdateLoop:
         """
         import tensorflow as tf
 
-        target = self._td_target(batch)  # [B]
+        chosen = self._next_outputs(batch["next_observation"])  # [B] or [B, K]
         with tf.GradientTape() as tape:
-            q_values = self.online(batch["observation"])  # [B, A]
-            q_taken = tf.gather(q_values, batch["action"], batch_dims=1)  # [B]
-            td_error = target - q_taken  # [B]
-            loss = self._loss(td_error, batch["importance_weight"])
+            outputs = self.online(batch["observation"])  # [B, A] or [B, A, K]
+            taken = tf.gather(outputs, batch["action"], batch_dims=1)  # [B] or [B, K]
+            loss, td_error = self._head.loss(
+                taken, batch["reward"], batch["discount"], chosen, batch["importance_weight"]
+            )  # [], [B]
         variables = self.online.trainable_variables
         gradients = tape.gradient(loss, variables)
         norm = tf.linalg.global_norm(gradients)
@@ -146,16 +148,18 @@ class UpdateLoop:
         is_due = tf.equal((learner_steps + 1) % period, 0)
         for lagging, online in zip(self.target.variables, self.online.variables, strict=True):
             lagging.assign(tf.where(is_due, losses.moved_target(lagging, online, rate), lagging))
+        q_taken = tf.gather(self._head.q_values(outputs), batch["action"], batch_dims=1)  # [B]
         return tf.stack([loss, tf.reduce_mean(q_taken), norm]), td_error
 
-    def _td_target(self, batch: dict[str, Tensor]) -> Tensor:
-        """What the Q-values of the actions taken should be, `[B]`."""
-        reward, discount = batch["reward"], batch["discount"]
-        next_q_target = self.target(batch["next_observation"])  # [B, A]
-        if not self._double:
-            return losses.max_q_target(reward, discount, next_q_target)
-        next_q_online = self.online(batch["next_observation"])  # [B, A]
-        return losses.double_q_target(reward, discount, next_q_online, next_q_target)
+    def _next_outputs(self, next_observation: Tensor) -> Tensor:
+        """What the target network says of the next actions, `[B]` or `[B, K]`.
+
+        Args:
+            next_observation: `[B, *observation_shape]`.
+        """
+        outputs = self.target(next_observation)  # [B, A] or [B, A, K]
+        chooser = self.online(next_observation) if self._double else outputs
+        return losses.chosen_outputs(outputs, self._head.q_values(chooser))
 
 
 def _tensors(transitions: Transitions, importance_weight: FloatArray | None) -> dict[str, Tensor]:

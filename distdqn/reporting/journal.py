@@ -14,6 +14,7 @@ from distdqn.reporting.run_directory import RunDirectory
 
 _RECENT_EPISODES = 100  # in `train_return_mean`, as Stable-Baselines3 does
 _STATUS_SECONDS = 1.0
+_MARGIN = 0.05  # of the support, at each end, where mean Q-values should not be
 
 
 @dataclass
@@ -76,6 +77,7 @@ class Journal:
         started: float,
         capacity: int,
         min_size: int,
+        support: tuple[float, float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.counters = Counters()
@@ -86,6 +88,7 @@ class Journal:
         self._started = started
         self._capacity = capacity
         self._min_size = min_size
+        self._support = support
         self._clock = clock
         self._returns: deque[float] = deque(maxlen=_RECENT_EPISODES)
         self._lengths: deque[int] = deque(maxlen=_RECENT_EPISODES)
@@ -178,9 +181,23 @@ class Journal:
             "seconds_per_update": means["update"],
         }
         self._waited = {"actors": 0.0, "learner": 0.0}
+        self._check_support(means["q_mean"])
         self._directory.add_metrics(line)
         self._console.progress(line)
         return line
+
+    def _check_support(self, q_mean: float | None) -> None:
+        """Tells once that Q-values crowd at an end of the categorical head's support."""
+        if self._support is None or q_mean is None:
+            return
+        v_min, v_max = self._support
+        share = (q_mean - v_min) / (v_max - v_min)
+        if not _MARGIN <= share <= 1.0 - _MARGIN:
+            name, value, way = ("v_max", v_max, "raise") if share > _MARGIN else ("v_min", v_min, "lower")
+            self.note(
+                f"`{name}` ({value:g}) is too tight for the returns seen: mean Q {q_mean:.1f} ({way} it)."
+            )
+            self._support = None
 
     def is_news(self) -> bool:
         """Whether anything was done since the last report."""

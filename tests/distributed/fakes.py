@@ -331,7 +331,7 @@ def make_run(
     if slack is None:  # as `builders.make_pacing` chooses it
         slack = samples_per_insert * actors * steps_per_rollout + 2 * updates_per_call * batch_size
     pacing = Pacing(samples_per_insert, tolerance, min_size, slack)
-    journal = Journal(directory, console, 0.0, 10**6, min_size, fleet.clock)
+    journal = Journal(directory, console, 0.0, 10**6, min_size, clock=fleet.clock)
     goal = Goal(target_return, eval_period, eval_episodes=5, confirm_episodes=10)
     limits = Limits(
         actors=actors,

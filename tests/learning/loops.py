@@ -4,9 +4,10 @@ import functools
 from typing import Any
 
 import numpy as np
+from toy_networks import make_q_network
 
+from distdqn.learning.heads import ValueHead
 from distdqn.learning.update import UpdateLoop
-from distdqn.networks import make_q_network
 from distdqn.transition import Transitions
 
 SETTINGS: dict[str, Any] = {
@@ -23,7 +24,15 @@ SETTINGS: dict[str, Any] = {
 def build_loop(layer_norm: bool = False, **changes: Any) -> UpdateLoop:
     """Three inputs, five hidden units, four actions."""
     networks = (make_q_network((3,), 4, (5,), layer_norm, seed) for seed in (0, 100))
-    return UpdateLoop(*networks, **(SETTINGS | changes))
+    return make_update_loop(*networks, **changes)
+
+
+def make_update_loop(online: Any, target: Any, **changes: Any) -> UpdateLoop:
+    """A loop with the settings of all these tests but for `changes`; `loss` is the value head's."""
+    settings = SETTINGS | changes
+    head = settings.pop("head", None) or ValueHead(settings["loss"])
+    del settings["loss"]
+    return UpdateLoop(online, target, head=head, **settings)
 
 
 @functools.cache

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distdqn.learning.heads import ValueHead
 from distdqn.learning.learner import Learner
+from distdqn.networks import NetworkPlan
 from distdqn.policy import Policy, PolicyWeights
 from distdqn.transition import SampledBatches, Transitions
 
@@ -21,11 +23,8 @@ keras_saves_with_a_warning = pytest.mark.filterwarnings(
 def make_learner(seed: int = 0, epoch: int = 0, **changes: Any) -> Learner:
     """Two inputs, five hidden units, three actions."""
     arguments: dict[str, Any] = {
-        "observation_shape": (2,),
-        "actions": 3,
-        "hidden_sizes": (5,),
-        "layer_norm": False,
-        "dueling": False,
+        "plan": NetworkPlan((2,), 3, (5,)),
+        "head": ValueHead("huber"),
         "batch_size": BATCH_SIZE,
         "updates_per_call": UPDATES,
         "threads": 1,
@@ -33,7 +32,6 @@ def make_learner(seed: int = 0, epoch: int = 0, **changes: Any) -> Learner:
         "learning_rate": 0.01,
         "adam_epsilon": 1e-8,
         "max_gradient_norm": 10.0,
-        "loss": "huber",
         "double": True,
         "target_update_period": 2,
         "target_update_rate": 1.0,

@@ -7,9 +7,25 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from distdqn.learning.losses import double_q_target, huber_loss, max_q_target, moved_target, squared_loss
+from distdqn.learning.losses import (
+    bootstrapped,
+    chosen_outputs,
+    huber_loss,
+    moved_target,
+    squared_loss,
+)
 
 SEEDS = range(5)
+
+
+def max_q_target(reward: Any, discount: Any, next_q_target: Any) -> Any:
+    """The target of DQN: one network chooses and values."""
+    return bootstrapped(reward, discount, chosen_outputs(next_q_target, next_q_target))
+
+
+def double_q_target(reward: Any, discount: Any, next_q_online: Any, next_q_target: Any) -> Any:
+    """The target of double DQN: the online network chooses, the target network values."""
+    return bootstrapped(reward, discount, chosen_outputs(next_q_target, next_q_online))
 
 
 def random_case(seed: int) -> dict[str, np.ndarray]:

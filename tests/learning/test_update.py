@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from learning.loops import SETTINGS, build_loop, make_batches, make_loop, part
+from learning.loops import SETTINGS, build_loop, make_batches, make_loop, make_update_loop, part
+from toy_networks import make_q_network
 
 from distdqn.learning.update import UpdateLoop
-from distdqn.networks import make_q_network
 from distdqn.transition import Transitions
 
 
@@ -330,7 +330,7 @@ def make_network_xla_cannot_compile(seed: int) -> Any:
 
 
 def test_compile_goes_on_without_xla_and_says_so_in_one_line_when_xla_cannot() -> None:
-    loop = UpdateLoop(make_network_xla_cannot_compile(25), make_network_xla_cannot_compile(26), **SETTINGS)
+    loop = make_update_loop(make_network_xla_cannot_compile(25), make_network_xla_cannot_compile(26))
     twin = Twin(loop)
     before, batches = snapshot(loop), make_batches(3, 4, seed=27)
 

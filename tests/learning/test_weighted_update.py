@@ -1,9 +1,7 @@
 import numpy as np
 import pytest
-from learning.loops import SETTINGS, make_batches, make_loop, part
-
-from distdqn.learning.update import UpdateLoop
-from distdqn.networks import make_q_network
+from learning.loops import make_batches, make_loop, make_update_loop, part
+from toy_networks import make_q_network
 
 
 @pytest.mark.parametrize("loss", ["huber", "squared"])
@@ -31,7 +29,7 @@ def test_td_errors_are_those_before_each_update() -> None:
 
 def test_every_trainable_weight_of_a_dueling_network_changes_in_one_update() -> None:
     networks = [make_q_network((3,), 4, (5,), True, seed, dueling=True) for seed in (0, 1)]
-    loop = UpdateLoop(*networks, **SETTINGS)
+    loop = make_update_loop(*networks)
     before = loop.online.get_weights()
 
     loop.run(make_batches(1, 64, seed=12), 0)
