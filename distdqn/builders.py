@@ -12,6 +12,7 @@ from distdqn.config import Config
 from distdqn.goal import Budget, Goal
 from distdqn.learning.heads import CategoricalHead, Head, QuantileHead, ValueHead
 from distdqn.learning.learner import Learner
+from distdqn.learning.update import Munchausen
 from distdqn.networks import NetworkPlan
 from distdqn.pacing import Pacing
 from distdqn.replay.buffer import Replay
@@ -85,6 +86,7 @@ def learner_blueprint(config: Config, spec: EnvironmentSpec, epoch: int = 0) -> 
             "adam_epsilon": config.adam_epsilon,
             "max_gradient_norm": config.max_gradient_norm,
             "double": config.double,
+            "munchausen": _munchausen(config),
             "target_update_period": config.target_update_period,
             "target_update_rate": config.target_update_rate,
             "threads": config.learner_threads,
@@ -117,6 +119,12 @@ def _head(config: Config) -> Head:
             return CategoricalHead(config.v_min, config.v_max, config.atoms)
         case _:
             return ValueHead(config.loss)
+
+
+def _munchausen(config: Config) -> Munchausen | None:
+    if not config.munchausen:
+        return None
+    return Munchausen(config.munchausen_scale, config.munchausen_temperature, config.munchausen_least)
 
 
 def make_importance_exponent(config: Config) -> LinearSchedule:

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
 
-from distdqn.config import Config, Range
+from distdqn.config import Config
 from distdqn.errors import ConfigError, DistdqnError, RoleFailure
+from distdqn.option_types import Range
+from distdqn.presets import PRESETS
 
 
 class Parser(argparse.ArgumentParser):
@@ -63,6 +65,11 @@ def make_run_parser() -> argparse.ArgumentParser:
             group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
         else:
             group.add_argument(flag, metavar=_metavar(option), help=text)
+    parser.add_argument(
+        "--preset",
+        metavar="{" + ",".join(PRESETS) + "}",
+        help="the algorithm of a paper; other options given replace single ones of it",
+    )
     parser.add_argument("--debug", action="store_true", help="show tracebacks of mistakes, too")
     return parser
 
@@ -81,6 +88,15 @@ def default_text(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(str(number) for number in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def presets_table() -> str:
+    """What each preset sets, as the README's Markdown table."""
+    rows = ["| preset | sets |", "|---|---|"]
+    for name, options in PRESETS.items():
+        settings = ", ".join(f"`{key} {default_text(value)}`" for key, value in options.items())
+        rows.append(f"| `{name}` | {settings} |")
+    return "\n".join(rows)
 
 
 def options_table() -> str:

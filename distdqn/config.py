@@ -3,30 +3,14 @@
 The command line, the README's table and a run's `config.json` all come from here.
 """
 
-import math
-import types
 import typing
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from distdqn.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class Range:
-    """Allowed numbers: from `low` to `high`, `low` itself excluded if `above` is set."""
-
-    low: float
-    high: float = float("inf")
-    above: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        return (value > self.low if self.above else value >= self.low) and value <= self.high
-
-    def __str__(self) -> str:
-        start = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
-        return start if self.high == float("inf") else f"{start}, at most {self.high:g}"
+from distdqn.option_types import Range, Unreadable, describe, is_of, parse
+from distdqn.presets import PRESETS
 
 
 def _option(group: str, default: Any, text: str, allowed: Range | tuple[str, ...] | None = None) -> Any:
@@ -192,6 +176,16 @@ class Config:
     double: bool = _option(
         _LEARNING, True, "double DQN: the online network chooses, the target network values"
     )
+    munchausen: bool = _option(
+        _LEARNING,
+        False,
+        "Munchausen DQN: a softmax policy, paid for being sure; needs `--no-double`",
+    )
+    munchausen_scale: float = _option(_LEARNING, 0.9, "of that pay", Range(0, 1))
+    munchausen_temperature: float = _option(
+        _LEARNING, 0.03, "of the softmax policy, in units of reward", Range(0, above=True)
+    )
+    munchausen_least: float = _option(_LEARNING, -1.0, "where that pay is cut off", Range(-1e9, 0))
     target_update_period: int = _option(
         _LEARNING, 200, "learner steps from one update of the target network to the next", Range(1, 10**12)
     )
@@ -251,6 +245,8 @@ class Config:
                 f"`v_min` ({self.v_min:g}) must be below `v_max` ({self.v_max:g}): the support would be "
                 "empty."
             )
+        if not {"munchausen", "double"} & set(wrong) and self.munchausen and self.double:
+            mistakes.append("`munchausen` has a softmax policy, nothing to choose twice (add `--no-double`).")
         return mistakes + [
             f"`{small}` ({getattr(self, small)}) exceeds `{large}` ({getattr(self, large)}): {why}."
             for small, large, why in pairs
@@ -259,19 +255,35 @@ class Config:
 
     @classmethod
     def from_text(cls, texts: Mapping[str, str]) -> "Config":
-        """A config from options as text, by name.
+        """A config from options as text, by name; `preset` among them is looked up first.
 
         Raises:
             ConfigError: lists every text that is not of its option's type, and all else
                 that is wrong.
         """
+        mistakes: list[str] = []
         values: dict[str, Any] = {}
-        for name, text in texts.items():
+        try:
+            values = preset_options(texts.get("preset"))
+        except ConfigError as error:
+            mistakes = error.mistakes
+        for name in texts.keys() - {"preset"}:
             try:
-                values[name] = _parse(_TYPES[name], text)
+                values[name] = parse(_TYPES[name], texts[name])
             except ValueError:
-                values[name] = _Unreadable(text)
-        return cls(**values)
+                values[name] = Unreadable(texts[name])
+        try:
+            config = cls(**values)
+        except ConfigError as error:
+            mistakes = mistakes + error.mistakes
+        if mistakes:
+            raise ConfigError(mistakes)
+        return config
+
+    @classmethod
+    def from_preset(cls, preset: str, **options: Any) -> "Config":
+        """The options of a preset, and `options` in place of some of them."""
+        return cls(**{**preset_options(preset), **options})
 
     def to_json(self) -> dict[str, Any]:
         """Every option as JSON can hold it; a function stands as `module:Name`."""
@@ -282,17 +294,21 @@ class Config:
         return values
 
 
+def preset_options(preset: str | None) -> dict[str, Any]:
+    """The options that a preset sets; none for None.
+
+    Raises:
+        ConfigError: there is no such preset.
+    """
+    if preset is None:
+        return {}
+    if preset not in PRESETS:
+        names = ", ".join(f"`{name}`" for name in PRESETS)
+        raise ConfigError(f"`preset` must be one of {names}, not `{preset}`.")
+    return dict(PRESETS[preset])
+
+
 _TYPES: dict[str, Any] = typing.get_type_hints(Config)
-
-
-class _Unreadable:
-    """Text that is not of its option's type; no option takes it."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def __str__(self) -> str:
-        return self._text
 
 
 def _mistake(name: str, value: Any) -> str | None:
@@ -300,8 +316,8 @@ def _mistake(name: str, value: Any) -> str | None:
     if name == "env" and callable(value):
         return None
     kind, allowed = _TYPES[name], Config.__dataclass_fields__[name].metadata["allowed"]
-    if not _is_of(kind, value) or value == "":
-        return f"`{name}` must be {_describe(kind)}, not `{value}`."
+    if not is_of(kind, value) or value == "":
+        return f"`{name}` must be {describe(kind)}, not `{value}`."
     if isinstance(allowed, tuple) and value not in allowed:
         return f"`{name}` must be one of {', '.join(f'`{a}`' for a in allowed)}, not `{value}`."
     if isinstance(allowed, Range) and value is not None:
@@ -310,76 +326,3 @@ def _mistake(name: str, value: Any) -> str | None:
         if wrong or not numbers:
             return f"`{name}` must be {allowed}, not `{wrong[0] if wrong else value}`."
     return None
-
-
-def _parts(kind: Any) -> tuple[Any, ...]:
-    """The alternatives of a union, or the type itself."""
-    is_union = isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
-    return typing.get_args(kind) if is_union else (kind,)
-
-
-def _is_of(kind: Any, value: Any) -> bool:
-    """Whether `value` is of an option's type; whole numbers pass for real ones."""
-    for part in _parts(kind):
-        if part is types.NoneType:
-            fits = value is None
-        elif typing.get_origin(part) is Literal:
-            fits = isinstance(value, str)
-            if fits and len(_parts(kind)) > 1:
-                fits = value in typing.get_args(part)
-        elif typing.get_origin(part) is tuple:
-            fits = isinstance(value, tuple) and all(_is_of(int, v) for v in value)
-        elif part is float:
-            fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        elif part is int:
-            fits = isinstance(value, int) and not isinstance(value, bool)
-        else:
-            fits = isinstance(part, type) and isinstance(value, part)
-        if fits:
-            return True
-    return False
-
-
-def _describe(kind: Any) -> str:
-    """An option's type in words."""
-    words = []
-    for part in _parts(kind):
-        if part is types.NoneType:
-            words.append("`none`")
-        elif typing.get_origin(part) is Literal:
-            words += [f"`{choice}`" for choice in typing.get_args(part)]
-        elif typing.get_origin(part) is tuple:
-            words.append("whole numbers separated by commas")
-        else:
-            words.append(
-                {int: "a whole number", float: "a number", bool: "`true` or `false`"}.get(part, "text")
-            )
-    return " or ".join(words)
-
-
-def _parse(kind: Any, text: str) -> Any:
-    """`text` as an option's type.
-
-    Raises:
-        ValueError: it is not; the message says what is wanted.
-    """
-    for part in _parts(kind):
-        try:
-            if part is types.NoneType:
-                if text.lower() == "none":
-                    return None
-            elif typing.get_origin(part) is tuple:
-                return tuple(int(number) for number in text.split(","))
-            elif part is bool:
-                if text.lower() in ("true", "false"):
-                    return text.lower() == "true"
-            elif part in (int, float):
-                return part(text)
-            elif typing.get_origin(part) is Literal and len(_parts(kind)) > 1:
-                if text in typing.get_args(part):
-                    return text
-            elif text.lower() != "none" or types.NoneType not in _parts(kind):
-                return text
-        except ValueError:
-            continue
-    raise ValueError(_describe(kind))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import distdqn
-from distdqn.cli import make_run_parser, options_table
+from distdqn.cli import make_run_parser, options_table, presets_table
 from distdqn.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,7 +24,7 @@ ALL_FILES = PACKAGE + TESTS + BENCHMARKS
 
 # Every module imports from the lines above its own only.
 LAYERS = [
-    ["errors", "transition", "seeding", "schedules", "pacing", "stopping"],
+    ["errors", "transition", "seeding", "schedules", "pacing", "stopping", "option_types", "presets"],
     ["config", "policy", "acting.environments", "acting.exploration", "acting.n_step", "replay.sum_tree"],
     ["replay.samplers"],
     ["networks", "acting.actor", "acting.evaluator", "replay.buffer", "learning.losses"],
@@ -334,6 +334,14 @@ def test_every_option_stands_in_the_help(monkeypatch: pytest.MonkeyPatch) -> Non
     flags = set(re.findall(r"--[a-z0-9-]+", make_run_parser().format_help()))
 
     assert [o.name for o in fields(Config) if f"--{o.name.replace('_', '-')}" not in flags] == []
+
+
+def test_readme_holds_the_table_of_presets_as_the_program_makes_it() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+
+    table = text.partition("<!-- presets -->")[2].partition("<!-- /presets -->")[0]
+
+    assert table.strip() == presets_table()
 
 
 def test_readme_holds_the_table_of_options_as_the_program_makes_it() -> None:

@@ -52,6 +52,50 @@ def bootstrapped(reward: Tensor, discount: Tensor, chosen: Tensor) -> Tensor:
     return tf.stop_gradient(reward + discount * chosen)
 
 
+def munchausen_bonus(q_values: Tensor, action: Tensor, temperature: float, least: float) -> Tensor:
+    """How sure the policy was of the action it took, as a (negative) reward.
+
+    `clip(temperature * log pi(action), least, 0)` with `pi = softmax(q_values / temperature)`
+
+    Args:
+        q_values: `[B, A]` float32, the target network's, where the action was taken.
+        action: `[B]` int32.
+        temperature: above 0, in units of reward.
+        least: at most 0, in units of reward.
+
+    Returns:
+        `[B]` float32 in [least, 0]. Carries no gradient.
+
+    Source: Vieillard, Pietquin, Geist (2020), equation 2 and section 3.1, arXiv:2007.14430.
+    """
+    import tensorflow as tf
+
+    log_policy = temperature * tf.nn.log_softmax(q_values / temperature, axis=1)  # [B, A]
+    taken = tf.gather(log_policy, action, batch_dims=1)  # [B]
+    return tf.stop_gradient(tf.clip_by_value(taken, least, 0.0))
+
+
+def soft_policy(q_values: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """The softmax policy, and the reward for keeping it random.
+
+    `pi = softmax(q_values / temperature)`, `bonus = -temperature * log pi`
+
+    Args:
+        q_values: `[B, A]` float32.
+        temperature: above 0, in units of reward.
+
+    Returns:
+        probability: `[B, A]` float32, sums to 1.
+        bonus: `[B, A]` float32, at least 0.
+
+    Source: Vieillard, Pietquin, Geist (2020), equation 1, arXiv:2007.14430.
+    """
+    import tensorflow as tf
+
+    log_policy = tf.nn.log_softmax(q_values / temperature, axis=1)  # [B, A]
+    return tf.exp(log_policy), -temperature * log_policy
+
+
 def huber_loss(td_error: Tensor, importance_weight: Tensor = 1.0) -> Tensor:
     """Squared for small errors, linear for large ones, so one outlier cannot take over.
 

@@ -1,5 +1,6 @@
 """The update itself: networks, optimizer, and `U` updates in one compiled loop."""
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,27 @@ class Updated(NamedTuple):
     td_error: FloatArray
 
 
+@dataclass(frozen=True)
+class Munchausen:
+    """Settings of Munchausen DQN: the agent is paid for what it was sure of.
+
+    `reward + scale * munchausen_bonus + discount * sum_a pi(a) * (q(a) - temperature * log pi(a))`
+
+    With n-step returns the bonus is that of the window's first action.
+
+    Attributes:
+        scale: of the bonus, in [0, 1].
+        temperature: of the softmax policy, in units of reward.
+        least: where the bonus is cut off, at most 0.
+
+    Source: Vieillard, Pietquin, Geist (2020), equation 2, arXiv:2007.14430.
+    """
+
+    scale: float
+    temperature: float
+    least: float
+
+
 class UpdateLoop:
     """Online and target network and Adam, advanced by whole calls of `U` updates.
 
@@ -49,6 +71,7 @@ class UpdateLoop:
         max_gradient_norm: float | None,
         head: Head,
         double: bool,
+        munchausen: Munchausen | None,
         target_update_period: int,
         target_update_rate: float,
     ) -> None:
@@ -60,6 +83,7 @@ class UpdateLoop:
         self.optimizer.build(online.trainable_variables)
         self._max_gradient_norm = max_gradient_norm
         self._head = head
+        self._munchausen = munchausen
         self._double = double
         self._target_update = (target_update_period, target_update_rate)
         self._run = tf.function(self._loop, jit_compile=True, autograph=False)
@@ -131,13 +155,11 @@ class UpdateLoop:
         """
         import tensorflow as tf
 
-        chosen = self._next_outputs(batch["next_observation"])  # [B] or [B, K]
+        target = self._td_target(batch)  # [B] or [B, K]
         with tf.GradientTape() as tape:
             outputs = self.online(batch["observation"])  # [B, A] or [B, A, K]
             taken = tf.gather(outputs, batch["action"], batch_dims=1)  # [B] or [B, K]
-            loss, td_error = self._head.loss(
-                taken, batch["reward"], batch["discount"], chosen, batch["importance_weight"]
-            )  # [], [B]
+            loss, td_error = self._head.loss(taken, target, batch["importance_weight"])  # [], [B]
         variables = self.online.trainable_variables
         gradients = tape.gradient(loss, variables)
         norm = tf.linalg.global_norm(gradients)
@@ -151,15 +173,19 @@ class UpdateLoop:
         q_taken = tf.gather(self._head.q_values(outputs), batch["action"], batch_dims=1)  # [B]
         return tf.stack([loss, tf.reduce_mean(q_taken), norm]), td_error
 
-    def _next_outputs(self, next_observation: Tensor) -> Tensor:
-        """What the target network says of the next actions, `[B]` or `[B, K]`.
-
-        Args:
-            next_observation: `[B, *observation_shape]`.
-        """
-        outputs = self.target(next_observation)  # [B, A] or [B, A, K]
-        chooser = self.online(next_observation) if self._double else outputs
-        return losses.chosen_outputs(outputs, self._head.q_values(chooser))
+    def _td_target(self, batch: dict[str, Tensor]) -> Tensor:
+        """What the online network should say of the actions taken in `batch`, `[B]` or `[B, K]`."""
+        reward, discount = batch["reward"], batch["discount"]
+        outputs = self.target(batch["next_observation"])  # [B, A] or [B, A, K]
+        if self._munchausen is None:
+            chooser = self.online(batch["next_observation"]) if self._double else outputs
+            chosen = losses.chosen_outputs(outputs, self._head.q_values(chooser))  # [B] or [B, K]
+            return self._head.target(reward, discount, chosen)
+        settings = self._munchausen
+        q_before = self._head.q_values(self.target(batch["observation"]))  # [B, A]
+        bonus = losses.munchausen_bonus(q_before, batch["action"], settings.temperature, settings.least)
+        policy = losses.soft_policy(self._head.q_values(outputs), settings.temperature)  # [B, A], [B, A]
+        return self._head.soft_target(reward + settings.scale * bonus, discount, outputs, *policy)
 
 
 def _tensors(transitions: Transitions, importance_weight: FloatArray | None) -> dict[str, Tensor]:

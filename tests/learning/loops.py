@@ -30,6 +30,7 @@ def build_loop(layer_norm: bool = False, **changes: Any) -> UpdateLoop:
 def make_update_loop(online: Any, target: Any, **changes: Any) -> UpdateLoop:
     """A loop with the settings of all these tests but for `changes`; `loss` is the value head's."""
     settings = SETTINGS | changes
+    settings.setdefault("munchausen", None)
     head = settings.pop("head", None) or ValueHead(settings["loss"])
     del settings["loss"]
     return UpdateLoop(online, target, head=head, **settings)

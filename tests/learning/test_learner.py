@@ -33,6 +33,7 @@ def make_learner(seed: int = 0, epoch: int = 0, **changes: Any) -> Learner:
         "adam_epsilon": 1e-8,
         "max_gradient_norm": 10.0,
         "double": True,
+        "munchausen": None,
         "target_update_period": 2,
         "target_update_rate": 1.0,
     }

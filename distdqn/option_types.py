@@ -1,0 +1,106 @@
+"""Types and ranges of options: what text means, and whether a value fits."""
+
+import math
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Range:
+    """Allowed numbers: from `low` to `high`, `low` itself excluded if `above` is set."""
+
+    low: float
+    high: float = float("inf")
+    above: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return (value > self.low if self.above else value >= self.low) and value <= self.high
+
+    def __str__(self) -> str:
+        start = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+        return start if self.high == float("inf") else f"{start}, at most {self.high:g}"
+
+
+class Unreadable:
+    """Text that is not of its option's type; no option takes it."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+
+def _parts(kind: Any) -> tuple[Any, ...]:
+    """The alternatives of a union, or the type itself."""
+    is_union = isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
+    return typing.get_args(kind) if is_union else (kind,)
+
+
+def is_of(kind: Any, value: Any) -> bool:
+    """Whether `value` is of an option's type; whole numbers pass for real ones."""
+    for part in _parts(kind):
+        if part is types.NoneType:
+            fits = value is None
+        elif typing.get_origin(part) is Literal:
+            fits = isinstance(value, str)
+            if fits and len(_parts(kind)) > 1:
+                fits = value in typing.get_args(part)
+        elif typing.get_origin(part) is tuple:
+            fits = isinstance(value, tuple) and all(is_of(int, v) for v in value)
+        elif part is float:
+            fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        elif part is int:
+            fits = isinstance(value, int) and not isinstance(value, bool)
+        else:
+            fits = isinstance(part, type) and isinstance(value, part)
+        if fits:
+            return True
+    return False
+
+
+def describe(kind: Any) -> str:
+    """An option's type in words."""
+    words = []
+    for part in _parts(kind):
+        if part is types.NoneType:
+            words.append("`none`")
+        elif typing.get_origin(part) is Literal:
+            words += [f"`{choice}`" for choice in typing.get_args(part)]
+        elif typing.get_origin(part) is tuple:
+            words.append("whole numbers separated by commas")
+        else:
+            words.append(
+                {int: "a whole number", float: "a number", bool: "`true` or `false`"}.get(part, "text")
+            )
+    return " or ".join(words)
+
+
+def parse(kind: Any, text: str) -> Any:
+    """`text` as an option's type.
+
+    Raises:
+        ValueError: it is not; the message says what is wanted.
+    """
+    for part in _parts(kind):
+        try:
+            if part is types.NoneType:
+                if text.lower() == "none":
+                    return None
+            elif typing.get_origin(part) is tuple:
+                return tuple(int(number) for number in text.split(","))
+            elif part is bool:
+                if text.lower() in ("true", "false"):
+                    return text.lower() == "true"
+            elif part in (int, float):
+                return part(text)
+            elif typing.get_origin(part) is Literal and len(_parts(kind)) > 1:
+                if text in typing.get_args(part):
+                    return text
+            elif text.lower() != "none" or types.NoneType not in _parts(kind):
+                return text
+        except ValueError:
+            continue
+    raise ValueError(describe(kind))
