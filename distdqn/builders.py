@@ -108,6 +108,7 @@ def _network_plan(config: Config, spec: EnvironmentSpec) -> NetworkPlan:
         atoms=config.atoms,
         v_min=config.v_min,
         v_max=config.v_max,
+        noisy_sigma=config.noisy_sigma if config.noisy else None,
     )
 
 

@@ -149,6 +149,13 @@ class Config:
     dueling: bool = _option(
         _LEARNING, False, "a value and an advantage for each action, each with a last hidden layer of its own"
     )
+    noisy: bool = _option(
+        _LEARNING,
+        False,
+        "noisy networks: explore by learned noise in the weights; then set `epsilon_start` and "
+        "`epsilon_end` to 0",
+    )
+    noisy_sigma: float = _option(_LEARNING, 0.5, "initial amount of that noise", Range(0, above=True))
     head: Literal["value", "quantile", "categorical"] = _option(
         _LEARNING,
         "value",

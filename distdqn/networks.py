@@ -3,12 +3,14 @@
 Keras is imported where it is used: only the learner's process loads it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from distdqn.noisy import noisy_dense_layer
 from distdqn.policy import Layer
+from distdqn.transition import FloatArray
 
 _KNOWN_ACTIVATIONS = ("linear", "relu", "tanh")
 
@@ -30,6 +32,7 @@ class NetworkPlan:
         atoms: number of outputs `K` for each action, under a distributional head.
         v_min: smallest return of the categorical head.
         v_max: largest return of the categorical head.
+        noisy_sigma: initial amount of noise of noisy dense layers; None means plain ones.
     """
 
     observation_shape: tuple[int, ...]
@@ -41,6 +44,7 @@ class NetworkPlan:
     atoms: int = 1
     v_min: float = 0.0
     v_max: float = 0.0
+    noisy_sigma: float | None = None
 
 
 def make_networks(plan: NetworkPlan, seed: int) -> tuple[Any, Any]:
@@ -63,6 +67,11 @@ def make_networks(plan: NetworkPlan, seed: int) -> tuple[Any, Any]:
     seeds = np.random.default_rng(seed)
 
     def dense(units: int, activation: str | None, features: Any) -> Any:
+        if plan.noisy_sigma is not None:
+            layer = noisy_dense_layer()
+            return layer(units, activation or "linear", plan.noisy_sigma, int(seeds.integers(2**30)))(
+                features
+            )
         initializer = keras.initializers.GlorotUniform(seed=int(seeds.integers(2**31)))
         return keras.layers.Dense(units, activation, kernel_initializer=initializer)(features)
 
@@ -96,6 +105,24 @@ def make_networks(plan: NetworkPlan, seed: int) -> tuple[Any, Any]:
     if plan.head == "value":
         return network, network
     return network, keras.Model(inputs, _q_values(plan, outputs), name="q_values")
+
+
+def plain_q_network(plan: NetworkPlan, arrays: list[FloatArray]) -> Any:
+    """The network with Q-values as a Keras model of standard layers, noise left out.
+
+    Args:
+        plan: the shape of the network that `arrays` are of.
+        arrays: its weights, as published.
+
+    Returns:
+        A Keras model from observations `[B, *observation_shape]` to Q-values `[B, A]`.
+    """
+    _, source = make_networks(plan, seed=0)
+    source.set_weights(arrays)
+    _, plain = make_networks(replace(plan, noisy_sigma=None), seed=0)
+    for noisy, layer in zip(source.layers, plain.layers, strict=True):
+        layer.set_weights(noisy.get_weights()[: len(layer.weights)])  # means come first
+    return plain
 
 
 def _q_values(plan: NetworkPlan, outputs: Any) -> Any:
@@ -178,6 +205,8 @@ def _settings(layer: Any) -> dict[str, Any]:
             return {"kind": "activation", "activation": activation}
         case "Dense":
             return {"kind": "dense", "activation": activation}
+        case "NoisyDense":
+            return {"kind": "noisy_dense", "activation": activation}
         case "LayerNormalization" if config["axis"] in (-1, [-1]) and not config.get("rms_scaling"):
             return {"kind": "layer_normalization"} | {k: config[k] for k in ("epsilon", "center", "scale")}
         case kind:

@@ -52,6 +52,12 @@ class Policy:
         self._steps = [_bind_layer(layer, weights.arrays) for layer in weights.layers]
         self._names = [(layer["name"], layer["inputs"]) for layer in weights.layers]
 
+    def resample(self, generator: np.random.Generator) -> None:
+        """Draws new noise for the noisy layers; until then they are at their means."""
+        for step in self._steps:
+            if isinstance(step, _NoisyDense):
+                step.resample(generator)
+
     def q_values(self, observation: AnyArray) -> FloatArray:
         """Q-values of each action.
 
@@ -117,6 +123,8 @@ def _bind_layer(layer: Layer, arrays: Sequence[FloatArray]) -> _Operation:
             return lambda inputs: activation(inputs[0])
         case "dense":
             return _bind_dense(own, _activation(layer))
+        case "noisy_dense":
+            return _NoisyDense(own, _activation(layer))
         case "layer_normalization":
             return _bind_layer_normalization(own, layer)
         case kind:
@@ -143,6 +151,31 @@ def _bind_dense(arrays: list[FloatArray], activation: Callable[[FloatArray], Flo
     kernel = arrays[0]  # [features, units]
     bias = arrays[1] if len(arrays) > 1 else np.float32(0.0)
     return lambda inputs: activation(inputs[0] @ kernel + bias)
+
+
+class _NoisyDense:
+    """The layer of `distdqn.noisy` in NumPy."""
+
+    def __init__(self, arrays: list[FloatArray], activation: Callable[[FloatArray], FloatArray]) -> None:
+        self._kernel, self._bias, self._kernel_sigma, self._bias_sigma = arrays[:4]
+        self._activation = activation
+        self._noisy_kernel, self._noisy_bias = self._kernel, self._bias
+
+    def resample(self, generator: np.random.Generator) -> None:
+        inputs, units = self._kernel.shape
+        noise_in = _signed_root(generator.standard_normal((inputs,), np.float32))
+        noise_out = _signed_root(generator.standard_normal((units,), np.float32))
+        self._noisy_kernel = self._kernel + self._kernel_sigma * np.outer(noise_in, noise_out)
+        self._noisy_bias = self._bias + self._bias_sigma * noise_out
+
+    def __call__(self, inputs: list[FloatArray]) -> FloatArray:
+        return self._activation(inputs[0] @ self._noisy_kernel + self._noisy_bias)
+
+
+def _signed_root(values: FloatArray) -> FloatArray:
+    """`sign(v) * sqrt(|v|)` of each of `[C]`."""
+    roots: FloatArray = np.sign(values) * np.sqrt(np.abs(values))
+    return roots
 
 
 def _bind_layer_normalization(arrays: list[FloatArray], layer: Layer) -> _Operation:

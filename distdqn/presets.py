@@ -26,6 +26,25 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epsilon_ladder": True,
         "head": "value",
     },
+    # Hessel et al. (2018), arXiv:1710.02298, table 1; its support of -10 to 10 is for
+    # clipped Atari rewards and is made wide enough for 500 steps of 1 here.
+    "rainbow": {
+        "n_step": 3,
+        "double": True,
+        "dueling": True,
+        "sampler": "prioritized",
+        "priority_exponent": 0.5,
+        "importance_exponent_start": 0.4,
+        "importance_exponent_end": 1.0,
+        "noisy": True,
+        "noisy_sigma": 0.5,
+        "epsilon_start": 0.0,
+        "epsilon_end": 0.0,
+        "head": "categorical",
+        "atoms": 51,
+        "v_min": -100.0,
+        "v_max": 100.0,
+    },
     # Dabney et al. (2018), arXiv:1710.10044, with fewer than its 200 quantiles.
     "qr": {**_PLAIN, "head": "quantile", "atoms": 51},
     # Vieillard, Pietquin, Geist (2020), arXiv:2007.14430, table 1.

@@ -24,7 +24,17 @@ ALL_FILES = PACKAGE + TESTS + BENCHMARKS
 
 # Every module imports from the lines above its own only.
 LAYERS = [
-    ["errors", "transition", "seeding", "schedules", "pacing", "stopping", "option_types", "presets"],
+    [
+        "errors",
+        "transition",
+        "seeding",
+        "schedules",
+        "pacing",
+        "stopping",
+        "option_types",
+        "presets",
+        "noisy",
+    ],
     ["config", "policy", "acting.environments", "acting.exploration", "acting.n_step", "replay.sum_tree"],
     ["replay.samplers"],
     ["networks", "acting.actor", "acting.evaluator", "replay.buffer", "learning.losses"],
@@ -177,7 +187,7 @@ def test_tensorflow_and_keras_are_imported_in_networks_and_learning_only() -> No
         for path in PACKAGE
         for node, name in imported_modules(tree_of(path))
         if name.split(".")[0] in ("tensorflow", "keras")
-        and module_name(path) != "networks"
+        and module_name(path) not in ("networks", "noisy")
         and not module_name(path).startswith("learning.")
     ]
 
@@ -336,22 +346,13 @@ def test_every_option_stands_in_the_help(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [o.name for o in fields(Config) if f"--{o.name.replace('_', '-')}" not in flags] == []
 
 
-def test_readme_holds_the_table_of_presets_as_the_program_makes_it() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize(("name", "table"), [("options", options_table()), ("presets", presets_table())])
+def test_readme_holds_each_table_as_the_program_makes_it(name: str, table: str) -> None:
+    _, begin, rest = (ROOT / "README.md").read_text(encoding="utf-8").partition(f"<!-- {name} -->")
+    found, end, _ = rest.partition(f"<!-- /{name} -->")
 
-    table = text.partition("<!-- presets -->")[2].partition("<!-- /presets -->")[0]
-
-    assert table.strip() == presets_table()
-
-
-def test_readme_holds_the_table_of_options_as_the_program_makes_it() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-
-    _, begin, rest = text.partition("<!-- options -->")
-    table, end, _ = rest.partition("<!-- /options -->")
-
-    assert (begin, end) == ("<!-- options -->", "<!-- /options -->")
-    assert table.strip() == options_table()
+    assert (begin, end) == (f"<!-- {name} -->", f"<!-- /{name} -->")
+    assert found.strip() == table
 
 
 def test_names_for_everyone_are_the_public_names_of_the_package() -> None:

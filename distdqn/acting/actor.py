@@ -194,6 +194,7 @@ class Actor:
         """Epsilon-greedy actions `[E]` under `epsilon` `[E]`, random ones before the first weights."""
         if self._policy is None:
             return self._generator.integers(self._actions, size=self._environments)
+        self._policy.resample(self._generator)
         q_values = self._policy.q_values(self._batch.observation)  # [E, A]
         return epsilon_greedy_actions(q_values, epsilon, self._generator)
 

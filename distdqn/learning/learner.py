@@ -1,7 +1,6 @@
 """The learner: the one process with TensorFlow, which turns batches into better weights."""
 
 import contextlib
-import functools
 import os
 import sys
 import tempfile
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from distdqn.learning.update import UpdateLoop
-from distdqn.networks import NetworkPlan, layers_from_model, make_networks
+from distdqn.networks import NetworkPlan, layers_from_model, make_networks, plain_q_network
 from distdqn.policy import PolicyWeights
 from distdqn.seeding import make_integer_seed
 from distdqn.transition import PriorityUpdate, SampledBatches
@@ -60,11 +59,13 @@ class Learner:
         _import_tensorflow(threads)
         self._shape = (updates_per_call, batch_size)
         self._prioritized = prioritized
-        self._make_networks = functools.partial(make_networks, plan, make_integer_seed(seed, "network"))
-        online, self._q_network = self._make_networks()
-        target, _ = self._make_networks()
+        self._plan = plan
+        network_seed = make_integer_seed(seed, "network")
+        online, self._q_network = make_networks(plan, network_seed)
+        target, _ = make_networks(plan, network_seed)
         self._layers = layers_from_model(self._q_network)
-        self._loop = UpdateLoop(online, target, **update_arguments)
+        noise_seed = make_integer_seed(seed, "network", 1)
+        self._loop = UpdateLoop(online, target, noise_seed=noise_seed, **update_arguments)
         self._weights_version = (epoch, 0)
         self._learner_steps = 0
 
@@ -134,8 +135,7 @@ class Learner:
         Called by: the supervisor, at the end. Waits for: nothing. After a restart: works
         at once.
         """
-        _, network = self._make_networks()
-        network.set_weights(weights.arrays)
+        network = plain_q_network(self._plan, weights.arrays)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "network.keras"
             network.save(path)

@@ -74,6 +74,7 @@ class UpdateLoop:
         munchausen: Munchausen | None,
         target_update_period: int,
         target_update_rate: float,
+        noise_seed: int = 0,
     ) -> None:
         import keras
         import tensorflow as tf
@@ -84,6 +85,10 @@ class UpdateLoop:
         self._max_gradient_norm = max_gradient_norm
         self._head = head
         self._munchausen = munchausen
+        self._noise_seed = noise_seed
+        self._noisy = [
+            layer for net in (online, target) for layer in net.layers if hasattr(layer, "resample")
+        ]
         self._double = double
         self._target_update = (target_update_period, target_update_rate)
         self._run = tf.function(self._loop, jit_compile=True, autograph=False)
@@ -155,6 +160,7 @@ class UpdateLoop:
         """
         import tensorflow as tf
 
+        self._resample_noise(learner_steps)
         target = self._td_target(batch)  # [B] or [B, K]
         with tf.GradientTape() as tape:
             outputs = self.online(batch["observation"])  # [B, A] or [B, A, K]
@@ -168,10 +174,23 @@ class UpdateLoop:
         self.optimizer.apply(gradients, variables)
         period, rate = self._target_update
         is_due = tf.equal((learner_steps + 1) % period, 0)
-        for lagging, online in zip(self.target.variables, self.online.variables, strict=True):
+        pairs = zip(self.target.trainable_variables, self.online.trainable_variables, strict=True)
+        for lagging, online in pairs:
             lagging.assign(tf.where(is_due, losses.moved_target(lagging, online, rate), lagging))
         q_taken = tf.gather(self._head.q_values(outputs), batch["action"], batch_dims=1)  # [B]
         return tf.stack([loss, tf.reduce_mean(q_taken), norm]), td_error
+
+    def _resample_noise(self, learner_steps: Tensor) -> None:
+        """New noise for every noisy layer of both networks, by seed, step and layer alone.
+
+        Both uses of the online network in one update have the same noise, where Fortunato
+        et al. draw it anew for the choice of the next action.
+        """
+        import tensorflow as tf
+
+        for position, layer in enumerate(self._noisy):
+            step = tf.cast(learner_steps % 2**31, tf.int32)
+            layer.resample(tf.stack([self._noise_seed + position, 2 * step]))
 
     def _td_target(self, batch: dict[str, Tensor]) -> Tensor:
         """What the online network should say of the actions taken in `batch`, `[B]` or `[B, K]`."""
