@@ -283,6 +283,9 @@ def _is_equal(run, other):
     return True
 
 
+_MANY_PARTS = ("--sampler", "prioritized", "--dueling", "--epsilon-ladder", "--noisy", "--head", "quantile")
+
+
 @pytest.fixture(scope="module")
 def fresh_runs(start_run):
     """Six runs with 2 actors, two at a time, so that their timing differs."""
@@ -304,7 +307,7 @@ def fresh_runs(start_run):
         {"prioritized lockstep": ("lockstep", 1), "prioritized serial": ("serial", 1)},
     ):
         for name, (mode, seed) in pair.items():
-            extra = ("--sampler", "prioritized", "--dueling", "--epsilon-ladder") if "prio" in name else ()
+            extra = _MANY_PARTS if "prioritized" in name else ()
             runs[name] = start_run("--mode", mode, "--seed", seed, *common, *extra)
         for name in pair:
             assert runs[name].wait() == 0, runs[name].output()  # no goal: the budget spent is success
