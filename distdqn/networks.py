@@ -51,8 +51,8 @@ def make_networks(plan: NetworkPlan, seed: int) -> tuple[Any, Any]:
     """A multilayer perceptron twice: with the head's outputs, and with Q-values.
 
     The second shares the layers of the first and adds those that turn the outputs into
-    Q-values. Both are made of standard Keras layers alone, so a saved copy opens without
-    this package.
+    Q-values. But for noisy layers both are made of standard Keras layers alone, so a saved
+    copy opens without this package; for those, see `plain_q_network`.
 
     Args:
         plan: the shape.

@@ -347,3 +347,20 @@ def make_run(
     budget = Budget(max_env_steps, max_seconds)
     supervisor = Supervisor(calls, limits, goal, budget, pacing, journal, stop, fleet.clock)
     return FakeRun(fleet, calls, supervisor, goal, pacing, journal, console, directory, stop)
+
+
+def fault(role, method, *numbers, words="Boom", incarnations=None):
+    """Faults of one role in the n-th calls of one method; of every call if none is given."""
+
+    def faults(handle, called, n):
+        is_meant = (handle.role, called) == (role, method) and (not numbers or n in numbers)
+        if incarnations is not None and handle.incarnation not in incarnations:
+            return None
+        return words if is_meant else None
+
+    return faults
+
+
+def starts(fleet, role, index=0):
+    """Incarnations of one role, in the order they were started."""
+    return [handle.incarnation for handle in fleet.started if (handle.role, handle.index) == (role, index)]

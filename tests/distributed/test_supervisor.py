@@ -10,22 +10,6 @@ from distdqn.schedules import LinearSchedule
 _LOOK = 0.2  # the supervisor looks at signals and deadlines this often
 
 
-def _fault(role, method, *numbers, words="Boom", incarnations=None):
-    """Faults of one role in the n-th calls of one method; of every call if none is given."""
-
-    def faults(handle, called, n):
-        is_meant = (handle.role, called) == (role, method) and (not numbers or n in numbers)
-        if incarnations is not None and handle.incarnation not in incarnations:
-            return None
-        return words if is_meant else None
-
-    return faults
-
-
-def _starts(fleet, role, index=0):
-    return [handle.incarnation for handle in fleet.started if (handle.role, handle.index) == (role, index)]
-
-
 # The beginning.
 
 
@@ -36,7 +20,7 @@ def test_learner_is_started_before_all_others():
     assert Counter(roles) == {"learner": 1, "replay": 1, "actor": 3, "evaluator": 1}
 
 
-def test_actors_act_while_the_learner_still_starts():
+def test_actors_act_while_the_learner_stillstarts():
     run = make_run(FakeFleet(seconds={"compile": 20.0}))
     run.supervisor.run()
     assert run.fleet.calls_of("actor", "rollout")[0].at == 0.0

@@ -3,27 +3,11 @@
 import itertools
 
 import pytest
-from distributed.fakes import FakeEvaluator, FakeFleet, make_run
+from distributed.fakes import FakeEvaluator, FakeFleet, fault, make_run
 
 from distdqn.acting.evaluator import Evaluation
 
 _LOOK = 0.2  # the supervisor looks at signals and deadlines this often
-
-
-def _fault(role, method, *numbers, words="Boom", incarnations=None):
-    """Faults of one role in the n-th calls of one method; of every call if none is given."""
-
-    def faults(handle, called, n):
-        is_meant = (handle.role, called) == (role, method) and (not numbers or n in numbers)
-        if incarnations is not None and handle.incarnation not in incarnations:
-            return None
-        return words if is_meant else None
-
-    return faults
-
-
-def _starts(fleet, role, index=0):
-    return [handle.incarnation for handle in fleet.started if (handle.role, handle.index) == (role, index)]
 
 
 # The end.
@@ -179,7 +163,7 @@ def _sizes(thing):
 
 def test_state_stays_bounded_over_thousands_of_calls():
     # Every actor dies after 20 rollouts, so replaced processes must be forgotten, too.
-    fleet = FakeFleet(faults=_fault("actor", "rollout", 21), keep_records=False)
+    fleet = FakeFleet(faults=fault("actor", "rollout", 21), keep_records=False)
     run = make_run(fleet, actors=4, max_env_steps=200_000, eval_period=200)
     sizes = []
 

@@ -1,27 +1,11 @@
 """The supervisor with a fake fleet: every fault and its answer."""
 
 import pytest
-from distributed.fakes import HANG, FakeFleet, make_run
+from distributed.fakes import HANG, FakeFleet, fault, make_run, starts
 
 from distdqn.errors import RoleFailure
 
 _LOOK = 0.2  # the supervisor looks at signals and deadlines this often
-
-
-def _fault(role, method, *numbers, words="Boom", incarnations=None):
-    """Faults of one role in the n-th calls of one method; of every call if none is given."""
-
-    def faults(handle, called, n):
-        is_meant = (handle.role, called) == (role, method) and (not numbers or n in numbers)
-        if incarnations is not None and handle.incarnation not in incarnations:
-            return None
-        return words if is_meant else None
-
-    return faults
-
-
-def _starts(fleet, role, index=0):
-    return [handle.incarnation for handle in fleet.started if (handle.role, handle.index) == (role, index)]
 
 
 def test_dead_actor_is_replaced_and_what_it_held_is_given_back():
@@ -29,7 +13,7 @@ def test_dead_actor_is_replaced_and_what_it_held_is_given_back():
     fleet.at(20.5, lambda: fleet.kill("actor", 1))
     run = make_run(fleet, actors=3)
     assert run.supervisor.run() == "max_env_steps"
-    assert [_starts(fleet, "actor", index) for index in range(3)] == [[0], [0, 1], [0]]
+    assert [starts(fleet, "actor", index) for index in range(3)] == [[0], [0, 1], [0]]
     assert run.counters.actor_restarts == 1
     assert run.counters.lost_rollouts == 2  # one ran, one was queued
     assert run.counters.env_steps == run.replay.inserted == 5_000
@@ -41,7 +25,7 @@ def test_dead_actor_is_replaced_and_what_it_held_is_given_back():
 
 
 def test_replacement_of_an_actor_is_told_with_who_and_why():
-    fleet = FakeFleet(faults=_fault("actor", "rollout", 3, words="Traceback:\n  lines\nValueError: odd"))
+    fleet = FakeFleet(faults=fault("actor", "rollout", 3, words="Traceback:\n  lines\nValueError: odd"))
     run = make_run(fleet, actors=1, max_env_steps=300)
     run.supervisor.run()
     assert "actor-0 (incarnation 0) failed in `rollout` and is replaced: ValueError: odd" in run.console.notes
@@ -64,7 +48,7 @@ def test_other_actors_and_the_learner_go_on_while_one_is_replaced():
 
 
 def test_actor_that_never_answers_is_replaced_after_its_deadline():
-    fleet = FakeFleet(faults=_fault("actor", "rollout", 4, words=HANG, incarnations=[0]))
+    fleet = FakeFleet(faults=fault("actor", "rollout", 4, words=HANG, incarnations=[0]))
     run = make_run(fleet, actors=1, env_timeout_seconds=30.0)
     run.supervisor.run()
     hung = fleet.calls_of("actor", "rollout")[3]
@@ -80,7 +64,7 @@ def test_calls_that_fail_together_make_one_restart():
     fleet.at(1.0, lambda: fleet.kill("actor", 0))  # `identify` and two rollouts are under way
     run = make_run(fleet, actors=1, max_failures=2)
     run.supervisor.run()
-    assert _starts(fleet, "actor") == [0, 1]
+    assert starts(fleet, "actor") == [0, 1]
     assert run.counters.actor_restarts == 1
     assert run.counters.lost_rollouts == 2
 
@@ -91,21 +75,21 @@ def test_all_actors_may_die_at_once_three_times():
         fleet.at(at, lambda: [fleet.kill("actor", index) for index in range(3)])
     run = make_run(fleet, actors=3, max_env_steps=20_000)
     assert run.supervisor.run() == "max_env_steps"
-    assert [_starts(fleet, "actor", index) for index in range(3)] == [[0, 1, 2, 3]] * 3
+    assert [starts(fleet, "actor", index) for index in range(3)] == [[0, 1, 2, 3]] * 3
     assert run.counters.actor_restarts == 9
     assert run.counters.env_steps == 20_000
 
 
 def test_actor_that_keeps_failing_ends_the_run_with_its_name_and_words():
-    fleet = FakeFleet(faults=_fault("actor", "rollout", words="Boom: the environment is odd"))
+    fleet = FakeFleet(faults=fault("actor", "rollout", words="Boom: the environment is odd"))
     run = make_run(fleet, actors=1, max_failures=3)
     with pytest.raises(RoleFailure, match=r"actor-0 .*failed 3 times running.*Boom: the environment is odd"):
         run.supervisor.run()
-    assert _starts(fleet, "actor") == [0, 1, 2]
+    assert starts(fleet, "actor") == [0, 1, 2]
 
 
 def test_actor_that_never_starts_ends_the_run():
-    fleet = FakeFleet(faults=_fault("actor", "identify", words=HANG))
+    fleet = FakeFleet(faults=fault("actor", "identify", words=HANG))
     run = make_run(fleet, actors=1, max_failures=3, start_timeout_seconds=60.0)
     with pytest.raises(RoleFailure, match="actor-0"):
         run.supervisor.run()
@@ -114,7 +98,7 @@ def test_actor_that_never_starts_ends_the_run():
 
 def test_completed_call_between_failures_lets_the_run_go_on():
     # The first rollout of every life completes, the second raises.
-    fleet = FakeFleet(faults=_fault("actor", "rollout", 2))
+    fleet = FakeFleet(faults=fault("actor", "rollout", 2))
     run = make_run(fleet, actors=1, max_failures=2, max_env_steps=500)
     assert run.supervisor.run() == "max_env_steps"
     assert run.counters.actor_restarts >= 5
@@ -124,7 +108,7 @@ def test_completed_call_between_failures_lets_the_run_go_on():
 @pytest.mark.parametrize("method", ["compile", "publish", "learn"])
 @pytest.mark.parametrize("words", ["ValueError: bad", HANG])
 def test_failing_learner_ends_the_run_under_its_own_name(method, words):
-    fleet = FakeFleet(faults=_fault("learner", method, words=words))
+    fleet = FakeFleet(faults=fault("learner", method, words=words))
     with pytest.raises(RoleFailure, match=r"learner .*failed in"):
         make_run(fleet).supervisor.run()
 
@@ -139,7 +123,7 @@ def test_dead_learner_ends_the_run_under_its_own_name(rollout):
 
 
 def test_learner_that_fails_to_start_ends_the_run():
-    fleet = FakeFleet(faults=_fault("learner", "identify", words="ImportError: tensorflow"))
+    fleet = FakeFleet(faults=fault("learner", "identify", words="ImportError: tensorflow"))
     with pytest.raises(RoleFailure, match=r"learner .*ImportError: tensorflow"):
         make_run(fleet).supervisor.run()
 
@@ -147,7 +131,7 @@ def test_learner_that_fails_to_start_ends_the_run():
 @pytest.mark.parametrize("method", ["insert", "sample"])
 @pytest.mark.parametrize("words", ["MemoryError: full", HANG])
 def test_failing_replay_ends_the_run_under_its_own_name(method, words):
-    fleet = FakeFleet(faults=_fault("replay", method, words=words))
+    fleet = FakeFleet(faults=fault("replay", method, words=words))
     with pytest.raises(RoleFailure, match="replay"):
         make_run(fleet).supervisor.run()
 
@@ -183,6 +167,6 @@ def test_evaluation_is_ordered_again_when_the_evaluator_dies():
 
 
 def test_evaluator_that_keeps_failing_ends_the_run():
-    fleet = FakeFleet(faults=_fault("evaluator", "evaluate"))
+    fleet = FakeFleet(faults=fault("evaluator", "evaluate"))
     with pytest.raises(RoleFailure, match=r"evaluator .*failed 3 times running"):
         make_run(fleet, eval_period=100, max_failures=3).supervisor.run()
