@@ -26,10 +26,11 @@ class EvaluationOrder:
 class Goal:
     """Orders evaluations and judges them.
 
-    Every `eval_period` learner steps the newest weights play `eval_episodes`. Where their
-    mean reaches the goal, the *same* weights play `confirm_episodes` fresh ones; the goal
-    is reached when two standard errors below that mean still do. The best of many noisy
-    evaluations flatters, and so does a single look.
+    Every `eval_period` learner steps the newest weights play `eval_episodes`. Where two
+    standard errors below their mean reach the goal, the *same* weights play
+    `confirm_episodes` fresh ones; the goal is reached when two standard errors below that
+    mean still do. The best of many noisy evaluations flatters, and so does a single look:
+    weights that only just pass would fail somebody else's hundred episodes.
 
     Attributes:
         target_return: the goal, or None.
@@ -91,7 +92,7 @@ class Goal:
             if evaluation.lower_bound >= self.target_return:
                 self.reached = True
                 self.best, self.best_weights = evaluation, order.weights
-        elif evaluation.mean >= self.target_return:
+        elif evaluation.lower_bound >= self.target_return:
             self._candidate = order.weights
 
     def _order(self, weights: Any, confirms: bool) -> EvaluationOrder:

@@ -60,18 +60,18 @@ def test_regular_order_asks_for_the_newest_weights_and_its_own_episodes() -> Non
     assert second == EvaluationOrder("second", episodes=2, number=2, confirms=False)
 
 
-def test_mean_at_the_goal_orders_a_confirmation_of_the_same_weights() -> None:
+def test_two_errors_below_the_mean_at_the_goal_order_a_confirmation_of_the_same_weights() -> None:
     goal = make_goal()
-    judge(goal, 1, [90.0, 110.0])  # mean exactly 100
+    judge(goal, 1, [110.1, 130.1])  # 120.1 - 2 * 14.14 / sqrt(2) = 100.1
 
     assert not goal.reached
     assert goal.is_due(11)
     assert ordered(goal, "newer weights", 11) == EvaluationOrder("weights 1", 4, number=2, confirms=True)
 
 
-def test_mean_below_the_goal_orders_no_confirmation() -> None:
+def test_two_errors_below_the_mean_short_of_the_goal_order_no_confirmation() -> None:
     goal = make_goal()
-    judge(goal, 1, [89.0, 110.0])
+    judge(goal, 1, [109.9, 129.9])  # 119.9 - 20
 
     assert not goal.is_due(11)
 
