@@ -1,0 +1,1 @@
+"""Checkpoints on disk: arrays named by their content, and one manifest per checkpoint."""
