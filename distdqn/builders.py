@@ -4,7 +4,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-from distdqn.acting.actor import Actor
+from distdqn.acting.actor import Actor, EarlyEnd
 from distdqn.acting.environments import EnvironmentSpec
 from distdqn.acting.evaluator import Evaluator
 from distdqn.acting.exploration import epsilon_ladder
@@ -17,8 +17,11 @@ from distdqn.networks import NetworkPlan
 from distdqn.pacing import Pacing
 from distdqn.replay.buffer import Replay
 from distdqn.replay.samplers import PrioritizedSampler, UniformSampler
-from distdqn.schedules import LinearSchedule
+from distdqn.schedules import LearningSchedules, LinearSchedule, Schedule, make_schedule
+from distdqn.torsos import choose_torso
 from distdqn.transition import FloatArray
+
+_ATOMS = {"value": 1, "quantile": 11, "categorical": 51}  # measured here; Bellemare et al. (2017)
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,16 @@ def actor_blueprint(config: Config, spec: EnvironmentSpec, index: int, incarnati
             "rollout_length": config.rollout_length,
             "n_step": config.n_step,
             "discount": config.discount,
-            "epsilon": LinearSchedule(config.epsilon_start, config.epsilon_end, config.epsilon_decay_steps),
+            "epsilon": _epsilon(config),
             "epsilon_ladder": _rungs(config, index) if config.epsilon_ladder else None,
             "reward_scale": config.reward_scale,
             "reward_clip": config.reward_clip,
+            "early_end": None
+            if config.early_end_reward is None
+            else EarlyEnd(config.early_end_reward, config.early_end_steps),
+            "bootstrap_on_termination": config.bootstrap_on_termination,
             "prioritized": config.sampler == "prioritized",
+            "max_failures": config.max_failures,
             "seed": config.seed,
             "index": index,
             "incarnation": incarnation,
@@ -70,7 +78,9 @@ def replay_blueprint(config: Config) -> Blueprint:
 
 def evaluator_blueprint(config: Config) -> Blueprint:
     """The evaluator."""
-    return Blueprint(Evaluator, {"source": config.env, "seed": config.seed})
+    return Blueprint(
+        Evaluator, {"source": config.env, "seed": config.seed, "max_failures": config.max_failures}
+    )
 
 
 def learner_blueprint(config: Config, spec: EnvironmentSpec, epoch: int = 0) -> Blueprint:
@@ -82,7 +92,7 @@ def learner_blueprint(config: Config, spec: EnvironmentSpec, epoch: int = 0) -> 
             "head": _head(config),
             "batch_size": config.batch_size,
             "updates_per_call": config.updates_per_call,
-            "learning_rate": config.learning_rate,
+            "learning_rate": config.learning_rate,  # its schedule's value comes with every call
             "adam_epsilon": config.adam_epsilon,
             "max_gradient_norm": config.max_gradient_norm,
             "double": config.double,
@@ -100,16 +110,34 @@ def learner_blueprint(config: Config, spec: EnvironmentSpec, epoch: int = 0) -> 
 def _network_plan(config: Config, spec: EnvironmentSpec) -> NetworkPlan:
     return NetworkPlan(
         observation_shape=spec.observation_shape,
+        observation_dtype=spec.observation_dtype,
+        observation_low=spec.observation_low,
+        observation_high=spec.observation_high,
         actions=spec.actions,
+        torso=resolve_torso(config, spec),
+        spectral_norm=config.spectral_norm,
+        network=config.network,
         hidden_sizes=config.hidden_sizes,
         layer_norm=config.layer_norm,
         dueling=config.dueling,
         head=config.head,
-        atoms=config.atoms,
+        atoms=_atoms(config),
         v_min=config.v_min,
         v_max=config.v_max,
         noisy_sigma=config.noisy_sigma if config.noisy else None,
+        output_kernel_reach=config.output_kernel_reach,
+        output_bias=config.output_bias,
     )
+
+
+def resolve_torso(config: Config, spec: EnvironmentSpec) -> str:
+    """The torso of the network, `auto` resolved."""
+    return choose_torso(spec.observation_shape, spec.is_image) if config.torso == "auto" else config.torso
+
+
+def _atoms(config: Config) -> int:
+    """Outputs for each action under a distributional head."""
+    return config.atoms or _ATOMS[config.head]
 
 
 def _head(config: Config) -> Head:
@@ -117,7 +145,7 @@ def _head(config: Config) -> Head:
         case "quantile":
             return QuantileHead()
         case "categorical":
-            return CategoricalHead(config.v_min, config.v_max, config.atoms)
+            return CategoricalHead(config.v_min, config.v_max, _atoms(config))
         case _:
             return ValueHead(config.loss)
 
@@ -128,12 +156,32 @@ def _munchausen(config: Config) -> Munchausen | None:
     return Munchausen(config.munchausen_scale, config.munchausen_temperature, config.munchausen_least)
 
 
-def make_importance_exponent(config: Config) -> LinearSchedule:
-    """How far importance weights undo prioritized sampling, by the run's env steps."""
+def _epsilon(config: Config) -> Schedule:
+    return make_schedule(
+        config.epsilon_schedule,
+        config.epsilon_start,
+        config.epsilon_end,
+        config.epsilon_decay_steps,
+        config.epsilon_points,
+    )
+
+
+def make_learning_schedules(config: Config) -> LearningSchedules:
+    """What of the learning changes over a run."""
+    learning_rate = make_schedule(
+        config.learning_rate_schedule,
+        config.learning_rate,
+        config.learning_rate_end,
+        config.learning_rate_decay_steps,
+        config.learning_rate_points,
+    )
     if config.sampler == "uniform":
-        return LinearSchedule(0.0, 0.0, 0)
-    return LinearSchedule(
-        config.importance_exponent_start, config.importance_exponent_end, config.importance_anneal_steps
+        return LearningSchedules(learning_rate, LinearSchedule(0.0, 0.0, 0))
+    return LearningSchedules(
+        learning_rate,
+        LinearSchedule(
+            config.importance_exponent_start, config.importance_exponent_end, config.importance_anneal_steps
+        ),
     )
 
 
@@ -156,16 +204,26 @@ def make_goal(config: Config, spec: EnvironmentSpec) -> Goal:
 
 def make_budget(config: Config) -> Budget:
     """What the run may spend."""
-    return Budget(config.max_env_steps, config.max_seconds)
+    return Budget(config.max_env_steps, config.max_seconds, config.max_episodes)
 
 
-def make_pacing(config: Config) -> Pacing:
+def samples_per_insert(config: Config, is_image: bool) -> float:
+    """Transitions sampled per transition inserted.
+
+    An update of convolutions takes ten times as long as one of dense layers; 8 is what Mnih
+    et al. (2015) take: a batch of 32 every four env steps.
+    """
+    return config.samples_per_insert or (8.0 if is_image else 64.0)
+
+
+def make_pacing(config: Config, spec: EnvironmentSpec) -> Pacing:
     """Pacing that always lets every actor have one rollout under way and the learner two calls."""
+    ratio = samples_per_insert(config, spec.is_image)
     rollouts = config.actors * config.envs_per_actor * config.rollout_length
     calls = 2 * config.updates_per_call * config.batch_size
     return Pacing(
-        samples_per_insert=config.samples_per_insert,
+        samples_per_insert=ratio,
         tolerance=config.samples_per_insert_tolerance,
         min_size=config.min_size,
-        slack=config.samples_per_insert * rollouts + calls,
+        slack=ratio * rollouts + calls,
     )

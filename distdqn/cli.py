@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
 
-from distdqn.config import Config
-from distdqn.errors import ConfigError, DistdqnError, RoleFailure
-from distdqn.option_types import Range
-from distdqn.presets import PRESETS
+from distdqn.config import OPTION_TYPES, Config
+from distdqn.errors import ConfigError, DistdqnError
+from distdqn.option_types import choices
+from distdqn.presets import PRESETS, SOURCES
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,10 +75,9 @@ def make_run_parser() -> argparse.ArgumentParser:
 
 
 def _metavar(option: Any) -> str:
-    allowed = option.metadata["allowed"]
-    if isinstance(allowed, tuple):
-        return "{" + ",".join(allowed) + "}"
-    return "N" if isinstance(allowed, Range) else "TEXT"
+    if words := choices(OPTION_TYPES[option.name]):
+        return "{" + ",".join(words) + "}"
+    return "N" if option.metadata["allowed"] else "TEXT"
 
 
 def default_text(value: Any) -> str:
@@ -92,10 +91,10 @@ def default_text(value: Any) -> str:
 
 def presets_table() -> str:
     """What each preset sets, as the README's Markdown table."""
-    rows = ["| preset | sets |", "|---|---|"]
+    rows = ["| preset | sets | from |", "|---|---|---|"]
     for name, options in PRESETS.items():
         settings = ", ".join(f"`{key} {default_text(value)}`" for key, value in options.items())
-        rows.append(f"| `{name}` | {settings} |")
+        rows.append(f"| `{name}` | {settings} | {SOURCES[name]} |")
     return "\n".join(rows)
 
 
@@ -114,8 +113,9 @@ def print_mistakes(error: DistdqnError) -> int:
     Returns:
         The exit code.
     """
-    if isinstance(error, RoleFailure) and len(error.details.splitlines()) > 1:
-        print(error.details.rstrip(), file=sys.stderr)
+    details = getattr(error, "details", "")
+    if len(details.splitlines()) > 1:
+        print(details.rstrip(), file=sys.stderr)
     for mistake in error.mistakes:
         print(f"distdqn: error: {mistake}", file=sys.stderr)
     return error.exit_code

@@ -4,27 +4,25 @@ The command line, the README's table and a run's `config.json` all come from her
 """
 
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from distdqn.errors import ConfigError
-from distdqn.option_types import Range, Unreadable, describe, is_of, parse
-from distdqn.presets import PRESETS
+from distdqn.option_checks import contradictions, mistake_in
+from distdqn.option_types import Range, Unreadable, parse
+from distdqn.presets import preset_options
+from distdqn.schedules import Points
+
+_Shape = Literal["constant", "linear", "cosine", "piecewise"]
 
 
-def _option(group: str, default: Any, text: str, allowed: Range | tuple[str, ...] | None = None) -> Any:
+def _option(group: str, default: Any, text: str, allowed: Range | None = None) -> Any:
     return field(default=default, metadata={"group": group, "help": text, "allowed": allowed})
 
 
-_RUN, _GOAL, _ACTING, _REPLAY, _LEARNING, _FAULTS = (
-    "run",
-    "goal and budget",
-    "acting",
-    "replay",
-    "learning",
-    "faults",
-)
+_RUN, _GOAL, _ACTING, _REPLAY = "run", "goal and budget", "acting", "replay"
+_LEARNING, _CHECKPOINTS, _FAULTS = "learning", "checkpoints", "faults"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +37,6 @@ class Config:
         "async",
         "`async`: as fast as the machine allows; `lockstep`: in rounds, the same result every time; "
         "`serial`: the same result in one process, without Ray",
-        ("async", "lockstep", "serial"),
     )
     actors: int = _option(_RUN, 4, "number of actors", Range(1, 10_000))
     seed: int = _option(_RUN, 0, "fixes every random stream", Range(0, 2**63 - 1))
@@ -58,6 +55,9 @@ class Config:
         "none means no goal",
     )
     max_env_steps: int = _option(_GOAL, 500_000, "budget in env steps of all actors", Range(1, 10**15))
+    max_episodes: int | None = _option(
+        _GOAL, None, "budget in training episodes of all actors; none means no limit", Range(1, 10**15)
+    )
     max_seconds: float | None = _option(
         _GOAL, None, "budget in seconds from the start of the run; none means no limit", Range(0, above=True)
     )
@@ -83,14 +83,23 @@ class Config:
         "steps of every environment in one rollout, after which weights may change",
         Range(1, 100_000),
     )
-    n_step: int = _option(_ACTING, 5, "env steps of reward in one transition", Range(1, 1000))
+    n_step: int = _option(_ACTING, 3, "env steps of reward in one transition", Range(1, 1000))
     discount: float = _option(_ACTING, 0.99, "discount per env step", Range(0, 1))
     epsilon_start: float = _option(_ACTING, 1.0, "probability of a random action at first", Range(0, 1))
     epsilon_end: float = _option(
         _ACTING, 0.02, "probability of a random action after `epsilon_decay_steps`", Range(0, 1)
     )
     epsilon_decay_steps: int = _option(
-        _ACTING, 10_000, "total env steps over which epsilon falls, linearly", Range(0, 10**15)
+        _ACTING, 10_000, "total env steps over which epsilon falls", Range(0, 10**15)
+    )
+    epsilon_schedule: _Shape = _option(
+        _ACTING,
+        "linear",
+        "how it falls: `linear` or `cosine`; `constant` stays at `epsilon_start`; `piecewise` goes by "
+        "`epsilon_points`",
+    )
+    epsilon_points: Points | None = _option(
+        _ACTING, None, "of `piecewise`, as in `0:1,10000:0.1,50000:0.02`: env steps and value", Range(0, 1)
     )
 
     epsilon_ladder: bool = _option(
@@ -110,13 +119,29 @@ class Config:
     reward_clip: float | None = _option(
         _ACTING, None, "scaled rewards are cut to plus or minus this; none means never", Range(0, above=True)
     )
+    early_end_reward: float | None = _option(
+        _ACTING,
+        None,
+        "learn this in place of the reward of a step that ends an episode before its env step "
+        "`early_end_steps`; none means never",
+        Range(-1e9, 1e9),
+    )
+    early_end_steps: int = _option(
+        _ACTING, 200, "env steps of an episode before which its end is early", Range(1, 10**9)
+    )
+    bootstrap_on_termination: bool = _option(
+        _ACTING,
+        False,
+        "go on with the value of the next observation even where the episode is over for good: a common "
+        "mistake, here to be looked at",
+    )
 
     capacity: int = _option(_REPLAY, 100_000, "transitions replay keeps, the newest", Range(1, 10**10))
     min_size: int = _option(_REPLAY, 1000, "transitions in replay before learning starts", Range(1, 10**10))
-    samples_per_insert: float = _option(
+    samples_per_insert: float | None = _option(
         _REPLAY,
-        16.0,
-        "transitions sampled per transition inserted: couples learning to acting",
+        None,
+        "transitions sampled per transition inserted: couples learning to acting; none means 64, images 8",
         Range(0, above=True),
     )
     samples_per_insert_tolerance: float = _option(
@@ -127,7 +152,6 @@ class Config:
         _REPLAY,
         "uniform",
         "`uniform`, or `prioritized` by TD error, with first priorities from the actors",
-        ("uniform", "prioritized"),
     )
     priority_exponent: float = _option(
         _REPLAY, 0.6, "how far `prioritized` goes: 0 is uniform, 1 is in proportion", Range(0, 10)
@@ -145,7 +169,27 @@ class Config:
     hidden_sizes: tuple[int, ...] = _option(
         _LEARNING, (128, 128), "units of each hidden layer, separated by commas", Range(1, 1_000_000)
     )
-    layer_norm: bool = _option(_LEARNING, False, "normalize hidden layers before their ReLU")
+    torso: Literal["auto", "dense", "small", "nature", "impala"] = _option(
+        _LEARNING,
+        "auto",
+        "layers before the hidden ones: `dense` none; convolutions: `small` (MinAtar), `nature` (DQN), "
+        "`impala` (residual); `auto`: `dense` for vectors, `small` for images under 36 pixels, else `nature`",
+    )
+    network: str | None = _option(
+        _LEARNING,
+        None,
+        "your own network in place of torso and layers: `module:function` of observation space and number of "
+        "actions that returns a Keras model",
+    )
+    layer_norm: bool = _option(_LEARNING, True, "normalize hidden layers before their ReLU")
+    spectral_norm: bool = _option(_LEARNING, False, "keep the spectral norm of every convolution at 1")
+    output_kernel_reach: float | None = _option(
+        _LEARNING,
+        None,
+        "initial kernel of the output layer uniform within plus or minus this; none means Glorot's",
+        Range(0, 10),
+    )
+    output_bias: float = _option(_LEARNING, 0.0, "initial bias of the output layer", Range(-1e6, 1e6))
     dueling: bool = _option(
         _LEARNING, False, "a value and an advantage for each action, each with a last hidden layer of its own"
     )
@@ -158,19 +202,38 @@ class Config:
     noisy_sigma: float = _option(_LEARNING, 0.5, "initial amount of that noise", Range(0, above=True))
     head: Literal["value", "quantile", "categorical"] = _option(
         _LEARNING,
-        "value",
+        "quantile",
         "what the network learns for each action: its `value`, or a distribution of returns, "
         "`quantile` (QR-DQN) or `categorical` (C51)",
-        ("value", "quantile", "categorical"),
     )
-    atoms: int = _option(_LEARNING, 51, "quantiles, or returns of the categorical head", Range(2, 10_000))
+    atoms: int | None = _option(
+        _LEARNING,
+        None,
+        "quantiles, or returns of the categorical head; none means 11 quantiles, or 51 returns",
+        Range(2, 10_000),
+    )
     v_min: float = _option(_LEARNING, -10.0, "smallest return of the categorical head", Range(-1e9, 1e9))
     v_max: float = _option(_LEARNING, 10.0, "largest return of the categorical head", Range(-1e9, 1e9))
     batch_size: int = _option(_LEARNING, 64, "transitions in one update", Range(1, 10**7))
     updates_per_call: int = _option(
         _LEARNING, 64, "updates in one compiled call of the learner", Range(1, 100_000)
     )
-    learning_rate: float = _option(_LEARNING, 2e-3, "of Adam", Range(0, 10, above=True))
+    learning_rate: float = _option(_LEARNING, 1e-3, "of Adam, at first", Range(0, 10, above=True))
+    learning_rate_end: float = _option(
+        _LEARNING, 1e-4, "of Adam, after `learning_rate_decay_steps`", Range(0, 10)
+    )
+    learning_rate_decay_steps: int = _option(
+        _LEARNING, 50_000, "total env steps over which the learning rate falls", Range(0, 10**15)
+    )
+    learning_rate_schedule: _Shape = _option(
+        _LEARNING,
+        "constant",
+        "`constant` stays at `learning_rate`; `linear` and `cosine` fall; `piecewise` goes by "
+        "`learning_rate_points`",
+    )
+    learning_rate_points: Points | None = _option(
+        _LEARNING, None, "of `piecewise`, as in `0:0.002,50000:0.0001`: env steps and value", Range(0, 10)
+    )
     adam_epsilon: float = _option(
         _LEARNING, 1e-8, "of Adam, added to its denominator", Range(0, 1, above=True)
     )
@@ -178,7 +241,7 @@ class Config:
         _LEARNING, 10.0, "gradients are clipped to this global norm; none means never", Range(0, above=True)
     )
     loss: Literal["huber", "squared"] = _option(
-        _LEARNING, "huber", "of the value head's TD error: `huber` or `squared`", ("huber", "squared")
+        _LEARNING, "huber", "of the value head's TD error: `huber` or `squared`"
     )
     double: bool = _option(
         _LEARNING, True, "double DQN: the online network chooses, the target network values"
@@ -207,6 +270,40 @@ class Config:
     )
     learner_threads: int = _option(_LEARNING, 1, "threads of the learner's computations", Range(1, 1024))
 
+    resume: str | None = _option(
+        _CHECKPOINTS,
+        None,
+        "go on from a checkpoint: `auto` means the newest whole one of `run_dir`, if it has any; or a run`s "
+        "folder, a checkpoint's file or a URL",
+    )
+    checkpoint_seconds: float | None = _option(
+        _CHECKPOINTS,
+        60.0,
+        "seconds from one checkpoint to the next in `async`, which ends with one, too; none means never",
+        Range(0, above=True),
+    )
+    checkpoint_period: int | None = _option(
+        _CHECKPOINTS,
+        50_000,
+        "learner steps from one checkpoint to the next in `lockstep` and `serial`; each begins new episodes; "
+        "none means never",
+        Range(1),
+    )
+    checkpoint_dir: str | None = _option(
+        _CHECKPOINTS, None, "folder or URL for checkpoints; none means `checkpoints` in the run's folder"
+    )
+    keep_checkpoints: int = _option(
+        _CHECKPOINTS,
+        2,
+        "newest checkpoints kept; that of the best evaluation is kept besides",
+        Range(1, 10**6),
+    )
+    checkpoint_replay: bool = _option(
+        _CHECKPOINTS,
+        True,
+        "save replay, too; without it a run that goes on has to fill it up to `min_size` first",
+    )
+
     max_failures: int = _option(
         _FAULTS,
         5,
@@ -227,38 +324,21 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.hidden_sizes, list):
-            object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
-        found = {option.name: _mistake(option.name, getattr(self, option.name)) for option in fields(self)}
-        wrong = {name: mistake for name, mistake in found.items() if mistake}
-        mistakes = [*wrong.values(), *self._contradictions(wrong)]
+        for name in ("hidden_sizes", "epsilon_points", "learning_rate_points"):
+            if isinstance(given := getattr(self, name), list):  # as JSON has them
+                pairs = (tuple(each) if isinstance(each, list) else each for each in given)
+                object.__setattr__(self, name, tuple(pairs))
+        values = {option.name: getattr(self, option.name) for option in fields(self)}
+        found = {
+            option.name: mistake_in(
+                option.name, OPTION_TYPES[option.name], option.metadata["allowed"], values[option.name]
+            )
+            for option in fields(self)
+        }
+        right = {name: value for name, value in values.items() if not found[name]}
+        mistakes = [*filter(None, found.values()), *contradictions(right)]
         if mistakes:
             raise ConfigError(mistakes)
-
-    def _contradictions(self, wrong: Collection[str]) -> list[str]:
-        """Pairs of options that cannot hold together, those left out that are wrong by themselves."""
-        pairs = [
-            ("min_size", "capacity", "sampling could never start (lower `min_size` or raise `capacity`)"),
-            ("batch_size", "capacity", "no batch could be all different (lower `batch_size`)"),
-            (
-                "min_size",
-                "max_env_steps",
-                "learning could never start (lower `min_size` or raise `max_env_steps`)",
-            ),
-        ]
-        mistakes = []
-        if not {"v_min", "v_max"} & set(wrong) and self.v_min >= self.v_max:
-            mistakes.append(
-                f"`v_min` ({self.v_min:g}) must be below `v_max` ({self.v_max:g}): the support would be "
-                "empty."
-            )
-        if not {"munchausen", "double"} & set(wrong) and self.munchausen and self.double:
-            mistakes.append("`munchausen` has a softmax policy, nothing to choose twice (add `--no-double`).")
-        return mistakes + [
-            f"`{small}` ({getattr(self, small)}) exceeds `{large}` ({getattr(self, large)}): {why}."
-            for small, large, why in pairs
-            if not {small, large} & set(wrong) and getattr(self, small) > getattr(self, large)
-        ]
 
     @classmethod
     def from_text(cls, texts: Mapping[str, str]) -> "Config":
@@ -276,7 +356,7 @@ class Config:
             mistakes = error.mistakes
         for name in texts.keys() - {"preset"}:
             try:
-                values[name] = parse(_TYPES[name], texts[name])
+                values[name] = parse(OPTION_TYPES[name], texts[name])
             except ValueError:
                 values[name] = Unreadable(texts[name])
         try:
@@ -301,35 +381,4 @@ class Config:
         return values
 
 
-def preset_options(preset: str | None) -> dict[str, Any]:
-    """The options that a preset sets; none for None.
-
-    Raises:
-        ConfigError: there is no such preset.
-    """
-    if preset is None:
-        return {}
-    if preset not in PRESETS:
-        names = ", ".join(f"`{name}`" for name in PRESETS)
-        raise ConfigError(f"`preset` must be one of {names}, not `{preset}`.")
-    return dict(PRESETS[preset])
-
-
-_TYPES: dict[str, Any] = typing.get_type_hints(Config)
-
-
-def _mistake(name: str, value: Any) -> str | None:
-    """What is wrong with one option by itself, as one line."""
-    if name == "env" and callable(value):
-        return None
-    kind, allowed = _TYPES[name], Config.__dataclass_fields__[name].metadata["allowed"]
-    if not is_of(kind, value) or value == "":
-        return f"`{name}` must be {describe(kind)}, not `{value}`."
-    if isinstance(allowed, tuple) and value not in allowed:
-        return f"`{name}` must be one of {', '.join(f'`{a}`' for a in allowed)}, not `{value}`."
-    if isinstance(allowed, Range) and value is not None:
-        numbers = value if isinstance(value, tuple) else (value,)
-        wrong = [number for number in numbers if number not in allowed]
-        if wrong or not numbers:
-            return f"`{name}` must be {allowed}, not `{wrong[0] if wrong else value}`."
-    return None
+OPTION_TYPES: dict[str, Any] = typing.get_type_hints(Config)

@@ -33,9 +33,19 @@ class ClusterError(DistdqnError):
 
 
 class EnvironmentFault(DistdqnError):
-    """The environment cannot be built or used."""
+    """The environment cannot be built or used; `details` is the last traceback, if there is one."""
 
     exit_code = 5
+
+    def __init__(self, mistakes: str | Iterable[str], details: str = "") -> None:
+        super().__init__(mistakes)
+        self.details = details
+
+
+class Diverged(DistdqnError):
+    """Numbers that are not finite came ten times running."""
+
+    exit_code = 6
 
 
 class RoleFailure(DistdqnError):

@@ -1,4 +1,4 @@
-"""`python -m distdqn.evaluate`: play a run's best network greedily, without TensorFlow."""
+"""`python -m distdqn.evaluate`: play a run's best or last network greedily, without TensorFlow."""
 
 import argparse
 import json
@@ -13,27 +13,36 @@ from distdqn.acting.environments import inspect_environment, resolve_environment
 from distdqn.acting.evaluator import Evaluator
 from distdqn.cli import Parser, print_mistakes
 from distdqn.errors import ConfigError, DistdqnError
-from distdqn.policy import Policy, PolicyWeights, load_policy
+from distdqn.keras_policy import make_policy
+from distdqn.policy import PolicyWeights, load_policy
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints mean, standard deviation, minimum and maximum as one JSON line."""
     try:
         options = _parser().parse_args(arguments)
-        print(json.dumps(evaluate(options.run_dir, options.episodes, options.seed, options.env)))
+        network = "final" if options.final else "policy"
+        print(
+            json.dumps(
+                evaluate(options.run_dir, options.episodes, options.seed, options.env, network=network)
+            )
+        )
     except DistdqnError as error:
         return print_mistakes(error)
     return 0
 
 
-def evaluate(run_dir: Path, episodes: int, seed: int, env: str | None = None) -> dict[str, float | int]:
-    """Greedy undiscounted returns of `run_dir`'s best network.
+def evaluate(
+    run_dir: Path, episodes: int, seed: int, env: str | None = None, network: str = "policy"
+) -> dict[str, float | int]:
+    """Greedy undiscounted returns of one of `run_dir`'s networks.
 
     Args:
         run_dir: of a finished run.
         episodes: how many to play.
         seed: fixes the episodes; none of them is one that training saw.
         env: an environment other than the run's.
+        network: `policy`, the best one, or `final`, the last one.
 
     Raises:
         ConfigError: the folder holds no policy, the environment is not to be found, or
@@ -45,7 +54,7 @@ def evaluate(run_dir: Path, episodes: int, seed: int, env: str | None = None) ->
     if seed < 0:
         mistakes.append(f"`seed` must be at least 0, not `{seed}`.")
     try:
-        weights, source = _load(run_dir, env)
+        weights, source = _load(run_dir, env, f"{network}.npz")
         _check_fit(weights, source)
     except ConfigError as error:
         mistakes += error.mistakes
@@ -62,8 +71,8 @@ def evaluate(run_dir: Path, episodes: int, seed: int, env: str | None = None) ->
     }
 
 
-def _load(run_dir: Path, env: str | None) -> tuple[PolicyWeights, str]:
-    """The best network of a run, and the environment to play it in.
+def _load(run_dir: Path, env: str | None, name: str) -> tuple[PolicyWeights, str]:
+    """The network `name` of a run, and the environment to play it in.
 
     Raises:
         ConfigError: one of the run's files is missing or damaged, or there is no such
@@ -71,11 +80,11 @@ def _load(run_dir: Path, env: str | None) -> tuple[PolicyWeights, str]:
     """
     mistakes = []
     try:
-        weights = load_policy(run_dir / "policy.npz")
+        weights = load_policy(run_dir / name)
     except FileNotFoundError:
-        mistakes.append(f"`run_dir`: {run_dir} holds no `policy.npz` (name the folder of a finished run).")
+        mistakes.append(f"`run_dir`: {run_dir} holds no `{name}` (name the folder of a finished run).")
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        mistakes.append(f"`run_dir`: {run_dir / 'policy.npz'} is damaged: {error} (name another run).")
+        mistakes.append(f"`run_dir`: {run_dir / name} is damaged: {error} (name another run).")
     try:
         source = env or str(json.loads((run_dir / "config.json").read_text())["env"])
         resolve_environment(source)
@@ -95,7 +104,7 @@ def _check_fit(weights: PolicyWeights, source: str) -> None:
     """Refuses an environment that the network was not made for."""
     spec = inspect_environment(source)
     try:
-        q_values = Policy(weights).q_values(np.zeros((1, *spec.observation_shape), np.float32))  # [1, A]
+        q_values = make_policy(weights).q_values(np.zeros((1, *spec.observation_shape), np.float32))  # [1, A]
         if q_values.shape[1] == spec.actions:
             return
     except ValueError:
@@ -117,6 +126,9 @@ def _parser() -> argparse.ArgumentParser:
         "--episodes", type=int, default=100, metavar="N", help="episodes to play (default: 100)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="fixes the episodes (default: 0)")
+    parser.add_argument(
+        "--final", action="store_true", help="play the run's last network, not the best of its evaluations"
+    )
     parser.add_argument("--env", metavar="TEXT", help="another environment than the run's")
     return parser
 

@@ -1,9 +1,12 @@
 """When a run is done: evaluations, the best weights, the confirmed goal, the budgets."""
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from distdqn.acting.evaluator import Evaluation
+from distdqn.policy import PolicyWeights, tree_from_weights, weights_from_tree
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,39 @@ class Goal:
         elif evaluation.lower_bound >= self.target_return:
             self._candidate = order.weights
 
+    def begin_again(self, learner_steps: int) -> None:
+        """Goes on with a learner that has only `learner_steps` behind it."""
+        due = (learner_steps // self._period + 1) * self._period
+        self._next_learner_steps = min(self._next_learner_steps, due)
+        if self._evaluated_learner_steps > learner_steps:
+            self._evaluated_learner_steps = -1
+
+    def get_state(self, value: Callable[[Any], PolicyWeights]) -> dict[str, Any]:
+        """All that a run which goes on from here needs, as a tree for a checkpoint.
+
+        Args:
+            value: turns weights, or a reference to them, into weights.
+        """
+        return {
+            "best": None if self.best is None else dataclasses.asdict(self.best),
+            "best_weights": None if self.best is None else tree_from_weights(value(self.best_weights)),
+            "candidate": None if self._candidate is None else tree_from_weights(value(self._candidate)),
+            "next_learner_steps": self._next_learner_steps,
+            "evaluated_learner_steps": self._evaluated_learner_steps,
+            "number": self._number,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on from what `get_state` gave; the goal itself stays the one it has."""
+        if state["best"] is not None:
+            version = tuple(state["best"]["weights_version"])
+            self.best = Evaluation(**{**state["best"], "weights_version": version})
+            self.best_weights = weights_from_tree(state["best_weights"])
+        self._candidate = state["candidate"] and weights_from_tree(state["candidate"])
+        self._next_learner_steps = state["next_learner_steps"]
+        self._evaluated_learner_steps = state["evaluated_learner_steps"]
+        self._number = state["number"]
+
     def _order(self, weights: Any, confirms: bool) -> EvaluationOrder:
         self._number += 1
         return EvaluationOrder(weights, self._episodes[confirms], self._number, confirms)
@@ -107,10 +143,12 @@ class Budget:
     Attributes:
         max_env_steps: of all actors.
         max_seconds: from the start of the run, or None.
+        max_episodes: of all actors, or None.
     """
 
     max_env_steps: int
     max_seconds: float | None
+    max_episodes: int | None = None
 
     def env_steps_left(self, env_steps: int) -> int:
         """Env steps that may still be ordered when `env_steps` are taken or ordered."""
@@ -119,3 +157,7 @@ class Budget:
     def is_out_of_time(self, seconds: float) -> bool:
         """Whether `seconds` since the start use up the time."""
         return self.max_seconds is not None and seconds >= self.max_seconds
+
+    def is_out_of_episodes(self, episodes: int) -> bool:
+        """Whether `episodes` that ended use up their budget."""
+        return self.max_episodes is not None and episodes >= self.max_episodes

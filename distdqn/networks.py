@@ -1,4 +1,4 @@
-"""The Keras Q-network, and its translation to the layers that actors evaluate.
+"""The Keras Q-network.
 
 Keras is imported where it is used: only the learner's process loads it.
 """
@@ -9,22 +9,23 @@ from typing import Any
 import numpy as np
 
 from distdqn.noisy import noisy_dense_layer
-from distdqn.policy import Layer
+from distdqn.torsos import torso_features
 from distdqn.transition import FloatArray
+from distdqn.user_network import build_user_network, make_observation_space
 
-_KNOWN_ACTIVATIONS = ("linear", "relu", "tanh")
+Tensor = Any  # Keras ships no types
 
 
 @dataclass(frozen=True)
 class NetworkPlan:
-    """All that decides a Q-network's shape.
+    """All that decides a Q-network's shape and its initial weights, but for their seed.
 
     Attributes:
         observation_shape: shape of one observation.
         actions: number of actions `A`.
         hidden_sizes: units of each hidden layer, each followed by ReLU.
         layer_norm: normalize each hidden layer before its ReLU (Gallici et al. 2024,
-            arXiv:2407.04811).
+            arXiv:2407.04811); convolutions stay as they are.
         dueling: `output = value + advantage - mean_a advantage`, the last hidden layer once
             for each of the two (Wang et al. 2016, equation 9, arXiv:1511.06581); under a
             distributional head once for each of the `K` outputs.
@@ -33,6 +34,19 @@ class NetworkPlan:
         v_min: smallest return of the categorical head.
         v_max: largest return of the categorical head.
         noisy_sigma: initial amount of noise of noisy dense layers; None means plain ones.
+        observation_dtype: `float32`, or `uint8` for images.
+        observation_low: smallest number of an observation.
+        observation_high: largest; the network divides uint8 observations by it.
+        torso: what looks at images before the hidden layers; see `torso_features`.
+        spectral_norm: divide each convolution's kernel by its largest singular value
+            before each update, so that none stretches its input (Gogianu et al. 2021,
+            arXiv:2105.05246; Clark et al. 2024, arXiv:2411.03820). Keras's layer scales
+            the stored kernel, where the papers differentiate through the division.
+        output_kernel_reach: the last layer's kernel starts uniformly within plus and
+            minus this; None means Glorot, as elsewhere.
+        output_bias: where the last layer's bias starts; of a dueling network, the value's.
+        network: the user's own network, `module:function`, in place of all of the above
+            that decides layers or initial weights; None means ours.
     """
 
     observation_shape: tuple[int, ...]
@@ -45,10 +59,23 @@ class NetworkPlan:
     v_min: float = 0.0
     v_max: float = 0.0
     noisy_sigma: float | None = None
+    observation_dtype: str = "float32"
+    observation_low: float = 0.0
+    observation_high: float = 1.0
+    torso: str = "dense"
+    spectral_norm: bool = False
+    output_kernel_reach: float | None = None
+    output_bias: float = 0.0
+    network: str | None = None
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """`(A,)`, or `(A, K)` under a distributional head."""
+        return (self.actions,) if self.head == "value" else (self.actions, self.atoms)
 
 
 def make_networks(plan: NetworkPlan, seed: int) -> tuple[Any, Any]:
-    """A multilayer perceptron twice: with the head's outputs, and with Q-values.
+    """The network twice: with the head's outputs, and with Q-values.
 
     The second shares the layers of the first and adds those that turn the outputs into
     Q-values. But for noisy layers both are made of standard Keras layers alone, so a saved
@@ -61,54 +88,136 @@ def make_networks(plan: NetworkPlan, seed: int) -> tuple[Any, Any]:
     Returns:
         Keras models from observations `[B, *observation_shape]` to outputs `[B, A]` or
         `[B, A, K]`, and to Q-values `[B, A]`. Under the value head they are one.
+
+    Raises:
+        ConfigError: the torso does not suit the observations, or the user's network is not
+            to be had or of the wrong shape.
     """
     import keras
 
-    seeds = np.random.default_rng(seed)
-
-    def dense(units: int, activation: str | None, features: Any) -> Any:
-        if plan.noisy_sigma is not None:
-            layer = noisy_dense_layer()
-            return layer(units, activation or "linear", plan.noisy_sigma, int(seeds.integers(2**30)))(
-                features
-            )
-        initializer = keras.initializers.GlorotUniform(seed=int(seeds.integers(2**31)))
-        return keras.layers.Dense(units, activation, kernel_initializer=initializer)(features)
-
-    def hidden(units: int, features: Any) -> Any:
-        if not plan.layer_norm:
-            return dense(units, "relu", features)
-        normalized = keras.layers.LayerNormalization()(dense(units, None, features))
-        return keras.layers.Activation("relu")(normalized)
-
-    actions, atoms = plan.actions, plan.atoms if plan.head != "value" else 1
-    inputs = features = keras.Input(plan.observation_shape, name="observation")
-    if len(plan.observation_shape) != 1:
-        features = keras.layers.Flatten()(features)  # [B, features]
-    for units in plan.hidden_sizes[:-1] if plan.dueling else plan.hidden_sizes:
-        features = hidden(units, features)
-    if plan.dueling:
-        value = dense(atoms, None, hidden(plan.hidden_sizes[-1], features))
-        advantage = dense(actions * atoms, None, hidden(plan.hidden_sizes[-1], features))
-        value = keras.layers.Reshape((1, atoms))(value)  # [B, 1, K]
-        advantage = keras.layers.Reshape((actions, atoms))(advantage)  # [B, A, K]
-        mean = keras.layers.GlobalAveragePooling1D()(advantage)  # [B, K]
-        mean = keras.layers.Reshape((1, atoms))(mean)  # [B, 1, K]
-        outputs = keras.layers.Add()([keras.layers.Subtract()([advantage, mean]), value])  # [B, A, K]
-        if plan.head == "value":
-            outputs = keras.layers.Reshape((actions,))(outputs)  # [B, A]
+    if plan.network is None:
+        network = _own_network(plan, seed)
     else:
-        outputs = dense(actions * atoms, None, features)
-        if plan.head != "value":
-            outputs = keras.layers.Reshape((actions, atoms))(outputs)  # [B, A, K]
-    network = keras.Model(inputs, outputs, name="q_network")
+        space = make_observation_space(
+            plan.observation_shape, plan.observation_dtype, plan.observation_low, plan.observation_high
+        )
+        network = build_user_network(plan.network, space, plan.output_shape, seed)
     if plan.head == "value":
         return network, network
-    return network, keras.Model(inputs, _q_values(plan, outputs), name="q_values")
+    return network, keras.Model(network.inputs[0], _q_values(plan, network.outputs[0]), name="q_values")
+
+
+def _own_network(plan: NetworkPlan, seed: int) -> Any:
+    """Torso, hidden layers and head, from observations to outputs `[B, A]` or `[B, A, K]`."""
+    import keras
+
+    make = _LayerMaker(plan, seed)
+    inputs = features = keras.Input(plan.observation_shape, dtype=plan.observation_dtype, name="observation")
+    if plan.observation_dtype == "uint8":
+        # With a scale of 1 too, for the conversion to float32.
+        features = keras.layers.Rescaling(1.0 / plan.observation_high)(features)
+    features = torso_features(plan.torso, plan.observation_shape, features, make.convolution)  # [B, F]
+    for units in plan.hidden_sizes[:-1] if plan.dueling else plan.hidden_sizes:
+        features = make.hidden(features, units)
+    outputs = _dueling_outputs(plan, make, features) if plan.dueling else _outputs(plan, make, features)
+    return keras.Model(inputs, outputs, name="q_network")
+
+
+def _outputs(plan: NetworkPlan, make: "_LayerMaker", features: Tensor) -> Tensor:
+    """Outputs `[B, A]` or `[B, A, K]` of one last layer."""
+    import keras
+
+    outputs = make.output(features, int(np.prod(plan.output_shape)), plan.output_bias)
+    return outputs if plan.head == "value" else keras.layers.Reshape(plan.output_shape)(outputs)
+
+
+def _dueling_outputs(plan: NetworkPlan, make: "_LayerMaker", features: Tensor) -> Tensor:
+    """Outputs `[B, A]` or `[B, A, K]` of a stream for the value and one for the advantages."""
+    import keras
+
+    actions, atoms = plan.actions, plan.atoms if plan.head != "value" else 1
+    value = make.output(make.hidden(features, plan.hidden_sizes[-1]), atoms, plan.output_bias)
+    advantage = make.output(make.hidden(features, plan.hidden_sizes[-1]), actions * atoms, bias=0.0)
+    value = keras.layers.Reshape((1, atoms))(value)  # [B, 1, K]
+    advantage = keras.layers.Reshape((actions, atoms))(advantage)  # [B, A, K]
+    mean = keras.layers.GlobalAveragePooling1D()(advantage)  # [B, K]
+    mean = keras.layers.Reshape((1, atoms))(mean)  # [B, 1, K]
+    # The value first: Keras takes a second `[B, 1, 1]` for a bias of `A` actions where B = A.
+    outputs = keras.layers.Add()([value, keras.layers.Subtract()([advantage, mean])])  # [B, A, K]
+    return keras.layers.Reshape((actions,))(outputs) if plan.head == "value" else outputs
+
+
+class _LayerMaker:
+    """Makes layers as the plan says and applies them, each with weights from its own seed."""
+
+    def __init__(self, plan: NetworkPlan, seed: int) -> None:
+        self._plan = plan
+        self._seeds = np.random.default_rng(seed)
+
+    def _glorot(self) -> Any:
+        import keras
+
+        return keras.initializers.GlorotUniform(seed=int(self._seeds.integers(2**31)))
+
+    def _dense(self, units: int, activation: str) -> Any:
+        import keras
+
+        if self._plan.noisy_sigma is not None:
+            seed = int(self._seeds.integers(2**30))
+            return noisy_dense_layer()(units, activation, self._plan.noisy_sigma, seed)
+        return keras.layers.Dense(units, activation, kernel_initializer=self._glorot())
+
+    def hidden(self, features: Tensor, units: int) -> Tensor:
+        """A hidden layer and its ReLU, `[B, units]`."""
+        import keras
+
+        if not self._plan.layer_norm:
+            return self._dense(units, "relu")(features)
+        normalized = keras.layers.LayerNormalization()(self._dense(units, "linear")(features))
+        return keras.layers.Activation("relu")(normalized)
+
+    def output(self, features: Tensor, units: int, bias: float) -> Tensor:
+        """A last layer `[B, units]`."""
+        import keras
+
+        layer = self._dense(units, "linear")
+        outputs = layer(features)
+        if (reach := self._plan.output_kernel_reach) is not None:
+            uniform = keras.initializers.RandomUniform(-reach, reach, seed=int(self._seeds.integers(2**31)))
+            layer.kernel.assign(uniform(layer.kernel.shape))
+        if bias != 0.0:
+            layer.bias.assign(np.full(units, bias, np.float32))
+        return outputs
+
+    def convolution(
+        self,
+        features: Tensor,
+        filters: int,
+        size: int,
+        stride: int = 1,
+        padding: str = "same",
+        activation: str | None = None,
+    ) -> Tensor:
+        """See `Convolution`."""
+        import keras
+
+        layer = keras.layers.Conv2D(
+            filters, size, stride, padding, activation=activation, kernel_initializer=self._glorot()
+        )
+        if not self._plan.spectral_norm:
+            return layer(features)
+        wrapper = keras.layers.SpectralNormalization(layer)
+        result = wrapper(features)
+        # Keras draws this start of the search for the singular value from the global state.
+        wrapper.vector_u.assign(self._seeds.standard_normal((1, filters), np.float32))
+        return result
 
 
 def plain_q_network(plan: NetworkPlan, arrays: list[FloatArray]) -> Any:
     """The network with Q-values as a Keras model of standard layers, noise left out.
+
+    Layers that only training needs are left out too: dividing kernels by their singular
+    value. The user's own network stays as it is.
 
     Args:
         plan: the shape of the network that `arrays` are of.
@@ -119,9 +228,12 @@ def plain_q_network(plan: NetworkPlan, arrays: list[FloatArray]) -> Any:
     """
     _, source = make_networks(plan, seed=0)
     source.set_weights(arrays)
-    _, plain = make_networks(replace(plan, noisy_sigma=None), seed=0)
-    for noisy, layer in zip(source.layers, plain.layers, strict=True):
-        layer.set_weights(noisy.get_weights()[: len(layer.weights)])  # means come first
+    if plan.network is not None:
+        return source
+    _, plain = make_networks(replace(plan, noisy_sigma=None, spectral_norm=False), seed=0)
+    for layer, plain_layer in zip(source.layers, plain.layers, strict=True):
+        inner = getattr(layer, "layer", layer)  # of the wrapper that normalizes
+        plain_layer.set_weights(inner.get_weights()[: len(plain_layer.weights)])  # means come first
     return plain
 
 
@@ -137,77 +249,3 @@ def _q_values(plan: NetworkPlan, outputs: Any) -> Any:
     means = mean(probabilities)  # [B, A, 1]
     mean.set_weights([np.linspace(plan.v_min, plan.v_max, plan.atoms, dtype=np.float32)[:, None]])
     return keras.layers.Reshape((plan.actions,))(means)
-
-
-def layers_from_model(model: Any) -> list[Layer]:
-    """The functional Keras `model` as the list of layers that `Policy` evaluates.
-
-    Array positions refer to `model.get_weights()`.
-
-    Raises:
-        ValueError: a layer or activation is unknown to the NumPy policy.
-    """
-    position = {id(variable): i for i, variable in enumerate(model.weights)}
-    inbound = {entry["name"]: entry["inbound_nodes"] for entry in model.get_config()["layers"]}
-    return [
-        {
-            "name": layer.name,
-            "inputs": _input_names(inbound[layer.name]),
-            "arrays": [position[id(variable)] for variable in layer.weights],
-            **_settings(layer),
-        }
-        for layer in model.layers
-    ]
-
-
-def _input_names(inbound_nodes: list[Any]) -> list[str]:
-    """Names of the layers whose outputs a serialized layer takes."""
-    names: list[str] = []
-
-    def visit(value: Any) -> None:
-        if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__":
-            names.append(value["config"]["keras_history"][0])
-        elif isinstance(value, dict):
-            for inner in value.values():
-                visit(inner)
-        elif isinstance(value, list | tuple):
-            for inner in value:
-                visit(inner)
-
-    visit(inbound_nodes)
-    return names
-
-
-def _settings(layer: Any) -> dict[str, Any]:
-    """Kind and settings of one Keras layer."""
-    config = layer.get_config()
-    activation = config.get("activation", "linear")
-    if activation not in _KNOWN_ACTIVATIONS:
-        raise ValueError(f"Activation `{activation}` of layer `{layer.name}` is unknown to the NumPy policy.")
-    match type(layer).__name__:
-        case "InputLayer":
-            return {"kind": "input"}
-        case "Flatten":
-            return {"kind": "flatten"}
-        case "Reshape":
-            return {"kind": "reshape", "shape": list(config["target_shape"])}
-        case "GlobalAveragePooling1D" if not config["keepdims"]:
-            return {"kind": "mean_over_steps"}
-        case "Permute":
-            return {"kind": "permute", "axes": [0, *config["dims"]]}
-        case "Softmax" if config["axis"] == -1:
-            return {"kind": "softmax"}
-        case "Add":
-            return {"kind": "add"}
-        case "Subtract":
-            return {"kind": "subtract"}
-        case "Activation":
-            return {"kind": "activation", "activation": activation}
-        case "Dense":
-            return {"kind": "dense", "activation": activation}
-        case "NoisyDense":
-            return {"kind": "noisy_dense", "activation": activation}
-        case "LayerNormalization" if config["axis"] in (-1, [-1]) and not config.get("rms_scaling"):
-            return {"kind": "layer_normalization"} | {k: config[k] for k in ("epsilon", "center", "scale")}
-        case kind:
-            raise ValueError(f"Layer `{layer.name}` ({kind}) is unknown to the NumPy policy.")

@@ -33,6 +33,22 @@ class Unreadable:
         return self._text
 
 
+def choices(kind: Any) -> tuple[str, ...]:
+    """The words that an option's type allows, if it is nothing but words."""
+    return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+
+
+def _are_points(part: Any) -> bool:
+    """Whether an option's type is points of a schedule: pairs of env steps and value."""
+    return typing.get_origin(typing.get_args(part)[0]) is tuple
+
+
+def numbers_in(value: Any) -> tuple[float, ...]:
+    """The numbers of an option's value that its range is about; of points, their values."""
+    values = value if isinstance(value, tuple) else (value,)
+    return tuple(each[1] if isinstance(each, tuple) else each for each in values)
+
+
 def _parts(kind: Any) -> tuple[Any, ...]:
     """The alternatives of a union, or the type itself."""
     is_union = isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
@@ -49,7 +65,12 @@ def is_of(kind: Any, value: Any) -> bool:
             if fits and len(_parts(kind)) > 1:
                 fits = value in typing.get_args(part)
         elif typing.get_origin(part) is tuple:
-            fits = isinstance(value, tuple) and all(is_of(int, v) for v in value)
+            fits = isinstance(value, tuple) and all(
+                isinstance(v, tuple) and len(v) == 2 and is_of(int, v[0]) and is_of(float, v[1])
+                if _are_points(part)
+                else is_of(int, v)
+                for v in value
+            )
         elif part is float:
             fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         elif part is int:
@@ -70,7 +91,9 @@ def describe(kind: Any) -> str:
         elif typing.get_origin(part) is Literal:
             words += [f"`{choice}`" for choice in typing.get_args(part)]
         elif typing.get_origin(part) is tuple:
-            words.append("whole numbers separated by commas")
+            words.append(
+                "points like `0:1,5000:0.1`" if _are_points(part) else "whole numbers separated by commas"
+            )
         else:
             words.append(
                 {int: "a whole number", float: "a number", bool: "`true` or `false`"}.get(part, "text")
@@ -90,7 +113,10 @@ def parse(kind: Any, text: str) -> Any:
                 if text.lower() == "none":
                     return None
             elif typing.get_origin(part) is tuple:
-                return tuple(int(number) for number in text.split(","))
+                if _are_points(part) and text.lower() != "none":
+                    return tuple(_point(point) for point in text.split(","))
+                if not _are_points(part):
+                    return tuple(int(number) for number in text.split(","))
             elif part is bool:
                 if text.lower() in ("true", "false"):
                     return text.lower() == "true"
@@ -104,3 +130,13 @@ def parse(kind: Any, text: str) -> Any:
         except ValueError:
             continue
     raise ValueError(describe(kind))
+
+
+def _point(text: str) -> tuple[int, float]:
+    """`5000:0.1` as numbers.
+
+    Raises:
+        ValueError: it is no such pair.
+    """
+    env_steps, _, value = text.partition(":")
+    return int(env_steps), float(value)

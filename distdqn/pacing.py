@@ -41,7 +41,7 @@ class Pacing:
         """
         if inserted < self.min_size:
             return False
-        return sampled + count <= self._goal(inserted)
+        return sampled + count <= self.goal(inserted)
 
     def may_insert(self, inserted: int, sampled: int) -> bool:
         """Whether an actor may start another rollout.
@@ -50,9 +50,9 @@ class Pacing:
             inserted: transitions in replay so far, those of rollouts under way included.
             sampled: transitions drawn so far.
         """
-        goal = self._goal(inserted)
+        goal = self.goal(inserted)
         return goal - sampled <= max(self.slack, self.tolerance * goal)
 
-    def _goal(self, inserted: int) -> float:
+    def goal(self, inserted: int) -> float:
         """Samples that belong to `inserted`."""
         return self.samples_per_insert * max(0, inserted - self.min_size)

@@ -6,15 +6,20 @@ hundred million Atari frames stay at this package's defaults.
 
 from typing import Any
 
-_PLAIN = {"n_step": 1, "double": False, "sampler": "uniform", "dueling": False, "head": "value"}
+from distdqn.errors import ConfigError
+
+_PLAIN = {
+    "n_step": 1,
+    "double": False,
+    "sampler": "uniform",
+    "dueling": False,
+    "head": "value",
+    "layer_norm": False,
+}
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Mnih et al. (2015): one step, one network chooses and values, uniform replay.
     "dqn": {**_PLAIN},
-    # van Hasselt, Guez, Silver (2016), arXiv:1509.06461.
     "double": {**_PLAIN, "double": True},
-    # Horgan et al. (2018), arXiv:1803.00933, appendix C: n = 3, priorities to the power of
-    # 0.6, importance weights to the power of 0.4 throughout, a ladder of epsilons.
     "apex": {
         "n_step": 3,
         "double": True,
@@ -25,9 +30,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "importance_exponent_end": 0.4,
         "epsilon_ladder": True,
         "head": "value",
+        "layer_norm": False,
     },
-    # Hessel et al. (2018), arXiv:1710.02298, table 1; its support of -10 to 10 is for
-    # clipped Atari rewards and is made wide enough for 500 steps of 1 here.
     "rainbow": {
         "n_step": 3,
         "double": True,
@@ -44,10 +48,37 @@ PRESETS: dict[str, dict[str, Any]] = {
         "atoms": 51,
         "v_min": -100.0,
         "v_max": 100.0,
+        "layer_norm": False,
     },
-    # Dabney et al. (2018), arXiv:1710.10044, with fewer than its 200 quantiles.
+    # The notebook of a first lecture on deep Q-learning, mistakes included: nothing lags behind
+    # the network that learns (a copy after every update is none), values go on past an
+    # episode's end, and a fall is paid for by hand.
+    "lecture": {
+        **_PLAIN,
+        "envs_per_actor": 1,
+        "rollout_length": 1,
+        "discount": 0.8,
+        "epsilon_schedule": "constant",
+        "epsilon_start": 0.1,
+        "early_end_reward": -1.0,
+        "early_end_steps": 200,
+        "bootstrap_on_termination": True,
+        "capacity": 5000,
+        "min_size": 64,
+        "samples_per_insert": 64.0,
+        "hidden_sizes": (24, 24),
+        "output_kernel_reach": 0.03,
+        "output_bias": -0.2,
+        "batch_size": 64,
+        "updates_per_call": 1,
+        "publish_period": 1,
+        "learning_rate": 0.01,
+        "loss": "squared",
+        "max_gradient_norm": None,
+        "target_update_period": 1,
+        "target_update_rate": 1.0,
+    },
     "qr": {**_PLAIN, "head": "quantile", "atoms": 51},
-    # Vieillard, Pietquin, Geist (2020), arXiv:2007.14430, table 1.
     "munchausen": {
         **_PLAIN,
         "munchausen": True,
@@ -56,3 +87,30 @@ PRESETS: dict[str, dict[str, Any]] = {
         "munchausen_least": -1.0,
     },
 }
+
+# Where the settings of each preset come from, for the README's table.
+SOURCES = {
+    "dqn": "Mnih et al. (2015): one step, one network chooses and values, uniform replay",
+    "double": "van Hasselt, Guez, Silver (2016), arXiv:1509.06461",
+    "apex": "Horgan et al. (2018), arXiv:1803.00933, section 4.1 and appendix C",
+    "rainbow": "Hessel et al. (2018), arXiv:1710.02298, table 1; but for the support, -10 to 10 there, "
+    "for clipped Atari rewards; noise from Fortunato et al. (2018), arXiv:1706.10295",
+    "lecture": "the notebook of a first lecture on deep Q-learning",
+    "qr": "Dabney et al. (2018), arXiv:1710.10044, section 4; but for the number of quantiles, which is 200 "
+    "there",
+    "munchausen": "Vieillard, Pietquin, Geist (2020), arXiv:2007.14430, table 1",
+}
+
+
+def preset_options(preset: str | None) -> dict[str, Any]:
+    """The options that a preset sets; none for None.
+
+    Raises:
+        ConfigError: there is no such preset.
+    """
+    if preset is None:
+        return {}
+    if preset not in PRESETS:
+        names = ", ".join(f"`{name}`" for name in PRESETS)
+        raise ConfigError(f"`preset` must be one of {names}, not `{preset}`.")
+    return dict(PRESETS[preset])

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from distdqn.acting.actor import RolloutOrder, RolloutReport
+from distdqn.acting.actor import CutReport, RolloutOrder, RolloutReport
 from distdqn.acting.environments import EnvironmentSpec
 from distdqn.acting.evaluator import Evaluation
 from distdqn.builders import actor_blueprint, evaluator_blueprint, learner_blueprint, replay_blueprint
@@ -22,7 +22,8 @@ from distdqn.learning.learner import LearnReport
 from distdqn.pacing import Pacing
 from distdqn.policy import PolicyWeights
 from distdqn.reporting.journal import Journal
-from distdqn.schedules import LinearSchedule
+from distdqn.saving import RoundSaver, Savable
+from distdqn.schedules import LearningSchedules, LearnOrder
 from distdqn.stopping import StopRequest
 
 
@@ -54,7 +55,7 @@ class Finisher(Protocol):
         ...
 
 
-class Team(Finisher, Protocol):
+class Team(Finisher, Savable, Protocol):
     """All parts of a run that goes in rounds."""
 
     def compile(self) -> str | None:
@@ -67,7 +68,7 @@ class Team(Finisher, Protocol):
         """Every actor acts and inserts in its turn; reports and `inserted` after each."""
         ...
 
-    def learn(self, importance_exponent: float) -> LearnReport:
+    def learn(self, order: LearnOrder) -> LearnReport:
         """Samples `U` batches, makes `U` updates, and gives replay the new priorities."""
         ...
 
@@ -82,8 +83,9 @@ def run_rounds(
     actors: int,
     steps_per_rollout: int,
     samples_per_call: int,
-    importance_exponent: LinearSchedule,
+    schedules: LearningSchedules,
     report_period: int,
+    saver: RoundSaver,
 ) -> str:
     """Trains until the goal is reached or a budget is spent; returns which, as a word."""
     counters = journal.counters
@@ -97,7 +99,8 @@ def run_rounds(
             if journal.train_seconds_begin is None:
                 journal.train_seconds_begin = journal.seconds
             before = counters.learner_steps
-            journal.add_learn(team.learn(importance_exponent.at(counters.env_steps)), samples_per_call)
+            order = schedules.at(counters.env_steps)
+            journal.add_learn(team.learn(order), samples_per_call, order.learning_rate)
             if counters.learner_steps // report_period > before // report_period:
                 journal.report(actors_alive=actors)
             evaluate_if_due(team, goal, journal, actors)
@@ -111,8 +114,11 @@ def run_rounds(
             return stop.reason
         if budget.is_out_of_time(journal.seconds):
             return "max_seconds"
+        if budget.is_out_of_episodes(counters.episodes):
+            return "max_episodes"
         if not budget.env_steps_left(counters.env_steps):
             return "max_env_steps"
+        saver.save_if_due(team, goal, journal)
 
 
 def evaluate_if_due(team: Finisher, goal: Goal, journal: Journal, actors: int, final: bool = False) -> None:
@@ -165,14 +171,26 @@ class SerialTeam:
             results.append((report, self._replay.insert(transitions)))
         return results
 
-    def learn(self, importance_exponent: float) -> LearnReport:
+    def learn(self, order: LearnOrder) -> LearnReport:
         """See `Team`."""
-        batches = self._replay.sample(*self._batches, importance_exponent)
+        batches = self._replay.sample(*self._batches, order.importance_exponent)
         report: LearnReport
-        report, _, priorities = self._learner.learn(batches, publish=False)
+        report, _, priorities = self._learner.learn(batches, publish=False, learning_rate=order.learning_rate)
         if priorities is not None:
             self._replay.update_priorities(priorities)
         return report
+
+    def cut(self, number: int) -> list[tuple[CutReport, int]]:
+        """See `Savable`."""
+        results = []
+        for actor in self._actors:
+            report, transitions = actor.cut(number)
+            results.append((report, self._replay.insert(transitions)))
+        return results
+
+    def ask(self, role: str, method: str, *arguments: Any) -> Any:
+        """See `Savable`."""
+        return getattr({"learner": self._learner, "replay": self._replay}[role], method)(*arguments)
 
     def publish(self) -> PolicyWeights:
         """See `Team`."""

@@ -1,21 +1,37 @@
 """One run from its config to its summary, in whichever mode."""
 
+import contextlib
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distdqn import builders
 from distdqn.acting.environments import EnvironmentSource, EnvironmentSpec, inspect_environment
+from distdqn.checkpoints import Checkpoints, inserted_in
 from distdqn.config import Config
-from distdqn.errors import ConfigError, DistdqnError
+from distdqn.errors import ConfigError, DistdqnError, Diverged, EnvironmentFault, RoleFailure
+from distdqn.fitting import fit_to_observations
 from distdqn.policy import save_policy
 from distdqn.reporting.console import Console, number
 from distdqn.reporting.journal import Journal
 from distdqn.reporting.run_directory import RunDirectory, check_folder, versions
+from distdqn.resuming import Start, checkpoint_root, describe_run, find_start, run_folder
+from distdqn.saving import RoundSaver
 from distdqn.serial import Finisher, SerialTeam, Team, evaluate_if_due, run_rounds
 from distdqn.stopping import StopRequest
+from distdqn.storage.store import Store
+from distdqn.user_network import check_importable
 
-_IN_FULL = ("max_env_steps", "max_seconds")  # ends after which the last weights are evaluated, too
+if TYPE_CHECKING:
+    from distdqn.distributed.launch import Launch
+
+_IN_FULL = (
+    "max_env_steps",
+    "max_seconds",
+    "max_episodes",
+)  # ends after which the last weights are evaluated, too
 
 
 def train(config: Config, *, quiet: bool = False, started: float | None = None) -> dict[str, Any]:
@@ -33,25 +49,43 @@ def train(config: Config, *, quiet: bool = False, started: float | None = None) 
             `mistakes` say what and how to mend it.
     """
     started = time.monotonic() if started is None else started
-    spec = inspect_surroundings(config.env, config.run_dir)
-    directory = RunDirectory.create(config.run_dir, spec.name)
+    folder, goes_on = run_folder(config), config.resume is not None
+    spec = inspect_surroundings(config.env, folder, config.network, goes_on)
+    config, notes = fit_to_observations(config, spec)
+    start = find_start(config, spec)
+    kept = 0 if start is None else start.document["journal"]["metrics_bytes"]
+    directory = RunDirectory.create(folder, spec.name, goes_on, kept)
     try:
-        return _Run(config, spec, directory, quiet, started).to_its_end()
+        run = _Run(config, spec, directory, quiet, started, start)
+        return run.to_its_end([*notes, *(start.notes if start else ())])
     finally:
         directory.close()
 
 
-def inspect_surroundings(env: EnvironmentSource, run_dir: str | None) -> EnvironmentSpec:
+def inspect_surroundings(
+    env: EnvironmentSource, run_dir: str | None, network: str | None = None, goes_on: bool = False
+) -> EnvironmentSpec:
     """What the rest of a run needs to know of its environment.
 
+    Args:
+        env: the environment.
+        run_dir: folder for results, or None.
+        network: `module:function` of the user's network, or None.
+        goes_on: the folder may hold a run.
+
     Raises:
-        ConfigError: the environment or the folder for results cannot be used; all
-            mistakes together.
+        ConfigError: the environment, the folder for results or the user's network cannot
+            be used; all mistakes together.
         EnvironmentFault: the environment cannot be built.
     """
     errors: list[DistdqnError] = []
     try:
-        check_folder(run_dir)
+        check_folder(run_dir, goes_on)
+    except ConfigError as error:
+        errors.append(error)
+    try:
+        if network is not None:
+            check_importable(network)
     except ConfigError as error:
         errors.append(error)
     try:
@@ -69,26 +103,56 @@ class _Run:
     """What the modes have in common: the beginning, the end, and what lies around them."""
 
     def __init__(
-        self, config: Config, spec: EnvironmentSpec, directory: RunDirectory, quiet: bool, started: float
+        self,
+        config: Config,
+        spec: EnvironmentSpec,
+        directory: RunDirectory,
+        quiet: bool,
+        started: float,
+        start: Start | None,
     ) -> None:
         self._config = config
         self._spec = spec
         self._directory = directory
         self._goal = builders.make_goal(config, spec)
         self._budget = builders.make_budget(config)
-        self._pacing = builders.make_pacing(config)
+        self._pacing = builders.make_pacing(config, spec)
         self._console = Console(config.max_env_steps, self._goal.target_return, quiet)
         support = (config.v_min, config.v_max) if config.head == "categorical" else None
         self._journal = Journal(directory, self._console, started, config.capacity, config.min_size, support)
         self._stop = StopRequest()
+        self._start = start
+        self._checkpoints = self._make_checkpoints()
         self._train_seconds: float | None = None
 
-    def to_its_end(self) -> dict[str, Any]:
-        """Runs the mode and writes every file of the run."""
+    def _make_checkpoints(self) -> Checkpoints | None:
+        """Where checkpoints go, if any are to be made.
+
+        Raises:
+            ConfigError: nothing can be written there.
+        """
+        config = self._config
+        due = config.checkpoint_seconds if config.mode == "async" else config.checkpoint_period
+        if due is None:
+            return None
+        store = Store(checkpoint_root(config, self._directory.path))
+        try:
+            store.check_writable()
+        except OSError as error:
+            raise ConfigError(
+                f"`checkpoint_dir`: cannot write to {checkpoint_root(config, self._directory.path)}: {error} "
+                "(name another)."
+            ) from error
+        return Checkpoints(store, config.keep_checkpoints, self._journal.note)
+
+    def to_its_end(self, notes: Sequence[str]) -> dict[str, Any]:
+        """Runs the mode and writes every file of the run; tells `notes` first."""
         config = self._config
         self._directory.write_json("config.json", {**config.to_json(), "versions": versions()})
         processes = f"{config.actors} actors x {config.envs_per_actor} envs   {config.mode}"
         self._console.note(f"distdqn  {self._spec.name}   {processes}   {self._directory.path}")
+        for text in notes:
+            self._console.note(text)
         self._journal.write_status("starting")
         state = "failed"
         try:
@@ -119,16 +183,53 @@ class _Run:
             with self._stop:
                 if self._config.mode == "lockstep":
                     return self._run_in_rounds(launch.make_team())
-                supervisor = launch.make_supervisor(
-                    self._goal, self._budget, self._pacing, self._journal, self._stop
-                )
-                return self._finish(supervisor, supervisor.run(), supervisor.has_weights)
+                return self._run_async(launch)
+
+    def _run_async(self, launch: "Launch") -> str:
+        """The mode `async`, its checkpoints written by a thread."""
+        from distdqn.distributed.async_saver import AsyncSaver
+
+        config, goal, journal = self._config, self._goal, self._journal
+        if self._start is not None:
+            document = self._start.document
+            goal.set_state(self._start.store.read_tree(document["goal"]))
+            inserted = inserted_in(document)
+            journal.set_state(document["journal"], inserted, int(self._pacing.goal(inserted)))
+        with ThreadPoolExecutor(1) as executor:
+            saver = AsyncSaver(
+                self._checkpoints,
+                config.checkpoint_seconds,
+                config.checkpoint_replay,
+                describe_run(config, self._spec),
+                executor,
+            )
+            supervisor = launch.make_supervisor(
+                goal, self._budget, self._pacing, journal, self._stop, saver, self._start
+            )
+            roster = supervisor.roster
+            try:
+                reason = supervisor.run()
+            except (RoleFailure, Diverged, EnvironmentFault):
+                with contextlib.suppress(DistdqnError):  # of a learner or replay that is dead, too
+                    saver.finish(goal, journal, roster)
+                raise
+            if supervisor.has_weights:
+                saver.finish(goal, journal, roster)
+            return self._finish(roster, reason, supervisor.has_weights)
 
     def _run_in_rounds(self, team: Team) -> str:
         """The mode `serial` or `lockstep`, which differ in their team alone."""
         config = self._config
         if notice := team.compile():
             self._journal.note(notice)
+        saver = RoundSaver(
+            self._checkpoints,
+            config.checkpoint_period,
+            config.checkpoint_replay,
+            describe_run(config, self._spec),
+        )
+        if self._start is not None:
+            saver.restore(team, self._goal, self._journal, self._pacing, self._start)
         reason = run_rounds(
             team,
             self._goal,
@@ -139,8 +240,9 @@ class _Run:
             actors=config.actors,
             steps_per_rollout=config.rollout_length * config.envs_per_actor,
             samples_per_call=config.updates_per_call * config.batch_size,
-            importance_exponent=builders.make_importance_exponent(config),
+            schedules=builders.make_learning_schedules(config),
             report_period=config.report_period,
+            saver=saver,
         )
         return self._finish(team, reason, has_weights=True)
 
@@ -163,6 +265,7 @@ class _Run:
         self._directory.write_bytes("policy.keras", team.export(best))
         self._directory.write_bytes("final.keras", team.export(last))
         save_policy(self._directory.path / "policy.npz", best)
+        save_policy(self._directory.path / "final.npz", last)
         return reason
 
     def _summary(self, reason: str) -> dict[str, Any]:
@@ -177,12 +280,21 @@ class _Run:
             "env_steps": counters.env_steps,
             "learner_steps": counters.learner_steps,
             "episodes": counters.episodes,
+            "train_returns": self._journal.recent_returns,
             "train_seconds": self._train_seconds,
             "total_seconds": self._journal.seconds,
             "seed": self._config.seed,
             "actors": self._config.actors,
             "actor_restarts": counters.actor_restarts,
+            "learner_restarts": counters.learner_restarts,
+            "lost_learner_steps": counters.lost_learner_steps,
+            "replay_restarts": counters.replay_restarts,
+            "lost_transitions": counters.lost_transitions,
             "lost_rollouts": counters.lost_rollouts,
+            "episodes_lost": counters.episodes_lost,
+            "env_faults": counters.env_faults,
+            "not_finite_steps": counters.not_finite_steps,
+            "not_finite_updates": counters.not_finite_updates,
             "mode": self._config.mode,
             "env": self._spec.name,
             "run_dir": str(self._directory.path),

@@ -5,6 +5,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
+from distdqn.frames import Frames
+
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.integer]
 BoolArray = npt.NDArray[np.bool_]
@@ -27,6 +29,8 @@ class Transitions:
         next_observation: `[..., *observation_shape]`, where the window ends.
         priority: `[C]` float32, by the actor's own Q-values, in chunks for a prioritized
             replay; not stored with the transition.
+        frames: of a chunk of images, each distinct frame once. `observation` and
+            `next_observation` are then `[C, S]` int32, positions of their frames.
     """
 
     observation: AnyArray
@@ -35,13 +39,14 @@ class Transitions:
     discount: FloatArray
     next_observation: AnyArray
     priority: FloatArray | None = None
+    frames: Frames | None = None
 
     def __len__(self) -> int:
         return len(self.action)
 
     def columns(self) -> dict[str, AnyArray]:
         """The columns that are stored, by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "priority"}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("priority", "frames")}
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def test_help_lists_the_option_with_its_meaning_and_default(option: object, help
 
 def test_help_lists_every_option_under_its_group(help_text: str) -> None:
     groups = list(dict.fromkeys(option.metadata["group"] for option in OPTIONS))
-    assert len(groups) == 6
+    assert len(groups) == 7
     begins = [help_text.index(f" {group}: ") for group in groups]
     assert begins == sorted(begins)
 

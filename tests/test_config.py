@@ -289,3 +289,35 @@ def test_json_names_a_function_by_its_module(env: Any, name: str) -> None:
     written = json.loads(json.dumps(Config(env=env).to_json()))
 
     assert written["env"] == f"{__name__}:{name}"
+
+
+def test_points_of_a_schedule_are_read_as_pairs() -> None:
+    config = Config.from_text({"epsilon_schedule": "piecewise", "epsilon_points": "0:1,5000:0.1"})
+
+    assert config.epsilon_points == ((0, 1.0), (5000, 0.1))
+    assert Config(**json.loads(json.dumps(config.to_json()))) == config
+
+
+@pytest.mark.parametrize(
+    ("texts", "complaint"),
+    [
+        ({"epsilon_schedule": "piecewise"}, "`epsilon_schedule` is `piecewise` without points"),
+        ({"epsilon_points": "0:1"}, "`epsilon_points` need `epsilon_schedule` to be `piecewise`"),
+        ({"epsilon_schedule": "piecewise", "epsilon_points": "9:1,5:0"}, "rise, not [9, 5]"),
+        ({"epsilon_schedule": "piecewise", "epsilon_points": "0:2"}, "at most 1, not `2.0`"),
+        ({"epsilon_schedule": "piecewise", "epsilon_points": "0-1"}, "points like `0:1,5000:0.1`"),
+        ({"learning_rate_schedule": "step"}, "one of `constant`, `linear`, `cosine`, `piecewise`"),
+    ],
+)
+def test_schedule_that_cannot_be_is_refused_with_the_reason(texts: dict[str, str], complaint: str) -> None:
+    mistakes = mistakes_in_text(**texts)
+
+    assert len(mistakes) == 1
+    assert complaint in mistakes[0]
+
+
+@pytest.mark.parametrize("option", [{"dueling": True}, {"noisy": True}, {"torso": "nature"}])
+def test_network_of_ones_own_leaves_no_other_option_without_effect(option: dict[str, Any]) -> None:
+    (mistake,) = mistakes_of(network="module:function", **option)
+
+    assert f"`{next(iter(option))}` has no effect on a `network` of your own" in mistake

@@ -20,6 +20,8 @@ _FILES = {
     "summary.json",
     "policy.keras",
     "final.keras",
+    "final.npz",
+    "run.lock",
     "policy.npz",
     "status.json",
 }

@@ -2,13 +2,15 @@ import json
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from toy_environments import global_random_state
 from toy_networks import make_q_network
 
-from distdqn.networks import layers_from_model
+from distdqn.networks import NetworkPlan, make_networks, plain_q_network
+from distdqn.translation import layers_from_model
 
 # Keras 3.15 saves TensorFlow variables with `np.array(variable)`, which NumPy 2 warns about.
 keras_saves = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
@@ -48,6 +50,18 @@ def test_dueling_q_values_are_the_value_plus_centred_advantages():
     np.testing.assert_allclose(model(observation).numpy(), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("batch", [1, 2, 3, 4])
+@pytest.mark.parametrize("head", ["value", "quantile"])
+def test_dueling_q_values_of_an_observation_do_not_depend_on_its_batch(head, batch):
+    plan = NetworkPlan((2,), 3, (5,), dueling=True, head=head, atoms=3)  # 3 actions, 3 atoms
+    model = make_networks(plan, 0)[0]
+    observation = np.random.default_rng(0).normal(size=(batch, 2)).astype(np.float32)
+
+    singly = [model(observation[i : i + 1]).numpy()[0] for i in range(batch)]
+
+    np.testing.assert_allclose(model(observation).numpy(), singly, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("actions", [1, 2])
 def test_network_keeps_its_axes_with_one_observation(actions):
     assert make(actions=actions)(np.zeros((1, 4), np.float32)).shape == (1, actions)
@@ -76,22 +90,6 @@ def test_last_layer_has_no_activation_so_that_q_values_may_be_negative():
     layers = layers_from_model(make(layer_norm=False))
 
     assert [entry["activation"] for entry in layers[1:]] == ["relu", "relu", "linear"]
-
-
-def test_layers_name_their_inputs_and_their_arrays():
-    model = make((2, 2), hidden_sizes=(8,))
-    layers = layers_from_model(model)
-    names = [entry["name"] for entry in layers]
-
-    assert [entry["inputs"] for entry in layers] == [[], *([name] for name in names[:-1])]
-    assert [entry["arrays"] for entry in layers] == [[], [], [0, 1], [2, 3], [], [4, 5]]
-    assert len(model.get_weights()) == 6
-
-
-def test_layers_travel_as_json():
-    layers = layers_from_model(make((2, 2)))
-
-    assert json.loads(json.dumps(layers)) == layers
 
 
 @pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer-norm"])
@@ -192,27 +190,66 @@ def test_saved_network_opens_with_plain_keras_and_without_this_package(tmp_path)
     )
 
 
-@pytest.mark.parametrize("kind", ["Dropout", "Conv1D", "LayerNormalization"])
-def test_layer_unknown_to_the_numpy_policy_raises_and_is_named(kind):
-    from keras import Input, Model, layers
-
-    inputs = Input((4, 3))
-    made = {
-        "Dropout": lambda: layers.Dropout(0.5),
-        "Conv1D": lambda: layers.Conv1D(2, 1),
-        "LayerNormalization": lambda: layers.LayerNormalization(axis=1),  # not over the last axis
-    }[kind]()
-
-    with pytest.raises(ValueError, match=kind):
-        layers_from_model(Model(inputs, made(inputs)))
+def output_weights(**changes):
+    """Kernels and biases of the last layers, a value stream first."""
+    plan = NetworkPlan((40,), 30, (50,), **changes)
+    layers = [layer for layer in make_networks(plan, 1)[0].layers if layer.weights]
+    return [layer.get_weights()[:2] for layer in layers if layer.units != 50]
 
 
-@pytest.mark.parametrize("kind", ["Dense", "Activation"])
-def test_activation_unknown_to_the_numpy_policy_raises_and_is_named(kind):
-    from keras import Input, Model, layers
+@pytest.mark.parametrize("noisy_sigma", [None, 0.5], ids=["plain", "noisy"])
+@pytest.mark.parametrize("dueling", [False, True], ids=["single", "dueling"])
+def test_output_kernels_start_uniformly_within_their_reach_when_it_is_given(dueling, noisy_sigma):
+    reached = output_weights(output_kernel_reach=0.25, dueling=dueling, noisy_sigma=noisy_sigma)
 
-    inputs = Input((4,))
-    made = layers.Dense(2, "gelu") if kind == "Dense" else layers.Activation("gelu")
+    assert len(reached) == 1 + dueling
+    for kernel, _ in reached:
+        assert 0.85 * 0.25 < np.abs(kernel).max() <= 0.25
+        assert abs(kernel.mean()) < 0.05
+    if dueling:
+        assert not np.isin(reached[0][0], reached[1][0]).any()
 
-    with pytest.raises(ValueError, match="gelu"):
-        layers_from_model(Model(inputs, made(inputs)))
+
+def test_hidden_layers_start_as_they_do_without_a_reach_of_the_output():
+    plan = NetworkPlan((4,), 3, (5, 6))
+    plain, reached = (make_networks(replace(plan, output_kernel_reach=reach), 1)[0] for reach in (None, 0.1))
+
+    same = [np.array_equal(a, b) for a, b in zip(plain.get_weights(), reached.get_weights(), strict=True)]
+    assert same == [True, True, True, True, False, True]
+
+
+@pytest.mark.parametrize("head", ["value", "quantile"])
+@pytest.mark.parametrize("dueling", [False, True], ids=["single", "dueling"])
+def test_output_bias_is_the_q_value_where_the_features_say_nothing(dueling, head):
+    plan = NetworkPlan((4,), 3, (5,), dueling=dueling, head=head, atoms=2, output_bias=-7.5)
+
+    q_values = make_networks(plan, 1)[1](np.zeros((2, 4), np.float32)).numpy()
+
+    np.testing.assert_allclose(q_values, np.full((2, 3), -7.5), rtol=1e-6)
+
+
+SPECTRAL = NetworkPlan((4, 4, 2), 3, (5,), torso="small", spectral_norm=True)
+
+
+def test_spectral_normalization_starts_from_the_seed_alone():
+    import keras
+
+    first = make_networks(SPECTRAL, 1)[0].get_weights()
+    keras.random.uniform((3,))
+    same = make_networks(SPECTRAL, 1)[0].get_weights()
+    other = make_networks(SPECTRAL, 2)[0].get_weights()
+
+    assert [array.shape for array in first if array.shape[:1] == (1,)] == [(1, 16)]
+    assert all(np.array_equal(a, b) for a, b in zip(first, same, strict=True))
+    assert not any(np.array_equal(a, b) for a, b in zip(first, other, strict=True) if a.any())
+
+
+def test_plain_network_leaves_spectral_normalization_out_and_keeps_its_kernels():
+    network = make_networks(SPECTRAL, 1)[0]
+    images = np.random.default_rng(0).normal(size=(3, 4, 4, 2)).astype(np.float32)
+    network(images, training=True)  # normalizes
+
+    plain = plain_q_network(SPECTRAL, network.get_weights())
+
+    assert len(plain.get_weights()) == len(network.get_weights()) - 1
+    np.testing.assert_allclose(plain(images).numpy(), network(images).numpy(), rtol=1e-5)

@@ -3,17 +3,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from toy_policies import assert_policy_equals_keras, layer, make_weights, randomize
 
 from distdqn.policy import Policy, PolicyWeights, load_policy, save_policy
-
-
-def make_weights(*layers, arrays=()):
-    return PolicyWeights(list(layers), [np.array(a, np.float32) for a in arrays], (1, 2), 30)
-
-
-def layer(name, kind, *inputs, arrays=(), **settings):
-    return {"name": name, "kind": kind, "inputs": list(inputs), "arrays": list(arrays), **settings}
-
 
 INPUT = layer("x", "input")
 KERNEL = [[1, 0, 2], [0, -1, 1]]
@@ -21,25 +13,6 @@ BIAS = [0.5, 0, -3]
 WEIGHTS = make_weights(
     INPUT, layer("q", "dense", "x", arrays=[0, 1], activation="linear"), arrays=(KERNEL, BIAS)
 )
-
-
-def randomize(model, generator):
-    """Weights as a trained network might have them, none of them 0 or 1."""
-    model.set_weights([generator.normal(0.1, 0.7, array.shape) for array in model.get_weights()])
-
-
-def assert_policy_equals_keras(model, observation):
-    from distdqn.networks import layers_from_model
-
-    policy = Policy(PolicyWeights(layers_from_model(model), model.get_weights(), (0, 0), 0))
-    expected = np.asarray(model(observation.astype(np.float32)))
-
-    found = policy.q_values(observation)
-
-    assert found.shape == expected.shape
-    assert found.dtype == np.float32
-    assert np.abs(expected).max() > 0.01
-    assert (np.abs(found - expected) <= 1e-5 * np.maximum(1, np.abs(expected))).all()
 
 
 @pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer-norm"])
@@ -152,6 +125,21 @@ def test_layer_takes_the_inputs_it_names_and_not_the_layer_before_it():
     assert q_values.tolist() == [[3 * 5]]  # and not 3 * 2 * 5
 
 
+@pytest.mark.parametrize("batch", [0, 1, 5, 6])
+def test_observations_evaluated_in_parts_have_the_values_of_all_at_once(batch, monkeypatch):
+    observation = np.random.default_rng(0).normal(size=(batch, 2)).astype(np.float32)
+    expected = Policy(WEIGHTS).q_values(observation)
+    evaluate, parts = Policy._evaluate, []
+    monkeypatch.setattr(Policy, "_evaluate", lambda *given: parts.append(len(given[1])) or evaluate(*given))
+    monkeypatch.setattr("distdqn.policy._NUMBERS_AT_ONCE", 5)  # two observations and a half
+
+    found = Policy(WEIGHTS).q_values(observation)
+
+    assert parts == {0: [0], 1: [1], 5: [2, 2, 1], 6: [2, 2, 2]}[batch]
+    np.testing.assert_array_equal(found, expected)
+    assert found.shape == (batch, 3)
+
+
 def test_policy_leaves_the_observation_as_it_was():
     observation = np.array([[3, 2], [-1, -1]], np.float32)
 
@@ -176,9 +164,9 @@ def test_unknown_layer_kind_raises_and_is_named():
 @pytest.mark.parametrize("kind", ["dense", "activation"])
 def test_unknown_activation_raises_and_is_named(kind):
     arrays = (KERNEL, BIAS) if kind == "dense" else ()
-    wrong = layer("q", kind, "x", arrays=range(len(arrays)), activation="gelu")
+    wrong = layer("q", kind, "x", arrays=range(len(arrays)), activation="mish")
 
-    with pytest.raises(ValueError, match="gelu"):
+    with pytest.raises(ValueError, match="mish"):
         Policy(make_weights(INPUT, wrong, arrays=arrays))
 
 
@@ -217,7 +205,7 @@ def test_saved_policy_is_written_to_exactly_the_path_given(tmp_path):
 def test_loaded_policy_acts_like_the_saved_one(tmp_path, layer_norm):
     from toy_networks import make_q_network
 
-    from distdqn.networks import layers_from_model
+    from distdqn.translation import layers_from_model
 
     model = make_q_network((2, 3), 4, (8, 8), layer_norm, 0)
     weights = PolicyWeights(layers_from_model(model), model.get_weights(), (0, 0), 0)

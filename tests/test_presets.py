@@ -2,7 +2,7 @@ import pytest
 
 from distdqn.config import Config
 from distdqn.errors import ConfigError
-from distdqn.presets import PRESETS
+from distdqn.presets import PRESETS, SOURCES
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -40,3 +40,7 @@ def test_presets_differ_from_each_other_and_from_the_default():
     configs = [Config(), *(Config.from_preset(name) for name in PRESETS)]
 
     assert len(set(configs)) == len(configs)
+
+
+def test_every_preset_says_where_it_comes_from():
+    assert SOURCES.keys() == PRESETS.keys()

@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from layers import FOLDER_NAMES, FOLDERS, LAYERS
 
 import distdqn
 from distdqn.cli import make_run_parser, options_table, presets_table
@@ -22,47 +23,22 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 ALL_FILES = PACKAGE + TESTS + BENCHMARKS
 
-# Every module imports from the lines above its own only.
-LAYERS = [
-    [
-        "errors",
-        "transition",
-        "seeding",
-        "schedules",
-        "pacing",
-        "stopping",
-        "option_types",
-        "presets",
-        "noisy",
-    ],
-    ["config", "policy", "acting.environments", "acting.exploration", "acting.n_step", "replay.sum_tree"],
-    ["replay.samplers"],
-    ["networks", "acting.actor", "acting.evaluator", "replay.buffer", "learning.losses"],
-    ["learning.heads"],
-    ["learning.update", "goal"],
-    ["learning.learner"],
-    ["reporting.run_directory", "reporting.console"],
-    ["reporting.journal"],
-    ["builders"],
-    ["serial"],
-    ["distributed.fleet", "distributed.cluster"],
-    ["distributed.calls", "distributed.ray_fleet"],
-    ["distributed.lockstep", "distributed.supervisor"],
-    ["distributed.launch"],
-    ["training"],
-    ["cli"],
-    ["run", "evaluate"],
-    ["__main__"],
-    ["__init__"],
-]
-FOLDERS = ["acting.__init__", "distributed.__init__", "learning.__init__", "replay.__init__"]
-FOLDERS += ["reporting.__init__"]
-
-READERS_OF_THE_CONFIG = {"builders", "run", "cli", "training", "serial", "distributed.launch", "__init__"}
-NUMPY_ONLY = {"transition", "seeding", "acting.n_step"}  # and replay/
+READERS_OF_THE_CONFIG = {
+    "builders",
+    "fitting",
+    "resuming",
+    "run",
+    "cli",
+    "training",
+    "serial",
+    "distributed.launch",
+}
+READERS_OF_THE_CONFIG |= {"__init__"}
+NUMPY_ONLY = {"frames", "transition", "seeding", "acting.n_step"}  # and replay/
 ARRAY_TYPES = {"FloatArray", "AnyArray", "IntArray", "BoolArray", "ItemIds", "Tensor", "ndarray", "NDArray"}
 TOP_LEVEL = {"pyproject.toml", "distdqn", "tests", "benchmarks", "docs", "cluster.yaml", "README.md"}
 TOP_LEVEL |= {"LICENSE", "CHANGELOG.md"}
+KERAS_USERS = {"networks", "noisy", "torsos", "user_network", "keras_policy", "tensorflow_process"}
 NEW_RANDOM_API = {"default_rng", "Generator", "SeedSequence", "BitGenerator", "PCG64"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -162,7 +138,7 @@ def test_no_module_imports_from_its_own_layer_or_above() -> None:
             if imported.split(".")[0] != "distdqn" and not imported.startswith("."):
                 continue
             name = imported.removeprefix("distdqn").removeprefix(".") or "__init__"
-            if name not in height and name in {"acting", "distributed", "learning", "replay", "reporting"}:
+            if name not in height and name in FOLDER_NAMES:
                 continue  # a folder's docstring
             if height.get(name, len(LAYERS)) >= own:
                 upwards.append(where(path, node, imported))
@@ -187,7 +163,7 @@ def test_tensorflow_and_keras_are_imported_in_networks_and_learning_only() -> No
         for path in PACKAGE
         for node, name in imported_modules(tree_of(path))
         if name.split(".")[0] in ("tensorflow", "keras")
-        and module_name(path) not in ("networks", "noisy")
+        and module_name(path) not in KERAS_USERS
         and not module_name(path).startswith("learning.")
     ]
 

@@ -1,6 +1,9 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
+from distdqn.frames import FrameLayout, Frames
 from distdqn.transition import Transitions
 
 
@@ -25,6 +28,15 @@ def test_columns_come_by_name_in_the_order_of_the_fields():
 
     assert list(columns) == ["observation", "action", "reward", "discount", "next_observation"]
     assert columns["discount"].tolist() == [100.0, 200.0]
+
+
+def test_columns_leave_out_what_is_not_stored_row_by_row():
+    layout = FrameLayout((2, 2), None)
+    image = np.zeros((1, 2, 2), np.uint8)
+    frames = Frames(image, np.zeros(1, np.int64), layout)
+    chunk = dataclasses.replace(make_transitions(1), priority=np.ones(1, np.float32), frames=frames)
+
+    assert list(chunk.columns()) == list(make_transitions(1).columns())
 
 
 def test_columns_are_the_arrays_themselves_and_no_copies():

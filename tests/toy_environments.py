@@ -56,6 +56,28 @@ class CountingEnvironment(gymnasium.Env):
         return np.array([self._seed, self._episode, self._step], self._dtype)
 
 
+class PicturesEnvironment(CountingEnvironment):
+    """The same in pictures: the newest of `stack` frames says `[seed, episode, step]`.
+
+    The others are those of the steps before, black where the episode had not begun.
+    """
+
+    def __init__(self, stack=4, size=84, axis=-1, **settings):
+        super().__init__(**settings)
+        self._stack, self._size, self._axis = stack, size, axis
+        self.observation_space = gymnasium.spaces.Box(0, 255, self._observe().shape, np.uint8)
+
+    def _observe(self):
+        steps = range(self._step - self._stack + 1, self._step + 1)
+        return np.stack([self._frame(step) for step in steps], axis=self._axis)
+
+    def _frame(self, step):
+        frame = np.zeros((self._size, self._size), np.uint8)
+        if step >= 0:
+            frame[0, :3] = (self._seed, self._episode % 256, step)
+        return frame
+
+
 class ShortAndLongEnvironment(gymnasium.Env):
     """An even seed makes every episode one step long and worth 1, an odd one ten steps and worth 10."""
 

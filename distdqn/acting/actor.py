@@ -2,16 +2,21 @@
 
 import dataclasses
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
-from distdqn.acting.environments import EnvironmentBatch, EnvironmentSource
+from distdqn.acting.environments import EnvironmentSource, environment_name
 from distdqn.acting.exploration import epsilon_greedy_actions
 from distdqn.acting.n_step import NStepWindows, Steps
+from distdqn.acting.not_finite import FiniteSteps
+from distdqn.acting.recovery import RecoveringBatch
+from distdqn.frames import pack_frames
+from distdqn.keras_policy import KerasPolicy, make_policy
 from distdqn.policy import Policy, PolicyWeights
-from distdqn.schedules import LinearSchedule
-from distdqn.seeding import make_generator, make_integer_seed
+from distdqn.schedules import Schedule
+from distdqn.seeding import make_generator
 from distdqn.transition import FloatArray, IntArray, Transitions
 
 
@@ -43,6 +48,10 @@ class RolloutReport:
         env_seconds: time inside the environments.
         network_seconds: time inside the network and action selection.
         total_seconds: the whole rollout.
+        env_faults: how often the environment raised, and all were built anew.
+        env_tracebacks: of those, each that this actor never reported before.
+        episodes_lost: open episodes that these faults broke off.
+        not_finite: steps left out because their reward or observation was NaN or infinite.
     """
 
     env_steps: int
@@ -55,6 +64,55 @@ class RolloutReport:
     env_seconds: float
     network_seconds: float
     total_seconds: float
+    env_faults: int = 0
+    env_tracebacks: list[str] = field(default_factory=list)
+    episodes_lost: int = 0
+    not_finite: int = 0
+
+
+@dataclass(frozen=True)
+class CutReport:
+    """What an actor says of a clean cut; the transitions travel apart.
+
+    Attributes:
+        episodes_lost: open episodes with at least one env step, which are broken off.
+        transitions: windows that were open, closed as if their episodes had been cut off.
+    """
+
+    episodes_lost: int
+    transitions: int
+
+
+@dataclass(frozen=True)
+class EarlyEnd:
+    """What to learn where an episode terminates before its env step `env_steps`.
+
+    Attributes:
+        reward: in place of the step's own, after scale and clip.
+        env_steps: of the episode.
+    """
+
+    reward: float
+    env_steps: int
+
+
+class _Ended(NamedTuple):
+    """An episode that ended, where in the steps of a rollout it did."""
+
+    row: int
+    environment: int
+    episode_return: float
+    length: int
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one rollout saw."""
+
+    steps: Steps
+    ended: list[_Ended]
+    env_seconds: float
+    network_seconds: float
 
 
 class Actor:
@@ -74,7 +132,14 @@ class Actor:
         epsilon_ladder: `[E]`, a fixed epsilon for each environment instead of `epsilon`.
         reward_scale: what rewards are multiplied with before they are learned from.
         reward_clip: rewards are then cut to plus or minus this; None means never.
+        early_end: what to learn in place of the reward where an episode ends early.
+        bootstrap_on_termination: treat a termination like a truncation.
         prioritized: give each transition a first priority.
+        max_failures: of the environment, without a successful step between, end the run.
+
+    Raises:
+        EnvironmentFault: here or in a rollout, the environment returns what it must not, or
+            raised `max_failures` times running.
     """
 
     def __init__(
@@ -85,14 +150,17 @@ class Actor:
         rollout_length: int,
         n_step: int,
         discount: float,
-        epsilon: LinearSchedule,
+        epsilon: Schedule,
         seed: int,
         index: int,
         incarnation: int,
         epsilon_ladder: FloatArray | None = None,
         reward_scale: float = 1.0,
         reward_clip: float | None = None,
+        early_end: EarlyEnd | None = None,
+        bootstrap_on_termination: bool = False,
         prioritized: bool = False,
+        max_failures: int = 5,
     ) -> None:
         self._environments = environments
         self._actions = actions
@@ -101,13 +169,16 @@ class Actor:
         self._epsilon_ladder = epsilon_ladder
         self._reward_scale = reward_scale
         self._reward_clip = reward_clip
+        self._early_end = early_end
+        self._bootstrap_on_termination = bootstrap_on_termination
         self._prioritized = prioritized
-        self._generator = make_generator(seed, "exploration", index, incarnation)
-        env_seed = make_integer_seed(seed, "environment", index, incarnation)
-        self._batch = EnvironmentBatch(source, environments, env_seed)
+        self._stream = (seed, "exploration", index, incarnation)
+        self._generator = make_generator(*self._stream)
+        self._batch = RecoveringBatch(source, environments, seed, index, incarnation, max_failures)
+        self._finite = FiniteSteps(environment_name(source), environments)
         self._windows = NStepWindows(n_step, discount)
         self._weights: PolicyWeights | None = None
-        self._policy: Policy | None = None
+        self._policy: Policy | KerasPolicy | None = None
 
     def rollout(
         self, order: RolloutOrder, weights: PolicyWeights | None = None
@@ -126,15 +197,66 @@ class Actor:
         """
         begin = time.perf_counter()
         if weights is not None:
-            self._weights, self._policy = weights, Policy(weights)
+            self._weights, self._policy = weights, make_policy(weights)
         epsilon = self._epsilon_now(order.env_steps)  # [E]
-        shape, dtype = self._batch.observation.shape[1:], self._batch.observation.dtype
-        steps = Steps.empty(self._rollout_length, self._environments, shape, dtype)
-        returns: list[float] = []
-        lengths: list[int] = []
+        seen = self._act(order.limit, epsilon)
+        not_finite = self._finite.leave_out(seen.steps)
+        ended = [episode for episode in seen.ended if seen.steps.is_transition[episode[:2]]]
+        self._prepare_for_learning(seen.steps, ended)
+        transitions = self._packed(self._with_priority(self._windows.add(seen.steps)))
+        faults = self._batch.faults.take_report()
+        report = RolloutReport(
+            env_steps=int(np.count_nonzero(seen.steps.is_transition)),
+            transitions=len(transitions),
+            episode_returns=[episode.episode_return for episode in ended],
+            episode_lengths=[episode.length for episode in ended],
+            epsilon=float(epsilon.mean()),
+            weights_version=self._weights.weights_version if self._weights else None,
+            weights_learner_steps=self._weights.learner_steps if self._weights else 0,
+            env_seconds=seen.env_seconds,
+            network_seconds=seen.network_seconds,
+            total_seconds=time.perf_counter() - begin,
+            env_faults=faults.count,
+            env_tracebacks=faults.tracebacks,
+            episodes_lost=faults.episodes_lost,
+            not_finite=not_finite,
+        )
+        return report, transitions
+
+    def cut(self, number: int) -> tuple[CutReport, Transitions]:
+        """Ends everything open, so that nothing needs to be kept to go on from here.
+
+        Open n-step windows are closed as if their episodes had been cut off here, and all
+        environments start anew. What follows depends on the run's seed, this actor's index
+        and incarnation, `number` and the weights alone: an actor that was just made and then
+        cut goes on like one that lived until this cut, bit for bit.
+
+        Called by: the supervisor, between rollouts, for each checkpoint of a mode that
+        repeats itself. Waits for: nothing. After a restart: the new actor is cut with the
+        number of the checkpoint before it acts.
+
+        Args:
+            number: of the cut in the run, from 0.
+        """
+        self._windows.add(self._room_for(0))  # an actor that never acted has shapes, too
+        transitions = self._packed(self._with_priority(self._windows.close()))
+        lost = self._batch.restart(number)
+        self._finite.forget()
+        self._generator = make_generator(*self._stream, number)
+        return CutReport(lost, len(transitions)), transitions
+
+    def _room_for(self, length: int) -> Steps:
+        """Steps to be filled, with the shapes of this environment."""
+        observation = self._batch.observation
+        return Steps.empty(length, self._environments, observation.shape[1:], observation.dtype)
+
+    def _act(self, limit: int, epsilon: FloatArray) -> _Seen:
+        """Takes up to `rollout_length` vector steps and up to `limit` env steps under `epsilon` `[E]`."""
+        steps = self._room_for(self._rollout_length)
+        ended: list[_Ended] = []
         env_seconds = network_seconds = 0.0
         taken = used = 0
-        while used < self._rollout_length and taken < order.limit:
+        while used < self._rollout_length and taken < limit:
             t0 = time.perf_counter()
             steps.observation[used] = self._batch.observation
             steps.action[used] = action = self._choose_actions(epsilon)
@@ -143,31 +265,17 @@ class Actor:
             env_seconds += time.perf_counter() - t1
             network_seconds += t1 - t0
             steps.next_observation[used] = result.next_observation
-            steps.reward[used] = self._learned_reward(result.reward)
+            steps.reward[used] = result.reward
             steps.terminated[used] = result.terminated
             steps.truncated[used] = result.truncated
             # The budget is met to the step: what is beyond it in this vector step is left out.
-            counted = result.is_transition & (taken + np.cumsum(result.is_transition) <= order.limit)
+            counted = result.is_transition & (taken + np.cumsum(result.is_transition) <= limit)
             steps.is_transition[used] = counted
             taken += int(counted.sum())
-            kept = counted[result.ended]
-            returns += [r for r, keep in zip(result.episode_returns, kept, strict=True) if keep]
-            lengths += [n for n, keep in zip(result.episode_lengths, kept, strict=True) if keep]
+            episodes = zip(result.ended.tolist(), result.episode_returns, result.episode_lengths, strict=True)
+            ended += [_Ended(used, *episode) for episode in episodes]
             used += 1
-        transitions = self._with_priority(self._windows.add(steps[:used]))
-        report = RolloutReport(
-            env_steps=taken,
-            transitions=len(transitions),
-            episode_returns=returns,
-            episode_lengths=lengths,
-            epsilon=float(epsilon.mean()),
-            weights_version=self._weights.weights_version if self._weights else None,
-            weights_learner_steps=self._weights.learner_steps if self._weights else 0,
-            env_seconds=env_seconds,
-            network_seconds=network_seconds,
-            total_seconds=time.perf_counter() - begin,
-        )
-        return report, transitions
+        return _Seen(steps[:used], ended, env_seconds, network_seconds)
 
     def _epsilon_now(self, env_steps: int) -> FloatArray:
         """Probability of a random action in each environment, `[E]`; 1 before the first weights."""
@@ -182,13 +290,30 @@ class Actor:
             return transitions
         return dataclasses.replace(transitions, priority=np.abs(td_errors(self._policy, transitions)))
 
-    def _learned_reward(self, reward: FloatArray) -> FloatArray:
-        """The reward `[E]` that is learned from; returns are reported without scale and clip."""
-        scaled = reward * np.float32(self._reward_scale)
-        if self._reward_clip is None:
-            return scaled
-        clipped: FloatArray = np.clip(scaled, -self._reward_clip, self._reward_clip)
-        return clipped
+    def _packed(self, transitions: Transitions) -> Transitions:
+        """The same with every frame once, if observations are images."""
+        layout = self._batch.frame_layout
+        if layout is None:
+            return transitions
+        frames, observation, next_observation = pack_frames(
+            layout, transitions.observation, transitions.next_observation
+        )
+        return dataclasses.replace(
+            transitions, observation=observation, next_observation=next_observation, frames=frames
+        )
+
+    def _prepare_for_learning(self, steps: Steps, ended: list[_Ended]) -> None:
+        """Turns rewards and ends as the environment gives them into those to learn from, in place."""
+        steps.reward[:] *= np.float32(self._reward_scale)
+        if self._reward_clip is not None:
+            np.clip(steps.reward, -self._reward_clip, self._reward_clip, out=steps.reward)
+        if self._early_end is not None:
+            for row, environment, _, length in ended:
+                if steps.terminated[row, environment] and length < self._early_end.env_steps:
+                    steps.reward[row, environment] = self._early_end.reward
+        if self._bootstrap_on_termination:
+            steps.truncated[:] |= steps.terminated
+            steps.terminated[:] = False
 
     def _choose_actions(self, epsilon: FloatArray) -> IntArray:
         """Epsilon-greedy actions `[E]` under `epsilon` `[E]`, random ones before the first weights."""
@@ -199,7 +324,7 @@ class Actor:
         return epsilon_greedy_actions(q_values, epsilon, self._generator)
 
 
-def td_errors(policy: Policy, transitions: Transitions) -> FloatArray:
+def td_errors(policy: Policy | KerasPolicy, transitions: Transitions) -> FloatArray:
     """How far the network that acted was off, for first priorities.
 
     `reward + discount * max_a q(next_observation)[a] - q(observation)[action]`

@@ -1,19 +1,27 @@
 """The evaluator: greedy episodes on seeds that training never uses."""
 
+import contextlib
+import itertools
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from distdqn.acting.environments import EnvironmentBatch, EnvironmentSource
+from distdqn.acting.environments import EnvironmentBatch, EnvironmentRaised, EnvironmentSource
 from distdqn.acting.exploration import greedy_actions
+from distdqn.acting.recovery import Faults
+from distdqn.keras_policy import KerasPolicy, make_policy
 from distdqn.policy import Policy, PolicyWeights
 from distdqn.seeding import make_generator, make_integer_seed
 
 # Environments stepped at once: more make an evaluation shorter until the largest batch
 # costs more than the steps it saves.
 _MOST_ENVIRONMENTS = 200
+
+# Atari's limit of 108,000 frames, four a step. MinAtar has none, and a greedy policy can
+# wait there for ever.
+_MOST_EPISODE_STEPS = 27_000
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,8 @@ class Evaluation:
         weights_version: of the network that acted.
         learner_steps: gradient updates behind it.
         seconds: how long it took.
+        env_faults: how often the environment raised, and all was played again.
+        env_tracebacks: of those, each that this evaluator never reported before.
     """
 
     returns: list[float]
@@ -33,6 +43,8 @@ class Evaluation:
     weights_version: tuple[int, int]
     learner_steps: int
     seconds: float
+    env_faults: int = 0
+    env_tracebacks: list[str] = field(default_factory=list)
 
     @property
     def mean(self) -> float:
@@ -51,17 +63,25 @@ class Evaluation:
 
 
 class Evaluator:
-    """Plays greedy episodes, many environments at once."""
+    """Plays greedy episodes, many environments at once.
 
-    def __init__(self, source: EnvironmentSource, seed: int) -> None:
+    Args:
+        source: of the environments.
+        seed: of the run.
+        max_failures: so many times running an evaluation may be broken off by its environment.
+    """
+
+    def __init__(self, source: EnvironmentSource, seed: int, max_failures: int = 5) -> None:
         self._source = source
         self._seed = seed
+        self._faults = Faults(source, max_failures)
 
     def evaluate(self, weights: PolicyWeights, episodes: int, number: int) -> Evaluation:
-        """Plays `episodes` full episodes.
+        """Plays `episodes` full episodes, each cut off after 27,000 env steps as it stands.
 
-        Each environment has a fixed share of the episodes. Taking whichever end first
-        would favour short ones.
+        They are played in rounds in which each environment has one episode. Taking whichever
+        end first would favour short ones. If the environment raises, all are played again
+        from another seed.
 
         Called by: the supervisor, one call at a time. Waits for: nothing. After a
         restart: the same evaluation is ordered again.
@@ -70,27 +90,66 @@ class Evaluator:
             weights: the network to play.
             episodes: how many.
             number: of this evaluation in the run; another number, other episodes.
+
+        Raises:
+            EnvironmentFault: the environment raised `max_failures` times running.
         """
         begin = time.perf_counter()
-        environments = min(episodes, _MOST_ENVIRONMENTS)
-        share = np.full(environments, episodes // environments)  # [E] episodes still to count
-        share[: episodes % environments] += 1
-        generator = make_generator(self._seed, "evaluation", number)
-        batch = EnvironmentBatch(
-            self._source, environments, make_integer_seed(self._seed, "evaluation", number)
+        for attempt in itertools.count():
+            try:
+                played = self._play(weights, episodes, number, attempt)
+            except EnvironmentRaised as raised:
+                self._faults.add(raised)
+            else:
+                break
+        self._faults.end_row()
+        faults = self._faults.take_report()
+        return Evaluation(
+            returns=[episode_return for episode_return, _ in played],
+            lengths=[length for _, length in played],
+            weights_version=weights.weights_version,
+            learner_steps=weights.learner_steps,
+            seconds=time.perf_counter() - begin,
+            env_faults=faults.count,
+            env_tracebacks=faults.tracebacks,
         )
-        policy = Policy(weights)
-        returns: list[float] = []
-        lengths: list[int] = []
-        while share.any():
-            result = batch.step(greedy_actions(policy.q_values(batch.observation), generator))
-            for position, episode_return, length in zip(
-                result.ended, result.episode_returns, result.episode_lengths, strict=True
-            ):
-                if share[position] > 0:
-                    share[position] -= 1
-                    returns.append(episode_return)
-                    lengths.append(length)
-        batch.close()
-        seconds = time.perf_counter() - begin
-        return Evaluation(returns, lengths, weights.weights_version, weights.learner_steps, seconds)
+
+    def _play(
+        self, weights: PolicyWeights, episodes: int, number: int, attempt: int
+    ) -> list[tuple[float, int]]:
+        """Returns and lengths of all episodes."""
+        environments = min(episodes, _MOST_ENVIRONMENTS)
+        policy, generator = make_policy(weights), make_generator(self._seed, "evaluation", number)
+        batch = EnvironmentBatch(self._source, environments, self._round_seed(number, attempt, 0))
+        played: list[tuple[float, int]] = []
+        with contextlib.closing(batch):
+            for i, first in enumerate(range(0, episodes, environments)):
+                if i:
+                    batch.restart(self._round_seed(number, attempt, i))
+                played += _play_one_each(batch, min(environments, episodes - first), policy, generator)
+        return played
+
+    def _round_seed(self, number: int, attempt: int, i: int) -> int:
+        """Another one for each round of each attempt."""
+        later = (attempt, i) if attempt or i else ()
+        return make_integer_seed(self._seed, "evaluation", number, *later)
+
+
+def _play_one_each(
+    batch: EnvironmentBatch, episodes: int, policy: Policy | KerasPolicy, generator: np.random.Generator
+) -> list[tuple[float, int]]:
+    """Returns and lengths of the first episode in each of the first `episodes` environments."""
+    played: list[tuple[float, int]] = []
+    is_open = np.arange(len(batch.open_lengths)) < episodes  # [E]
+    for _ in range(_MOST_EPISODE_STEPS):
+        result = batch.step(greedy_actions(policy.q_values(batch.observation), generator))
+        for position, episode_return, length in zip(
+            result.ended, result.episode_returns, result.episode_lengths, strict=True
+        ):
+            if is_open[position]:
+                is_open[position] = False
+                played.append((episode_return, length))
+        if not is_open.any():
+            break
+    cut_off = zip(batch.open_returns[is_open].tolist(), batch.open_lengths[is_open].tolist(), strict=True)
+    return [*played, *cut_off]

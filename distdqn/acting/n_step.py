@@ -1,6 +1,6 @@
 """n-step transitions out of the steps of many environments at once."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -105,6 +105,26 @@ class NStepWindows:
         )
         keep = slice(max(0, len(steps) - (self._n_step - 1)), None)
         self._open, self._started = steps[keep], (waiting & ~emitted)[keep]
+        return transitions
+
+    def close(self) -> Transitions:
+        """The transitions of all open windows, as if every episode was cut off after the last step.
+
+        They bootstrap from its `next_observation` with `discount^m`. No later window will
+        contain a step from before.
+
+        Returns:
+            Columns `[C]`, ordered by time, then environment.
+
+        Raises:
+            ValueError: nothing was ever added, so the shapes are not known.
+        """
+        if self._open is None or self._started is None:
+            raise ValueError("`close` comes after `add`, if only of no steps: the shapes are unknown before.")
+        self._open = replace(self._open, truncated=self._open.truncated.copy())
+        self._open.truncated[-1:] = True
+        transitions = self.add(self._open[:0])
+        self._open, self._started = self._open[:0], self._started[:0]
         return transitions
 
 

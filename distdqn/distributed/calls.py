@@ -8,6 +8,7 @@ from typing import Any
 from distdqn.distributed.fleet import CallFailed, Fleet, Handle, Ref
 from distdqn.errors import RoleFailure
 
+_WORK = ("rollout", "learn", "evaluate")  # calls that prove, when they end well, that a role can do its work
 _EPISODES_PER_DEADLINE = 10  # of an evaluation, in the time one rollout may take
 
 
@@ -124,6 +125,10 @@ class Calls:
         """Whether a call of any of these kinds is."""
         return any(call.kind in kinds for call in self._calls.values())
 
+    def count_under_way(self, kind: str) -> int:
+        """How many calls of this kind are."""
+        return sum(call.kind == kind for call in self._calls.values())
+
     def collect(self, timeout_seconds: float) -> list[Ended]:
         """The calls that ended or overran their deadlines, waiting for the first of them."""
         ended = []
@@ -197,5 +202,5 @@ class Calls:
         worker.last_sign_of_life = time.time()
         if ended.call.kind == "identify":
             worker.about = ended.result
-        else:
+        elif ended.call.kind in _WORK:
             worker.failures = 0

@@ -3,10 +3,14 @@
 import contextlib
 import logging
 import os
+import secrets
 import signal
+import stat
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from distdqn.errors import ClusterError
@@ -14,6 +18,7 @@ from distdqn.errors import ClusterError
 # Set before `import ray`, unless the user has set them.
 _RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # every result is looked at, or not wanted any more
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else `uv run` uploads the working directory
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else a warning on every start
 }
@@ -51,7 +56,8 @@ def connected(address: str | None, roles: int) -> Iterator[Cluster]:
         roles: how many processes the run will start.
 
     Raises:
-        ClusterError: it cannot be reached, or has no CPU to offer.
+        ClusterError: it cannot be reached, or has no CPU to offer, or a private one cannot
+            have its token.
     """
     for name, value in _RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -67,16 +73,17 @@ def connected(address: str | None, roles: int) -> Iterator[Cluster]:
     handlers = _signal_handlers()
     try:
         if is_private:
-            cpus = max(os.cpu_count() or 1, roles)
-            with _environment(THREAD_SETTINGS):
-                ray.init(address="local", num_cpus=cpus, include_dashboard=False, **_quiet())
+            _start_private(max(os.cpu_count() or 1, roles))
             yield _describe("a private Ray on this machine", is_private=True, is_ours=True, roles=roles)
         else:
             source = "`--address`" if address else "RAY_ADDRESS"
             try:
                 ray.init(address=named, **_quiet())
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                raise ClusterError(f"No Ray cluster answers at `{named}` ({source}): {error}") from error
+            except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
+                raise ClusterError(
+                    f"No Ray cluster answers at `{named}` ({source}), or it refuses this process for want "
+                    f"of its token (RAY_AUTH_MODE=token, ~/.ray/auth_token): {error}"
+                ) from error
             yield _describe(
                 f"the cluster at {named}, from {source}", is_private=False, is_ours=True, roles=roles
             )
@@ -84,6 +91,67 @@ def connected(address: str | None, roles: int) -> Iterator[Cluster]:
         ray.shutdown()
         for number, handler in handlers.items():  # connecting to Ray replaces SIGTERM's
             signal.signal(number, handler)
+
+
+def _start_private(cpus: int) -> None:
+    """Starts a Ray that only this machine reaches, and only who can read this user's token."""
+    import ray
+
+    try:
+        guard_token()
+    except OSError as error:
+        raise ClusterError(
+            f"A private Ray needs its token in ~/.ray/auth_token: {error} (RAY_AUTH_TOKEN_PATH may name "
+            "a file with a token elsewhere; RAY_AUTH_MODE=disabled does without)."
+        ) from error
+    with _environment(THREAD_SETTINGS), loopback_alone():
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **_quiet())
+
+
+def guard_token() -> None:
+    """Sees to it that the token a private Ray is going to use is no one else's to read.
+
+    Ray writes a missing one itself, for everybody to read; so it is written here before.
+    """
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        return
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return  # used instead, and the user's to guard
+    path = Path.home() / ".ray" / "auth_token"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not path.exists():
+        descriptor, new = tempfile.mkstemp(prefix="auth_token-", dir=path.parent)  # mode 0600
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_hex(32))
+            # Whole from the first moment, and unlike a rename never over another run's.
+            with contextlib.suppress(FileExistsError):
+                path.hardlink_to(new)
+        finally:
+            Path(new).unlink()
+    about = path.lstat()
+    if stat.S_ISREG(about.st_mode) and about.st_uid == os.getuid() and about.st_mode & 0o077:
+        path.chmod(stat.S_IMODE(about.st_mode) & 0o700)
+
+
+@contextlib.contextmanager
+def loopback_alone() -> Iterator[None]:
+    """A Ray started meanwhile listens on 127.0.0.1 alone, unless the user has set otherwise.
+
+    Ray puts the machine's own address in place of any 127.0.0.1 it is given, and then
+    listens on every interface. It does neither while it thinks that there are no clusters, as
+    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 says. It reads that when it is imported, which may have
+    been long ago: hence the value read, and hence put back for a cluster to be joined later.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    if "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" not in os.environ:
+        ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _signal_handlers() -> dict[signal.Signals, Any]:

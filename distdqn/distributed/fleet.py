@@ -38,6 +38,7 @@ class Fleet(Protocol):
 
         Raises:
             CallFailed: the call failed, its process died, or the time is up.
+            DistdqnError: the call raised it.
         """
         ...
 

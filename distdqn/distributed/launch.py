@@ -9,13 +9,16 @@ from distdqn import builders
 from distdqn.acting.environments import EnvironmentSpec
 from distdqn.builders import Blueprint
 from distdqn.config import Config
+from distdqn.distributed.async_saver import AsyncSaver
 from distdqn.distributed.calls import Calls
 from distdqn.distributed.cluster import Cluster, connected
+from distdqn.distributed.limits import Limits
 from distdqn.distributed.lockstep import RayTeam
-from distdqn.distributed.supervisor import Limits, Supervisor
+from distdqn.distributed.supervisor import Supervisor
 from distdqn.goal import Budget, Goal
 from distdqn.pacing import Pacing
 from distdqn.reporting.journal import Journal
+from distdqn.resuming import Start
 from distdqn.stopping import StopRequest
 
 
@@ -28,7 +31,14 @@ class Launch:
     calls: Calls
 
     def make_supervisor(
-        self, goal: Goal, budget: Budget, pacing: Pacing, journal: Journal, stop: StopRequest
+        self,
+        goal: Goal,
+        budget: Budget,
+        pacing: Pacing,
+        journal: Journal,
+        stop: StopRequest,
+        saver: AsyncSaver,
+        start: Start | None,
     ) -> Supervisor:
         """The supervisor of an `async` run, its roles starting."""
         config = self.config
@@ -41,9 +51,9 @@ class Launch:
             report_seconds=config.report_seconds,
             max_failures=config.max_failures,
             prioritized=config.sampler == "prioritized",
-            importance_exponent=builders.make_importance_exponent(config),
+            schedules=builders.make_learning_schedules(config),
         )
-        return Supervisor(self.calls, limits, goal, budget, pacing, journal, stop)
+        return Supervisor(self.calls, limits, goal, budget, pacing, journal, stop, saver, start)
 
     def make_team(self) -> RayTeam:
         """The team of a `lockstep` run."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from distdqn.acting.actor import RolloutOrder, RolloutReport
+from distdqn.acting.actor import CutReport, RolloutOrder, RolloutReport
 from distdqn.acting.evaluator import Evaluation
 from distdqn.distributed.calls import Calls, evaluation_turns, last_line
 from distdqn.distributed.fleet import Ref
@@ -11,6 +11,7 @@ from distdqn.errors import RoleFailure
 from distdqn.goal import EvaluationOrder
 from distdqn.learning.learner import LearnReport
 from distdqn.policy import PolicyWeights
+from distdqn.schedules import LearnOrder
 
 
 class RayTeam:
@@ -60,15 +61,30 @@ class RayTeam:
             for actor, report, insert in zip(self._actors, reports, inserts, strict=True)
         ]
 
-    def learn(self, importance_exponent: float) -> LearnReport:
+    def learn(self, order: LearnOrder) -> LearnReport:
         """See `Team`."""
         fleet = self._calls.fleet
-        (batches,) = fleet.call(self._replay.handle, "sample", *self._batches, importance_exponent)
-        refs = fleet.call(self._learner.handle, "learn", batches, False, returns=3)
+        (batches,) = fleet.call(self._replay.handle, "sample", *self._batches, order.importance_exponent)
+        refs = fleet.call(self._learner.handle, "learn", batches, False, order.learning_rate, returns=3)
         if self._prioritized:
             fleet.call(self._replay.handle, "update_priorities", refs[2])
         report: LearnReport = self._calls.fetch(self._learner, "learn", refs[0])
         return report
+
+    def cut(self, number: int) -> list[tuple[CutReport, int]]:
+        """See `Savable`."""
+        fleet, fetch = self._calls.fleet, self._calls.fetch
+        refs = [fleet.call(actor.handle, "cut", number, returns=2) for actor in self._actors]
+        inserts = [fleet.call(self._replay.handle, "insert", chunk)[0] for _, chunk in refs]
+        return [
+            (fetch(actor, "cut", report), fetch(self._replay, "insert", insert))
+            for actor, (report, _), insert in zip(self._actors, refs, inserts, strict=True)
+        ]
+
+    def ask(self, role: str, method: str, *arguments: Any) -> Any:
+        """See `Savable`."""
+        worker = {"learner": self._learner, "replay": self._replay}[role]
+        return self._calls.ask(worker, method, *arguments)
 
     def publish(self) -> PolicyWeights:
         """See `Team`."""

@@ -13,6 +13,7 @@ from ray.exceptions import RayError
 from distdqn.builders import Blueprint
 from distdqn.distributed.cluster import THREAD_SETTINGS, Cluster
 from distdqn.distributed.fleet import CallFailed, Handle, Ref
+from distdqn.errors import DistdqnError
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # Ray puts some into its messages
 _FETCH_SECONDS = 10.0  # for a result that is there already, perhaps on another node
@@ -72,6 +73,8 @@ class RayFleet:
         try:
             return ray.get(ref, timeout=timeout_seconds)
         except RayError as error:
+            if isinstance(cause := getattr(error, "cause", None), DistdqnError):
+                raise cause from None  # the user's to mend: another process would do no better
             raise CallFailed(_COLOUR.sub("", str(error)) or type(error).__name__) from error
 
     def end(self, handle: Handle) -> None:

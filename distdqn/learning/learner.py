@@ -1,22 +1,23 @@
 """The learner: the one process with TensorFlow, which turns batches into better weights."""
 
-import contextlib
-import os
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distdqn.learning.update import UpdateLoop
-from distdqn.networks import NetworkPlan, layers_from_model, make_networks, plain_q_network
+from distdqn.errors import ConfigError, Diverged
+from distdqn.keras_policy import policy_layers
+from distdqn.learning.update import Updated, UpdateLoop, path_not_finite
+from distdqn.networks import NetworkPlan, make_networks, plain_q_network
 from distdqn.policy import PolicyWeights
 from distdqn.seeding import make_integer_seed
+from distdqn.tensorflow_process import import_tensorflow, without_stderr
 from distdqn.transition import PriorityUpdate, SampledBatches
+
+_MOST_RUNNING = 10  # updates that are skipped
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,16 @@ class LearnReport:
     """What the learner says of one call.
 
     Attributes:
-        updates: gradient updates in this call.
-        learner_steps: gradient updates in all.
-        loss: mean over the updates.
+        updates: gradient updates in this call, those that were skipped included.
+        learner_steps: gradient updates in all, those that were skipped included.
+        loss: mean over the updates that were not skipped, as the two after it; 0 if all were.
         q_mean: mean Q-value of the actions in the batches.
         gradient_norm: mean global norm, before clipping.
         seconds: time inside the call.
         weights_version: of the weights published with it, or None.
+        not_finite: updates that were skipped, as they would have brought NaN or infinity
+            into the weights.
+        first_not_finite: which tensor was the cause of the first of those, or None.
     """
 
     updates: int
@@ -40,10 +44,16 @@ class LearnReport:
     gradient_norm: float
     seconds: float
     weights_version: tuple[int, int] | None
+    not_finite: int = 0
+    first_not_finite: str | None = None
 
 
 class Learner:
-    """Turns sampled batches into better weights, and publishes them."""
+    """Turns sampled batches into better weights, and publishes them.
+
+    Its weights are always finite: updates that would change that are skipped, and ten of
+    them running are a fault of the run.
+    """
 
     def __init__(
         self,
@@ -56,18 +66,23 @@ class Learner:
         epoch: int,
         **update_arguments: Any,
     ) -> None:
-        _import_tensorflow(threads)
+        import_tensorflow(threads)
         self._shape = (updates_per_call, batch_size)
         self._prioritized = prioritized
         self._plan = plan
         network_seed = make_integer_seed(seed, "network")
         online, self._q_network = make_networks(plan, network_seed)
         target, _ = make_networks(plan, network_seed)
-        self._layers = layers_from_model(self._q_network)
+        if {id(weight) for weight in online.weights} & {id(weight) for weight in target.weights}:
+            raise ConfigError(f"`network`: `{plan.network}` must make new layers each time it is called.")
+        target.set_weights(online.get_weights())  # a user's network may not heed the seed
+        self._layers, self._notice = policy_layers(plan, self._q_network)
         noise_seed = make_integer_seed(seed, "network", 1)
         self._loop = UpdateLoop(online, target, noise_seed=noise_seed, **update_arguments)
         self._weights_version = (epoch, 0)
         self._learner_steps = 0
+        self._skipped_running = 0
+        self._first_skipped: str | None = None  # what caused the first of those
 
     def compile(self) -> str | None:
         """Compiles the update loop ahead of the first batches.
@@ -76,31 +91,40 @@ class Learner:
         restart: called again.
 
         Returns:
-            None, or one line that says why it runs without XLA.
+            None, or one line that says what is slower than it could be: updates without
+            XLA, or actors with Keras.
         """
-        with _without_stderr():
-            return self._loop.compile(*self._shape)
+        with without_stderr():
+            notices = [self._notice, self._loop.compile(*self._shape)]
+        return " ".join(filter(None, notices)) or None
 
     def learn(
-        self, batches: SampledBatches, publish: bool
+        self, batches: SampledBatches, publish: bool, learning_rate: float | None = None
     ) -> tuple[LearnReport, PolicyWeights | None, PriorityUpdate | None]:
         """Makes one update for each of the `U` batches.
 
         Called by: the supervisor, one or two calls ahead. Waits for: its batches. After a
-        restart: goes on from the initial weights under a new epoch.
+        restart: goes on from the checkpoint that was put back, or from the initial weights.
 
         Args:
             batches: `[U, B]` transitions.
             publish: return the weights after the last update as a new version.
+            learning_rate: of these updates and those after them; None means as before.
 
         Returns:
             The report; the weights if asked for; and new priorities, `|td_error|`, if
-            replay is prioritized.
+            replay is prioritized: 0 for the items of an update that was skipped.
+
+        Raises:
+            Diverged: ten updates running were skipped; the weights are those before them.
         """
         begin = time.perf_counter()
         updates = len(batches.transitions)
-        updated = self._loop.run(batches.transitions, self._learner_steps, batches.importance_weight)
+        updated = self._loop.run(
+            batches.transitions, self._learner_steps, batches.importance_weight, learning_rate
+        )
         self._learner_steps += updates
+        self._check_not_diverged(updated)
         weights = self.publish() if publish else None
         report = LearnReport(
             updates=updates,
@@ -110,16 +134,36 @@ class Learner:
             gradient_norm=updated.gradient_norm,
             seconds=time.perf_counter() - begin,
             weights_version=weights.weights_version if weights else None,
+            not_finite=updates - int(np.count_nonzero(updated.is_finite)),
+            first_not_finite=updated.first_not_finite,
         )
         priorities = PriorityUpdate(batches.item_id, np.abs(updated.td_error)) if self._prioritized else None
         return report, weights, priorities
+
+    def _check_not_diverged(self, updated: Updated) -> None:
+        """Counts the updates that were skipped without one between that was not."""
+        if not (self._skipped_running and not updated.is_finite[0]):
+            self._first_skipped = updated.first_not_finite
+        for is_finite in updated.is_finite.tolist():
+            self._skipped_running = 0 if is_finite else self._skipped_running + 1
+            if self._skipped_running >= _MOST_RUNNING:
+                raise Diverged(
+                    f"{self._skipped_running} updates running met NaN or infinity, first in the "
+                    f"{self._first_skipped} (lower `learning_rate`, set `max_gradient_norm`, or see "
+                    "whether the environment's numbers are far too large)."
+                )
 
     def publish(self) -> PolicyWeights:
         """The online network's weights as a new version.
 
         Called by: the supervisor, at the start and the end. Waits for: nothing. After a
         restart: versions go on in a new epoch.
+
+        Raises:
+            Diverged: they are not finite.
         """
+        if (path := path_not_finite(self._q_network.weights)) is not None:
+            raise Diverged(f"The weights `{path}` are not finite any more (lower `learning_rate`).")
         epoch, version = self._weights_version
         self._weights_version = (epoch, version + 1)
         return PolicyWeights(
@@ -141,31 +185,42 @@ class Learner:
             network.save(path)
             return path.read_bytes()
 
+    def get_state(self) -> dict[str, Any]:
+        """All that learning goes on from: arrays `[...]`, numbers and text in dictionaries and lists.
 
-def _import_tensorflow(threads: int) -> None:
-    """Loads TensorFlow and Keras, with `threads` for their computations."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with _without_stderr():
-        import keras  # noqa: F401
-        import tensorflow as tf
+        Called by: the supervisor, for each checkpoint. Waits for: the call of `learn` under
+        way. After a restart: works at once.
+        """
+        return {
+            "networks": self._loop.get_state(),
+            "learner_steps": self._learner_steps,
+            "weights_version": list(self._weights_version),
+            "skipped_running": self._skipped_running,
+            "first_skipped": self._first_skipped,
+        }
 
-        tf.config.list_physical_devices()  # complains where there is no GPU
-    # The pools are fixed at the process's first computation: in a process that has
-    # computed before (a notebook's second run), they stay as they are.
-    with contextlib.suppress(RuntimeError):
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(threads)
+    def set_state(self, state: dict[str, Any], *, epoch: int | None = None) -> None:
+        """Goes on from what `get_state` returned, to the bit.
 
+        A life that begins in a newer epoch than the checkpoint's begins to count versions
+        anew, so that none is given twice where the last life went on after the checkpoint.
+        Otherwise versions go on from the checkpoint's.
 
-@contextlib.contextmanager
-def _without_stderr() -> Iterator[None]:
-    """Keeps TensorFlow's C++ chatter, which no log level silences, off the terminal."""
-    sys.stderr.flush()
-    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null)
+        Called by: the supervisor, at most once, before the first call of `learn`. Waits for:
+        nothing. After a restart: called with the last checkpoint, if there is one.
+
+        Args:
+            state: arrays `[...]` may be read-only; they are copied.
+            epoch: of this life; None means the one the learner was built with.
+
+        Raises:
+            ValueError: it is of a learner with another network; nothing was changed.
+        """
+        self._loop.set_state(state["networks"])
+        self._learner_steps = state["learner_steps"]
+        saved_epoch, saved_version = state["weights_version"]
+        own_epoch = self._weights_version[0] if epoch is None else epoch
+        is_newer = own_epoch > saved_epoch
+        self._weights_version = (own_epoch, 0) if is_newer else (saved_epoch, saved_version)
+        self._skipped_running = state["skipped_running"]
+        self._first_skipped = state["first_skipped"]

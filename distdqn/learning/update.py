@@ -1,5 +1,7 @@
 """The update itself: networks, optimizer, and `U` updates in one compiled loop."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -7,7 +9,7 @@ import numpy as np
 
 from distdqn.learning import losses
 from distdqn.learning.heads import Head
-from distdqn.transition import FloatArray, Transitions
+from distdqn.transition import AnyArray, BoolArray, FloatArray, Transitions
 
 Tensor = Any  # TensorFlow ships no types
 
@@ -16,16 +18,22 @@ class Updated(NamedTuple):
     """What a call of `UpdateLoop.run` brought: means over its updates, and every TD error.
 
     Attributes:
-        loss: of the batches, importance weights applied.
+        loss: of the batches, importance weights applied. Like the other means, over the
+            updates that were made; 0 if none was.
         q_mean: Q-value of the actions taken.
         gradient_norm: global, before clipping.
-        td_error: `[U, B]` float32, target minus prediction, before its update.
+        td_error: `[U, B]` float32, target minus prediction, before its update; 0 where
+            the update was skipped.
+        is_finite: `[U]` bool, False where the update was skipped.
+        first_not_finite: which tensor made the first of those so; None if there is none.
     """
 
     loss: float
     q_mean: float
     gradient_norm: float
     td_error: FloatArray
+    is_finite: BoolArray
+    first_not_finite: str | None
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,11 @@ class UpdateLoop:
     One update: for a batch, the head's loss between what the online network says of the
     actions taken and what rewards and target network make of them, a step of Adam on it,
     and every `target_update_period` updates the target network moves towards the online one.
+    Only the loss's forward pass is one of training: there, kernels and statistics that a
+    layer keeps are brought up to date.
+
+    Where batch, loss, gradient or those statistics hold NaN or infinity, the update is
+    skipped: networks and optimizer stay as they are, to the bit.
 
     Attributes:
         online: the trained Keras network.
@@ -89,22 +102,32 @@ class UpdateLoop:
         self._noisy = [
             layer for net in (online, target) for layer in net.layers if hasattr(layer, "resample")
         ]
+        noise = {id(variable) for layer in self._noisy for variable in layer.non_trainable_variables}
+        pairs = zip(target.non_trainable_weights, online.non_trainable_weights, strict=True)
+        # Such as means of batches, copied whole; each network's noise is its own.
+        self._statistics = [(lagging, own) for lagging, own in pairs if id(own) not in noise]
+        self._observation_dtype = np.dtype(online.inputs[0].dtype)
         self._double = double
         self._target_update = (target_update_period, target_update_rate)
-        self._run = tf.function(self._loop, jit_compile=True, autograph=False)
+        # XLA is faster at dense layers and several times slower at convolutions, on a CPU.
+        self._has_convolutions = any(len(weight.shape) == 4 for weight in online.trainable_weights)
+        self._restored = self._what_to_restore()
+        self._run = tf.function(self._loop, jit_compile=not self._has_convolutions, autograph=False)
 
     def compile(self, updates: int, batch_size: int) -> str | None:
         """Compiles the loop for `[updates, batch_size]` transitions, without an update.
 
         Returns:
-            None, or one line that says why it runs without XLA.
+            None, or one line that says why XLA could not compile it.
         """
         import tensorflow as tf
 
         lead = (updates, batch_size)
-        observation = np.zeros((*lead, *self.online.input_shape[1:]), np.float32)
+        observation = np.zeros((*lead, *self.online.input_shape[1:]), self._observation_dtype)
         zeros = np.zeros(lead, np.float32)
-        columns = _tensors(Transitions(observation, zeros.astype(np.int32), zeros, zeros, observation), None)
+        columns = self._tensors(
+            Transitions(observation, zeros.astype(np.int32), zeros, zeros, observation), None
+        )
         nothing = (columns, tf.constant(0), tf.constant(0, tf.int64))
         try:
             self._run(*nothing)
@@ -116,7 +139,11 @@ class UpdateLoop:
         return None
 
     def run(
-        self, transitions: Transitions, learner_steps: int, importance_weight: FloatArray | None = None
+        self,
+        transitions: Transitions,
+        learner_steps: int,
+        importance_weight: FloatArray | None = None,
+        learning_rate: float | None = None,
     ) -> Updated:
         """Makes one update for each of the `U` batches.
 
@@ -124,61 +151,187 @@ class UpdateLoop:
             transitions: `[U, B]` columns.
             learner_steps: updates made before.
             importance_weight: `[U, B]` float32; None means 1 for all.
+            learning_rate: of these updates and those after them; None means as before.
         """
         import tensorflow as tf
 
+        if learning_rate is not None:
+            self.optimizer.learning_rate = learning_rate  # a variable, which the compiled loop reads
         updates = len(transitions)
         begin = tf.constant(learner_steps, tf.int64)
-        columns = _tensors(transitions, importance_weight)
-        sums, td_error = self._run(columns, tf.constant(updates), begin)  # [3], [U, B]
-        loss, q_mean, gradient_norm = (sums.numpy() / np.float32(updates)).tolist()
-        return Updated(loss, q_mean, gradient_norm, td_error.numpy())
+        columns = self._tensors(transitions, importance_weight)
+        results = self._run(columns, tf.constant(updates), begin)
+        figures, half_squares, td_error = (result.numpy() for result in results)  # [U, 4], [U, V], [U, B]
+        is_finite = figures[:, 0] == 1.0  # [U]
+        means = figures[is_finite, 1:].mean(axis=0) if is_finite.any() else np.zeros(3)
+        loss, q_mean, gradient_norm = means.tolist()
+        first = None
+        if not is_finite.all():
+            u = int(np.argmin(is_finite))
+            inputs = {name: column[u].numpy() for name, column in columns.items()}
+            first = self._first_not_finite(inputs, figures[u, 1], half_squares[u])
+        return Updated(loss, q_mean, gradient_norm, td_error, is_finite, first)
+
+    def get_state(self) -> dict[str, Any]:
+        """Both networks' variables and the optimizer's, in lists of arrays `[...]`."""
+        return {
+            name: [np.asarray(variable.numpy()) for variable in variables]  # counters are arrays, too: []
+            for name, variables in self._state().items()
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on from what `get_state` returned, arrays `[...]`.
+
+        Raises:
+            ValueError: it is of other networks; nothing was changed.
+        """
+        pairs = []
+        for name, variables in self._state().items():
+            arrays = state[name]
+            if len(arrays) != len(variables):
+                raise ValueError(f"`{name}` has {len(arrays)} arrays for {len(variables)} variables.")
+            for variable, array in zip(variables, arrays, strict=True):
+                if array.shape != tuple(variable.shape):
+                    shapes = f"{tuple(variable.shape)}, not {array.shape}"
+                    raise ValueError(f"`{variable.path}` of `{name}` must have the shape {shapes}.")
+                pairs.append((variable, array))
+        for variable, array in pairs:
+            variable.assign(array)
+
+    def _state(self) -> dict[str, list[Any]]:
+        """All variables that updates change or read, noise and counters of random numbers too."""
+        return {
+            "online": self.online.variables,
+            "target": self.target.variables,
+            "optimizer": self.optimizer.variables,
+        }
+
+    def _first_not_finite(self, inputs: dict[str, AnyArray], loss: float, half_squares: FloatArray) -> str:
+        """What made an update not finite, in the order of its computation.
+
+        Args:
+            inputs: of the update, `[B, ...]`.
+            loss: of the batch.
+            half_squares: `[V]`, see `_update`.
+        """
+        for name in ("observation", "reward", "discount", "next_observation", "importance_weight"):
+            if not np.isfinite(inputs[name]).all():
+                return name
+        if (path := path_not_finite([*self.online.variables, *self.target.variables])) is not None:
+            return f"weights of `{path}`"
+        if not np.isfinite(loss):
+            return "loss"
+        for variable, half_square in zip(self.online.trainable_variables, half_squares, strict=True):
+            if not np.isfinite(half_square):
+                return f"gradient of `{variable.path}`"
+        return "norm of the gradient or the statistics of a layer"
 
     def _loop(
         self, columns: dict[str, Tensor], updates: Tensor, learner_steps: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Runs `updates` updates; returns the sums of their figures `[3]` and all TD errors `[U, B]`."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Runs `updates` updates; returns what each of them does, `[U, 4]`, `[U, V]` and `[U, B]`."""
         import tensorflow as tf
 
-        def body(u: Tensor, sums: Tensor, td_errors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # Once for all batches, which costs less than in the loop.
+        columns = columns | {"is_finite": _all_finite([*columns.values()], kept_axes=1)}  # [U]
+
+        def body(u: Tensor, *results: Tensor) -> tuple[Tensor, ...]:
             batch = {name: column[u] for name, column in columns.items()}  # [B, ...]
-            figures, td_error = self._update(batch, learner_steps + tf.cast(u, tf.int64))  # [3], [B]
-            return u + 1, sums + figures, tf.tensor_scatter_nd_update(td_errors, [[u]], [td_error])
+            new = self._update(batch, learner_steps + tf.cast(u, tf.int64))  # [4], [V], [B]
+            pairs = zip(results, new, strict=True)
+            return u + 1, *(tf.tensor_scatter_nd_update(all_, [[u]], [one]) for all_, one in pairs)
 
-        shape = columns["action"].shape  # [U, B]
-        start = (tf.constant(0), tf.zeros(3), tf.zeros(shape))
-        _, sums, td_errors = tf.while_loop(
-            lambda u, *_: u < updates, body, start, maximum_iterations=shape[0]
-        )
-        return sums, td_errors
+        length, batch_size = columns["action"].shape
+        widths = (4, len(self.online.trainable_variables), batch_size)
+        start = (tf.constant(0), *(tf.zeros((length, width)) for width in widths))
+        _, *results = tf.while_loop(lambda u, *_: u < updates, body, start, maximum_iterations=length)
+        return tuple(results)
 
-    def _update(self, batch: dict[str, Tensor], learner_steps: Tensor) -> tuple[Tensor, Tensor]:
+    def _update(self, batch: dict[str, Tensor], learner_steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One update from one batch `[B, ...]`.
 
         Returns:
-            Loss, mean Q-value and gradient norm as `[3]`, and the TD error `[B]`.
+            Whether it was made, loss, mean Q-value and gradient norm as `[4]`; half the
+            squared norm of each variable's gradient as `[V]`; and the TD error `[B]`.
         """
         import tensorflow as tf
 
         self._resample_noise(learner_steps)
+        before = [tf.identity(variable.value) for variable in self._restored]
         target = self._td_target(batch)  # [B] or [B, K]
         with tf.GradientTape() as tape:
-            outputs = self.online(batch["observation"])  # [B, A] or [B, A, K]
+            outputs = self.online(batch["observation"], training=True)  # [B, A] or [B, A, K]
             taken = tf.gather(outputs, batch["action"], batch_dims=1)  # [B] or [B, K]
             loss, td_error = self._head.loss(taken, target, batch["importance_weight"])  # [], [B]
+            regularized = loss + sum(self.online.losses)  # of a user's network
         variables = self.online.trainable_variables
-        gradients = tape.gradient(loss, variables)
-        norm = tf.linalg.global_norm(gradients)
+        gradients = tape.gradient(regularized, variables, unconnected_gradients="zero")
+        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        half_squares = tf.stack([tf.nn.l2_loss(gradient) for gradient in gradients])  # [V]
+        norm = tf.sqrt(2.0 * tf.reduce_sum(half_squares))
+        statistics = [statistic.value for _, statistic in self._statistics]
+        is_finite = batch["is_finite"] & _all_finite([loss, norm, *statistics])  # []
         if self._max_gradient_norm is not None:
             gradients, _ = tf.clip_by_global_norm(gradients, self._max_gradient_norm, use_norm=norm)
-        self.optimizer.apply(gradients, variables)
+        self._apply(gradients, is_finite, before)
+        self._move_target(learner_steps, is_finite)
+        q_taken = tf.gather(self._head.q_values(outputs), batch["action"], batch_dims=1)  # [B]
+        figures = tf.stack([tf.cast(is_finite, tf.float32), loss, tf.reduce_mean(q_taken), norm])
+        return figures, half_squares, tf.where(is_finite, td_error, 0.0)
+
+    def _what_to_restore(self) -> list[Any]:
+        """Variables whose values from before an update are needed to skip it."""
+        # The loss's forward pass may change these: statistics, kernels that a layer
+        # normalizes, counters of random numbers.
+        changed = [
+            variable
+            for layer in self.online.layers
+            if layer.non_trainable_variables and not hasattr(layer, "resample")
+            for variable in layer.variables
+        ]
+        if self._has_convolutions:
+            return changed
+        return [*changed, *self.online.trainable_variables, *self.optimizer.variables]
+
+    def _apply(self, gradients: list[Tensor], is_finite: Tensor, before: list[Tensor]) -> None:
+        """A step of Adam along `gradients`, or, unless `is_finite` `[]`, the values from `before`.
+
+        On a CPU, XLA merges a choice between arrays into Adam's own pass over them (2 % of an
+        update of 64 and 64 units), but copies arrays for a branch (8 %). Without XLA it is the
+        other way round: a branch is nearly free, choices take a fifth of a small convolutional
+        network's update.
+
+        Args:
+            gradients: each of its variable's `[shape]`.
+            is_finite: `[]` bool.
+            before: of the variables to restore, each `[shape]`.
+        """
+        import tensorflow as tf
+
+        def apply() -> None:
+            self.optimizer.apply(gradients, self.online.trainable_variables)
+
+        def restore(choose: Callable[[Tensor, Tensor], Tensor]) -> None:
+            for variable, value in zip(self._restored, before, strict=True):
+                variable.assign(choose(variable.value, value))
+
+        if self._has_convolutions:
+            tf.cond(is_finite, apply, lambda: restore(lambda _, old: old))
+        else:
+            apply()
+            restore(lambda new, old: tf.where(is_finite, new, old))
+
+    def _move_target(self, learner_steps: Tensor, is_finite: Tensor) -> None:
+        """Moves the target network if that is due after this update, which `is_finite` `[]`."""
+        import tensorflow as tf
+
         period, rate = self._target_update
-        is_due = tf.equal((learner_steps + 1) % period, 0)
+        is_due = is_finite & tf.equal((learner_steps + 1) % period, 0)
         pairs = zip(self.target.trainable_variables, self.online.trainable_variables, strict=True)
         for lagging, online in pairs:
             lagging.assign(tf.where(is_due, losses.moved_target(lagging, online, rate), lagging))
-        q_taken = tf.gather(self._head.q_values(outputs), batch["action"], batch_dims=1)  # [B]
-        return tf.stack([loss, tf.reduce_mean(q_taken), norm]), td_error
+        for lagging, online in self._statistics:
+            lagging.assign(tf.where(is_due, online, lagging))
 
     def _resample_noise(self, learner_steps: Tensor) -> None:
         """New noise for every noisy layer of both networks, by seed, step and layer alone.
@@ -206,14 +359,30 @@ class UpdateLoop:
         policy = losses.soft_policy(self._head.q_values(outputs), settings.temperature)  # [B, A], [B, A]
         return self._head.soft_target(reward + settings.scale * bonus, discount, outputs, *policy)
 
+    def _tensors(self, transitions: Transitions, importance_weight: FloatArray | None) -> dict[str, Tensor]:
+        """Columns `[U, B, ...]` as tensors of fixed dtypes, so that the loop is traced once."""
+        import tensorflow as tf
 
-def _tensors(transitions: Transitions, importance_weight: FloatArray | None) -> dict[str, Tensor]:
-    """Columns `[U, B, ...]` as tensors of fixed dtypes, so that the loop is traced once."""
+        shape = transitions.action.shape
+        weight = np.ones(shape, np.float32) if importance_weight is None else importance_weight
+        columns = {**transitions.columns(), "importance_weight": weight}
+        dtypes = {"action": np.int32}
+        dtypes |= dict.fromkeys(["observation", "next_observation"], self._observation_dtype)
+        return {
+            name: tf.convert_to_tensor(np.asarray(column, dtypes.get(name, np.float32)))
+            for name, column in columns.items()
+        }
+
+
+def path_not_finite(variables: list[Any]) -> str | None:
+    """Name of the first Keras variable with NaN or infinity in it, or None."""
+    return next((v.path for v in variables if not np.isfinite(v.numpy()).all()), None)
+
+
+def _all_finite(tensors: list[Tensor], kept_axes: int = 0) -> Tensor:
+    """Whether all numbers of tensors `[...]` are finite, `[]` or for each of the first axes."""
     import tensorflow as tf
 
-    weight = np.ones(transitions.action.shape, np.float32) if importance_weight is None else importance_weight
-    columns = {**transitions.columns(), "importance_weight": weight}
-    return {
-        name: tf.convert_to_tensor(column, tf.int32 if name == "action" else tf.float32)
-        for name, column in columns.items()
-    }
+    floats = [tf.math.is_finite(tensor) for tensor in tensors if tensor.dtype.is_floating]
+    each = [tf.reduce_all(finite, axis=range(kept_axes, len(finite.shape))) for finite in floats]
+    return functools.reduce(tf.logical_and, each)

@@ -1,12 +1,18 @@
 """The replay memory: preallocated columns, the oldest item overwritten first."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from distdqn.frames import FrameLayout, Frames
+from distdqn.replay.frame_store import FrameIds, FrameStore, frame_capacity
+from distdqn.replay.ring import Ring
 from distdqn.replay.samplers import Sampler, UniformSampler
 from distdqn.seeding import make_generator
-from distdqn.transition import AnyArray, PriorityUpdate, SampledBatches, Transitions
+from distdqn.transition import PriorityUpdate, SampledBatches, Transitions
+
+_IMAGES = ("observation", "next_observation")
 
 
 class Replay:
@@ -14,6 +20,16 @@ class Replay:
 
     An item's id is its insertion number and is never used twice. Item `i` lies at
     position `i % capacity` of every column.
+
+    A checkpoint of it is its index (`get_index`) and, for each of the ranges that
+    `segments` tells, `get_rows` and `get_frames`. It may go on meanwhile: what is
+    overwritten before its turn comes is missing, and nothing else.
+
+    Of images, the columns hold the numbers of their frames, and each frame is kept once.
+    There is room for about `capacity` frames, one new one for each transition. Where
+    episodes are so short that their first frames add much to that, or where all actors
+    together bring more than an eighth of `capacity` between two chunks of one of them,
+    frames run out first and fewer transitions are kept: `size` says how many.
 
     Args:
         capacity: most transitions kept.
@@ -27,7 +43,10 @@ class Replay:
         self._capacity = capacity
         self._sampler = make_sampler()
         self._generator = make_generator(seed, "replay")
-        self._columns: dict[str, AnyArray] = {}
+        self._ring = Ring(capacity)
+        self._frames: FrameStore | None = None
+        self._chunk_frames = 0  # of the first chunk, as room was made for
+        self._first = 0
         self._inserted = 0
 
     @property
@@ -38,7 +57,7 @@ class Replay:
     @property
     def size(self) -> int:
         """Transitions stored now."""
-        return min(self._inserted, self._capacity)
+        return self._inserted - self._first
 
     def insert(self, chunk: Transitions) -> int:
         """Stores a chunk `[C]`, oldest first, and returns `inserted` after it.
@@ -49,19 +68,41 @@ class Replay:
         Called by: the supervisor, for each chunk an actor made. Waits for: nothing.
         After a restart: empty.
         """
-        if not self._columns:
-            self._columns = {
-                name: np.zeros((self._capacity, *column.shape[1:]), column.dtype)
-                for name, column in chunk.columns().items()
-            }
-        count = len(chunk)
-        kept = min(count, self._capacity)  # of a chunk larger than the memory, the newest
-        item_id = np.arange(self._inserted + count - kept, self._inserted + count)  # [C]
-        for name, column in chunk.columns().items():
-            self._columns[name][item_id % self._capacity] = column[count - kept :]
-        self._sampler.insert(item_id, None if chunk.priority is None else chunk.priority[count - kept :])
-        self._inserted += count
+        if not len(chunk):
+            return self._inserted
+        columns = chunk.columns()
+        kept = min(len(chunk), self._capacity)  # of a chunk larger than the memory, the newest
+        if chunk.frames is not None:
+            ids = self._add_frames(chunk, chunk.frames)  # [C', 2 * S]
+            columns["observation"], columns["next_observation"] = np.split(ids, 2, axis=1)
+            kept = min(kept, len(ids))
+        self._inserted += len(chunk)
+        item_id = np.arange(self._inserted - kept, self._inserted)  # [C']
+        self._ring.write(item_id, {name: column[-kept:] for name, column in columns.items()})
+        self._sampler.insert(item_id, None if chunk.priority is None else chunk.priority[-kept:])
+        self._evict()
         return self._inserted
+
+    def _add_frames(self, chunk: Transitions, frames: Frames) -> FrameIds:
+        """Stores the frames of a chunk, or of its newest rows if there are too many."""
+        store = self._frame_store(frames.layout, len(frames.key))
+        positions = np.concatenate([chunk.observation, chunk.next_observation], axis=1)  # [C, 2 * S]
+        return store.add(frames, positions, self._inserted + len(chunk))
+
+    def _frame_store(self, layout: FrameLayout, chunk_frames: int) -> FrameStore:
+        """Where frames are kept, made when the first ones come."""
+        if self._frames is None:
+            self._chunk_frames = chunk_frames
+            room = frame_capacity(layout, self._capacity, chunk_frames)
+            self._frames = FrameStore(layout, room, max_age=self._capacity // 8)
+        return self._frames
+
+    def _evict(self) -> None:
+        """Lets go of the items that are overwritten, or some of whose frames are."""
+        overwritten = max(self._first, self._inserted - self._capacity)
+        self._first = max(overwritten, self._frames.first_item) if self._frames else overwritten
+        if overwritten < self._first:
+            self._sampler.evict(np.arange(overwritten, self._first))
 
     def sample(self, batches: int, batch_size: int, importance_exponent: float = 0.0) -> SampledBatches:
         """Draws `batches` batches of `batch_size`, stacked to `[U, B]`.
@@ -80,15 +121,18 @@ class Replay:
         """
         if self.size == 0:
             raise ValueError("`sample` was called on an empty replay: no transition is stored yet.")
-        first, end = self._inserted - self.size, self._inserted
+        first, end = self._first, self._inserted
         drawn = self._sampler.sample(first, end, batches * batch_size, self._generator)
         item_id = drawn.reshape(batches, batch_size)  # [U, B]
-        columns = {name: column[item_id % self._capacity] for name, column in self._columns.items()}
+        columns = self._ring.read(item_id)
+        if self._frames is not None:
+            for name in _IMAGES:
+                columns[name] = self._frames.observations(columns[name])
         probability = self._sampler.probability(first, end, item_id)  # [U, B]
         weight = (self.size * probability) ** -importance_exponent  # [U, B]
         weight /= weight.max(axis=1, keepdims=True)
         return SampledBatches(
-            Transitions(**columns),  # type: ignore[arg-type]
+            Transitions(**columns),
             item_id,
             weight.astype(np.float32),
         )
@@ -103,10 +147,140 @@ class Replay:
             How many were too late: their items had been overwritten.
         """
         item_id, priority = update.item_id.ravel(), update.priority.ravel()  # [U * B]
-        is_stored = (item_id >= self._inserted - self.size) & (item_id < self._inserted)
+        is_stored = (item_id >= self._first) & (item_id < self._inserted)
         self._sampler.update(item_id[is_stored], priority[is_stored])
         return int(np.count_nonzero(~is_stored))
 
+    def get_index(self) -> dict[str, Any]:
+        """All of its state but rows and frames, as of now.
+
+        `rows_per_segment` and `frames_per_segment` are the lengths to call `segments` with,
+        for `get_rows` with `first` and `inserted`, and for `get_frames` with those of
+        `frames`; `frames` is None where there are none. Segments keep these lengths as long as
+        the environment is the same.
+
+        Called by: the driver, to begin a checkpoint. Waits for: nothing.
+        After a restart: says that nothing was ever inserted, until `set_index`.
+        """
+        frames = self._frames
+        return {
+            "capacity": self._capacity,
+            "first": self._first,
+            "inserted": self._inserted,
+            "rows_per_segment": self._ring.rows_per_segment,
+            "sampler": self._sampler.get_state(np.arange(self._first, self._inserted)),
+            "generator": self._generator.bit_generator.state,
+            "frames": None if frames is None else {**self._frame_settings(frames), **frames.get_index()},
+            "frames_per_segment": 1 if frames is None else frames.frames_per_segment,
+        }
+
+    def get_rows(self, begin: int, end: int) -> dict[str, Any]:
+        """The items with ids in `[begin, end)` that are stored now: `begin` and `columns` `[C, ...]`.
+
+        Of images, these are the ids of their frames. If nothing is left, `C` is 0, and that
+        is saved, too: it says what is missing for good reason, as `first` of every segment does.
+
+        Called by: the driver, for each of the `segments` that it does not have yet, oldest
+        first, as these are overwritten first. Waits for: nothing. After a restart: empty.
+        """
+        return self._ring.get_segment(begin, end, self._first, self._inserted)
+
+    def get_frames(self, begin: int, end: int) -> dict[str, Any]:
+        """The frames with ids in `[begin, end)` that are stored now, like `get_rows`.
+
+        Called by: the driver, like `get_rows`. Waits for: nothing. After a restart: empty.
+        """
+        if self._frames is None:
+            return {"begin": begin, "first": 0, "columns": {}}
+        return {**self._frame_settings(self._frames), **self._frames.get_frames(begin, end)}
+
+    def set_rows(self, state: dict[str, Any]) -> None:
+        """Puts back what `get_rows` returned; the segments may come in any order.
+
+        Called by: the driver, before `set_index`, on a replay that nothing was inserted
+        into. Waits for: nothing. After a restart: all segments are needed again.
+
+        Raises:
+            ValueError: the segment does not fit the others, or something was inserted.
+        """
+        self._check_new()
+        self._ring.set_segment(state)
+
+    def set_frames(self, state: dict[str, Any]) -> None:
+        """Puts back what `get_frames` returned; the segments may come in any order.
+
+        Called by: the driver, before `set_index`, like `set_rows`. Waits for: nothing.
+        After a restart: all segments are needed again.
+
+        Raises:
+            ValueError: the segment does not fit the others, or something was inserted.
+        """
+        self._check_new()
+        if state["columns"]:
+            self._restored_frames(state).set_frames(state)
+
+    def set_index(self, index: dict[str, Any]) -> None:
+        """Goes on where `get_index` was called, with the rows and frames that were put back.
+
+        With all of them and the same arguments, it goes on bit for bit. What is missing at
+        the old end, or does not fit into a smaller `capacity`, counts as overwritten, and
+        items that came after the index are dropped. Their ids are given away again:
+        priorities of batches drawn before may then belong to other items.
+
+        Called by: the driver, once, after all `set_rows` and `set_frames`. Waits for:
+        nothing. After a restart: everything has to be put back again.
+
+        Raises:
+            ValueError: it cannot: a segment is missing, or something was inserted. The
+                replay is of no use then; build another.
+        """
+        self._check_new()
+        first = self._ring.end_restoring(index["first"], index["inserted"])
+        if index["frames"] is not None:
+            store = self._restored_frames(index["frames"])
+            store.set_index(index["frames"])
+            if first < index["inserted"]:
+                needed = self._needed_frames(first, index["inserted"])
+                incomplete = np.flatnonzero(needed.min(axis=1) < store.oldest)
+                first += int(incomplete[-1]) + 1 if len(incomplete) else 0
+        self._first, self._inserted = first, index["inserted"]
+        self._sampler.set_state(np.arange(first, self._inserted), index["sampler"])
+        self._generator.bit_generator.state = index["generator"]
+        is_valid, reason = self.check_valid()
+        if not is_valid:
+            raise ValueError(f"The state of a replay contradicts itself: {reason}.")
+
+    def _frame_settings(self, store: FrameStore) -> dict[str, Any]:
+        """What the frame store was made with; goes with every segment, as any may come first."""
+        layout = store.layout
+        return {
+            "observation_shape": list(layout.observation_shape),
+            "stack_axis": layout.stack_axis,
+            "chunk_frames": self._chunk_frames,
+        }
+
+    def _restored_frames(self, state: dict[str, Any]) -> FrameStore:
+        """A frame store like the one that was saved, in proportion to our own `capacity`."""
+        layout = FrameLayout(tuple(state["observation_shape"]), state["stack_axis"])
+        return self._frame_store(layout, state["chunk_frames"])
+
+    def _needed_frames(self, first: int, end: int) -> FrameIds:
+        """The frames `[C, 2 * S]` of the items with ids in `[first, end)`."""
+        position = np.arange(first, end) % self._capacity
+        return np.concatenate([self._ring.columns[name][position] for name in _IMAGES], axis=1)
+
+    def _check_new(self) -> None:
+        """Refuses to put anything back where it would mix with other items."""
+        if self._inserted:
+            raise ValueError(f"Nothing can be put back into a replay that has {self._inserted} items.")
+
     def check_valid(self) -> tuple[bool, str]:
-        """Whether the sampler agrees with what is stored, and if not, how."""
-        return self._sampler.check_valid(self._inserted - self.size, self._inserted)
+        """Whether frames and sampler agree with what is stored, and if not, how."""
+        if self._frames is not None and self.size:
+            needed = self._needed_frames(self._first, self._inserted)
+            oldest, newest = int(needed.min()), int(needed.max())
+            if oldest < self._frames.oldest:
+                return False, f"frame {oldest} is overwritten, and a stored item refers to it"
+            if newest >= self._frames.end:
+                return False, f"frame {newest} has not come yet, and a stored item refers to it"
+        return self._sampler.check_valid(self._first, self._inserted)

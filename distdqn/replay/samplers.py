@@ -4,7 +4,7 @@ A sampler is told what is inserted, draws ids, and says how likely each was. It 
 a transition.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,10 @@ class Sampler(Protocol):
         """Takes note of new priorities `[C]` of stored items `[C]`."""
         ...
 
+    def evict(self, item_id: ItemIds) -> None:
+        """Takes note that items `[C]` are gone though no newer ones took their places."""
+        ...
+
     def sample(self, first: int, end: int, count: int, generator: np.random.Generator) -> ItemIds:
         """Draws `count` ids `[count]` from those stored, with replacement, in random order.
 
@@ -49,6 +53,14 @@ class Sampler(Protocol):
         """Whether the sampler agrees with what is stored, and if not, how."""
         ...
 
+    def get_state(self, item_id: ItemIds) -> dict[str, Any] | None:
+        """What it knows of the stored items `[C]`; None if that is nothing."""
+        ...
+
+    def set_state(self, item_id: ItemIds, state: dict[str, Any] | None) -> None:
+        """Takes note of restored items `[C]`, the newest of those that `state` is of."""
+        ...
+
 
 class UniformSampler:
     """Every stored item with the same probability.
@@ -62,6 +74,9 @@ class UniformSampler:
     def update(self, item_id: ItemIds, priority: FloatArray) -> None:
         """See `Sampler.update`; all items `[C]` stay alike."""
 
+    def evict(self, item_id: ItemIds) -> None:
+        """See `Sampler.evict`; none of `[C]` is within `[first, end)` any more."""
+
     def sample(self, first: int, end: int, count: int, generator: np.random.Generator) -> ItemIds:
         """See `Sampler.sample`."""
         return generator.integers(first, end, size=count)
@@ -73,6 +88,13 @@ class UniformSampler:
     def check_valid(self, first: int, end: int) -> tuple[bool, str]:  # noqa: ARG002
         """See `Sampler.check_valid`."""
         return True, ""
+
+    def get_state(self, item_id: ItemIds) -> dict[str, Any] | None:  # noqa: ARG002
+        """See `Sampler.get_state`; of items `[C]` there is nothing to know."""
+        return None
+
+    def set_state(self, item_id: ItemIds, state: dict[str, Any] | None) -> None:
+        """See `Sampler.set_state`; all items `[C]` are alike, whatever they were."""
 
 
 class PrioritizedSampler:
@@ -97,6 +119,10 @@ class PrioritizedSampler:
         powers = (priority.astype(np.float64) + _LEAST_PRIORITY) ** self._exponent
         self._tree.set(item_id % self._capacity, powers)
 
+    def evict(self, item_id: ItemIds) -> None:
+        """See `Sampler.evict`: items `[C]` become impossible to draw."""
+        self._tree.set(item_id % self._capacity, np.zeros(len(item_id)))
+
     def sample(self, first: int, end: int, count: int, generator: np.random.Generator) -> ItemIds:  # noqa: ARG002
         """See `Sampler.sample`."""
         shares = generator.permutation(count) + generator.random(count)
@@ -119,3 +145,20 @@ class PrioritizedSampler:
                 f"positions {wrong[:5].tolist()} are stored but have no priority, or the other way round",
             )
         return self._tree.check_valid()
+
+    def get_state(self, item_id: ItemIds) -> dict[str, Any] | None:
+        """See `Sampler.get_state`: the powers of the priorities of items `[C]`, and the exponent."""
+        return {"exponent": self._exponent, "values": self._tree.get(item_id % self._capacity)}
+
+    def set_state(self, item_id: ItemIds, state: dict[str, Any] | None) -> None:
+        """See `Sampler.set_state`; under another exponent items `[C]` keep their priorities.
+
+        Where `state` has none, from uniform replay or the exponent 0, they are 1 each.
+        """
+        if state is None or state["exponent"] == 0.0:
+            self.insert(item_id, None)
+            return
+        values = state["values"][len(state["values"]) - len(item_id) :]
+        if state["exponent"] != self._exponent:  # else they come back bit for bit
+            values = values ** (self._exponent / state["exponent"])
+        self._tree.set(item_id % self._capacity, values)

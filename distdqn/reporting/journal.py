@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distdqn.acting.actor import RolloutReport
+from distdqn.acting.actor import CutReport, RolloutReport
 from distdqn.acting.evaluator import Evaluation
 from distdqn.learning.learner import LearnReport
 from distdqn.reporting.console import Console
 from distdqn.reporting.run_directory import RunDirectory
 
+_MOST_TRACEBACKS = 20  # shown of environments that fail in ever new ways
 _RECENT_EPISODES = 100  # in `train_return_mean`, as Stable-Baselines3 does
 _STATUS_SECONDS = 1.0
 _MARGIN = 0.05  # of the support, at each end, where mean Q-values should not be
@@ -28,7 +29,16 @@ class Counters:
         inserted: n-step transitions that replay accepted.
         sampled: transitions drawn from replay.
         actor_restarts: actors replaced after a fault.
+        learner_restarts: learners replaced after a fault.
+        lost_learner_steps: updates that went with them, since the checkpoint before.
+        replay_restarts: replays replaced after a fault.
+        lost_transitions: transitions that went with them, since the checkpoint before.
         lost_rollouts: rollouts whose chunk never reached replay.
+        episodes_lost: episodes that were given up unfinished: at a checkpoint's clean cut,
+            with an actor or an environment that failed.
+        env_faults: times that environments raised an error and were built anew.
+        not_finite_steps: env steps left out as their numbers were not finite.
+        not_finite_updates: updates left out as their numbers were not finite.
         evaluations: evaluations made.
     """
 
@@ -38,7 +48,15 @@ class Counters:
     inserted: int = 0
     sampled: int = 0
     actor_restarts: int = 0
+    learner_restarts: int = 0
+    lost_learner_steps: int = 0
+    replay_restarts: int = 0
+    lost_transitions: int = 0
     lost_rollouts: int = 0
+    episodes_lost: int = 0
+    env_faults: int = 0
+    not_finite_steps: int = 0
+    not_finite_updates: int = 0
     evaluations: int = 0
 
 
@@ -59,6 +77,14 @@ class Mean:
         mean = self._sum / self._count if self._count else None
         self._sum, self._count = 0.0, 0
         return mean
+
+    def get_state(self) -> list[float]:
+        """Sum and count."""
+        return [self._sum, self._count]
+
+    def set_state(self, state: list[float]) -> None:
+        """Goes on from sum and count."""
+        self._sum, self._count = state[0], int(state[1])
 
 
 class Journal:
@@ -96,6 +122,8 @@ class Journal:
             name: Mean()
             for name in ("loss", "q_mean", "gradient_norm", "weights_age_steps", "env", "network", "update")
         }
+        self._learning_rate: float | None = None
+        self._env_tracebacks: set[str] = set()
         self._waited = {"actors": 0.0, "learner": 0.0}
         self._weights_version: tuple[int, int] = (0, 0)
         self._last = (self._clock(), 0, 0)
@@ -117,6 +145,11 @@ class Journal:
         self.counters.env_steps += report.env_steps
         self.counters.episodes += len(report.episode_returns)
         self.counters.inserted = inserted
+        self.counters.env_faults += report.env_faults
+        self.counters.episodes_lost += report.episodes_lost
+        self.counters.not_finite_steps += report.not_finite
+        for text in report.env_tracebacks:
+            self._note_env_traceback(text)
         self.epsilon = report.epsilon
         self._returns.extend(report.episode_returns)
         self._lengths.extend(report.episode_lengths)
@@ -124,13 +157,32 @@ class Journal:
         self._means["env"].add(report.env_seconds / report.total_seconds)
         self._means["network"].add(report.network_seconds / report.total_seconds)
 
-    def add_learn(self, report: LearnReport, sampled: int) -> None:
+    def add_cut(self, report: CutReport, inserted: int) -> None:
+        """Takes in the end of all that was open at a checkpoint, `inserted` in all by then."""
+        self.counters.inserted = inserted
+        self.counters.episodes_lost += report.episodes_lost
+
+    def _note_env_traceback(self, text: str) -> None:
+        """Tells of an error in an environment, each one once."""
+        if text not in self._env_tracebacks and len(self._env_tracebacks) < _MOST_TRACEBACKS:
+            self._env_tracebacks.add(text)
+            self.note(f"An environment failed and is built anew:\n{text.rstrip()}")
+
+    @property
+    def recent_returns(self) -> list[float]:
+        """Returns of the latest hundred training episodes, oldest first."""
+        return list(self._returns)
+
+    def add_learn(self, report: LearnReport, sampled: int, learning_rate: float) -> None:
         """Takes in a learner call that drew `sampled` transitions."""
+        self._learning_rate = learning_rate
         self.counters.learner_steps = report.learner_steps
+        self.counters.not_finite_updates += report.not_finite
         self.counters.sampled += sampled
-        self._means["loss"].add(report.loss, report.updates)
-        self._means["q_mean"].add(report.q_mean, report.updates)
-        self._means["gradient_norm"].add(report.gradient_norm, report.updates)
+        made = report.updates - report.not_finite
+        self._means["loss"].add(report.loss, made)
+        self._means["q_mean"].add(report.q_mean, made)
+        self._means["gradient_norm"].add(report.gradient_norm, made)
         self._means["update"].add(report.seconds / report.updates)
 
     def add_published(self, weights_version: tuple[int, int]) -> None:
@@ -162,16 +214,21 @@ class Journal:
             "eval_episodes": len(evaluation.returns) if evaluation else None,
             "eval_learner_steps": evaluation.learner_steps if evaluation else None,
             "epsilon": self.epsilon,
+            "learning_rate": self._learning_rate,
             "loss": means["loss"],
             "q_mean": means["q_mean"],
             "gradient_norm": means["gradient_norm"],
             "env_steps_per_second": (counters.env_steps - env_steps) / period,
-            "learner_steps_per_second": (counters.learner_steps - learner_steps) / period,
+            "learner_steps_per_second": max(0, counters.learner_steps - learner_steps) / period,
             "samples_per_insert": counters.sampled / paced if paced > 0 else None,
             "weights_version": list(self._weights_version),
             "weights_age_steps": means["weights_age_steps"],
             "replay_size": min(counters.inserted, self._capacity),
             "lost_rollouts": counters.lost_rollouts,
+            "episodes_lost": counters.episodes_lost,
+            "env_faults": counters.env_faults,
+            "not_finite_steps": counters.not_finite_steps,
+            "not_finite_updates": counters.not_finite_updates,
             "actors_alive": actors_alive,
             "actor_restarts": counters.actor_restarts,
             "actors_wait_fraction": min(1.0, self._waited["actors"] / period),
@@ -198,6 +255,43 @@ class Journal:
                 f"`{name}` ({value:g}) is too tight for the returns seen: mean Q {q_mean:.1f} ({way} it)."
             )
             self._support = None
+
+    def get_state(self) -> dict[str, Any]:
+        """All that a run which goes on from here needs, as a tree for a checkpoint."""
+        return {
+            "counters": dict(vars(self.counters)),
+            "epsilon": self.epsilon,
+            "learning_rate": self._learning_rate,
+            "returns": list(self._returns),
+            "lengths": list(self._lengths),
+            "means": {name: mean.get_state() for name, mean in self._means.items()},
+            "weights_version": list(self._weights_version),
+            "reported": list(self._last[1:]),
+            "seconds": self.seconds,
+            "metrics_bytes": self._directory.metrics_bytes,
+        }
+
+    def set_state(self, state: dict[str, Any], inserted: int, most_sampled: int) -> None:
+        """Goes on from what `get_state` gave.
+
+        Args:
+            state: that.
+            inserted: transitions that the replay which is put back had taken in; 0 for none.
+            most_sampled: what may have been drawn from them.
+        """
+        self.counters = Counters(**state["counters"])
+        self.counters.inserted = inserted
+        self.counters.sampled = min(self.counters.sampled, most_sampled)
+        self.epsilon, self._learning_rate = state["epsilon"], state["learning_rate"]
+        self._returns.extend(state["returns"])
+        self._lengths.extend(state["lengths"])
+        for name, mean in state["means"].items():
+            self._means[name].set_state(mean)
+        epoch, version = state["weights_version"]
+        self._weights_version = (epoch, version)
+        env_steps, learner_steps = state["reported"]
+        self._last = (self._clock(), env_steps, learner_steps)
+        self._started -= state["seconds"]
 
     def is_news(self) -> bool:
         """Whether anything was done since the last report."""

@@ -1,12 +1,14 @@
 """The folder that holds a run's results."""
 
 import errno
+import fcntl
 import importlib.metadata
 import json
 import math
 import os
 import platform
 import re
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -23,22 +25,33 @@ class RunDirectory:
         path: the folder.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, metrics_bytes: int = 0) -> None:
         self.path = path
+        self._lock = _lock(path)
         self._metrics = (path / "metrics.jsonl").open("a", encoding="utf-8")
+        # Lines from after the checkpoint that the run goes on from will be written again.
+        self._metrics.truncate(min(metrics_bytes, self.metrics_bytes))
 
     @classmethod
-    def create(cls, path: str | None, environment_name: str) -> "RunDirectory":
+    def create(
+        cls, path: str | None, environment_name: str, goes_on: bool = False, metrics_bytes: int = 0
+    ) -> "RunDirectory":
         """Makes the folder, by default `runs/<environment>-<time>`.
+
+        Args:
+            path: the folder, or None for the default.
+            environment_name: for the default's name.
+            goes_on: it may hold a run, which goes on.
+            metrics_bytes: how much of that run's `metrics.jsonl` is kept.
 
         Raises:
             ConfigError: it cannot be written to, or holds another run.
         """
-        check_folder(path)
+        check_folder(path, goes_on)
         folder = _fresh_default(environment_name) if path is None else Path(path)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            return cls(folder)
+            return cls(folder, metrics_bytes)
         except OSError as error:
             raise _unusable(folder, error) from error
 
@@ -59,12 +72,18 @@ class RunDirectory:
         self._metrics.write(json.dumps(known) + "\n")
         self._metrics.flush()
 
+    @property
+    def metrics_bytes(self) -> int:
+        """Length of `metrics.jsonl` so far."""
+        return os.fstat(self._metrics.fileno()).st_size
+
     def close(self) -> None:
         """Closes what is open."""
         self._metrics.close()
+        os.close(self._lock)
 
 
-def check_folder(path: str | None) -> None:
+def check_folder(path: str | None, goes_on: bool = False) -> None:
     """Checks, without making anything, that a run's results could go into `path`.
 
     Raises:
@@ -74,8 +93,10 @@ def check_folder(path: str | None) -> None:
         return
     folder = Path(path)
     try:
-        if (folder / "metrics.jsonl").exists():
-            raise ConfigError(f"`run_dir`: {folder} holds another run (choose another folder).")
+        if not goes_on and (folder / "metrics.jsonl").exists():
+            raise ConfigError(
+                f"`run_dir`: {folder} holds another run (choose another folder, or give `--resume auto`)."
+            )
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     except OSError as error:
@@ -86,6 +107,32 @@ def versions() -> dict[str, str]:
     """Versions of Python and of the packages a result depends on."""
     found = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {"python": platform.python_version(), **found}
+
+
+def _lock(folder: Path) -> int:
+    """Makes this process the owner of a run's folder for as long as it lives.
+
+    Returns:
+        The open lock file; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        ConfigError: another process owns it.
+    """
+    path = folder / "run.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = path.read_text() or "another process"
+        os.close(descriptor)
+        raise ConfigError(
+            f"`run_dir`: {folder} is in use by {owner} (choose another folder, or end that run)."
+        ) from None
+    except OSError:  # a file system that knows no locks
+        return descriptor
+    os.truncate(descriptor, 0)
+    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+    return descriptor
 
 
 def _unusable(folder: Path, error: OSError) -> ConfigError:

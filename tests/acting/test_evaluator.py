@@ -52,14 +52,28 @@ def test_evaluation_favours_no_short_episodes(episodes, seed):
     assert found.lengths == found.returns
 
 
-def test_evaluation_shares_the_episodes_out_evenly(monkeypatch):
+def test_evaluation_plays_rounds_of_first_episodes_each_from_its_own_seed(monkeypatch):
     monkeypatch.setattr(evaluator_module, "_MOST_ENVIRONMENTS", 4)
-    evaluator = Evaluator(partial(CountingEnvironment, lengths=(1,)), 0)
+    monkeypatch.setattr(RandomRewardEnvironment, "seeds", [])
 
-    found = evaluator.evaluate(make_weights([1, 0, 0], features=3), 10, 0)
+    found = Evaluator(RandomRewardEnvironment, 0).evaluate(TWO_ACTIONS, 10, 0)
 
-    # Episode k of each environment returns 100 k: four first and second ones, two third ones.
-    assert sorted(found.returns) == [0.0] * 4 + [100.0] * 4 + [200.0] * 2
+    assert found.lengths == [3] * 10
+    assert len(set(found.returns)) == 10
+    assert len(set(RandomRewardEnvironment.seeds)) == len(RandomRewardEnvironment.seeds) == 3 * 4
+
+
+def test_episode_that_never_ends_counts_as_it_stands_at_the_limit(monkeypatch):
+    assert evaluator_module._MOST_EPISODE_STEPS * 4 == 108_000
+    monkeypatch.setattr(evaluator_module, "_MOST_EPISODE_STEPS", 30)
+    monkeypatch.setattr(evaluator_module, "_MOST_ENVIRONMENTS", 4)
+    evaluator = Evaluator(partial(CountingEnvironment, lengths=(5, 10**9)), 0)
+
+    found = evaluator.evaluate(make_weights([1, 0, 0], features=3), 6, 0)
+
+    # Every other environment ends after five steps; step k pays 10 k.
+    assert sorted(found.lengths) == [5] * 3 + [30] * 3
+    assert sorted(found.returns) == [10.0 * sum(range(5))] * 3 + [10.0 * sum(range(30))] * 3
 
 
 @pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.name)

@@ -2,31 +2,6 @@ import numpy as np
 import pytest
 
 from distdqn.acting.exploration import epsilon_greedy_actions, epsilon_ladder, greedy_actions
-from distdqn.schedules import LinearSchedule
-
-
-@pytest.mark.parametrize(
-    ("env_steps", "expected"),
-    [
-        (0, 1.0),
-        (50, 1.0 + (0.2 - 1.0) * 50 / 200),
-        (100, 0.6),
-        (150, 0.4),
-        (199, 1.0 - 0.8 * 199 / 200),
-        (200, 0.2),
-        (10_000, 0.2),
-    ],
-)
-def test_epsilon_falls_linearly_and_then_stays_at_its_end(env_steps, expected):
-    assert LinearSchedule(1.0, 0.2, 200).at(env_steps) == pytest.approx(expected, abs=1e-12)
-
-
-def test_epsilon_is_at_its_end_at_once_when_it_decays_over_zero_steps():
-    assert LinearSchedule(1.0, 0.2, 0).at(0) == 0.2
-
-
-def test_epsilon_may_rise_when_its_end_is_above_its_start():
-    assert LinearSchedule(0.0, 1.0, 10).at(5) == pytest.approx(0.5)
 
 
 def test_ladder_goes_from_its_base_down_to_the_last_power():

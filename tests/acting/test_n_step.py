@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -301,3 +303,54 @@ def test_transitions_do_not_change_when_the_steps_buffer_is_used_again():
 
     assert found.reward.tolist() == [1 + 0.5 * 2, 2 + 0.5 * 4]
     assert found.observation[:, 0].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("n_step", [1, 2, 5])
+def test_closed_windows_agree_with_slow_twin_that_sees_the_last_step_truncated(n_step, seed):
+    generator = np.random.default_rng(seed)
+    lengths = [int(length) for length in generator.choice([0, 1, 2, 3, 9], size=12)]
+    steps = make_random_steps(sum(lengths), 3, generator)
+    before = steps.truncated.copy()
+    windows = NStepWindows(n_step, 0.9)
+
+    found, begin, last_close = {}, 0, 0
+    for number, length in enumerate(lengths):
+        found |= windows_by_start(windows.add(steps[begin : begin + length]))
+        begin += length
+        if number % 4 == 3:
+            closed = windows_by_start(windows.close())
+            assert not closed.keys() & found.keys()
+            found |= closed
+            piece = steps[last_close:begin]
+            np.testing.assert_array_equal(piece.truncated, before[last_close:begin])  # it keeps to a copy
+            piece = dataclasses.replace(piece, truncated=piece.truncated.copy())
+            piece.truncated[-1:] = True
+            expected = slow_n_step(piece, n_step, 0.9)
+            shifted = {(t + last_close, e): (*w[:3], w[3] + last_close) for (t, e), w in expected.items()}
+            assert_same_windows({start: w for start, w in found.items() if start[0] >= last_close}, shifted)
+            assert len(shifted) == piece.is_transition.sum()  # every real step starts one window
+            last_close = begin
+
+
+def test_closed_windows_by_hand():
+    windows = NStepWindows(3, 0.5)
+    emitted = windows.add(make_steps([1, 2, 3, 4]))
+
+    closed = windows.close()
+
+    assert emitted.reward.tolist() == [1 + 1 + 0.75, 2 + 1.5 + 1]
+    assert closed.reward.tolist() == [3 + 0.5 * 4, 4]
+    assert closed.discount.tolist() == [0.25, 0.5]
+    assert closed.next_observation.tolist() == [[4], [4]]
+    assert len(windows.close()) == 0
+
+
+def test_closing_needs_to_know_the_shapes():
+    windows = NStepWindows(3, 0.5)
+    with pytest.raises(ValueError, match="shapes"):
+        windows.close()
+
+    windows.add(make_steps([]))
+
+    assert windows.close().observation.shape == (0, 1)

@@ -1,9 +1,21 @@
-"""Roles that make up their results, for a fleet without processes."""
+"""Roles that make up their results, for a fleet without processes.
 
-from distdqn.acting.actor import RolloutReport
+What they give for a checkpoint, and how they take it back, is as real as with the real ones.
+"""
+
+import itertools
+
+import numpy as np
+
+from distdqn.acting.actor import CutReport, RolloutReport
 from distdqn.acting.evaluator import Evaluation
 from distdqn.learning.learner import LearnReport
 from distdqn.policy import PolicyWeights
+
+ROWS_PER_SEGMENT = 100
+
+_values = itertools.count()  # no two rows of any replay are alike
+_lives = itertools.count()
 
 
 class FakeActor:
@@ -31,56 +43,125 @@ class FakeActor:
             total_seconds=1.0,
         ), f"chunk of {steps}"
 
+    def cut(self, number):  # noqa: ARG002
+        return CutReport(episodes_lost=0, transitions=0), "chunk of 0"
+
 
 class FakeReplay:
-    """Counts what goes in and out."""
+    """Keeps one number for each transition, the newest `capacity`; counts what goes in and out."""
 
-    def __init__(self):
+    def __init__(self, capacity=10**9):
+        self._capacity = capacity
+        self.life = next(_lives)
+        self.rows = []
         self.inserted = 0
         self.sampled = 0
         self.inserted_when_first_sampled = None
         self.exponents = []
         self.updates = []
+        self.indexes = []  # every index given
+        self.restored = []  # the methods that put something back, in order
+
+    @property
+    def first(self):
+        return max(0, self.inserted - self._capacity)
 
     def insert(self, chunk):
-        self.inserted += int(chunk.removeprefix("chunk of "))
+        count = int(chunk.removeprefix("chunk of "))
+        self.rows += itertools.islice(_values, count)
+        self.inserted += count
         return self.inserted
 
     def update_priorities(self, update):
         self.updates.append(update)
 
     def sample(self, batches, batch_size, importance_exponent):
+        if not self.inserted:
+            raise ValueError("`sample` was called on an empty replay")
         self.exponents.append(importance_exponent)
         if self.inserted_when_first_sampled is None:
             self.inserted_when_first_sampled = self.inserted
         self.sampled += batches * batch_size
-        return ["batch"] * batches
+        return [f"batch of {self.life}"] * batches
+
+    def get_index(self):
+        index = {
+            "capacity": self._capacity,
+            "first": self.first,
+            "inserted": self.inserted,
+            "rows_per_segment": ROWS_PER_SEGMENT,
+            "frames": None,
+            "frames_per_segment": 1,
+        }
+        self.indexes.append(index)
+        return index
+
+    def get_rows(self, begin, end):
+        begin = max(begin, self.first)
+        return {"begin": begin, "first": self.first, "columns": {"value": np.array(self.rows[begin:end])}}
+
+    def set_rows(self, state):
+        self.restored.append("set_rows")
+        assert self.inserted == 0, "rows are put back before the index, into an empty replay"
+        end = state["begin"] + len(state["columns"]["value"])
+        self.rows += [-1] * (end - len(self.rows))
+        self.rows[state["begin"] : end] = state["columns"]["value"].tolist()
+
+    def set_index(self, index):
+        self.restored.append("set_index")
+        if -1 in self.rows[index["first"] : index["inserted"]] or len(self.rows) < index["inserted"]:
+            raise ValueError("rows are missing")
+        del self.rows[index["inserted"] :]
+        self.inserted = index["inserted"]
 
 
 class FakeLearner:
-    """Counts updates and versions."""
+    """Counts updates and versions; whoever starts it sets `epoch`, its incarnation."""
 
-    def __init__(self, epoch=0, notice=None):
-        self._version = (epoch, 0)
-        self._steps = 0
+    def __init__(self, notice=None):
+        self.epoch = 0
+        self._version = 0
+        self.steps = 0
         self._notice = notice
+        self.learning_rates = []
+        self.batches_of = {}  # learner steps -> life of the replay whose batches they were
+        self.restored = []  # learner steps put back
 
     def compile(self):
         return self._notice
 
-    def learn(self, batches, publish):
-        self._steps += len(batches)
+    def learn(self, batches, publish, learning_rate):
+        self.learning_rates.append(learning_rate)
+        self.steps += len(batches)
+        self.batches_of[self.steps] = int(batches[0].removeprefix("batch of "))
         weights = self.publish() if publish else None
         version = weights.weights_version if weights else None
-        report = LearnReport(len(batches), self._steps, 0.5, 1.0, 2.0, 0.01, version)
-        return report, weights, f"priorities {self._steps}"
+        report = LearnReport(len(batches), self.steps, 0.5, 1.0, 2.0, 0.01, version)
+        return report, weights, f"priorities {self.steps}"
 
     def publish(self):
-        self._version = (self._version[0], self._version[1] + 1)
-        return PolicyWeights([], [], self._version, self._steps)
+        self._version += 1
+        arrays = [np.full(2, self.steps, np.float32)]
+        return PolicyWeights([], arrays, (self.epoch, self._version), self.steps)
 
     def export(self, weights):
         return f"network {weights.weights_version}".encode()
+
+    def get_state(self):
+        return {
+            "networks": {"online": np.full(2, self.steps, np.float32)},
+            "learner_steps": self.steps,
+            "weights_version": [self.epoch, self._version],
+        }
+
+    def set_state(self, state, epoch=None):
+        self.restored.append(state["learner_steps"])
+        assert state["networks"]["online"].tolist() == [state["learner_steps"]] * 2
+        self.steps = state["learner_steps"]
+        self.epoch = self.epoch if epoch is None else epoch
+        saved_epoch, saved_version = state["weights_version"]
+        if self.epoch <= saved_epoch:  # as `Learner.set_state`
+            self.epoch, self._version = saved_epoch, saved_version
 
 
 class FakeEvaluator:

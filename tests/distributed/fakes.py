@@ -1,254 +1,42 @@
-"""A fleet without processes and a clock without time.
+"""A supervisor on a fleet without processes, with all that it works with."""
 
-Each role is a plain object behind a queue: a call starts when the calls before it and the
-results it needs are there, and takes as many fake seconds as the test says. `wait` moves
-the clock to the next end. Processes die, hang and raise where the test says so.
-"""
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 
-import math
-import weakref
-from dataclasses import dataclass, field
-from typing import Any
+from distributed.fake_fleet import HANG, FakeFleet
+from distributed.fake_roles import ROWS_PER_SEGMENT, FakeActor, FakeEvaluator, FakeLearner, FakeReplay
 
-from distributed.fake_roles import FakeActor, FakeEvaluator, FakeLearner, FakeReplay
-
+from distdqn.checkpoints import Checkpoints, inserted_in
+from distdqn.distributed.async_saver import AsyncSaver
 from distdqn.distributed.calls import Calls
-from distdqn.distributed.fleet import CallFailed
-from distdqn.distributed.supervisor import Limits, Supervisor
+from distdqn.distributed.limits import Limits
+from distdqn.distributed.supervisor import Supervisor
 from distdqn.goal import Budget, Goal
 from distdqn.pacing import Pacing
 from distdqn.reporting.journal import Journal
-from distdqn.schedules import LinearSchedule
+from distdqn.resuming import Start
+from distdqn.schedules import LearningSchedules, LinearSchedule
 from distdqn.stopping import StopRequest
+from distdqn.storage.store import Store
 
-_NO_IMPORTANCE = LinearSchedule(0.0, 0.0, 0)
+__all__ = [
+    "HANG",
+    "ROWS_PER_SEGMENT",
+    "FakeActor",
+    "FakeEvaluator",
+    "FakeExecutor",
+    "FakeFleet",
+    "FakeLearner",
+    "FakeReplay",
+    "fault",
+    "faults_of",
+    "make_checkpoints",
+    "make_run",
+    "newest_start",
+    "starts",
+]
 
-HANG = "hang"  # a fault: the call never ends, nor do those queued behind it
-
-
-@dataclass(eq=False)
-class FakeHandle:
-    """One fake process: its role, and from when on it is free or dead."""
-
-    role: str
-    index: int
-    incarnation: int
-    object: Any
-    free_at: float
-    dies_at: float = math.inf
-    tasks: list = field(default_factory=list)  # weak references, to count what is under way
-    calls_of: dict = field(default_factory=dict)  # method -> how many
-
-
-@dataclass(eq=False)
-class FakeTask:
-    """One call: when it would end, and with what."""
-
-    handle: FakeHandle
-    method: str
-    sent_at: float
-    end: float
-    needs: tuple
-    values: tuple
-    error: str | None = None
-
-
-@dataclass(eq=False)
-class FakeRef:
-    """One result of a task."""
-
-    task: FakeTask
-    position: int
-
-
-@dataclass(frozen=True)
-class Record:
-    """A call as it was made; references among the arguments as what they stand for."""
-
-    at: float
-    handle: FakeHandle
-    method: str
-    arguments: tuple
-    under_way: int  # calls of this method of this process, this one included
-    inserted: int  # in replay by then
-
-    @property
-    def role(self):
-        return self.handle.role
-
-
-class FakeFleet:
-    """See `distdqn.distributed.fleet.Fleet`.
-
-    Attributes:
-        now: fake seconds since the beginning.
-        seconds: method -> how long it takes: a number, or a function of the handle.
-        faults: called as `faults(handle, method, n)` for the n-th call (from 1) of that
-            method of that process; returns None, `HANG`, or the words of an exception.
-        records: every call made.
-        started: every process started.
-        ended: every process ended.
-    """
-
-    def __init__(self, make_role=None, seconds=None, faults=None, keep_records=True):
-        self.now = 0.0
-        self.seconds = {
-            "start": 1.0,
-            "rollout": 0.1,
-            "insert": 0.001,
-            "sample": 0.001,
-            "update_priorities": 0.001,
-            "learn": 0.1,
-            "publish": 0.01,
-            "compile": 2.0,
-            "evaluate": 0.5,
-            "export": 0.1,
-            **(seconds or {}),
-        }
-        self.faults = faults or (lambda _handle, _method, _n: None)
-        self.records = []
-        self.started = []
-        self.ended = []
-        self.waits = 0
-        self.live_refs = weakref.WeakSet()
-        self._roles = {
-            "actor": FakeActor,
-            "replay": FakeReplay,
-            "learner": FakeLearner,
-            "evaluator": FakeEvaluator,
-            **(make_role or {}),
-        }
-        self._keep_records = keep_records
-        self._plans = []
-
-    def clock(self):
-        return self.now
-
-    # What a test scripts and asks.
-
-    def at(self, seconds, action):
-        """Has `action()` happen at that time."""
-        self._plans.append((seconds, action))
-
-    def kill(self, role, index=0):
-        """The newest process of that role dies now."""
-        self.newest(role, index).dies_at = self.now
-
-    def newest(self, role, index=0):
-        """The process of that role that was started last."""
-        return [h for h in self.started if (h.role, h.index) == (role, index)][-1]
-
-    def calls_of(self, role, method=None):
-        """The records of one role."""
-        return [r for r in self.records if r.role == role and method in (None, r.method)]
-
-    # Fleet.
-
-    def start(self, role, index, incarnation):
-        handle = FakeHandle(role, index, incarnation, self._roles[role](), self.now + self.seconds["start"])
-        self.started.append(handle)
-        return handle
-
-    def identify(self, handle):
-        fault = self._fault(handle, "identify")
-        about = {"pid": 1000 + self.started.index(handle), "host": "here"}
-        task = FakeTask(handle, "identify", self.now, handle.free_at, (), (about,), fault)
-        if fault == HANG:
-            task.end = handle.free_at = math.inf
-        return self._refs(task)[0]
-
-    def call(self, handle, method, *arguments, returns=1):
-        needs = tuple(a for a in arguments if isinstance(a, FakeRef))
-        plain = tuple(a.task.values[a.position] if isinstance(a, FakeRef) else a for a in arguments)
-        seconds = self.seconds[method]
-        begin = max([self.now, handle.free_at, *(self._outcome(ref.task)[0] for ref in needs)])
-        fault = self._fault(handle, method)
-        end = begin + (seconds(handle) if callable(seconds) else seconds)
-        if fault == HANG:
-            end = math.inf
-        values = (None,) * returns
-        # Done ahead of its time, which nobody can tell: calls of a process stay in their order.
-        if fault is None and math.isfinite(end) and not any(self._outcome(ref.task)[1] for ref in needs):
-            result = getattr(handle.object, method)(*plain)
-            values = result if returns > 1 else (result,)
-        handle.free_at = end
-        task = FakeTask(handle, method, self.now, end, needs, values, fault)
-        self._record(handle, method, plain, task)
-        return self._refs(task)
-
-    def wait(self, refs, timeout_seconds):
-        self.waits += 1
-        deadline = self.now + timeout_seconds
-        while True:
-            ends = [self._outcome(ref.task)[0] for ref in refs]
-            ready = [ref for ref, end in zip(refs, ends, strict=True) if end <= self.now]
-            if ready or self.now >= deadline:
-                return ready
-            self._move_to(min([*ends, deadline]))
-
-    def get(self, ref, timeout_seconds=10.0):
-        deadline = self.now + timeout_seconds
-        while (end := self._outcome(ref.task)[0]) > self.now:
-            if self.now >= deadline:
-                raise CallFailed("the time is up")
-            self._move_to(min(end, deadline))
-        _, error = self._outcome(ref.task)
-        if error is not None:
-            raise CallFailed(error)
-        return ref.task.values[ref.position]
-
-    def end(self, handle):
-        assert handle not in self.ended, "a process is ended once"
-        handle.dies_at = min(handle.dies_at, self.now)
-        self.ended.append(handle)
-
-    def about(self):
-        return {"address": "nowhere", "namespace": "fake"}
-
-    # Inside.
-
-    def _fault(self, handle, method):
-        handle.calls_of[method] = handle.calls_of.get(method, 0) + 1
-        return self.faults(handle, method, handle.calls_of[method])
-
-    def _refs(self, task):
-        task.handle.tasks.append(weakref.ref(task))
-        refs = tuple(FakeRef(task, position) for position in range(len(task.values)))
-        self.live_refs.update(refs)
-        return refs
-
-    def _record(self, handle, method, arguments, task):
-        under_way = [t for t in (ref() for ref in handle.tasks) if t and self._outcome(t)[0] > self.now]
-        handle.tasks = [weakref.ref(t) for t in under_way]
-        if self._keep_records:
-            replays = [h.object.inserted for h in self.started if h.role == "replay"]
-            inserted = replays[-1] if replays else 0
-            count = 1 + sum(t.method == task.method for t in under_way)
-            self.records.append(Record(self.now, handle, method, arguments, count, inserted))
-
-    def _outcome(self, task):
-        """When a task ends or ended, and its error if it failed."""
-        end, error = task.end, task.error
-        for ref in task.needs:
-            needed_end, needed_error = self._outcome(ref.task)
-            if needed_error is not None:
-                end, error = max(task.sent_at, needed_end), f"what it needs failed: {needed_error}"
-            elif needed_end > end:
-                end = needed_end
-        if task.handle.dies_at < end:
-            end, error = max(task.handle.dies_at, task.sent_at), "The process died."
-        if end <= self.now and error is None:
-            task.needs = ()  # Ray, too, lets go of arguments when a call is over
-        return end, error
-
-    def _move_to(self, now):
-        """Moves the clock to `now`, or to the first thing that was planned before."""
-        assert now < 20_000, "the run hangs"
-        self.now = max(self.now, min([now, *(at for at, _ in self._plans)]))
-        due = [action for at, action in self._plans if at <= self.now]
-        self._plans = [plan for plan in self._plans if plan[0] > self.now]
-        for action in due:
-            action()
+_SCHEDULES = LearningSchedules(LinearSchedule(1e-3, 1e-3, 0), LinearSchedule(0.0, 0.0, 0))
 
 
 class FakeConsole:
@@ -268,6 +56,8 @@ class FakeConsole:
 class FakeDirectory:
     """A run directory without a disk; keeps the newest of each file."""
 
+    metrics_bytes = 0
+
     def __init__(self):
         self.files = {}
 
@@ -276,6 +66,46 @@ class FakeDirectory:
 
     def add_metrics(self, line):
         self.files["metrics.jsonl"] = line
+
+
+class FakeExecutor(Executor):
+    """A thread that takes `seconds` of a fleet's for each task, which is then made all at once.
+
+    Attributes:
+        tasks: when each task came.
+    """
+
+    def __init__(self, fleet=None, seconds=0.0):
+        self.tasks = []
+        self._fleet = fleet
+        self._seconds = seconds
+
+    def submit(self, function, /, *arguments, **named):
+        future = _FakeFuture(lambda: function(*arguments, **named))
+        if self._fleet is not None:
+            self.tasks.append(self._fleet.now)
+        if self._seconds:
+            self._fleet.at(self._fleet.now + self._seconds, future.exception)
+        else:
+            future.exception()
+        return future
+
+
+class _FakeFuture(Future):
+    """One task: made once somebody waits for it."""
+
+    def __init__(self, task):
+        super().__init__()
+        self._task = task
+
+    def exception(self, timeout=None):
+        if self._task is not None:
+            task, self._task = self._task, None
+            try:
+                self.set_result(task())
+            except Exception as error:
+                self.set_exception(error)
+        return super().exception(timeout)
 
 
 @dataclass
@@ -291,6 +121,7 @@ class FakeRun:
     console: FakeConsole
     directory: FakeDirectory
     stop: StopRequest
+    saver: AsyncSaver
 
     @property
     def counters(self):
@@ -300,6 +131,14 @@ class FakeRun:
     def replay(self):
         return self.fleet.newest("replay").object
 
+    @property
+    def learner(self):
+        return self.fleet.newest("learner").object
+
+    def finish(self):
+        """Makes the last checkpoint, as a run does at its end."""
+        self.saver.finish(self.goal, self.journal, self.supervisor.roster)
+
 
 def make_run(
     fleet=None,
@@ -308,45 +147,74 @@ def make_run(
     steps_per_rollout=50,
     max_env_steps=5_000,
     max_seconds=None,
-    updates_per_call=4,
-    batch_size=25,
-    publish_period=8,
+    max_episodes=None,
     samples_per_insert=4.0,
     tolerance=0.1,
     min_size=100,
     slack=None,
     target_return=None,
     eval_period=10**9,
-    report_seconds=1.0,
-    max_failures=3,
-    prioritized=False,
-    importance_exponent=_NO_IMPORTANCE,
     env_timeout_seconds=30.0,
     start_timeout_seconds=60.0,
+    start=None,
+    saving=None,
+    **limits,
 ):
-    """A run of the supervisor; its budget is met after about a thousand fake calls."""
+    """A run of the supervisor; its budget is met after about a thousand fake calls.
+
+    `start` is a checkpoint to go on from, `saving` what an `AsyncSaver` is to be made with.
+    """
     fleet = fleet or FakeFleet()
     console, directory, stop = FakeConsole(), FakeDirectory(), StopRequest()
     calls = Calls(fleet, env_timeout_seconds, start_timeout_seconds, fleet.clock)
+    limits = make_limits(actors, steps_per_rollout, **limits)
     if slack is None:  # as `builders.make_pacing` chooses it
-        slack = samples_per_insert * actors * steps_per_rollout + 2 * updates_per_call * batch_size
+        slack = samples_per_insert * actors * steps_per_rollout + 2 * limits.samples_per_call
     pacing = Pacing(samples_per_insert, tolerance, min_size, slack)
-    journal = Journal(directory, console, 0.0, 10**6, min_size, clock=fleet.clock)
+    journal = Journal(directory, console, fleet.now, 10**6, min_size, clock=fleet.clock)
     goal = Goal(target_return, eval_period, eval_episodes=5, confirm_episodes=10)
-    limits = Limits(
-        actors=actors,
-        steps_per_rollout=steps_per_rollout,
-        updates_per_call=updates_per_call,
-        batch_size=batch_size,
-        publish_period=publish_period,
-        report_seconds=report_seconds,
-        max_failures=max_failures,
-        prioritized=prioritized,
-        importance_exponent=importance_exponent,
-    )
-    budget = Budget(max_env_steps, max_seconds)
-    supervisor = Supervisor(calls, limits, goal, budget, pacing, journal, stop, fleet.clock)
-    return FakeRun(fleet, calls, supervisor, goal, pacing, journal, console, directory, stop)
+    if start is not None:  # as `training` does
+        goal.set_state(start.store.read_tree(start.document["goal"]))
+        inserted = inserted_in(start.document)
+        journal.set_state(start.document["journal"], inserted, int(pacing.goal(inserted)))
+    saver = make_saver(fleet, **(saving or {}))
+    budget = Budget(max_env_steps, max_seconds, max_episodes)
+    supervisor = Supervisor(calls, limits, goal, budget, pacing, journal, stop, saver, start, fleet.clock)
+    return FakeRun(fleet, calls, supervisor, goal, pacing, journal, console, directory, stop, saver)
+
+
+def make_limits(actors, steps_per_rollout, **others):
+    """The sizes a supervisor works with."""
+    usual = {
+        "updates_per_call": 4,
+        "batch_size": 25,
+        "publish_period": 8,
+        "report_seconds": 1.0,
+        "max_failures": 3,
+        "prioritized": False,
+        "schedules": _SCHEDULES,
+    }
+    return Limits(actors=actors, steps_per_rollout=steps_per_rollout, **{**usual, **others})
+
+
+def make_saver(fleet, checkpoints=None, seconds=None, with_replay=True, executor=None):
+    """What makes the checkpoints of a run; never any by default."""
+    about = {"config": {}}
+    return AsyncSaver(checkpoints, seconds, with_replay, about, executor or FakeExecutor(), fleet.clock)
+
+
+def make_checkpoints(folder, keep=3, note=lambda _text: None):
+    """Checkpoints in a folder that is made."""
+    store = Store(str(folder))
+    store.check_writable()
+    return Checkpoints(store, keep, note)
+
+
+def newest_start(folder):
+    """The newest checkpoint in a folder, to go on from."""
+    store = Store(str(folder))
+    _, document, _ = store.newest_whole()
+    return Start(store, document, [])
 
 
 def fault(role, method, *numbers, words="Boom", incarnations=None):
@@ -359,6 +227,11 @@ def fault(role, method, *numbers, words="Boom", incarnations=None):
         return words if is_meant else None
 
     return faults
+
+
+def faults_of(*several):
+    """All of these faults."""
+    return lambda *call: next((words for each in several if (words := each(*call))), None)
 
 
 def starts(fleet, role, index=0):

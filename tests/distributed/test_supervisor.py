@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from distributed.fakes import FakeActor, FakeFleet, FakeLearner, make_run
 
-from distdqn.schedules import LinearSchedule
+from distdqn.schedules import LearningSchedules, LinearSchedule
 
 _LOOK = 0.2  # the supervisor looks at signals and deadlines this often
 
@@ -182,8 +182,28 @@ def test_uniform_replay_is_sent_no_priorities():
     assert run.replay.updates == []
 
 
+def test_run_ends_with_its_budget_of_episodes():
+    run = make_run(max_episodes=30)
+
+    assert run.supervisor.run() == "max_episodes"
+    assert 30 <= run.counters.episodes < 40  # rollouts under way may bring some more
+
+
+def test_learning_rate_follows_its_schedule_in_env_steps():
+    run = make_run(schedules=LearningSchedules(LinearSchedule(0.5, 0.1, 2_000), LinearSchedule(0.0, 0.0, 0)))
+    run.supervisor.run()
+
+    rates = run.learner.learning_rates
+    assert 0.4 < rates[0] < 0.5  # `min_size` steps were in
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == 0.1
+    assert run.console.lines[-1]["learning_rate"] == 0.1
+
+
 def test_importance_exponent_follows_its_schedule_in_env_steps():
-    run = make_run(importance_exponent=LinearSchedule(0.4, 1.0, 2_000))
+    run = make_run(
+        schedules=LearningSchedules(LinearSchedule(1e-3, 1e-3, 0), LinearSchedule(0.4, 1.0, 2_000))
+    )
     run.supervisor.run()
 
     exponents = run.replay.exponents

@@ -1,5 +1,6 @@
 """The learner: versions of weights, publishing, saving, seeds."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,7 @@ def test_report_gives_what_the_update_loop_reports() -> None:
     batches = make_batches(0)
 
     report, *_ = one.learn(batches, publish=False)
-    loss, q_mean, gradient_norm, _ = other._loop.run(batches.transitions, 0)
+    loss, q_mean, gradient_norm, *_ = other._loop.run(batches.transitions, 0)
 
     assert len({loss, q_mean, gradient_norm}) == 3
     assert (report.loss, report.q_mean, report.gradient_norm) == (loss, q_mean, gradient_norm)
@@ -198,6 +199,41 @@ def test_compile_prepares_the_calls_without_changing_the_weights() -> None:
     assert are_equal(learner.publish().arrays, untouched.publish().arrays)
     learner.learn(make_batches(0), publish=False)
     assert learner._loop._run.experimental_get_tracing_count() == 1
+
+
+def test_learning_rate_reaches_the_updates_of_its_call(shared: Learner) -> None:
+    before = shared.publish().arrays
+
+    still = shared.learn(make_batches(0), publish=True, learning_rate=0.0)[1]
+    moved = shared.learn(make_batches(0), publish=True, learning_rate=0.01)[1]
+
+    assert still is not None
+    assert moved is not None
+    assert are_equal(still.arrays, before)
+    assert not are_equal(moved.arrays, before)
+
+
+IMAGES = NetworkPlan((4, 4, 2), 3, (5,), torso="small", observation_dtype="uint8", spectral_norm=True)
+
+
+def test_same_seed_gives_the_same_convolutions_to_the_bit_with_spectral_normalization() -> None:
+    generator = np.random.default_rng(0)
+    flat = make_batches(0)
+    lead = (UPDATES, BATCH_SIZE)
+    columns = flat.transitions.columns()
+    for name in ("observation", "next_observation"):
+        columns[name] = generator.integers(256, size=(*lead, 4, 4, 2)).astype(np.uint8)
+    batches = replace(flat, transitions=Transitions(**columns))
+    learners = [make_learner(seed, plan=IMAGES) for seed in (5, 5, 6)]
+
+    first = [learner.publish().arrays for learner in learners]
+    second = [learner.learn(batches, publish=True)[1] for learner in learners]
+    one, same, other = (weights.arrays if weights else [] for weights in second)
+
+    assert len(one) == 7  # kernel and bias of three layers, and the vector of the search
+    assert are_equal(one, same)
+    assert not any(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    assert not any(np.array_equal(a, b) for a, b in zip(one, first[0], strict=True))
 
 
 @keras_saves_with_a_warning

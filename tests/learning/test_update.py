@@ -344,3 +344,24 @@ def test_compile_goes_on_without_xla_and_says_so_in_one_line_when_xla_cannot() -
     assert "\n" not in (notice or "")
     assert unchanged == 0.0
     assert distance(loop.online.get_weights(), twin.online) < 1e-6
+
+
+def test_learning_rate_of_a_call_scales_its_steps_and_those_of_the_calls_after_it() -> None:
+    batches, steps, traced = make_batches(1, 4, seed=28), [], set()
+    for rates in ([None], [0.0], [0.03], [0.0, None], [0.0, 0.03]):  # the usual rate is 0.01
+        loop = make_loop(29)
+        before = loop.online.get_weights()
+        for rate in rates:
+            for slot in loop.optimizer.variables[2:]:
+                slot.assign(np.zeros(slot.shape))
+            loop.optimizer.iterations.assign(0)
+            loop.run(batches, 0, learning_rate=rate)
+        steps.append(distance(loop.online.get_weights(), before))
+        traced.add(loop._run.experimental_get_tracing_count())
+
+    usual, none, triple, still_none, triple_again = steps
+    assert usual > 1e-3
+    assert none == still_none == 0.0
+    assert triple == pytest.approx(3 * usual, rel=1e-3)
+    assert triple_again == pytest.approx(triple, rel=1e-6)
+    assert len(traced) == 1  # one compiled loop for all rates

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from toy_environments import global_random_state
+from toy_replay import EveryItem
 
 from distdqn.replay.buffer import Replay
 from distdqn.transition import Transitions
@@ -16,23 +17,6 @@ def make_chunk(first, count):
         discount=(1 / (number + 1)).astype(np.float32),
         next_observation=np.stack([number + 1, -number - 1], axis=1).astype(np.float32),
     )
-
-
-class EveryItem:
-    """A sampler that goes round the stored items in order, and notes what it was told."""
-
-    def __init__(self):
-        self.told = []
-
-    def insert(self, item_id, priority):
-        pass
-
-    def probability(self, first, end, item_id):
-        return np.full(item_id.shape, 1.0 / (end - first))
-
-    def sample(self, first, end, count, generator):  # noqa: ARG002
-        self.told.append((first, end))
-        return first + np.arange(count, dtype=np.int64) % (end - first)
 
 
 def stored(replay):

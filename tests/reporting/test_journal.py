@@ -131,8 +131,8 @@ def test_first_line_is_empty_where_nothing_happened(journal: Journal) -> None:
 def test_counters_add_up_what_roles_report(journal: Journal) -> None:
     journal.add_rollout(rollout(env_steps=64, episode_returns=[1.0, 2.0], episode_lengths=[1, 2]), 60)
     journal.add_rollout(rollout(env_steps=32, episode_returns=[3.0], episode_lengths=[3], epsilon=0.25), 95)
-    journal.add_learn(learn(learner_steps=4), sampled=40)
-    journal.add_learn(learn(learner_steps=8), sampled=40)
+    journal.add_learn(learn(learner_steps=4), sampled=40, learning_rate=0.002)
+    journal.add_learn(learn(learner_steps=8), sampled=40, learning_rate=0.002)
     journal.add_published((2, 5))
     journal.counters.actor_restarts = 3
 
@@ -148,10 +148,14 @@ def test_counters_add_up_what_roles_report(journal: Journal) -> None:
 
 
 def test_means_weigh_calls_by_their_updates_and_start_anew_each_report(journal: Journal) -> None:
-    journal.add_learn(learn(updates=1, loss=1.0, q_mean=10.0, gradient_norm=5.0, seconds=0.1), 0)
-    journal.add_learn(learn(updates=3, loss=5.0, q_mean=30.0, gradient_norm=9.0, seconds=0.9), 0)
+    journal.add_learn(
+        learn(updates=1, loss=1.0, q_mean=10.0, gradient_norm=5.0, seconds=0.1), 0, learning_rate=0.002
+    )
+    journal.add_learn(
+        learn(updates=3, loss=5.0, q_mean=30.0, gradient_norm=9.0, seconds=0.9), 0, learning_rate=0.002
+    )
     first = journal.report()
-    journal.add_learn(learn(loss=7.0, q_mean=8.0, gradient_norm=9.0), 0)
+    journal.add_learn(learn(loss=7.0, q_mean=8.0, gradient_norm=9.0), 0, learning_rate=0.002)
     second, third = journal.report(), journal.report()
 
     assert first["loss"] == (1 * 1.0 + 3 * 5.0) / 4
@@ -173,11 +177,11 @@ def test_mean_is_none_when_nothing_came_since_the_last_time() -> None:
 
 def test_rates_are_those_since_the_last_report(journal: Journal, clock: Clock) -> None:
     journal.add_rollout(rollout(env_steps=64), 60)
-    journal.add_learn(learn(learner_steps=4), 0)
+    journal.add_learn(learn(learner_steps=4), 0, learning_rate=0.002)
     clock.now += 2.0
     first = journal.report()
     journal.add_rollout(rollout(env_steps=10), 70)
-    journal.add_learn(learn(learner_steps=24), 0)
+    journal.add_learn(learn(learner_steps=24), 0, learning_rate=0.002)
     clock.now += 4.0
     second = journal.report()
 
@@ -232,11 +236,11 @@ def test_lists_stay_bounded_however_many_episodes_end(journal: Journal) -> None:
 
 def test_samples_per_insert_counts_from_the_minimum_on(journal: Journal) -> None:
     journal.add_rollout(rollout(), inserted=100)
-    journal.add_learn(learn(), sampled=64)
+    journal.add_learn(learn(), sampled=64, learning_rate=0.002)
     assert journal.report()["samples_per_insert"] is None
 
     journal.add_rollout(rollout(), inserted=140)
-    journal.add_learn(learn(), sampled=96)
+    journal.add_learn(learn(), sampled=96, learning_rate=0.002)
     assert journal.report()["samples_per_insert"] == (64 + 96) / (140 - 100)
 
 
@@ -250,7 +254,7 @@ def test_replay_size_never_exceeds_the_capacity(journal: Journal) -> None:
 
 
 def test_weights_age_is_the_mean_of_learner_steps_behind(journal: Journal) -> None:
-    journal.add_learn(learn(learner_steps=100), 0)
+    journal.add_learn(learn(learner_steps=100), 0, learning_rate=0.002)
     journal.add_rollout(rollout(weights_learner_steps=90), 60)
     journal.add_rollout(rollout(weights_learner_steps=60), 120)
     first = journal.report()

@@ -1,7 +1,10 @@
 """The folder of a run: made, refused, and written so that readers never see half a file."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -128,6 +131,7 @@ def test_nothing_is_left_beside_the_files_that_were_written(directory: RunDirect
     assert sorted(path.name for path in directory.path.iterdir()) == [
         "metrics.jsonl",
         "policy.keras",
+        "run.lock",
         "status.json",
     ]
 
@@ -137,3 +141,40 @@ def test_versions_name_python_and_every_package_a_result_depends_on() -> None:
 
     assert set(found) == {"python", "distdqn", "tensorflow", "keras", "gymnasium", "numpy", "ray"}
     assert all(re.match(r"\d+\.\d+", version) for version in found.values())
+
+
+def test_second_run_in_a_folder_is_refused_with_the_first_ones_process(tmp_path):
+    first = RunDirectory.create(str(tmp_path / "run"), "Toy-v0")
+
+    with pytest.raises(ConfigError, match=f"in use by process {os.getpid()} on "):
+        RunDirectory.create(str(tmp_path / "run"), "Toy-v0", goes_on=True)
+
+    first.close()
+
+
+def test_lock_of_a_process_that_is_gone_is_taken_over(tmp_path):
+    program = f"""
+import os
+from distdqn.reporting.run_directory import RunDirectory
+RunDirectory.create({str(tmp_path / "run")!r}, "Toy-v0")
+os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", program], check=False)
+    assert (tmp_path / "run" / "run.lock").read_text().startswith("process ")
+
+    RunDirectory.create(str(tmp_path / "run"), "Toy-v0", goes_on=True).close()
+
+
+def test_run_that_goes_on_keeps_the_metrics_of_before_its_checkpoint_alone(tmp_path):
+    first = RunDirectory.create(str(tmp_path / "run"), "Toy-v0")
+    first.add_metrics({"learner_steps": 1})
+    kept = first.metrics_bytes
+    first.add_metrics({"learner_steps": 2})
+    first.close()
+
+    again = RunDirectory.create(str(tmp_path / "run"), "Toy-v0", goes_on=True, metrics_bytes=kept)
+    again.add_metrics({"learner_steps": 3})
+    again.close()
+
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["learner_steps"] for line in lines] == [1, 3]

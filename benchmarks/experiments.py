@@ -1,0 +1,141 @@
+"""What is measured: each row of docs/results.md as a command line, and the bars it is held against."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distdqn.builders import samples_per_insert
+from distdqn.cli import parse_run_options
+from distdqn.config import Config
+
+EPISODES = 100  # greedy ones, of each run's final weights
+COMMON = "--mode serial --target-return none"  # one process, equal seeds equal runs, no early stop
+
+# One agent each after 100,000 env steps of Acrobot-v1, a mean over some 2,000 greedy episodes.
+ZOO = "https://github.com/DLR-RM/rl-baselines3-zoo/blob/master/benchmark.md"
+ZOO_DQN, ZOO_QR_DQN = -76.6, -69.1
+
+
+@dataclass(frozen=True)
+class Task:
+    """An environment and how long it is learned.
+
+    Attributes:
+        env: as `--env` takes it.
+        env_steps: budget.
+        eval_env_steps: from one evaluation to the next.
+        goal: the mean return that counts as reached; infinite if none was set.
+        is_image: whether it is seen in pixels.
+    """
+
+    env: str
+    env_steps: int
+    eval_env_steps: int
+    goal: float
+    is_image: bool = False
+
+
+CARTPOLE = Task("CartPole-v1", 50_000, 1_000, 475.0)
+ACROBOT = Task("Acrobot-v1", 100_000, 2_000, -100.0)
+BREAKOUT = Task("MinAtar/Breakout-v1", 500_000, 10_000, float("inf"), is_image=True)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs that differ in their seed alone.
+
+    Attributes:
+        label: its name in tables and pictures.
+        task: what it learns.
+        options: what it adds to the default command line; None is the agent that acts at random.
+    """
+
+    label: str
+    task: Task
+    options: str | None = ""
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder."""
+        return f"{self.task.env}-{self.label}".replace("/", "-").replace(" ", "-")
+
+    def train_command(self, seed: object, run_dir: str) -> list[str]:
+        """Arguments of `python`, nothing for an agent that does not learn."""
+        if self.options is None:
+            return []
+        return ["-m", "distdqn.run", *self._arguments(), "--seed", str(seed), "--run-dir", run_dir]
+
+    def evaluate_command(self, seed: object, run_dir: str) -> list[str]:
+        """Arguments of `python` for the returns of its final weights."""
+        end = ["--episodes", str(EPISODES), "--seed", str(seed)]
+        if self.options is None:
+            return ["benchmarks/results.py", "random", self.task.env, *end]
+        return ["-m", "distdqn.evaluate", run_dir, "--final", *end]
+
+    def settings(self) -> dict[str, Any]:
+        """Every option as its runs' `config.json` holds it, apart from what differs between runs."""
+        if self.options is None:
+            return {}
+        settings: dict[str, Any] = json.loads(json.dumps(_config(self._arguments()).to_json()))
+        return {name: value for name, value in settings.items() if name not in ("seed", "run_dir")}
+
+    def _arguments(self) -> list[str]:
+        own = shlex.split(f"{COMMON} {self.options}")
+        task = ["--env", self.task.env, "--max-env-steps", str(self.task.env_steps)]
+        config = _config([*task, *own])
+        # The option counts learner steps; each makes up for this many env steps.
+        ratio = samples_per_insert(config, self.task.is_image)
+        period = round(self.task.eval_env_steps * ratio / config.batch_size)
+        return [*task, "--eval-period", str(period), *own]
+
+
+def _config(arguments: Sequence[str]) -> Config:
+    texts, _ = parse_run_options(arguments)
+    return Config.from_text(texts)
+
+
+CARTPOLE_DEFAULT = Row("default", CARTPOLE)
+ACROBOT_DEFAULT = Row("default", ACROBOT)
+PRESETS = ("dqn", "double", "apex", "rainbow", "qr", "munchausen")
+
+# What the defaults are made of, each part switched off by itself.
+ABLATION = {
+    "value head": "--head value",
+    "no layer normalization": "--no-layer-norm",
+    "no double": "--no-double",
+    "1-step returns": "--n-step 1",
+    "16 samples per insert": "--samples-per-insert 16",
+    "no gradient clipping": "--max-gradient-norm none",
+    "no lag of the target": "--target-update-period 1",
+    "no decay of epsilon": "--epsilon-decay-steps 0",
+}
+
+RANDOM = Row("random", BREAKOUT, None)
+# Rewards of 1 a brick are Atari's clipped rewards, so the categorical support is the paper's.
+RAINBOW_BREAKOUT = "--preset rainbow --v-min -10 --v-max 10"
+# (with convolutions, the same without)
+MINATAR = (
+    (Row("default", BREAKOUT), Row("default dense", BREAKOUT, "--torso dense")),
+    (
+        Row("rainbow", BREAKOUT, RAINBOW_BREAKOUT),
+        Row("rainbow dense", BREAKOUT, f"{RAINBOW_BREAKOUT} --torso dense"),
+    ),
+)
+
+FIRST_SEED = 100
+SEEDS = {"stability": 20, "acrobot": 5, "minatar": 3, "presets": 5, "ablation": 5}
+
+# A row that stands in two sections is run once.
+SECTIONS: dict[str, list[Row]] = {
+    "stability": [CARTPOLE_DEFAULT],
+    "acrobot": [ACROBOT_DEFAULT],
+    "minatar": [row for pair in MINATAR for row in pair] + [RANDOM],
+    "presets": [
+        row
+        for default in (CARTPOLE_DEFAULT, ACROBOT_DEFAULT)
+        for row in [default, *(Row(name, default.task, f"--preset {name}") for name in PRESETS)]
+    ],
+    "ablation": [CARTPOLE_DEFAULT, *(Row(name, CARTPOLE, options) for name, options in ABLATION.items())],
+}

@@ -1,0 +1,142 @@
+"""A run's checkpoints: what one holds, written in parts and read back.
+
+The roles know nothing of disks: they give their state as nested dictionaries of arrays and
+take it back. Whoever holds all of them, a team in one process or a supervisor, hands the
+parts over here.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from distdqn.replay.ring import segments
+from distdqn.storage.errors import CheckpointError
+from distdqn.storage.store import Store
+
+Tree = dict[str, Any]
+
+_MOST_FAILURES = 5  # running, before a run is told that its checkpoints cannot be written
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of replay that is saved by itself.
+
+    Attributes:
+        kind: `rows` or `frames`, as in `Replay.get_rows` and `Replay.get_frames`.
+        begin: first id.
+        end: one past the last.
+        is_complete: it can never change any more.
+    """
+
+    kind: str
+    begin: int
+    end: int
+    is_complete: bool
+
+
+def segments_of(index: Tree) -> list[Segment]:
+    """The parts in which a replay with this `index` is saved, oldest first, frames before rows."""
+    found = []
+    if index["frames"] is not None:
+        found += _cut("frames", index["frames"], index["frames_per_segment"])
+    return found + _cut("rows", index, index["rows_per_segment"])
+
+
+def _cut(kind: str, counts: Tree, length: int) -> list[Segment]:
+    ranges = segments(counts["first"], counts["inserted"], length)
+    return [Segment(kind, begin, end, end - begin == length) for begin, end in ranges]
+
+
+class Checkpoints:
+    """Writes checkpoints, the same segment of replay only once.
+
+    Args:
+        store: where to.
+        keep: newest ones kept.
+        note: tells the user something.
+    """
+
+    def __init__(self, store: Store, keep: int, note: Callable[[str], None]) -> None:
+        self._store = store
+        self._keep = keep
+        self._note = note
+        self._written: dict[Segment, Any] = {}  # complete segments, as the store names them
+        self._best: tuple[int, int] | None = None  # learner steps of the best weights, checkpoint
+        self._failures = 0
+        self._last = max(store.numbers(), default=-1)
+
+    def forget_segments(self) -> None:
+        """Replay is another one from here on, in which the same ids are other rows."""
+        self._written.clear()
+
+    def missing(self, index: Tree) -> list[Segment]:
+        """The segments of replay that have to be written for a checkpoint with this `index`."""
+        wanted = segments_of(index)
+        # What is overwritten in replay is not needed any more.
+        self._written = {segment: self._written[segment] for segment in wanted if segment in self._written}
+        return [segment for segment in wanted if segment not in self._written]
+
+    def add_segment(self, segment: Segment, state: Tree) -> Any:
+        """Writes one segment; returns it as the store names it."""
+        document = self._store.write_tree(state)
+        if segment.is_complete:
+            self._written[segment] = document
+        return document
+
+    def write(self, number: int, tree: Tree, index: Tree | None, fresh: dict[Segment, Any]) -> None:
+        """Completes checkpoint `number` and deletes those that are no longer kept.
+
+        Args:
+            number: learner steps. Where these went back, since an older checkpoint was
+                taken up, the next free number, so that the latest always is the largest.
+            tree: all but replay.
+            index: of replay, or None to leave replay out.
+            fresh: what `add_segment` returned for each missing segment.
+        """
+        replay = None
+        if index is not None:
+            known = {**self._written, **fresh}
+            parts = [{"kind": segment.kind, "state": known[segment]} for segment in segments_of(index)]
+            replay = {"index": self._store.write_tree(index), "parts": parts}
+        self._last = number = max(number, self._last + 1)
+        best = tree["goal"]["best"]
+        if best is not None and (self._best is None or self._best[0] != best["learner_steps"]):
+            self._best = (best["learner_steps"], number)
+        self._store.write_manifest(number, {**self._store.write_tree(tree), "replay": replay})
+        self._store.prune(self._keep, () if self._best is None else (self._best[1],))
+        self._failures = 0
+
+    def newest(self) -> tuple[Store, Tree] | None:
+        """The store, and the document of its newest checkpoint that is whole; None if none is."""
+        try:
+            return self._store, self._store.newest_whole()[1]
+        except CheckpointError:
+            return None
+
+    def add_failure(self, error: Exception) -> None:
+        """Takes note that a checkpoint could not be written; the ones before it are intact.
+
+        Raises:
+            CheckpointError: five times running.
+        """
+        self._failures += 1
+        self._written.clear()  # if it was one of these that is gone, it is written again
+        why = f"A checkpoint could not be written ({type(error).__name__}: {error})"
+        if self._failures >= _MOST_FAILURES:
+            raise CheckpointError(
+                f"{why}, {self._failures} times running (free the disk, or name another `checkpoint_dir`)."
+            )
+        self._note(f"{why}; training goes on, the ones before it are intact.")
+
+
+def replay_parts(store: Store, document: Tree) -> Iterator[tuple[str, Tree]]:
+    """Method of `Replay` and its argument, in the order in which they put a saved replay back."""
+    for part in document["parts"]:
+        yield f"set_{part['kind']}", store.read_tree(part["state"])
+    yield "set_index", store.read_tree(document["index"])
+
+
+def inserted_in(document: Tree) -> int:
+    """Transitions that a checkpoint's replay had taken in; 0 if it holds none."""
+    return int(document["replay"]["index"]["inserted"]) if document["replay"] else 0

@@ -1,0 +1,155 @@
+"""Checkpoints of an `async` run, made while it goes on."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any
+
+from distdqn.checkpoints import Checkpoints, Segment, Tree
+from distdqn.distributed.calls import Calls
+from distdqn.distributed.roster import Roster
+from distdqn.goal import Goal
+from distdqn.reporting.journal import Journal
+from distdqn.saving import run_tree, save
+
+_KINDS = ("get_state", "get_index", "get_rows", "get_frames")
+
+
+class AsyncSaver:
+    """Asks the roles for their states, one short call after another, and has them written.
+
+    Nobody waits: the learner and replay answer between two of their other calls, and a
+    thread writes. Replay goes on meanwhile; what is overwritten before its turn is left out.
+
+    Args:
+        checkpoints: where to; None means never.
+        seconds: from the end of one to the begin of the next.
+        with_replay: save replay, too.
+        about: what a checkpoint says of the run.
+        executor: runs what is written, one task at a time.
+        clock: in seconds.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints | None,
+        seconds: float | None,
+        with_replay: bool,
+        about: Tree,
+        executor: Executor,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._checkpoints = checkpoints
+        self._seconds = seconds
+        self._with_replay = with_replay
+        self._about = about
+        self._executor = executor
+        self._clock = clock
+        self._due = None if seconds is None else clock() + seconds
+        self._task: Future[Any] | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """Nothing is under way."""
+        self._tree: Tree | None = None
+        self._index: Tree | None = None
+        self._wanted: list[Segment] = []
+        self._fresh: dict[Segment, Any] = {}
+        self._asked: Segment | None = None
+        self._is_under_way = False
+
+    def advance(self, calls: Calls, roster: Roster) -> None:
+        """Takes the next step, if there is one to take.
+
+        Raises:
+            CheckpointError: a checkpoint could not be written, five times running.
+        """
+        if self._checkpoints is None or self._is_writing():
+            return
+        if not self._is_under_way:
+            if self._due is not None and self._clock() >= self._due and roster.learner.about:
+                self._is_under_way = True
+                calls.send("get_state", roster.learner)
+                if self._with_replay:
+                    calls.send("get_index", roster.replay)
+            return
+        if self._tree is None or (self._with_replay and self._index is None) or self._asked is not None:
+            return
+        if self._wanted:
+            self._asked = self._wanted.pop(0)
+            method = f"get_{self._asked.kind}"
+            calls.send(method, roster.replay, self._asked.begin, self._asked.end)
+            return
+        number = self._tree["learner"]["learner_steps"]
+        self._task = self._executor.submit(
+            self._checkpoints.write, number, self._tree, self._index, self._fresh
+        )
+        self._end()
+
+    def take(self, kind: str, result: Any, goal: Goal, journal: Journal, roster: Roster) -> bool:
+        """Takes in the end of a call, if it is one of this object's; says whether it was."""
+        if kind not in _KINDS:
+            return False
+        if not self._is_under_way or self._checkpoints is None:  # given up meanwhile
+            return True
+        if kind == "get_state":
+            self._tree = run_tree(result, goal, journal, self._about, roster.value)
+        elif kind == "get_index":
+            self._index = result
+            self._wanted = self._checkpoints.missing(result)
+        elif self._asked is not None:
+            self._task = self._executor.submit(self._add_segment, self._asked, result)
+            self._asked = None
+        return True
+
+    def give_up(self) -> None:
+        """Leaves a checkpoint that is under way: one of the roles it is of has died."""
+        if self._is_under_way:
+            self._end()
+
+    def forget_replay(self) -> None:
+        """Replay has died: what it had saved is no part of what the next one will save."""
+        self.give_up()
+        if self._task is not None:
+            self._task.exception()  # a segment may be on its way still
+        if self._checkpoints is not None:
+            self._checkpoints.forget_segments()
+
+    def finish(self, goal: Goal, journal: Journal, roster: Roster) -> None:
+        """Makes a last checkpoint and waits for it."""
+        if self._checkpoints is None:
+            return
+        self.give_up()
+        if self._task is not None:
+            self._task.exception()
+        tree = run_tree(roster.ask("learner", "get_state"), goal, journal, self._about, roster.value)
+        save(self._checkpoints, roster.ask, tree["learner"]["learner_steps"], tree, self._with_replay)
+
+    def newest(self) -> tuple[Any, Tree] | None:
+        """Store and document of the newest checkpoint that is whole, if there is one."""
+        if self._task is not None:  # when it has written one, it takes older ones away
+            self._task.exception()
+        return None if self._checkpoints is None else self._checkpoints.newest()
+
+    def _add_segment(self, segment: Segment, state: Tree) -> None:
+        if self._checkpoints is not None:
+            self._fresh[segment] = self._checkpoints.add_segment(segment, state)
+
+    def _is_writing(self) -> bool:
+        """Whether the thread is at work; takes note of how its last task ended."""
+        if self._task is None:
+            return False
+        if not self._task.done():
+            return True
+        error, self._task = self._task.exception(), None
+        if isinstance(error, OSError) and self._checkpoints is not None:
+            self.give_up()
+            self._checkpoints.add_failure(error)
+        elif error is not None:
+            raise error
+        return False
+
+    def _end(self) -> None:
+        self._forget()
+        if self._seconds is not None:
+            self._due = self._clock() + self._seconds

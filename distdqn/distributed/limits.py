@@ -1,0 +1,37 @@
+"""Sizes and times that an `async` run goes by."""
+
+from dataclasses import dataclass
+
+from distdqn.schedules import LearningSchedules
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Sizes and times the supervisor works with.
+
+    Attributes:
+        actors: how many.
+        steps_per_rollout: most env steps of one rollout.
+        updates_per_call: learner steps in one call.
+        batch_size: transitions in one update.
+        publish_period: learner steps from one version of the weights to the next.
+        report_seconds: from one report to the next.
+        max_failures: of one role running, without a completed call between.
+        prioritized: whether replay takes new priorities from the learner.
+        schedules: what of the learning changes over the run.
+    """
+
+    actors: int
+    steps_per_rollout: int
+    updates_per_call: int
+    batch_size: int
+    publish_period: int
+    report_seconds: float
+    max_failures: int
+    prioritized: bool
+    schedules: LearningSchedules
+
+    @property
+    def samples_per_call(self) -> int:
+        """Transitions that one call of the learner draws."""
+        return self.updates_per_call * self.batch_size

@@ -1,0 +1,103 @@
+"""What can be wrong with options: each by itself, and some together."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from distdqn.option_types import Range, choices, describe, is_of, numbers_in
+
+# Options that say how to build the network, which a network of the user's own replaces.
+_REPLACED_BY_NETWORK = ("dueling", "noisy", "spectral_norm", "output_kernel_reach", "output_bias")
+
+
+def mistake_in(name: str, kind: Any, allowed: Range | None, value: Any) -> str | None:
+    """What is wrong with one option by itself, as one line.
+
+    Args:
+        name: of the option.
+        kind: its type.
+        allowed: its range, if it has one.
+        value: what it was given.
+    """
+    if name == "env" and callable(value):
+        return None
+    if not is_of(kind, value) or value == "":
+        return f"`{name}` must be {describe(kind)}, not `{value}`."
+    if (allowed_words := choices(kind)) and value not in allowed_words:
+        return f"`{name}` must be one of {', '.join(f'`{word}`' for word in allowed_words)}, not `{value}`."
+    if allowed is not None and value is not None:
+        numbers = numbers_in(value)
+        wrong = [number for number in numbers if number not in allowed]
+        if wrong or not numbers:
+            return f"`{name}` must be {allowed}, not `{wrong[0] if wrong else value}`."
+    return None
+
+
+def contradictions(options: Mapping[str, Any]) -> list[str]:
+    """Options that cannot hold together, as one line for each.
+
+    Args:
+        options: those that are right by themselves; no line is about any other.
+    """
+    checks = (_sizes, _support, _munchausen, _output_bias, _network, _points)
+    return [mistake for check in checks for mistake in check(options)]
+
+
+def _sizes(options: Mapping[str, Any]) -> list[str]:
+    pairs = [
+        ("min_size", "capacity", "sampling could never start (lower `min_size` or raise `capacity`)"),
+        ("batch_size", "capacity", "no batch could be all different (lower `batch_size`)"),
+        (
+            "min_size",
+            "max_env_steps",
+            "learning could never start (lower `min_size` or raise `max_env_steps`)",
+        ),
+    ]
+    return [
+        f"`{small}` ({options[small]}) exceeds `{large}` ({options[large]}): {why}."
+        for small, large, why in pairs
+        if small in options and large in options and options[small] > options[large]
+    ]
+
+
+def _support(options: Mapping[str, Any]) -> list[str]:
+    if "v_min" not in options or "v_max" not in options or options["v_min"] < options["v_max"]:
+        return []
+    return [
+        f"`v_min` ({options['v_min']:g}) must be below `v_max` ({options['v_max']:g}): the support would be "
+        "empty."
+    ]
+
+
+def _munchausen(options: Mapping[str, Any]) -> list[str]:
+    if not (options.get("munchausen") and options.get("double")):
+        return []
+    return ["`munchausen` has a softmax policy, nothing to choose twice (add `--no-double`)."]
+
+
+def _output_bias(options: Mapping[str, Any]) -> list[str]:
+    if not (options.get("output_bias") and options.get("head") == "categorical"):
+        return []
+    return ["`output_bias` has no effect on the `categorical` head, whose outputs are logits (leave it out)."]
+
+
+def _network(options: Mapping[str, Any]) -> list[str]:
+    if not options.get("network"):
+        return []
+    idle = [name for name in _REPLACED_BY_NETWORK if options.get(name)]
+    if options.get("torso", "auto") != "auto":
+        idle.append("torso")
+    return [f"`{name}` has no effect on a `network` of your own (leave one of the two out)." for name in idle]
+
+
+def _points(options: Mapping[str, Any]) -> list[str]:
+    mistakes = []
+    for name in ("epsilon", "learning_rate"):
+        shape, points = options.get(f"{name}_schedule"), options.get(f"{name}_points")
+        if shape == "piecewise" and f"{name}_points" in options and points is None:
+            mistakes.append(f"`{name}_schedule` is `piecewise` without points (give `{name}_points`).")
+        if shape not in (None, "piecewise") and points is not None:
+            mistakes.append(f"`{name}_points` need `{name}_schedule` to be `piecewise`, not `{shape}`.")
+        steps = [at for at, _ in points or ()]
+        if steps != sorted(set(steps)) or any(at < 0 for at in steps):
+            mistakes.append(f"`{name}_points` must have env steps that rise, not {steps}.")
+    return mistakes

@@ -1,0 +1,75 @@
+"""What actors learn in place of the rewards that the environment gives."""
+
+from functools import partial
+
+import numpy as np
+from toy_environments import CountingEnvironment
+
+from distdqn.acting.actor import Actor, EarlyEnd, RolloutOrder
+from distdqn.schedules import LinearSchedule
+
+LENGTHS = (2, 3)  # of the episodes, in turns
+
+
+def rollout(**changes):
+    """The transitions of one environment's first ten steps, and the report."""
+    arguments = {
+        "source": partial(CountingEnvironment, lengths=LENGTHS),
+        "actions": 3,
+        "environments": 1,
+        "rollout_length": 14,
+        "n_step": 1,
+        "discount": 0.5,
+        "epsilon": LinearSchedule(0.0, 0.0, 0),
+        "seed": 0,
+        "index": 0,
+        "incarnation": 0,
+    }
+    report, transitions = Actor(**(arguments | changes)).rollout(RolloutOrder(env_steps=0, limit=10**9))
+    return transitions, report
+
+
+def is_last_step(transitions):
+    """`[C]`, where the next observation's step is the length of its episode."""
+    seed, episode, step = transitions.next_observation.T.astype(int)
+    return step == np.array(LENGTHS)[(seed + episode) % 2]
+
+
+def test_early_end_replaces_the_reward_only_where_a_short_episode_terminates():
+    plain, plain_report = rollout()
+    early, early_report = rollout(early_end=EarlyEnd(reward=-7.0, env_steps=3))
+
+    step = plain.next_observation[:, 2]
+    is_early = is_last_step(plain) & (step < 3) & (plain.discount == 0.0)
+    np.testing.assert_array_equal(early.reward, np.where(is_early, -7.0, plain.reward))
+    assert is_early.any()
+    assert (is_last_step(plain) & ~is_early).any()
+    assert early_report.episode_returns == plain_report.episode_returns
+
+
+def test_early_end_spares_an_episode_that_was_cut_off():
+    early, _ = rollout(early_end=EarlyEnd(reward=-7.0, env_steps=100))
+
+    is_cut_off = is_last_step(early) & (early.discount > 0.0)  # the third episode is truncated
+    assert is_cut_off.any()
+    assert (early.reward[is_cut_off] != -7.0).all()
+    assert (early.reward[is_last_step(early) & ~is_cut_off] == -7.0).all()
+
+
+def test_early_end_is_not_scaled_or_clipped():
+    early, _ = rollout(early_end=EarlyEnd(reward=-7.0, env_steps=100), reward_scale=0.5, reward_clip=1.0)
+
+    assert early.reward.min() == -7.0
+    assert early.reward.max() == 1.0
+
+
+def test_bootstrap_on_termination_keeps_the_discount_and_still_ends_the_window():
+    plain, _ = rollout(n_step=3)
+    changed, _ = rollout(n_step=3, bootstrap_on_termination=True)
+
+    assert (plain.discount == 0.0).any()
+    assert (changed.discount > 0.0).all()
+    keeps = plain.discount > 0.0
+    np.testing.assert_array_equal(changed.discount[keeps], plain.discount[keeps])
+    np.testing.assert_array_equal(changed.reward, plain.reward)  # no window reaches into the next episode
+    np.testing.assert_array_equal(changed.next_observation, plain.next_observation)

@@ -1,0 +1,226 @@
+"""Updates that NaN or infinity would get into: skipped, counted, named."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from learning.loops import make_batches, make_loop, make_update_loop, part
+
+from distdqn.learning.heads import CategoricalHead, Head, QuantileHead, ValueHead
+from distdqn.learning.update import UpdateLoop
+from distdqn.networks import NetworkPlan, make_networks
+from distdqn.transition import Transitions
+
+INPUTS = ["observation", "reward", "discount", "next_observation", "importance_weight"]
+IMAGES = NetworkPlan(
+    (4, 4, 2), 4, (5,), torso="small", observation_dtype="uint8", observation_high=255.0, spectral_norm=True
+)
+PLANS = {
+    "value": NetworkPlan((3,), 4, (5,)),
+    "noisy dueling quantiles": NetworkPlan(
+        (3,), 4, (5,), layer_norm=True, dueling=True, head="quantile", atoms=3, noisy_sigma=0.5
+    ),
+    "categorical": NetworkPlan((3,), 4, (5,), head="categorical", atoms=5, v_min=-2.0, v_max=2.0),
+    "normalized by batches": NetworkPlan((3,), 4, (), network="toy_user_networks:normalized"),
+    "images": IMAGES,
+}
+HEADS: dict[str, Head] = {
+    "value": ValueHead("huber"),
+    "quantile": QuantileHead(),
+    "categorical": CategoricalHead(-2.0, 2.0, 5),
+}
+
+
+def build(plan: NetworkPlan) -> UpdateLoop:
+    """A loop whose target network moves a little after every update."""
+    (online, _), (target, _) = make_networks(plan, 1), make_networks(plan, 2)
+    changes: dict[str, Any] = {"double": True, "max_gradient_norm": 1.0}
+    changes |= {"target_update_period": 1, "target_update_rate": 0.5}
+    return make_update_loop(online, target, head=HEADS[plan.head], **changes)
+
+
+def make_inputs(plan: NetworkPlan, updates: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Columns `[U, 4]` with observations that suit the plan, and importance weights."""
+    columns: dict[str, Any] = make_batches(updates, 4, seed).columns()
+    if plan.observation_dtype == "uint8":
+        generator = np.random.default_rng(seed)
+        for name in ("observation", "next_observation"):
+            columns[name] = generator.integers(256, size=(updates, 4, 4, 4, 2)).astype(np.uint8)
+    return columns | {"importance_weight": np.ones((updates, 4), np.float32)}
+
+
+def run(loop: UpdateLoop, inputs: dict[str, np.ndarray], learner_steps: int = 0) -> Any:
+    """Makes the updates."""
+    columns = {name: column for name, column in inputs.items() if name != "importance_weight"}
+    return loop.run(Transitions(**columns), learner_steps, inputs["importance_weight"])
+
+
+def snapshot(loop: UpdateLoop) -> list[np.ndarray]:
+    """All that an update changes, but for noise, which every update draws anew before its use."""
+    state = loop.get_state()
+    names = {
+        "online": loop.online.variables,
+        "target": loop.target.variables,
+        "optimizer": loop.optimizer.variables,
+    }
+    return [
+        array
+        for name, variables in names.items()
+        for variable, array in zip(variables, state[name], strict=True)
+        if "noise" not in variable.path
+    ]
+
+
+def are_equal(left: list[np.ndarray], right: list[np.ndarray]) -> list[bool]:
+    """Which arrays are equal to the bit."""
+    return [a.tobytes() == b.tobytes() for a, b in zip(left, right, strict=True)]
+
+
+@pytest.fixture(scope="module", params=PLANS)
+def loop(request: pytest.FixtureRequest) -> tuple[UpdateLoop, NetworkPlan]:
+    """A loop that made one update, so that Adam's slots are no zeros."""
+    plan = PLANS[request.param]
+    loop = build(plan)
+    assert run(loop, make_inputs(plan, 1)).is_finite.tolist() == [True]
+    return loop, plan
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", INPUTS)
+def test_update_with_a_number_that_is_not_finite_changes_nothing_and_is_named(
+    loop: tuple[UpdateLoop, NetworkPlan], name: str, value: float
+) -> None:
+    loop, plan = loop
+    inputs = make_inputs(plan, 1, seed=2)
+    if inputs[name].dtype == np.uint8:
+        pytest.skip("Bytes are always finite.")
+    inputs[name][0, 1] = value
+    before = snapshot(loop)
+
+    updated = run(loop, inputs, 1)
+
+    assert all(are_equal(snapshot(loop), before))
+    assert updated.is_finite.tolist() == [False]
+    assert updated.first_not_finite == name
+    assert updated[:3] == (0.0, 0.0, 0.0)
+    assert updated.td_error.tolist() == [[0.0] * 4]
+
+
+def test_update_after_a_skipped_one_changes_everything_again(loop: tuple[UpdateLoop, NetworkPlan]) -> None:
+    loop, plan = loop
+    before = snapshot(loop)
+
+    updated = run(loop, make_inputs(plan, 1, seed=3), 2)
+
+    assert updated.is_finite.tolist() == [True]
+    assert updated.first_not_finite is None
+    rate = 1  # of learning, in the optimizer
+    unchanged = np.flatnonzero(are_equal(snapshot(loop), before)) - (
+        len(before) - len(loop.optimizer.variables)
+    )
+    assert unchanged.tolist() == [rate]
+    assert updated.td_error.all()
+
+
+def test_other_updates_of_a_call_are_those_that_are_made_without_the_skipped_one() -> None:
+    changes = {"loss": "huber", "double": True, "max_gradient_norm": 0.2, "target_update_period": 2}
+    batches = make_batches(5, 4, seed=8)
+    batches.reward[2, 3] = np.nan  # of step 2, the third
+
+    loop = make_loop(7, **changes)
+    together = loop.run(batches, 0)
+    state = snapshot(loop)
+    loop = make_loop(7, **changes)
+    first = loop.run(part(batches, 0, 2), 0)
+    second = loop.run(part(batches, 3, 5), 3)
+
+    for one, other in zip(state, snapshot(loop), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    assert int(loop.optimizer.iterations) == 4
+    assert together.is_finite.tolist() == [True, True, False, True, True]
+    assert together.first_not_finite == "reward"
+    for mean, one, other in zip(together[:3], first[:3], second[:3], strict=True):
+        assert mean == pytest.approx((2 * one + 2 * other) / 4, rel=1e-5)
+    expected = np.concatenate([first.td_error, np.zeros((1, 4)), second.td_error])
+    np.testing.assert_allclose(together.td_error, expected, atol=1e-6)
+
+
+def test_target_network_waits_for_its_next_turn_when_the_update_that_it_is_due_after_is_skipped() -> None:
+    loop = make_loop(7, loss="huber", double=True, max_gradient_norm=0.2, target_update_period=2)
+    batches = make_batches(4, 4, seed=8)
+    batches.reward[1] = np.inf
+    first = loop.target.get_weights()
+
+    loop.run(part(batches, 0, 2), 0)
+    assert all(are_equal(loop.target.get_weights(), first))
+
+    loop.run(part(batches, 2, 4), 2)
+    assert all(are_equal(loop.target.get_weights(), loop.online.get_weights()))
+
+
+def test_gradient_whose_norm_overflows_is_skipped_and_its_variable_named() -> None:
+    loop = make_loop(7, loss="huber", double=True, max_gradient_norm=0.2, target_update_period=2)
+    batches = make_batches(5, 4, seed=8)
+    batches.observation[:] *= 1e25  # the loss is as large, the squared gradient is beyond float32
+    before = snapshot(loop)
+
+    updated = loop.run(batches, 0)
+
+    assert not updated.is_finite.any()
+    assert updated.first_not_finite == f"gradient of `{loop.online.trainable_variables[0].path}`"
+    assert all(are_equal(snapshot(loop), before))
+
+
+def test_loss_that_overflows_is_named_and_so_are_weights_that_are_not_finite() -> None:
+    loop = make_loop(7, loss="huber", double=True, max_gradient_norm=0.2, target_update_period=2)
+    batches = make_batches(5, 4, seed=8)
+    batches.reward[:] = 3e38
+    batches.discount[:] = 1.0
+    large = replace(batches, next_observation=1e38 * batches.next_observation)
+
+    assert loop.run(large, 0).first_not_finite == "loss"
+
+    bias = loop.online.trainable_variables[1]
+    bias.assign(np.full(5, np.nan))
+    assert loop.run(batches, 0).first_not_finite == f"weights of `{bias.path}`"
+
+
+def test_statistics_of_batches_that_overflow_are_skipped_though_the_loss_is_finite() -> None:
+    plan = PLANS["normalized by batches"]
+    loop = build(plan)
+    inputs = make_inputs(plan, 1)
+    inputs["observation"] *= np.float32(1e30)  # their variance is beyond float32
+    before = snapshot(loop)
+
+    updated = run(loop, inputs)
+
+    assert updated.first_not_finite == "norm of the gradient or the statistics of a layer"
+    assert all(are_equal(snapshot(loop), before))
+
+
+def test_random_numbers_of_a_layer_do_not_go_on_in_a_skipped_update() -> None:
+    plan = replace(IMAGES, spectral_norm=False, network="toy_user_networks:image")
+    loop = build(plan)
+    inputs = make_inputs(plan, 1)
+    counters = [v for v in loop.online.variables if v.path.endswith("seed_generator_state")]
+    seen = [counters[0].numpy().tolist()]
+    for reward in (1.0, np.nan, 1.0):
+        inputs["reward"][:] = reward
+        run(loop, inputs)
+        seen.append(counters[0].numpy().tolist())
+
+    assert len(counters) == 1  # of the dropout
+    assert seen[0] != seen[1] == seen[2] != seen[3]
+
+
+def test_skipping_is_part_of_the_compiled_loop_with_and_without_xla() -> None:
+    for plan, with_xla in ((PLANS["value"], True), (IMAGES, False)):
+        loop = build(plan)
+        inputs = make_inputs(plan, 1)
+        for reward in (1.0, np.nan):
+            inputs["reward"][:] = reward
+            run(loop, inputs)
+
+        assert loop._run._jit_compile is with_xla
+        assert loop._run.experimental_get_tracing_count() == 1

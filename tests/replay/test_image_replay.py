@@ -1,0 +1,155 @@
+"""Replay of images: every frame once, and what is sampled is what went in, bit for bit."""
+
+from collections import deque
+from functools import partial
+
+import numpy as np
+import pytest
+from toy_environments import PicturesEnvironment
+from toy_images import LAYOUTS, Walk, assert_batches_are, packed, rows_of
+from toy_replay import EveryItem
+
+from distdqn.acting.actor import Actor, RolloutOrder
+from distdqn.frames import FrameLayout, make_frame_layout
+from distdqn.replay.buffer import Replay
+from distdqn.replay.samplers import PrioritizedSampler, UniformSampler
+from distdqn.schedules import LinearSchedule
+from distdqn.transition import PriorityUpdate
+
+SAMPLERS = {
+    "every": lambda _: EveryItem,
+    "uniform": lambda _: UniformSampler,
+    "prioritized": lambda capacity: partial(PrioritizedSampler, capacity, 0.6),
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("seed", range(10))
+def test_image_replay_agrees_with_naive_replay_under_random_operations(seed, sampler):
+    generator = np.random.default_rng(seed)
+    layout = LAYOUTS[seed % len(LAYOUTS)]
+    capacity = int(generator.integers(1, 80))
+    walks = [
+        Walk(layout, colours, n_step, mean_length, [seed, k])
+        for k, (colours, n_step, mean_length) in enumerate([(256, 1, 30), (256, 5, 4), (2, 3, 2)])
+    ]
+    replay, naive, sizes = Replay(capacity, seed, SAMPLERS[sampler](capacity)), [], []
+    for _ in range(80):
+        chunk = walks[generator.integers(3)].chunk(int(generator.integers(0, 24)))
+        if generator.random() < 0.2:
+            continue  # the chunk never arrives
+        naive += rows_of(chunk)
+        assert replay.insert(packed(layout, chunk)) == replay.inserted == len(naive)
+        assert replay.check_valid() == (True, "")
+        if not naive:
+            continue
+        sizes.append(replay.size)
+        batches = replay.sample(1, replay.size) if sampler == "every" else replay.sample(3, 5, 0.5)
+        assert batches.item_id.min() >= len(naive) - replay.size
+        assert_batches_are(naive, batches)
+        assert batches.transitions.observation.shape[2:] == layout.observation_shape
+        shape = (2, 10)
+        guesses = generator.integers(max(0, len(naive) - 2 * capacity), len(naive), size=shape)
+        late = replay.update_priorities(PriorityUpdate(guesses, generator.random(shape, np.float32)))
+        assert late == np.count_nonzero(guesses < len(naive) - replay.size)
+    assert min(sizes) > 0
+    assert max(sizes) <= capacity
+
+
+def test_replay_keeps_its_capacity_of_images_when_each_transition_brings_one_frame():
+    layout = make_frame_layout((2, 2, 3), 255)
+    walk, replay = Walk(layout, 256, 5, 1_000, 0), Replay(200, 0)
+    for _ in range(80):
+        replay.insert(packed(layout, walk.chunk(16)))
+        assert replay.size == min(replay.inserted, 200)
+
+
+def test_replay_keeps_fewer_images_when_episodes_are_very_short():
+    layout = make_frame_layout((3, 2, 2), 255)
+    walk, replay = Walk(layout, 256, 1, 1.0001, 0), Replay(200, 0)  # two frames for one transition
+    for _ in range(40):
+        replay.insert(packed(layout, walk.chunk(16)))
+
+    # Room for 200 + 25 + 2 * 16 frames and one black one: at most 128 transitions, by whole chunks.
+    assert 200 * 9 / 16 - 16 <= replay.size <= 128
+
+
+def test_slow_actor_does_not_take_younger_transitions_along():
+    layout = make_frame_layout((3, 4, 4), 255)
+    quick, slow = Walk(layout, 256, 5, 1_000, 0), Walk(layout, 256, 5, 1_000, 1)
+    replay = Replay(160, 0)
+    replay.insert(packed(layout, slow.chunk(16)))
+    for _ in range(10):
+        replay.insert(packed(layout, quick.chunk(16)))
+    replay.insert(packed(layout, slow.chunk(16)))  # its frames of before are about to be overwritten
+    for _ in range(3):
+        replay.insert(packed(layout, quick.chunk(16)))
+        assert replay.size == 160
+
+
+def test_evicted_images_cannot_be_drawn_by_priority():
+    layout = make_frame_layout((3, 2, 2), 255)
+    walk = Walk(layout, 256, 1, 1.0001, 0)
+    replay = Replay(200, 0, partial(PrioritizedSampler, 200, 1.0))
+    for _ in range(40):
+        replay.insert(packed(layout, walk.chunk(16)))
+    assert replay.size < 200
+
+    tree = replay._sampler._tree
+
+    assert np.count_nonzero(tree.get(np.arange(200))) == replay.size
+    assert set(replay.sample(1, 2_000).item_id[0].tolist()) <= set(range(640 - replay.size, 640))
+
+
+def test_chunk_of_images_larger_than_replay_leaves_its_newest():
+    layout = make_frame_layout((3, 2, 2), 255)
+    chunk = Walk(layout, 256, 5, 20, 0).chunk(50)
+    replay = Replay(4, 0, EveryItem)
+    replay.insert(packed(layout, chunk))
+
+    assert replay.size == 4
+    assert_batches_are(rows_of(chunk), replay.sample(1, 4))
+
+
+def test_check_tells_when_a_frame_is_gone():
+    layout = make_frame_layout((3, 2, 2), 255)
+    replay = Replay(4, 0)
+    replay.insert(packed(layout, Walk(layout, 256, 1, 20, 0).chunk(4)))
+    replay._frames._end += 100
+
+    is_valid, reason = replay.check_valid()
+
+    assert not is_valid
+    assert "overwritten" in reason
+
+
+def test_stacked_images_take_little_more_than_their_distinct_frames():
+    source = partial(PicturesEnvironment, lengths=(200, 90, 150))  # 84 x 84 x 4
+    actors = [Actor(source, 3, 2, 16, 5, 0.99, LinearSchedule(1, 1, 0), 0, i, 0) for i in range(3)]
+    layout = actors[0]._batch.frame_layout
+    for actor in actors:
+        actor._batch.frame_layout = None  # whole observations, for the naive replay
+    capacity = 2_000
+    replay, naive = Replay(capacity, 0), deque(maxlen=capacity)
+    while replay.inserted < 1.4 * capacity:
+        for actor in actors:
+            _, chunk = actor.rollout(RolloutOrder(0, 10**9))
+            naive += zip(chunk.observation, chunk.next_observation, strict=True)
+            replay.insert(packed(layout, chunk))
+
+    frames = {frame.tobytes() for pair in naive for image in pair for frame in layout.split(image[None])[0]}
+    rings = (replay._ring, replay._frames._ring)
+    held = sum(column.nbytes for ring in rings for column in ring.columns.values())
+    assert layout == FrameLayout((84, 84, 4), 2)
+    assert replay.size == capacity
+    assert held <= 1.3 * len(frames) * 84 * 84
+    batches = replay.sample(4, 100)
+    first = replay.inserted - capacity
+    for item_id, before, after in zip(
+        batches.item_id.ravel(),
+        batches.transitions.observation.reshape(-1, 84, 84, 4),
+        batches.transitions.next_observation.reshape(-1, 84, 84, 4),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(before, naive[item_id - first][0])
+        np.testing.assert_array_equal(after, naive[item_id - first][1])

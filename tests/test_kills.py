@@ -1,0 +1,106 @@
+"""A real run whose processes are killed one after another, down to the driver, and goes on."""
+
+import os
+import signal
+import time
+
+import pytest
+
+_OPTIONS = ("--actors", 2, "--target-return", "none", "--max-env-steps", 10**9, "--checkpoint-seconds", 1)
+
+
+def pid_of(run, role):
+    """Id of the process that fills a role's place now, or None while it starts."""
+    roles = {entry["role"]: entry["pid"] for entry in run.read("status.json")["roles"]}
+    return roles.get(role)
+
+
+def counters_of(run):
+    """Counters as `status.json` tells them."""
+    return run.read("status.json")["counters"]
+
+
+def manifests(run):
+    """Names of the checkpoints there are."""
+    return {path.name for path in (run.run_dir / "checkpoints").glob("checkpoint-*.json")}
+
+
+def is_agent(command):
+    """Whether a process is one of Ray's two agents.
+
+    They try for a minute to report that their raylet is gone, to a process that is gone, too.
+    """
+    return "Agent" in command or "agent" in command
+
+
+def learns_on(run):
+    """Waits until the learner has made some hundred steps more, and a new checkpoint is there."""
+    steps, before = counters_of(run)["learner_steps"], manifests(run)
+    run.wait_until(lambda: counters_of(run)["learner_steps"] > steps + 200, 120.0)
+    run.wait_until(lambda: manifests(run) - before, 120.0)
+
+
+@pytest.fixture(scope="module")
+def survivor(start_run):
+    """A run whose learner and replay were killed, and then its driver; what was seen on the way."""
+    run = start_run(*_OPTIONS)
+    run.wait_until(run.is_learning, 120.0)
+    learns_on(run)
+    seen = {}
+    for role in ("learner", "replay"):
+        pid = pid_of(run, role)
+        os.kill(pid, signal.SIGKILL)
+        run.wait_until(lambda role=role: counters_of(run)[f"{role}_restarts"] == 1, 60.0)
+        run.wait_until(lambda role=role, pid=pid: pid_of(run, role) not in (None, pid), 60.0)
+        learns_on(run)
+        seen[role] = counters_of(run)
+    run.process.kill()
+    killed_at = time.monotonic()
+    run.wait_until(lambda: not [name for name in run.left() if not is_agent(name)], 60.0)
+    seen["seconds_until_gone"] = time.monotonic() - killed_at
+    seen["newest"] = max(manifests(run))
+    return run, seen
+
+
+def test_learner_that_is_killed_is_restored_from_the_newest_checkpoint(survivor):
+    run, seen = survivor
+    counters = seen["learner"]
+
+    assert (counters["learner_restarts"], counters["replay_restarts"]) == (1, 0)
+    assert 0 <= counters["lost_learner_steps"] < counters["learner_steps"]
+    assert run.read("status.json")["weights_version"][0] == 1  # a new epoch
+    assert "learner (incarnation 0) failed" in run.output()
+
+
+def test_replay_that_is_killed_is_restored_from_the_newest_checkpoint(survivor):
+    run, seen = survivor
+    counters = seen["replay"]
+
+    assert (counters["learner_restarts"], counters["replay_restarts"]) == (1, 1)
+    assert 0 < counters["lost_transitions"] < counters["env_steps"]
+    assert "transitions lost" in run.output()
+
+
+def test_no_role_is_left_once_the_driver_is_killed(survivor):
+    assert survivor[1]["seconds_until_gone"] < 45.0  # three times what is promised
+
+
+def test_killed_run_goes_on_from_its_newest_checkpoint(survivor, start_run):
+    run, seen = survivor
+    number = int(seen["newest"].removeprefix("checkpoint-").removesuffix(".json"))
+    steps = counters_of(run)["env_steps"] + 2000
+    options = (*_OPTIONS[:4], "--max-env-steps", steps, "--resume", run.run_dir)
+
+    after = start_run(*options)
+
+    assert after.wait() == 0, after.output()
+    assert f"Goes on from checkpoint {number}" in after.output()
+    summary = after.read("summary.json")
+    assert summary["env_steps"] == steps
+    assert summary["learner_steps"] > number
+
+
+def test_no_process_at_all_is_left_a_while_after_the_driver_is_killed(survivor):
+    run, _ = survivor
+
+    run.wait_until(lambda: not run.left(), 120.0)

@@ -1,0 +1,154 @@
+"""Runs that go on from a checkpoint, in one process: nothing is different, and nothing is lost."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distdqn import Config, train
+from distdqn.errors import ConfigError
+from distdqn.policy import load_policy
+from distdqn.storage.errors import CheckpointError, NoCheckpoint
+from distdqn.storage.store import Store
+
+# Keras's saving meets NumPy's newest rules with a warning.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+_TIMES = {"wall_seconds", "seconds_per_update", "env_steps_per_second", "learner_steps_per_second"}
+_TIMES |= {"actor_env_fraction", "actor_network_fraction"}
+_OPTIONS = {
+    "mode": "serial",
+    "actors": 2,
+    "envs_per_actor": 4,
+    "rollout_length": 8,
+    "max_env_steps": 1500,
+    "min_size": 200,
+    "capacity": 1000,
+    "samples_per_insert": 16.0,
+    "hidden_sizes": (16,),
+    "batch_size": 32,
+    "updates_per_call": 16,
+    "eval_period": 128,
+    "report_period": 64,
+    "eval_episodes": 3,
+    "checkpoint_period": 128,
+    "keep_checkpoints": 100,
+    "target_return": None,
+    "epsilon_decay_steps": 1000,
+    "seed": 3,
+}
+
+
+def run(folder: Path, **changes):
+    """The summary of a short run in `folder`."""
+    return train(Config(**{**_OPTIONS, "run_dir": str(folder), **changes}), quiet=True)
+
+
+def metrics(folder: Path):
+    """Lines of metrics without what differs between two runs of the same."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in _TIMES} for line in lines]
+
+
+def interrupted_copy(whole: Path, folder: Path, number: int):
+    """A copy of a run as it was when it had just made checkpoint `number`, with lines from after it."""
+    shutil.copytree(whole, folder)
+    for path in (folder / "checkpoints").glob("checkpoint-*.json"):
+        if int(path.stem.rpartition("-")[2]) > number:
+            path.unlink()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run(folder)
+    return folder
+
+
+def assert_ends_alike(folder: Path, copy: Path):
+    """Two runs have the same networks, versions and metrics."""
+    for name in ("final.npz", "policy.npz"):
+        before, after = load_policy(folder / name), load_policy(copy / name)
+        assert after.weights_version == before.weights_version
+        for expected, found in zip(before.arrays, after.arrays, strict=True):
+            np.testing.assert_array_equal(found, expected)
+    assert metrics(copy) == metrics(folder)
+
+
+@pytest.mark.parametrize("position", [0, -2])
+def test_resumed_run_ends_as_the_uninterrupted_one_bit_for_bit(whole, tmp_path, position):
+    numbers = Store(str(whole / "checkpoints")).numbers()
+    assert len(numbers) >= 4
+    interrupted_copy(whole, tmp_path / "copy", numbers[position])
+
+    run(tmp_path / "copy", resume="auto")
+
+    assert_ends_alike(whole, tmp_path / "copy")
+
+
+def test_resume_is_exact_with_prioritized_replay_and_noisy_layers(tmp_path):
+    options = {"sampler": "prioritized", "noisy": True, "dueling": True, "max_env_steps": 1000}
+    run(tmp_path / "whole", **options)
+    numbers = Store(str(tmp_path / "whole" / "checkpoints")).numbers()
+    interrupted_copy(tmp_path / "whole", tmp_path / "copy", numbers[1])
+
+    run(tmp_path / "copy", resume="auto", **options)
+
+    assert_ends_alike(tmp_path / "whole", tmp_path / "copy")
+
+
+def test_resume_by_folder_goes_on_in_that_folder(whole, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(whole, copy)
+
+    summary = run(copy, run_dir=None, resume=str(copy), max_env_steps=1600)
+
+    assert summary["run_dir"] == str(copy)
+    assert summary["env_steps"] == 1600
+
+
+def test_resume_auto_starts_anew_where_there_is_no_checkpoint(tmp_path):
+    summary = run(tmp_path / "run", resume="auto", max_env_steps=400)
+
+    assert summary["env_steps"] == 400
+
+
+def test_resume_by_path_fails_where_there_is_no_checkpoint(tmp_path):
+    with pytest.raises(NoCheckpoint):
+        run(tmp_path / "run", resume=str(tmp_path))
+
+
+def test_resume_with_another_network_is_refused_with_both_values(whole):
+
+    with pytest.raises(CheckpointError) as caught:
+        run(whole, resume="auto", hidden_sizes=(17,), n_step=2)
+
+    assert len(caught.value.mistakes) == 2
+    assert any("`hidden_sizes`: [16] in the checkpoint, [17] now" in line for line in caught.value.mistakes)
+
+
+def test_damaged_newest_checkpoint_is_passed_over_by_auto(whole, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(whole, copy)
+    newest = sorted((copy / "checkpoints").glob("checkpoint-*.json"))[-1]
+    newest.write_bytes(newest.read_bytes()[:-100])
+
+    with pytest.raises(CheckpointError, match=newest.name):
+        run(tmp_path / "other", resume=str(newest))
+    assert run(copy, resume="auto")["env_steps"] == _OPTIONS["max_env_steps"]
+
+
+def test_folder_of_a_run_is_not_used_again_unless_it_goes_on(whole):
+    with pytest.raises(ConfigError, match="--resume auto"):
+        run(whole)
+
+
+def test_checkpoint_without_replay_fills_it_anew(tmp_path):
+    run(tmp_path / "run", checkpoint_replay=False)
+
+    summary = run(tmp_path / "run", checkpoint_replay=False, resume="auto", max_env_steps=2500)
+
+    assert summary["env_steps"] == 2500

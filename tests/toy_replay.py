@@ -1,0 +1,29 @@
+"""What tests of replay share."""
+
+import numpy as np
+
+
+class EveryItem:
+    """A sampler that goes round the stored items in order, and notes what it was told."""
+
+    def __init__(self):
+        self.told = []
+
+    def insert(self, item_id, priority):
+        pass
+
+    def update(self, item_id, priority):
+        pass
+
+    def evict(self, item_id):
+        pass
+
+    def check_valid(self, first, end):  # noqa: ARG002
+        return True, ""
+
+    def probability(self, first, end, item_id):
+        return np.full(item_id.shape, 1.0 / (end - first))
+
+    def sample(self, first, end, count, generator):  # noqa: ARG002
+        self.told.append((first, end))
+        return first + np.arange(count, dtype=np.int64) % (end - first)
