@@ -65,6 +65,7 @@ class Checkpoints:
         self._best: tuple[int, int] | None = None  # learner steps of the best weights, checkpoint
         self._failures = 0
         self._last = max(store.numbers(), default=-1)
+        self._others = self._last  # up to here they are of another run, or of what this one gave up
 
     def forget_segments(self) -> None:
         """Replay is another one from here on, in which the same ids are other rows."""
@@ -108,10 +109,12 @@ class Checkpoints:
         self._failures = 0
 
     def newest(self) -> tuple[Store, Tree] | None:
-        """The store, and the document of its newest checkpoint that is whole; None if none is."""
+        """The store, and the document of the newest checkpoint written here that is whole; or None."""
+        own = [number for number in self._store.numbers() if number > self._others]
         try:
-            return self._store, self._store.newest_whole()[1]
-        except CheckpointError:
+            return (self._store, self._store.newest_whole(*own)[1]) if own else None
+        except (CheckpointError, OSError) as error:
+            self._note(f"No checkpoint can be taken up: {error}")
             return None
 
     def add_failure(self, error: Exception) -> None:

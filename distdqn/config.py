@@ -273,7 +273,7 @@ class Config:
     resume: str | None = _option(
         _CHECKPOINTS,
         None,
-        "go on from a checkpoint: `auto` means the newest whole one of `run_dir`, if it has any; or a run`s "
+        "go on from a checkpoint: `auto` means the newest whole one of `run_dir`, if it has any; or a run's "
         "folder, a checkpoint's file or a URL",
     )
     checkpoint_seconds: float | None = _option(

@@ -38,13 +38,19 @@ def checkpoint_root(config: Config, folder: Path) -> str:
     return config.checkpoint_dir or str(folder / "checkpoints")
 
 
-def run_folder(config: Config) -> str | None:
-    """The folder a run goes on in: `run_dir`, or that of the run which `resume` names."""
-    if config.run_dir is None and config.resume not in (None, "auto"):
-        path = Path(str(config.resume))
-        if (path / "checkpoints").is_dir():
-            return str(path)
-    return config.run_dir
+def run_folder(config: Config) -> tuple[str | None, bool]:
+    """The folder for a run's results, and whether the run that is in it already goes on.
+
+    That is `run_dir`, or the folder of the run that `resume` names. Another run's folder is
+    not gone on in.
+    """
+    if config.resume in (None, "auto"):
+        return config.run_dir, config.resume is not None
+    named = Path(str(config.resume)).resolve()
+    if config.run_dir is None:
+        holds_run = (named / "checkpoints").is_dir()
+        return (str(config.resume) if holds_run else None), holds_run
+    return config.run_dir, named.is_relative_to(Path(config.run_dir).resolve())
 
 
 def find_start(config: Config, spec: EnvironmentSpec) -> Start | None:

@@ -55,7 +55,9 @@ def _config(arguments: Sequence[str]) -> Config:
     except ConfigError as error:
         mistakes += error.mistakes
     try:
-        inspect_surroundings(texts.get("env", "CartPole-v1"), texts.get("run_dir"), texts.get("network"))
+        inspect_surroundings(
+            texts.get("env", "CartPole-v1"), texts.get("run_dir"), texts.get("network"), "resume" in texts
+        )
     except DistdqnError as error:
         mistakes += error.mistakes
     raise ConfigError(mistakes)

@@ -49,11 +49,11 @@ def train(config: Config, *, quiet: bool = False, started: float | None = None) 
             `mistakes` say what and how to mend it.
     """
     started = time.monotonic() if started is None else started
-    folder, goes_on = run_folder(config), config.resume is not None
+    folder, goes_on = run_folder(config)
     spec = inspect_surroundings(config.env, folder, config.network, goes_on)
     config, notes = fit_to_observations(config, spec)
     start = find_start(config, spec)
-    kept = 0 if start is None else start.document["journal"]["metrics_bytes"]
+    kept = start.document["journal"]["metrics_bytes"] if start and goes_on else 0
     directory = RunDirectory.create(folder, spec.name, goes_on, kept)
     try:
         run = _Run(config, spec, directory, quiet, started, start)
@@ -214,7 +214,10 @@ class _Run:
                     saver.finish(goal, journal, roster)
                 raise
             if supervisor.has_weights:
-                saver.finish(goal, journal, roster)
+                try:
+                    saver.finish(goal, journal, roster)
+                except DistdqnError as error:  # the networks can be saved all the same
+                    journal.note(f"The last checkpoint could not be made: {error}")
             return self._finish(roster, reason, supervisor.has_weights)
 
     def _run_in_rounds(self, team: Team) -> str:

@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 _OPTIONS = ("--actors", 2, "--target-return", "none", "--max-env-steps", 10**9, "--checkpoint-seconds", 1)
 
 

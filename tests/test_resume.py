@@ -146,6 +146,16 @@ def test_folder_of_a_run_is_not_used_again_unless_it_goes_on(whole):
         run(whole)
 
 
+def test_folder_of_another_run_is_not_gone_on_in(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "other")
+    before = (tmp_path / "other" / "metrics.jsonl").read_bytes()
+
+    with pytest.raises(ConfigError, match="holds another run"):
+        run(tmp_path / "other", resume=str(whole))
+
+    assert (tmp_path / "other" / "metrics.jsonl").read_bytes() == before
+
+
 def test_checkpoint_without_replay_fills_it_anew(tmp_path):
     run(tmp_path / "run", checkpoint_replay=False)
 

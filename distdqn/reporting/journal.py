@@ -153,7 +153,9 @@ class Journal:
         self.epsilon = report.epsilon
         self._returns.extend(report.episode_returns)
         self._lengths.extend(report.episode_lengths)
-        self._means["weights_age_steps"].add(self.counters.learner_steps - report.weights_learner_steps)
+        # Below 0 where a dead learner's weights acted and the new one is not that far yet.
+        age = max(0, self.counters.learner_steps - report.weights_learner_steps)
+        self._means["weights_age_steps"].add(age)
         self._means["env"].add(report.env_seconds / report.total_seconds)
         self._means["network"].add(report.network_seconds / report.total_seconds)
 

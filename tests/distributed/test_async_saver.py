@@ -11,6 +11,7 @@ from distributed.fakes import (
     FakeFleet,
     FakeLearner,
     FakeReplay,
+    fault,
     make_checkpoints,
     make_run,
     newest_start,
@@ -19,6 +20,7 @@ from distributed.fakes import (
 from toy_replay_state import make_replay, make_vectors, plain
 
 from distdqn.checkpoints import replay_parts
+from distdqn.errors import RoleFailure
 from distdqn.storage.errors import CheckpointError
 from distdqn.storage.store import Store
 
@@ -286,6 +288,18 @@ def test_checkpoint_is_given_up_when_a_role_dies_in_the_middle_and_the_next_is_m
     assert document["journal"]["counters"][f"{role}_restarts"] == 1
 
 
+def test_segment_still_being_written_when_replay_dies_is_no_part_of_the_next_checkpoint(tmp_path):
+    fleet = FakeFleet()
+    executor = FakeExecutor(fleet, 1.0)
+    run = make_run(fleet, saving=_saving(tmp_path, executor=executor))
+    fleet.at(7.5, lambda: fleet.kill("replay"))
+    run.supervisor.run()
+    run.finish()
+    assert any(7.5 - 1.0 < at < 7.5 for at in executor.tasks)
+    _, replay, _ = _loaded(tmp_path)
+    assert replay.rows == run.replay.rows
+
+
 def test_answer_for_a_checkpoint_that_was_given_up_is_not_taken_for_the_next_ones(tmp_path):
     # The learner dies while replay is at a segment for 20 s; the next checkpoint begins meanwhile.
     fleet = FakeFleet(seconds={"get_rows": lambda handle: 20.0 if handle.calls_of["get_rows"] == 3 else 0.1})
@@ -335,3 +349,16 @@ def test_last_checkpoint_that_cannot_be_written_is_told_and_ends_no_run(tmp_path
     run.finish()
     (note,) = notes
     assert "could not be written" in note
+
+
+def test_run_that_ends_as_an_actor_keeps_failing_can_be_gone_on_with(tmp_path):
+    fleet = FakeFleet(faults=fault("actor", "rollout", words="Boom", incarnations=[1, 2, 3]))
+    fleet.at(10.0, lambda: fleet.kill("actor", 1))
+    run = make_run(fleet, max_failures=3, max_env_steps=10**6, saving=_saving(tmp_path, seconds=1_000.0))
+    with pytest.raises(RoleFailure, match=r"actor-1 .*failed 3 times running"):
+        run.supervisor.run()
+    run.finish()
+    again = make_run(start=newest_start(tmp_path))
+    assert again.supervisor.run() == "max_env_steps"
+    assert again.learner.restored == [run.learner.steps]
+    assert again.replay.rows[: run.replay.inserted] == run.replay.rows

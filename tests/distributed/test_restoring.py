@@ -246,6 +246,24 @@ def test_run_that_goes_on_from_an_older_checkpoint_keeps_those_it_makes(tmp_path
     assert _newest(tmp_path)["journal"]["counters"] == vars(run.counters)
 
 
+@pytest.mark.parametrize("role", ["learner", "replay"])
+@pytest.mark.parametrize("goes_back", [True, False])
+def test_role_that_dies_takes_no_checkpoint_of_another_run(tmp_path, role, goes_back):
+    _interrupted(tmp_path, 4_000)
+    store = Store(str(tmp_path))
+    *_, older, _ = store.numbers()
+    start = Start(store, store.verify(older), []) if goes_back else None  # else it has nothing to go on from
+    fleet = FakeFleet()
+    fleet.at(5.0, lambda: fleet.kill(role))
+    run = make_run(fleet, start=start, saving=_saving(tmp_path, seconds=1_000.0))
+    run.supervisor.run()
+    first, second = (handle.object.restored for handle in fleet.started if handle.role == role)
+    assert first == second
+    assert run.learner.restored == ([older] if goes_back else [])
+    indexes = [record.arguments[0]["inserted"] for record in fleet.calls_of("replay", "set_index")]
+    assert set(indexes) == ({start.document["replay"]["index"]["inserted"]} if goes_back else set())
+
+
 def test_actors_of_a_run_that_goes_on_play_other_episodes_than_before(tmp_path):
     before = _interrupted(tmp_path)
     run = make_run(actors=3, start=newest_start(tmp_path))
@@ -323,11 +341,12 @@ def test_everything_is_accounted_for_under_a_storm_of_deaths(tmp_path, seed, sec
         assert again.learner.steps == run.learner.steps
 
 
-def test_metrics_stay_sane_when_learner_and_replay_die(tmp_path):
-    fleet = FakeFleet(seconds={"learn": 0.2})
+@pytest.mark.parametrize("seconds", [None, 8.0])
+def test_metrics_stay_sane_when_learner_and_replay_die(tmp_path, seconds):
+    fleet = FakeFleet(seconds={"rollout": 0.7})  # the actors never wait
     fleet.at(12.1, lambda: fleet.kill("replay"))
     fleet.at(20.1, lambda: fleet.kill("learner"))
-    run = make_run(fleet, saving=_saving(tmp_path, seconds=8.0))
+    run = make_run(fleet, saving=_saving(tmp_path, seconds) if seconds else None)
     run.supervisor.run()
     for line in run.console.lines:
         assert line["learner_steps_per_second"] >= 0.0

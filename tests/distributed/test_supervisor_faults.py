@@ -302,6 +302,14 @@ def test_replay_that_keeps_failing_ends_the_run_under_its_own_name(method, words
     assert starts(fleet, "learner") == [0]
 
 
+def test_replay_whose_batches_are_learned_from_between_its_failures_lets_the_run_go_on():
+    # Two calls of `sample` of every life complete, the third raises.
+    fleet = FakeFleet(faults=fault("replay", "sample", 3))
+    run = make_run(fleet, max_failures=2)
+    assert run.supervisor.run() == "max_env_steps"
+    assert run.counters.replay_restarts > 5
+
+
 def test_what_a_replaced_replay_still_answered_counts_for_nothing():
     # The fourth call of `sample` raises; an insert queued behind it ends at the same instant.
     fleet = FakeFleet(
