@@ -138,14 +138,17 @@ def test_named_url_without_checkpoints_or_of_no_known_kind_is_an_error_that_name
 
 def test_run_goes_on_in_the_folder_that_was_given_or_in_that_of_the_run_that_is_named(run_dir, tmp_path):
     other = str(tmp_path / "other")
-    assert run_folder(config_of(None, resume=None)) is None
-    assert run_folder(config_of(other, resume=None)) == other
-    assert run_folder(config_of(other, resume="auto")) == other
-    assert run_folder(config_of(other, resume=str(run_dir))) == other
-    assert run_folder(config_of(None, resume=str(run_dir))) == str(run_dir)
+    assert run_folder(config_of(None, resume=None)) == (None, False)
+    assert run_folder(config_of(other, resume=None)) == (other, False)
+    assert run_folder(config_of(other, resume="auto")) == (other, True)
+    assert run_folder(config_of(other, resume=str(run_dir))) == (other, False)
+    assert run_folder(config_of(run_dir, resume=str(run_dir))) == (str(run_dir), True)
+    assert run_folder(config_of(None, resume=str(run_dir))) == (str(run_dir), True)
     # A checkpoint by itself may be any one of a run, which is left as it is.
-    assert run_folder(config_of(None, resume=f"{run_dir}/checkpoints/checkpoint-000000000100.json")) is None
-    assert run_folder(config_of(None, resume="memory://somewhere")) is None
+    manifest = f"{run_dir}/checkpoints/checkpoint-000000000100.json"
+    assert run_folder(config_of(None, resume=manifest)) == (None, False)
+    assert run_folder(config_of(run_dir, resume=manifest)) == (str(run_dir), True)
+    assert run_folder(config_of(None, resume="memory://somewhere")) == (None, False)
 
 
 def test_checkpoints_are_in_the_runs_folder_unless_another_is_given():
