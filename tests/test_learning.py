@@ -19,6 +19,7 @@ def test_cart_pole_is_solved_by_every_preset(preset, start_run):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's, when it saves
 def test_lecture_keeps_the_pole_up_for_sixty_steps_within_fifty_episodes(tmp_path):
     means = []
     for seed in range(100, 105):
