@@ -23,7 +23,7 @@ class AsyncSaver:
 
     Args:
         checkpoints: where to; None means never.
-        seconds: from the end of one to the begin of the next.
+        seconds: from when one is handed to the writer to the begin of the next.
         with_replay: save replay, too.
         about: what a checkpoint says of the run.
         executor: runs what is written, one task at a time.
