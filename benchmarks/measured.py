@@ -25,7 +25,7 @@ class Run:
         final: mean greedy return of the final weights.
         eval_env_steps: `[N]`, env steps at each regular evaluation.
         eval_returns: `[N]`, its mean return.
-        seconds: of the whole training command, nan where there was none.
+        seconds: of the processor for the whole training command, nan where there was none.
         versions: of Python and packages.
         machine: what it ran on.
     """
@@ -49,10 +49,11 @@ class Run:
 
 
 def is_trained(run_dir: Path, row: Row) -> bool:
-    """Whether training went on to the end of its budget."""
-    summary = _read(run_dir / "summary.json")
-    end = ("max_env_steps", row.task.env_steps)
-    return row.options is None or (summary.get("reason"), summary.get("env_steps")) == end
+    """Whether training went on to the end of its budget, and what that took is known."""
+    if row.options is None:
+        return True
+    summary, end = _read(run_dir / "summary.json"), ("max_env_steps", row.task.env_steps)
+    return (summary.get("reason"), summary.get("env_steps")) == end and (run_dir / "cost.json").exists()
 
 
 def is_complete(run_dir: Path, row: Row) -> bool:
@@ -91,7 +92,7 @@ def _read_run(run_dir: Path) -> Run:
         final=_read(run_dir / "final_evaluation.json")["mean"],
         eval_env_steps=np.array([line["env_steps"] for line in evaluations], np.float64),
         eval_returns=np.array([line["eval_return_mean"] for line in evaluations], np.float64),
-        seconds=_read(run_dir / "summary.json").get("total_seconds", float("nan")),
+        seconds=_read(run_dir / "cost.json").get("cpu_seconds", float("nan")),
         versions=_read(run_dir / "config.json").get("versions", {}),
         machine=_read(run_dir / "machine.json"),
     )

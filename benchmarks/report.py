@@ -39,7 +39,8 @@ HOW_TO_READ = f"""\
   few seeds that interval is rather too narrow.
 - *Env steps to the goal*: at the first regular evaluation (20 greedy episodes) whose mean reaches the goal;
   `never` counts as more than any number.
-- *Seconds* are those of the whole training command: start, training, evaluations.
+- *Seconds* are those of the processor, for the whole training command: start, training, evaluations. It
+  has one busy thread, so on an idle machine it takes about as long; other work beside it does not count.
 - Lines in the pictures are medians over the seeds, bands reach from the least to the most. Where final
   weights are compared, a dot is a seed, the black line the IQM, the bar its interval."""
 
@@ -315,7 +316,7 @@ def _machines(results: Results) -> str:
     lines = sorted(machines)
     lines += [f"- {name} {', '.join(sorted(found))}" for name, found in versions.items()]
     hours = sum(run.seconds for run in runs if run.seconds == run.seconds) / 3600  # without nan
-    return "\n".join([*lines, f"- {number(hours)} hours of training commands in all"])
+    return "\n".join([*lines, f"- {number(hours)} hours of the processor for training in all"])
 
 
 def _finals(runs: Sequence[Run]) -> list[str]:

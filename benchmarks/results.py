@@ -15,6 +15,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -119,12 +120,14 @@ def make_run(folder: Path, row: Row, seed: int, jobs: int) -> tuple[float, float
     try:
         if not is_trained(run_dir, row):
             shutil.rmtree(run_dir, ignore_errors=True)
-            _python(row.train_command(seed, str(run_dir)), origin)
+            _, cpu_seconds = _python(row.train_command(seed, str(run_dir)), origin)
+            _write_json(run_dir / "cost.json", {"cpu_seconds": cpu_seconds})
         if row.options is None:
             run_dir.mkdir(parents=True, exist_ok=True)
             evaluation = play_at_random(row.task.env, EPISODES, seed)
         else:
-            evaluation = json.loads(_python(row.evaluate_command(seed, str(run_dir)), origin))
+            text, _ = _python(row.evaluate_command(seed, str(run_dir)), origin)
+            evaluation = json.loads(text)
     except subprocess.CalledProcessError as error:
         command = " ".join(map(str, error.cmd))
         mistake = (
@@ -204,14 +207,22 @@ def machine(env: str) -> dict[str, Any]:
     }
 
 
-def _python(arguments: Sequence[str], cwd: Path) -> str:
-    """What a Python command prints.
+def _python(arguments: Sequence[str], cwd: Path) -> tuple[str, float]:
+    """What a Python command prints, and the CPU seconds it takes.
 
     Raises:
         subprocess.CalledProcessError: it failed.
     """
     command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True).stdout
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, cwd=cwd, stdout=output, stderr=errors)
+        _, status, usage = os.wait4(process.pid, 0)  # unlike `wait`, it tells what the process took
+        process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        errors.seek(0)
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command, output.read(), errors.read())
+        return output.read(), usage.ru_utime + usage.ru_stime
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -30,10 +30,11 @@ def make_run_folder(
         for count, mean in zip(steps, returns, strict=True)
         for value in (None, mean)  # a line of progress comes before that of each evaluation
     ]
-    summary = {"reason": "max_env_steps", "env_steps": row.task.env_steps, "total_seconds": seconds}
+    summary = {"reason": "max_env_steps", "env_steps": row.task.env_steps}
     files = {"machine": MACHINE, "final_evaluation": {"mean": final, "episodes": 100}}
     if row.options is not None:
         files |= {"config": {**row.settings(), "seed": seed, "versions": VERSIONS}, "summary": summary}
+        files["cost"] = {"cpu_seconds": seconds}
         (run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for name, content in files.items():
         (run_dir / f"{name}.json").write_text(json.dumps(content))

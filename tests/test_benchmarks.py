@@ -318,7 +318,7 @@ def test_page_names_machine_and_versions_once(tmp_path: Path) -> None:
 
     assert page.count("- 2 cores, Abacus 3000, Linux; 1 run at a time\n") == 1
     assert page.count("- python 3.11.7\n") == 1
-    assert "- 1.0 hours of training commands in all\n" in page  # 2 x 1800 s
+    assert "- 1.0 hours of the processor for training in all\n" in page  # 2 x 1800 s
 
 
 def test_report_draws_pictures_of_sensible_size(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from benchmark_runs import make_run_folder
 from experiments import ABLATION, ACROBOT_DEFAULT, CARTPOLE_DEFAULT, PRESETS, RANDOM, SECTIONS
 from measured import read_runs
-from results import Pace, main, make_runs, plan, play_at_random
+from results import Pace, _python, main, make_runs, plan, play_at_random
 
 EVALUATION = {"mean": 321.5, "standard_deviation": 1.0, "episodes": 100, "seed": 0}
 
@@ -22,18 +22,18 @@ class Commands:
         self.fails_on = ""
         self.fails_with: BaseException = subprocess.CalledProcessError(7, ["python"], "", "it went wrong")
 
-    def __call__(self, arguments: Sequence[str], _cwd: Path) -> str:
+    def __call__(self, arguments: Sequence[str], _cwd: Path) -> tuple[str, float]:
         call = " ".join(arguments)
         self.calls.append(call)
         if self.fails_on and self.fails_on in call:
             raise self.fails_with
         if arguments[1] == "distdqn.evaluate":
-            return json.dumps(EVALUATION)
+            return json.dumps(EVALUATION), 0.5
         run_dir = Path(arguments[-1])
         row = {row.folder: row for rows in SECTIONS.values() for row in rows}[run_dir.parent.name]
         make_run_folder(run_dir.parents[1], row, int(run_dir.name), -1.0, [1.0])
         (run_dir / "final_evaluation.json").unlink()
-        return ""
+        return "", 12.5
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_run_is_trained_and_its_final_weights_are_evaluated(tmp_path: Path, comm
     assert train.endswith(f"--seed 105 --run-dir {run_dir}")
     assert evaluate == f"-m distdqn.evaluate {run_dir} --final --episodes 100 --seed 105"
     (run,), left_out = read_runs(tmp_path, CARTPOLE_DEFAULT)
-    assert (run.seed, run.final, run.machine["jobs"], left_out) == (105, 321.5, 1, {})
+    assert (run.seed, run.final, run.seconds, run.machine["jobs"], left_out) == (105, 321.5, 12.5, 1, {})
 
 
 def test_runs_that_are_complete_are_skipped(
@@ -198,3 +198,18 @@ def test_command_line_refuses_a_section_that_does_not_exist(capsys: pytest.Captu
         main(["run", "--output", "x", "--only", "stability,stabilty"])
 
     assert "no such section: stabilty" in capsys.readouterr().err
+
+
+def test_cpu_seconds_of_a_command_leave_waiting_out(tmp_path: Path) -> None:
+    printed, cpu_seconds = _python(["-c", "import time; time.sleep(0.5); print(1)"], tmp_path)
+
+    assert printed == "1\n"
+    assert 0 < cpu_seconds < 0.45
+
+
+def test_a_command_that_fails_is_told_with_what_it_wrote(tmp_path: Path) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        _python(["-c", "import sys; print(1); sys.exit('it went wrong')"], tmp_path)
+
+    assert (caught.value.returncode, caught.value.stdout) == (1, "1\n")
+    assert caught.value.stderr == "it went wrong\n"
