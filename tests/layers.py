@@ -4,8 +4,16 @@
 LAYERS = [
     ["frames", "errors"],
     ["transition", "seeding", "schedules", "pacing", "stopping", "option_types", "presets", "noisy"],
-    ["option_checks", "torsos", "user_network", "policy_layers", "tensorflow_process", "storage.errors"],
-    ["acting.families", "acting.first_episodes", "replay.ring"],
+    [
+        "option_fields",
+        "option_checks",
+        "torsos",
+        "user_network",
+        "policy_layers",
+        "tensorflow_process",
+        "storage.errors",
+    ],
+    ["acting.families", "acting.first_episodes", "replay.ring", "algorithm_options", "run_options"],
     ["acting.environments", "acting.exploration", "acting.n_step", "replay.sum_tree", "replay.frame_store"],
     ["config", "policy", "translation", "acting.not_finite", "acting.recovery"],
     ["replay.samplers", "replay.sizes", "storage.arrays", "storage.files"],

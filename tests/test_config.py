@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from distdqn.config import Config, Range
+from distdqn.config import Config
 from distdqn.errors import ConfigError, DistdqnError
+from distdqn.option_types import Range
 
 
 def mistakes_of(**options: Any) -> list[str]:
