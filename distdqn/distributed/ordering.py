@@ -1,0 +1,189 @@
+"""Who may go on: rollouts, learning and evaluations are ordered from counters alone."""
+
+from dataclasses import dataclass
+
+from distdqn.acting.actor import RolloutOrder
+from distdqn.distributed.calls import Calls, Worker, evaluation_turns
+from distdqn.distributed.fleet import Ref
+from distdqn.distributed.limits import Limits
+from distdqn.distributed.roster import Roster
+from distdqn.goal import Budget, EvaluationOrder, Goal
+from distdqn.pacing import Pacing
+from distdqn.reporting.journal import Journal
+
+_CALLS_AHEAD = 2  # under way to each actor and to the learner: one runs, one is queued
+
+
+@dataclass(frozen=True)
+class Published:
+    """The newest weights, by reference."""
+
+    ref: Ref
+    weights_version: tuple[int, int]
+    learner_steps: int
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What a learner's call was made with."""
+
+    batches: Ref
+    replay: Worker
+    learning_rate: float
+
+
+class Orders:
+    """Orders what may go on, and counts what is granted but not over yet.
+
+    Attributes:
+        weights: the newest that the learner has published, or None.
+        is_compiled: whether the learner there is now has compiled its update.
+        env_steps_under_way: of rollouts that replay has not accepted yet.
+        published_at: learner steps when weights were last ordered.
+    """
+
+    def __init__(
+        self,
+        calls: Calls,
+        limits: Limits,
+        goal: Goal,
+        budget: Budget,
+        pacing: Pacing,
+        journal: Journal,
+        roster: Roster,
+    ) -> None:
+        self._calls = calls
+        self._limits = limits
+        self._goal = goal
+        self._budget = budget
+        self._pacing = pacing
+        self._journal = journal
+        self._roster = roster
+        self._turn = 0  # index of the actor to be asked next
+        self.weights: Published | None = None
+        self.is_compiled = False
+        self.env_steps_under_way = 0
+        self.published_at = journal.counters.learner_steps
+
+    def send(self) -> None:
+        """Orders all that may go on now."""
+        self._order_rollouts()
+        self._order_learning()
+        self._order_evaluation()
+
+    def finished(self) -> str | None:
+        """Why there is nothing left to order, or None."""
+        if self._goal.reached:
+            return "goal_reached"
+        if self._budget.is_out_of_time(self._journal.seconds):
+            return "max_seconds"
+        if self._budget.is_out_of_episodes(self._journal.counters.episodes):
+            return "max_episodes"
+        if self._budget.env_steps_left(self._journal.counters.env_steps):
+            return None
+        is_working = self._calls.are_under_way("compile", "learn", "evaluate")
+        return None if is_working or self._may_learn() else "max_env_steps"
+
+    def who_waits(self) -> str | None:
+        """`actors` or `learner`, if that side has nothing to do until the other goes on."""
+        if not self.is_compiled:
+            return None
+        if not self._roster.learner.under_way:
+            return "learner"
+        return None if self._calls.are_under_way("rollout") else "actors"
+
+    def take_weights(self, published: Published) -> None:
+        """Takes in weights, unless newer ones are there."""
+        if self.weights is not None and published.weights_version <= self.weights.weights_version:
+            return
+        self.weights = published
+        self._journal.add_published(published.weights_version)
+
+    def send_evaluation(self, order: EvaluationOrder) -> None:
+        """Has the evaluator make this evaluation."""
+        self._calls.send(
+            "evaluate",
+            self._roster.evaluator,
+            order.weights,
+            order.episodes,
+            order.number,
+            detail=order,
+            turns=evaluation_turns(order.episodes),
+        )
+
+    @property
+    def samples_under_way(self) -> int:
+        """Transitions that granted calls of the learner draw."""
+        return self._calls.count_under_way("learn") * self._limits.samples_per_call
+
+    def _order_rollouts(self) -> None:
+        """Orders rollouts: one from each actor before a second from any, and in turns."""
+        for ahead in range(_CALLS_AHEAD):
+            turns = self._roster.actors[self._turn :] + self._roster.actors[: self._turn]
+            for actor in turns:
+                if actor.under_way - (not actor.about) != ahead:  # not counting `identify`
+                    continue
+                env_steps = self._journal.counters.env_steps
+                left = self._budget.env_steps_left(env_steps + self.env_steps_under_way)
+                if not left or not self._may_act():
+                    return
+                order = RolloutOrder(env_steps, min(left, self._limits.steps_per_rollout))
+                self.env_steps_under_way += order.limit
+                self._calls.send("rollout", actor, order, *self._news_for(actor), returns=2, detail=order)
+                self._turn = (actor.index + 1) % len(self._roster.actors)
+
+    def _news_for(self, actor: Worker) -> tuple[Ref, ...]:
+        """The newest weights, unless they have been sent to this actor."""
+        if self.weights is None or actor.weights_version == self.weights.weights_version:
+            return ()
+        actor.weights_version = self.weights.weights_version
+        return (self.weights.ref,)
+
+    def _order_learning(self) -> None:
+        """Has replay draw batches and the learner learn from them, one call ahead."""
+        limits, roster = self._limits, self._roster
+        while roster.learner.under_way < _CALLS_AHEAD and self._may_learn():
+            if self._journal.train_seconds_begin is None:
+                self._journal.train_seconds_begin = self._journal.seconds
+            learner_steps = self._learner_steps + limits.updates_per_call
+            publish = learner_steps - self.published_at >= limits.publish_period
+            if publish:
+                self.published_at = learner_steps
+            order = limits.schedules.at(self._journal.counters.env_steps)
+            # Not waited for here: the learner's call starts once its batches are there.
+            (batches,) = self._calls.fleet.call(
+                roster.replay.handle,
+                "sample",
+                limits.updates_per_call,
+                limits.batch_size,
+                order.importance_exponent,
+            )
+            detail = Learning(batches, roster.replay, order.learning_rate)
+            self._calls.send(
+                "learn", roster.learner, batches, publish, order.learning_rate, returns=3, detail=detail
+            )
+
+    def _order_evaluation(self) -> None:
+        """Orders the evaluation that is due, one at a time, of weights of the learner there is now."""
+        if self.weights is None or self._calls.are_under_way("evaluate"):
+            return
+        if self.weights.weights_version[0] != self._roster.learner.incarnation:
+            return
+        order = self._goal.next_order(self.weights.ref, self.weights.learner_steps)
+        if order is not None:
+            self.send_evaluation(order)
+
+    @property
+    def _learner_steps(self) -> int:
+        """Learner steps made, those of granted calls included."""
+        under_way = self._calls.count_under_way("learn") * self._limits.updates_per_call
+        return self._journal.counters.learner_steps + under_way
+
+    def _may_act(self) -> bool:
+        counters = self._journal.counters
+        return self._pacing.may_insert(counters.inserted + self.env_steps_under_way, counters.sampled)
+
+    def _may_learn(self) -> bool:
+        counters, count = self._journal.counters, self._limits.samples_per_call
+        sampled = counters.sampled + self.samples_under_way
+        return self.is_compiled and self._pacing.may_sample(counters.inserted, sampled, count)
