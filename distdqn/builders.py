@@ -7,7 +7,7 @@ from typing import Any
 from distdqn.acting.actor import Actor, EarlyEnd
 from distdqn.acting.environments import EnvironmentSpec
 from distdqn.acting.evaluator import Evaluator
-from distdqn.acting.exploration import epsilon_ladder
+from distdqn.acting.exploration import EpsilonLadder
 from distdqn.config import Config
 from distdqn.goal import Budget, Goal
 from distdqn.learning.heads import CategoricalHead, Head, QuantileHead, ValueHead
@@ -19,7 +19,6 @@ from distdqn.replay.buffer import Replay
 from distdqn.replay.samplers import PrioritizedSampler, UniformSampler
 from distdqn.schedules import LearningSchedules, LinearSchedule, Schedule, make_schedule
 from distdqn.torsos import choose_torso
-from distdqn.transition import FloatArray
 
 _ATOMS = {"value": 1, "quantile": 11, "categorical": 51}  # measured here; Bellemare et al. (2017)
 
@@ -48,7 +47,9 @@ def actor_blueprint(config: Config, spec: EnvironmentSpec, index: int, incarnati
             "n_step": config.n_step,
             "discount": config.discount,
             "epsilon": _epsilon(config),
-            "epsilon_ladder": _rungs(config, index) if config.epsilon_ladder else None,
+            "epsilon_ladder": EpsilonLadder(config.epsilon_ladder_base, config.epsilon_ladder_exponent)
+            if config.epsilon_ladder
+            else None,
             "reward_scale": config.reward_scale,
             "reward_clip": config.reward_clip,
             "early_end": None
@@ -185,17 +186,6 @@ def make_learning_schedules(config: Config) -> LearningSchedules:
     )
 
 
-def _rungs(config: Config, index: int) -> FloatArray:
-    """Actor `index`'s part `[E]` of the epsilon ladder of all environments of all actors.
-
-    Every actor gets rungs from the whole length of the ladder.
-    """
-    ladder = epsilon_ladder(
-        config.actors * config.envs_per_actor, config.epsilon_ladder_base, config.epsilon_ladder_exponent
-    )
-    return ladder[index :: config.actors]
-
-
 def make_goal(config: Config, spec: EnvironmentSpec) -> Goal:
     """The goal that `target_return` names."""
     target = spec.reward_threshold if config.target_return == "auto" else config.target_return
@@ -219,11 +209,10 @@ def samples_per_insert(config: Config, is_image: bool) -> float:
 def make_pacing(config: Config, spec: EnvironmentSpec) -> Pacing:
     """Pacing that always lets every actor have one rollout under way and the learner two calls."""
     ratio = samples_per_insert(config, spec.is_image)
-    rollouts = config.actors * config.envs_per_actor * config.rollout_length
-    calls = 2 * config.updates_per_call * config.batch_size
     return Pacing(
         samples_per_insert=ratio,
         tolerance=config.samples_per_insert_tolerance,
         min_size=config.min_size,
-        slack=ratio * rollouts + calls,
+        slack=2 * config.updates_per_call * config.batch_size,
+        slack_per_actor=ratio * config.envs_per_actor * config.rollout_length,
     )

@@ -24,12 +24,14 @@ class Pacing:
         slack: backlog always allowed, in samples. The ratio is held from the point on
             where the tolerance exceeds it; at least one learner call, or actors would
             stop before the learner may go.
+        slack_per_actor: the same for each actor there is, on top of it.
     """
 
     samples_per_insert: float
     tolerance: float
     min_size: int
     slack: float
+    slack_per_actor: float = 0.0
 
     def may_sample(self, inserted: int, sampled: int, count: int) -> bool:
         """Whether the learner may draw `count` more transitions.
@@ -43,15 +45,17 @@ class Pacing:
             return False
         return sampled + count <= self.goal(inserted)
 
-    def may_insert(self, inserted: int, sampled: int) -> bool:
+    def may_insert(self, inserted: int, sampled: int, actors: int = 1) -> bool:
         """Whether an actor may start another rollout.
 
         Args:
             inserted: transitions in replay so far, those of rollouts under way included.
             sampled: transitions drawn so far.
+            actors: how many there are.
         """
         goal = self.goal(inserted)
-        return goal - sampled <= max(self.slack, self.tolerance * goal)
+        slack = self.slack + actors * self.slack_per_actor
+        return goal - sampled <= max(slack, self.tolerance * goal)
 
     def goal(self, inserted: int) -> float:
         """Samples that belong to `inserted`."""

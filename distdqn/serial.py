@@ -139,9 +139,9 @@ def _orders(env_steps: int, budget: Budget, actors: int, steps_per_rollout: int)
     """One order for each actor, which together stay within the budget."""
     orders = []
     ordered = env_steps
-    for _ in range(actors):
+    for place in range(actors):
         limit = min(steps_per_rollout, budget.env_steps_left(ordered))
-        orders.append(RolloutOrder(env_steps, limit))
+        orders.append(RolloutOrder(env_steps, limit, place, actors))
         ordered += limit
     return orders
 

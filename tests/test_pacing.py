@@ -129,3 +129,13 @@ def test_learner_may_sample_up_to_the_goal_and_not_beyond() -> None:
 
     assert pacing.may_sample(inserted=150, sampled=36, count=64)  # 36 + 64 = 2 * 50
     assert not pacing.may_sample(inserted=150, sampled=37, count=64)
+
+
+def test_each_actor_adds_to_the_backlog_that_is_always_allowed() -> None:
+    pacing = Pacing(samples_per_insert=2.0, tolerance=0.1, min_size=100, slack=64.0, slack_per_actor=20.0)
+
+    # Backlogs of 84, 85, 104 and 105 samples: 2 * (inserted - 100) - sampled.
+    assert pacing.may_insert(inserted=142, sampled=0, actors=1)
+    assert not pacing.may_insert(inserted=143, sampled=1, actors=1)
+    assert pacing.may_insert(inserted=152, sampled=0, actors=2)
+    assert not pacing.may_insert(inserted=153, sampled=1, actors=2)

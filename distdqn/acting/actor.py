@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from distdqn.acting.environments import EnvironmentSource, environment_name
-from distdqn.acting.exploration import epsilon_greedy_actions
+from distdqn.acting.exploration import EpsilonLadder, epsilon_greedy_actions
 from distdqn.acting.n_step import NStepWindows, Steps
 from distdqn.acting.not_finite import FiniteSteps
 from distdqn.acting.recovery import RecoveringBatch
@@ -27,10 +27,14 @@ class RolloutOrder:
     Attributes:
         env_steps: total of the run when the order was given; sets epsilon.
         limit: most env steps to take.
+        place: of the actor among all that act now, from 0.
+        places: how many act now. With `place` it sets the rungs of the epsilon ladder.
     """
 
     env_steps: int
     limit: int
+    place: int = 0
+    places: int = 1
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ class Actor:
         seed: of the run.
         index: of this actor.
         incarnation: how many lives it had before.
-        epsilon_ladder: `[E]`, a fixed epsilon for each environment instead of `epsilon`.
+        epsilon_ladder: a fixed epsilon for each environment instead of `epsilon`.
         reward_scale: what rewards are multiplied with before they are learned from.
         reward_clip: rewards are then cut to plus or minus this; None means never.
         early_end: what to learn in place of the reward where an episode ends early.
@@ -154,7 +158,7 @@ class Actor:
         seed: int,
         index: int,
         incarnation: int,
-        epsilon_ladder: FloatArray | None = None,
+        epsilon_ladder: EpsilonLadder | None = None,
         reward_scale: float = 1.0,
         reward_clip: float | None = None,
         early_end: EarlyEnd | None = None,
@@ -198,7 +202,7 @@ class Actor:
         begin = time.perf_counter()
         if weights is not None:
             self._weights, self._policy = weights, make_policy(weights)
-        epsilon = self._epsilon_now(order.env_steps)  # [E]
+        epsilon = self._epsilon_now(order)  # [E]
         seen = self._act(order.limit, epsilon)
         not_finite = self._finite.leave_out(seen.steps)
         ended = [episode for episode in seen.ended if seen.steps.is_transition[episode[:2]]]
@@ -277,11 +281,11 @@ class Actor:
             used += 1
         return _Seen(steps[:used], ended, env_seconds, network_seconds)
 
-    def _epsilon_now(self, env_steps: int) -> FloatArray:
+    def _epsilon_now(self, order: RolloutOrder) -> FloatArray:
         """Probability of a random action in each environment, `[E]`; 1 before the first weights."""
         if self._policy is not None and self._epsilon_ladder is not None:
-            return self._epsilon_ladder
-        epsilon = self._epsilon.at(env_steps) if self._policy is not None else 1.0
+            return self._epsilon_ladder.rungs(self._environments, order.place, order.places)
+        epsilon = self._epsilon.at(order.env_steps) if self._policy is not None else 1.0
         return np.full(self._environments, epsilon)
 
     def _with_priority(self, transitions: Transitions) -> Transitions:

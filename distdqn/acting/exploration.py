@@ -1,8 +1,33 @@
 """Epsilon-greedy action selection."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from distdqn.transition import FloatArray, IntArray
+
+
+@dataclass(frozen=True)
+class EpsilonLadder:
+    """A fixed epsilon for each environment of all actors.
+
+    Attributes:
+        base: the largest epsilon, in (0, 1).
+        exponent: how far the ladder reaches down.
+    """
+
+    base: float
+    exponent: float
+
+    def rungs(self, environments: int, place: int, places: int) -> FloatArray:
+        """One actor's part `[E]` of the ladder; each part has rungs from its whole length.
+
+        Args:
+            environments: of one actor, `E`.
+            place: of the actor, from 0.
+            places: how many actors share the ladder.
+        """
+        return epsilon_ladder(places * environments, self.base, self.exponent)[place::places]
 
 
 def epsilon_ladder(environments: int, base: float, exponent: float) -> FloatArray:

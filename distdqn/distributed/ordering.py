@@ -59,7 +59,7 @@ class Orders:
         self._pacing = pacing
         self._journal = journal
         self._roster = roster
-        self._turn = 0  # index of the actor to be asked next
+        self._turn = 0  # index of the actor to be asked next, if there is one
         self.weights: Published | None = None
         self.is_compiled = False
         self.env_steps_under_way = 0
@@ -118,19 +118,20 @@ class Orders:
 
     def _order_rollouts(self) -> None:
         """Orders rollouts: one from each actor before a second from any, and in turns."""
+        acting = self._roster.acting
         for ahead in range(_CALLS_AHEAD):
-            turns = self._roster.actors[self._turn :] + self._roster.actors[: self._turn]
-            for actor in turns:
-                if actor.under_way - (not actor.about) != ahead:  # not counting `identify`
+            for place, actor in sorted(enumerate(acting), key=lambda each: each[1].index < self._turn):
+                if actor.under_way != ahead:
                     continue
                 env_steps = self._journal.counters.env_steps
                 left = self._budget.env_steps_left(env_steps + self.env_steps_under_way)
-                if not left or not self._may_act():
+                if not left or not self._may_act(len(acting)):
                     return
-                order = RolloutOrder(env_steps, min(left, self._limits.steps_per_rollout))
+                limit = min(left, self._limits.steps_per_rollout)
+                order = RolloutOrder(env_steps, limit, place, len(acting))
                 self.env_steps_under_way += order.limit
                 self._calls.send("rollout", actor, order, *self._news_for(actor), returns=2, detail=order)
-                self._turn = (actor.index + 1) % len(self._roster.actors)
+                self._turn = actor.index + 1
 
     def _news_for(self, actor: Worker) -> tuple[Ref, ...]:
         """The newest weights, unless they have been sent to this actor."""
@@ -179,9 +180,10 @@ class Orders:
         under_way = self._calls.count_under_way("learn") * self._limits.updates_per_call
         return self._journal.counters.learner_steps + under_way
 
-    def _may_act(self) -> bool:
+    def _may_act(self, actors: int) -> bool:
         counters = self._journal.counters
-        return self._pacing.may_insert(counters.inserted + self.env_steps_under_way, counters.sampled)
+        inserted = counters.inserted + self.env_steps_under_way
+        return self._pacing.may_insert(inserted, counters.sampled, actors)
 
     def _may_learn(self) -> bool:
         counters, count = self._journal.counters, self._limits.samples_per_call

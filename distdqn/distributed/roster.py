@@ -30,6 +30,11 @@ class Roster:
         """All of them."""
         return [self.learner, self.replay, self.evaluator, *self.actors]
 
+    @property
+    def acting(self) -> list[Worker]:
+        """The actors that can be asked for rollouts: their processes are up."""
+        return [actor for actor in self.actors if actor.about]
+
     def is_on(self, worker: Worker) -> bool:
         """Whether this process fills its place now."""
         return any(worker is each for each in self.everyone())

@@ -8,6 +8,7 @@ from gymnasium.vector import AutoresetMode
 from toy_environments import COUNTING_IDS, LENGTHS, CountingEnvironment
 
 from distdqn.acting.actor import Actor, RolloutOrder
+from distdqn.acting.exploration import EpsilonLadder, epsilon_ladder
 from distdqn.policy import PolicyWeights
 from distdqn.schedules import LinearSchedule
 from distdqn.seeding import make_integer_seed
@@ -360,7 +361,7 @@ def test_rewards_are_scaled_and_then_clipped_but_returns_are_not():
 
 
 def test_each_environment_explores_by_its_own_rung_of_the_ladder():
-    ladder = np.array([1.0, 0.0, 0.0, 0.0], np.float32)
+    ladder = EpsilonLadder(0.999, 1e6)  # of four environments: 0.999, 0, 0, 0
     actor = make_actor(COUNTING_IDS[MODES[0]], epsilon_ladder=ladder, rollout_length=200)
 
     report, chunk = actor.rollout(PLENTY, make_weights([0.0, 1.0, 0.0]))
@@ -368,4 +369,18 @@ def test_each_environment_explores_by_its_own_rung_of_the_ladder():
     seeds = chunk.observation[:, 0]
     explored = {seed: set(chunk.action[seeds == seed].tolist()) for seed in np.unique(seeds)}
     assert list(explored.values()) == [{0, 1, 2}, {1}, {1}, {1}]
-    assert report.epsilon == pytest.approx(0.25)
+    assert report.epsilon == pytest.approx(0.999 / 4)
+
+
+def test_rungs_of_an_actor_change_with_the_number_of_actors_in_its_orders():
+    actor = make_actor(COUNTING_IDS[MODES[0]], epsilon_ladder=EpsilonLadder(0.4, 7.0))
+    weights = make_weights([0.0, 1.0, 0.0])
+
+    alone, first, second = (
+        actor.rollout(RolloutOrder(0, 10**9, place, places), weights)[0].epsilon
+        for place, places in ((0, 1), (0, 2), (1, 2))
+    )
+
+    four, eight = epsilon_ladder(4, 0.4, 7.0), epsilon_ladder(8, 0.4, 7.0)
+    assert alone == pytest.approx(four.mean())
+    assert (first, second) == (pytest.approx(eight[::2].mean()), pytest.approx(eight[1::2].mean()))

@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
 
-from distdqn.acting.exploration import epsilon_greedy_actions, epsilon_ladder, greedy_actions
+from distdqn.acting.exploration import (
+    EpsilonLadder,
+    epsilon_greedy_actions,
+    epsilon_ladder,
+    greedy_actions,
+)
 
 
 def test_ladder_goes_from_its_base_down_to_the_last_power():
@@ -12,6 +17,14 @@ def test_ladder_goes_from_its_base_down_to_the_last_power():
 
 def test_ladder_of_one_environment_is_its_middle():
     assert epsilon_ladder(1, 0.4, 7.0).tolist() == pytest.approx([0.4 ** (1 + 7 * 0.5)], rel=1e-6)
+
+
+@pytest.mark.parametrize("actors", [1, 2, 8])
+def test_actors_together_hold_every_rung_of_the_ladder_once(actors):
+    ladder = EpsilonLadder(0.4, 7.0)
+    held = np.concatenate([ladder.rungs(4, place, actors) for place in range(actors)])
+
+    assert sorted(held, reverse=True) == epsilon_ladder(4 * actors, 0.4, 7.0).tolist()
 
 
 def test_greedy_action_is_the_one_with_the_largest_q_value():

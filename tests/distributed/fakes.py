@@ -169,8 +169,10 @@ def make_run(
     calls = Calls(fleet, env_timeout_seconds, start_timeout_seconds, fleet.clock)
     limits = make_limits(actors, steps_per_rollout, **limits)
     if slack is None:  # as `builders.make_pacing` chooses it
-        slack = samples_per_insert * actors * steps_per_rollout + 2 * limits.samples_per_call
-    pacing = Pacing(samples_per_insert, tolerance, min_size, slack)
+        slack, slack_per_actor = 2 * limits.samples_per_call, samples_per_insert * steps_per_rollout
+    else:
+        slack_per_actor = 0.0
+    pacing = Pacing(samples_per_insert, tolerance, min_size, slack, slack_per_actor)
     journal = Journal(directory, console, fleet.now, 10**6, min_size, clock=fleet.clock)
     goal = Goal(target_return, eval_period, eval_episodes=5, confirm_episodes=10)
     if start is not None:  # as `training` does

@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from distributed.fakes import FakeActor, FakeFleet, FakeLearner, make_run
+from distributed.fakes import HANG, FakeActor, FakeFleet, FakeLearner, make_run
 
 from distdqn.schedules import LearningSchedules, LinearSchedule
 
@@ -23,8 +23,18 @@ def test_learner_is_started_before_all_others():
 def test_actors_act_while_the_learner_stillstarts():
     run = make_run(FakeFleet(seconds={"compile": 20.0}))
     run.supervisor.run()
-    assert run.fleet.calls_of("actor", "rollout")[0].at == 0.0
+    assert 1.0 <= run.fleet.calls_of("actor", "rollout")[0].at <= 1.0 + _LOOK  # once they are up
     assert sum(r.at < 20.0 for r in run.fleet.calls_of("replay", "insert")) > 2
+
+
+def test_actor_that_is_never_up_holds_back_nothing_of_the_budget():
+    fleet = FakeFleet(
+        faults=lambda handle, method, _n: HANG if method == "identify" and handle.index == 1 else None
+    )
+    run = make_run(fleet, actors=3, start_timeout_seconds=10_000.0)
+    run.supervisor.run()
+    assert run.counters.env_steps == 5_000
+    assert {record.handle.index for record in fleet.calls_of("actor", "rollout")} == {0, 2}
 
 
 def test_notice_of_the_compiler_is_passed_on_to_the_user():

@@ -56,15 +56,15 @@ def test_actor_that_never_answers_is_replaced_after_its_deadline():
     run.supervisor.run()
     hung = fleet.calls_of("actor", "rollout")[3]
     (replaced_at,) = [r.at for r in fleet.calls_of("actor", "rollout") if r.handle.incarnation == 1][:1]
-    # It was queued behind another call, so it has the time of two.
-    assert hung.at + 2 * 30.0 <= replaced_at <= hung.at + 2 * 30.0 + _LOOK
+    # It was queued behind another call, so it has the time of two; its successor takes one to start.
+    assert hung.at + 2 * 30.0 + 1.0 <= replaced_at <= hung.at + 2 * 30.0 + 1.0 + 2 * _LOOK
     assert run.counters.actor_restarts == 1
     assert run.counters.env_steps == 5_000
 
 
 def test_calls_that_fail_together_make_one_restart():
-    fleet = FakeFleet(seconds={"rollout": 5.0, "start": 2.0})
-    fleet.at(1.0, lambda: fleet.kill("actor", 0))  # `identify` and two rollouts are under way
+    fleet = FakeFleet(seconds={"rollout": 5.0})
+    fleet.at(3.0, lambda: fleet.kill("actor", 0))  # two rollouts are under way
     run = make_run(fleet, actors=1, max_failures=2)
     run.supervisor.run()
     assert starts(fleet, "actor") == [0, 1]
