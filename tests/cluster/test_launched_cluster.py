@@ -1,0 +1,140 @@
+"""One run on hosts that `ray up` starts: one dies, one comes, the job is stopped and submitted again.
+
+Every fact is collected in one go, in the order in which it happens, and then asserted.
+"""
+
+import json
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from cluster.hosts import why_not
+from cluster.launched import HEAD, launchable_cluster
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+_LATE = 4  # the host that is off when the cluster is launched
+_OPTIONS = ("--actors", 4, "--max-env-steps", 10**8, "--checkpoint-seconds", 5)
+
+
+def hosts_of(status):
+    """How many roles there are on each host."""
+    return Counter(entry["host"] for entry in status["roles"] if entry["host"])
+
+
+def is_complete(status):
+    """Whether four actors, learner, replay and evaluator are up."""
+    return hosts_of(status).total() == 7
+
+
+def steps(status):
+    return status["counters"]["learner_steps"]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Five hosts; short paths, for the sockets below them."""
+    if reason := why_not():
+        pytest.skip(reason)
+    folder = Path(tempfile.mkdtemp(prefix="dq-", dir=os.environ.get("CI_FOLDER", "/tmp")))
+    try:
+        with launchable_cluster(folder, hosts=5) as found:
+            yield found
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def seen(cluster):
+    """What happened, in the order in which it did."""
+    facts = {}
+    begin = time.monotonic()
+
+    def note(what):
+        print(f"{time.monotonic() - begin:6.1f} s  {what}", flush=True)
+
+    def wait_until(condition):
+        return cluster.wait_until("run", "first", condition)
+
+    # Seven CPUs for seven roles: each host gets some, and what a dead host had waits for another.
+    cluster.up(on=(2, 3), head_cpus=3, worker_cpus=2)
+    note("three hosts joined")
+    facts["listening"] = cluster.hosts[HEAD].run("ss -ltnH")
+    cluster.submit("first", "run", *_OPTIONS, "--target-return", "none")
+    learning = wait_until(lambda status: steps(status) > 0 and is_complete(status))
+    facts["learning"] = learning
+    note("learning")
+
+    victim = min((2, 3), key=lambda number: is_needed(learning, f"h{number}"))
+    cluster.hosts[victim].kill()
+    cluster.hosts[_LATE].start()
+    facts["victim"] = f"h{victim}"
+    note("one host killed, another one switched on")
+    facts["recovered"] = wait_until(lambda status: f"h{_LATE}" in hosts_of(status) and is_complete(status))
+    note("roles moved to the new host")
+    facts["went on"] = wait_until(lambda status: steps(status) > steps(facts["recovered"]) + 500)
+    note("learning went on")
+
+    cluster.user("ray job stop first")
+    note(f"job stopped: {cluster.status('run')['state']}")
+    facts["output"] = cluster.submit("second", "run", *_OPTIONS, wait=True)
+    facts["summary"] = json.loads((cluster.run_dir("run") / "summary.json").read_text())
+    note("solved")
+    cluster.down()
+    facts["left on the head"] = cluster.hosts[HEAD].programs()
+    note("ray down")
+    return facts
+
+
+def is_needed(status, host):
+    """Whether learner or replay are there: the run waits for them, and goes on without an actor."""
+    return any(entry["host"] == host and not entry["role"].startswith("actor") for entry in status["roles"])
+
+
+def test_run_has_a_role_on_every_host_of_the_launched_cluster(seen):
+    assert set(hosts_of(seen["learning"])) == {"h1", "h2", "h3"}
+
+
+@pytest.mark.usefixtures("seen")
+def test_token_is_its_owners_alone_on_every_host(cluster):
+    for host in cluster.hosts:
+        token = host.home / ".ray" / "auth_token"
+        assert stat.S_IMODE(token.stat().st_mode) == 0o600
+        assert stat.S_IMODE(token.parent.stat().st_mode) == 0o700
+
+
+def test_dashboard_of_the_launched_cluster_listens_on_loopback_alone(seen):
+    listening = [line.split()[3] for line in seen["listening"].splitlines()]
+
+    assert [place for place in listening if place.endswith(":8265")] == ["127.0.0.1:8265"]
+
+
+def test_roles_of_a_killed_host_move_to_one_that_is_switched_on(seen):
+    hosts = hosts_of(seen["recovered"])
+
+    moved = [entry for entry in seen["recovered"]["roles"] if entry["host"] == f"h{_LATE}"]
+
+    assert set(hosts) == {"h1", "h2", "h3", f"h{_LATE}"} - {seen["victim"]}
+    assert is_complete(seen["recovered"])
+    assert all(entry["incarnation"] > 0 for entry in moved)
+
+
+def test_run_whose_host_is_killed_goes_on_learning(seen):
+    assert seen["went on"]["state"] == "running"
+    assert steps(seen["went on"]) > steps(seen["recovered"])
+
+
+def test_job_that_is_stopped_and_resubmitted_goes_on_and_ends_solved(seen):
+    assert "Goes on from checkpoint" in seen["output"]
+    assert (seen["summary"]["solved"], seen["summary"]["reason"]) == (True, "goal_reached")
+    assert seen["summary"]["eval_return_mean"] >= 475.0
+    assert seen["summary"]["learner_steps"] > steps(seen["learning"])
+
+
+def test_ray_down_leaves_nothing_of_ray_on_the_head(seen):
+    assert seen["left on the head"] <= {"sshd", "bash", "sleep"}  # the dashboard's tunnel ends a little later
