@@ -1,11 +1,15 @@
-"""The console script: `distdqn run | evaluate`, each the module of that name."""
+"""The console script: `distdqn run | evaluate | inspect`, each the module of that name."""
 
 import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-_COMMANDS = {"run": "train a distributed DQN", "evaluate": "play a run's best network greedily"}
+_COMMANDS = {
+    "run": "train a distributed DQN",
+    "evaluate": "play a run's best network greedily",
+    "inspect": "show what is in the checkpoints of a run, and whether they are whole",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -136,6 +136,47 @@ def resolve_torso(config: Config, spec: EnvironmentSpec) -> str:
     return choose_torso(spec.observation_shape, spec.is_image) if config.torso == "auto" else config.torso
 
 
+def structure(config: Config, spec: EnvironmentSpec) -> dict[str, Any]:
+    """What networks and stored transitions depend on, by option, as they are built with it.
+
+    An option without effect beside the others is left out, so two runs whose structures agree
+    in all that both have can go on from each other's checkpoints. What only decides how
+    learning begins or goes on (initial weights, losses, rates, sampling) is no part of it.
+    """
+    found: dict[str, Any] = {
+        "env": config.to_json()["env"],
+        "observation_shape": list(spec.observation_shape),
+        "observation_dtype": spec.observation_dtype,
+        "actions": spec.actions,
+        "n_step": config.n_step,
+        "discount": config.discount,
+        "reward_scale": config.reward_scale,
+        "reward_clip": config.reward_clip,
+        "early_end_reward": config.early_end_reward,
+        "bootstrap_on_termination": config.bootstrap_on_termination,
+        "network": config.network,
+        "head": config.head,
+    }
+    if spec.is_image:
+        found["observation_high"] = spec.observation_high  # images are divided by it
+    if config.early_end_reward is not None:
+        found["early_end_steps"] = config.early_end_steps
+    if config.network is None:
+        found |= {
+            "torso": resolve_torso(config, spec),
+            "hidden_sizes": list(config.hidden_sizes),
+            "layer_norm": config.layer_norm,
+            "spectral_norm": config.spectral_norm,
+            "dueling": config.dueling,
+            "noisy": config.noisy,
+        }
+    if config.head != "value":
+        found["atoms"] = _atoms(config)
+    if config.head == "categorical":
+        found |= {"v_min": config.v_min, "v_max": config.v_max}
+    return found
+
+
 def _atoms(config: Config) -> int:
     """Outputs for each action under a distributional head."""
     return config.atoms or _ATOMS[config.head]

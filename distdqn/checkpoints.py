@@ -99,7 +99,9 @@ class Checkpoints:
         if index is not None:
             known = {**self._written, **fresh}
             parts = [{"kind": segment.kind, "state": known[segment]} for segment in segments_of(index)]
-            replay = {"index": self._store.write_tree(index), "parts": parts}
+            # All of a small one may have been overwritten before its turn came: nothing to sample from.
+            if not parts or any(_rows_in(part) for part in parts):
+                replay = {"index": self._store.write_tree(index), "parts": parts}
         self._last = number = max(number, self._last + 1)
         best = tree["goal"]["best"]
         if best is not None and (self._best is None or self._best[0] != best["learner_steps"]):
@@ -131,6 +133,12 @@ class Checkpoints:
                 f"{why}, {self._failures} times running (free the disk, or name another `checkpoint_dir`)."
             )
         self._note(f"{why}; training goes on, the ones before it are intact.")
+
+
+def _rows_in(part: Tree) -> int:
+    """How many rows a saved segment holds; 0 for frames."""
+    columns = part["state"]["columns"].values() if part["kind"] == "rows" else ()
+    return max((int(column["shape"][0]) for column in columns), default=0)
 
 
 def replay_parts(store: Store, document: Tree) -> Iterator[tuple[str, Tree]]:

@@ -1,20 +1,22 @@
 """Where a run goes on from: finding a checkpoint, and whether it fits the options."""
 
+import contextlib
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distdqn.acting.environments import EnvironmentSpec
+from distdqn.builders import structure
 from distdqn.checkpoints import Tree
 from distdqn.config import Config
 from distdqn.errors import ConfigError
 from distdqn.storage.errors import CheckpointDamaged, CheckpointError, NoCheckpoint
-from distdqn.storage.manifests import number_from_name
-from distdqn.storage.store import Store
+from distdqn.storage.store import Store, find_checkpoints
 
-# What a network, or what is stored in replay, depends on: other values need a new run.
-_STRUCTURAL = {"env", "n_step", "discount", "network", "torso", "hidden_sizes", "layer_norm", "spectral_norm"}
-_STRUCTURAL |= {"dueling", "noisy", "head", "atoms", "v_min", "v_max"}
+Found = tuple[Store, int, Tree | None, list[str]]  # a checkpoint: where, its number, document, notes
+
 _NOT_COMPARED = ("resume", "run_dir", "checkpoint_dir", "address", "versions")
 
 
@@ -43,14 +45,18 @@ def run_folder(config: Config) -> tuple[str | None, bool]:
 
     That is `run_dir`, or the folder of the run that `resume` names. Another run's folder is
     not gone on in.
+
+    Raises:
+        CheckpointError: what `resume` names cannot be read.
     """
     if config.resume in (None, "auto"):
         return config.run_dir, config.resume is not None
-    named = Path(str(config.resume)).resolve()
-    if config.run_dir is None:
-        holds_run = (named / "checkpoints").is_dir()
-        return (str(config.resume) if holds_run else None), holds_run
-    return config.run_dir, named.is_relative_to(Path(config.run_dir).resolve())
+    with _readable(config.resume):
+        named = Path(str(config.resume)).resolve()
+        if config.run_dir is None:
+            holds_run = (named / "checkpoints").is_dir()
+            return (str(config.resume) if holds_run else None), holds_run
+        return config.run_dir, named.is_relative_to(Path(config.run_dir).resolve())
 
 
 def find_start(config: Config, spec: EnvironmentSpec) -> Start | None:
@@ -62,81 +68,110 @@ def find_start(config: Config, spec: EnvironmentSpec) -> Start | None:
     """
     if config.resume is None:
         return None
-    if config.resume == "auto":
-        if config.run_dir is None and config.checkpoint_dir is None:
-            raise ConfigError("`resume` is `auto` without a place to look in (give `run_dir`).")
-        store = Store(checkpoint_root(config, Path(config.run_dir or ".")))
-        try:
-            number, document, passed_over = store.newest_whole()
-        except NoCheckpoint:
-            return None
-        notes = [f"Checkpoint {other} is passed over: {why}" for other, why in passed_over]
-    else:
-        store, number = _named(config.resume)
-        document, notes = store.verify(number), []
+    with _readable(config.resume):
+        store, number, document, notes = _newest(config) if config.resume == "auto" else _named(config.resume)
+    if document is None:
+        return None
     try:
-        changes = _compare(config, spec, document["about"])
-    except (KeyError, TypeError) as error:
+        changes = _compare(config, spec, number, document["about"])
+    except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointDamaged(f"Checkpoint {number} does not say what run it is of.") from error
     return Start(store, document, [*notes, f"Goes on from checkpoint {number}.", *changes])
 
 
-def _named(resume: str) -> tuple[Store, int]:
-    """Store and number of the checkpoint that a path or URL names.
+@contextlib.contextmanager
+def _readable(resume: str | None) -> Iterator[None]:
+    """Turns faults of the disk meanwhile into an error that names what was to be read.
 
     Raises:
-        NoCheckpoint: there is none.
+        CheckpointError: there was one.
     """
-    root, _, name = resume.rpartition("/")
-    number = number_from_name(name)
-    if number is not None:
-        return Store(root or "."), number
-    inner = Path(resume) / "checkpoints"
-    store = Store(str(inner) if inner.is_dir() else resume)
-    numbers = [] if Path(resume).is_file() else store.numbers()
-    if not numbers:
-        raise NoCheckpoint(f"`resume`: {resume} holds no checkpoint (name the folder of a run).")
-    return store, numbers[-1]
+    try:
+        yield
+    except OSError as error:
+        what = error.filename or resume
+        why = error.strerror or error
+        raise CheckpointError(
+            f"`resume`: {what} cannot be read: {why} (mend that, or name another)."
+        ) from error
+
+
+def _newest(config: Config) -> Found:
+    """What `auto` finds; nothing, if there is no checkpoint.
+
+    Raises:
+        CheckpointError: there are some, and none is whole.
+        ConfigError: there is no place to look in.
+    """
+    if config.run_dir is None and config.checkpoint_dir is None:
+        raise ConfigError("`resume` is `auto` without a place to look in (give `run_dir`).")
+    store = Store(checkpoint_root(config, Path(config.run_dir or ".")))
+    try:
+        number, document, passed_over = store.newest_whole()
+    except NoCheckpoint:
+        return store, 0, None, []
+    return (
+        store,
+        number,
+        document,
+        [f"Checkpoint {other} is passed over: {why}" for other, why in passed_over],
+    )
+
+
+def _named(resume: str) -> Found:
+    """The checkpoint that a path or URL names.
+
+    Raises:
+        CheckpointError: there is none, or it is not whole.
+    """
+    try:
+        store, numbers = find_checkpoints(resume)
+    except NoCheckpoint as error:
+        raise NoCheckpoint(f"`resume`: {error}") from error
+    return store, numbers[-1], store.verify(numbers[-1]), []
 
 
 def describe_run(config: Config, spec: EnvironmentSpec) -> Tree:
     """What a checkpoint says of the run it is of."""
-    return {
-        "config": config.to_json(),
-        "observation_shape": list(spec.observation_shape),
-        "observation_dtype": spec.observation_dtype,
-        "actions": spec.actions,
-    }
+    return {"config": config.to_json(), "structure": structure(config, spec)}
 
 
-def _compare(config: Config, spec: EnvironmentSpec, about: Tree) -> list[str]:
+def _compare(config: Config, spec: EnvironmentSpec, number: int, about: Tree) -> list[str]:
     """Lines about options that are other than the checkpoint's.
 
     Raises:
         CheckpointError: some of them need a new run; one line for each.
     """
     now = describe_run(config, spec)
-    pairs: dict[str, tuple[Any, Any]] = {
-        name: (about["config"].get(name), value)
-        for name, value in _as_json(now.pop("config")).items()
-        if name not in _NOT_COMPARED and name in about["config"]
-    }
-    shapes = {name: (about.get(name), value) for name, value in now.items()}
-    changed = {name: pair for name, pair in {**shapes, **pairs}.items() if pair[0] != pair[1]}
-    structural = [name for name in changed if name in _STRUCTURAL or name in shapes]
-    lines = {
-        name: f"`{name}`: {then} in the checkpoint, {value} now" for name, (then, value) in changed.items()
-    }
+    structural = _changed(about["structure"], now["structure"])
     if structural:
-        why = "(give the checkpoint's value, or start a new run)"
-        raise CheckpointError([f"{lines[name]} {why}." for name in structural])
-    return [f"{line}." for line in lines.values()]
+        raise CheckpointError(
+            [
+                f"Checkpoint {number} is of a run with another network or other transitions (give its "
+                "options, or start a new run). Option: checkpoint / now",
+                *structural,
+            ]
+        )
+    then, now = about["config"], now["config"]
+    others = _changed(then, {name: value for name, value in now.items() if name not in _NOT_COMPARED})
+    return (
+        ["Goes on with other options than the checkpoint's. Option: checkpoint / now", *others]
+        if others
+        else []
+    )
 
 
-def _as_json(values: Tree) -> Tree:
-    """The options as they come back from a file, where tuples are lists."""
+def _changed(then: Tree, now: Tree) -> list[str]:
+    """A line for each option that both know and that differs."""
+    pairs = {name: (then[name], _plain(value)) for name, value in now.items() if name in then}
+    return [f"  {name}: {_text(old)} / {_text(new)}" for name, (old, new) in pairs.items() if old != new]
 
-    def lists(value: Any) -> Any:
-        return [lists(each) for each in value] if isinstance(value, list | tuple) else value
 
-    return {name: lists(value) for name, value in values.items()}
+def _plain(value: Any) -> Any:
+    """An option's value as it comes back from a file, where tuples are lists."""
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _text(value: Any) -> str:
+    """An option's value in one line, whatever a file holds."""
+    return "none" if value is None else json.dumps(value).strip('"')

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from distdqn.resuming import Start, checkpoint_root, describe_run, find_start, r
 from distdqn.saving import RoundSaver
 from distdqn.serial import Finisher, SerialTeam, Team, evaluate_if_due, run_rounds
 from distdqn.stopping import StopRequest
+from distdqn.storage.errors import CheckpointError
 from distdqn.storage.store import Store
 from distdqn.user_network import check_importable
 
@@ -208,7 +209,8 @@ class _Run:
             )
             roster = supervisor.roster
             try:
-                reason = supervisor.run()
+                with self._keeping_networks(roster):
+                    reason = supervisor.run()
             except (RoleFailure, Diverged, EnvironmentFault):
                 with contextlib.suppress(DistdqnError):  # of a learner or replay that is dead, too
                     saver.finish(goal, journal, roster)
@@ -233,20 +235,21 @@ class _Run:
         )
         if self._start is not None:
             saver.restore(team, self._goal, self._journal, self._pacing, self._start)
-        reason = run_rounds(
-            team,
-            self._goal,
-            self._budget,
-            self._pacing,
-            self._journal,
-            self._stop,
-            actors=config.actors,
-            steps_per_rollout=config.rollout_length * config.envs_per_actor,
-            samples_per_call=config.updates_per_call * config.batch_size,
-            schedules=builders.make_learning_schedules(config),
-            report_period=config.report_period,
-            saver=saver,
-        )
+        with self._keeping_networks(team):
+            reason = run_rounds(
+                team,
+                self._goal,
+                self._budget,
+                self._pacing,
+                self._journal,
+                self._stop,
+                actors=config.actors,
+                steps_per_rollout=config.rollout_length * config.envs_per_actor,
+                samples_per_call=config.updates_per_call * config.batch_size,
+                schedules=builders.make_learning_schedules(config),
+                report_period=config.report_period,
+                saver=saver,
+            )
         return self._finish(team, reason, has_weights=True)
 
     def _finish(self, team: Finisher, reason: str, has_weights: bool) -> str:
@@ -263,13 +266,27 @@ class _Run:
         if self._journal.is_news():
             self._journal.report(actors_alive=alive)
         self._journal.write_status("saving", team.ray(), team.roles())
+        self._save_networks(team)
+        return reason
+
+    @contextlib.contextmanager
+    def _keeping_networks(self, team: Finisher) -> Iterator[None]:
+        """Saves the networks where the run fails and they are good: as it diverges, or cannot save itself."""
+        try:
+            yield
+        except (Diverged, CheckpointError):  # what would have spoilt the weights was never applied
+            with contextlib.suppress(DistdqnError, OSError):
+                self._save_networks(team)
+            raise
+
+    def _save_networks(self, team: Finisher) -> None:
+        """Writes the last network and that of the best evaluation, for Keras and without it."""
         last = team.publish()
         best = last if self._goal.best is None else team.value(self._goal.best_weights)
         self._directory.write_bytes("policy.keras", team.export(best))
         self._directory.write_bytes("final.keras", team.export(last))
         save_policy(self._directory.path / "policy.npz", best)
         save_policy(self._directory.path / "final.npz", last)
-        return reason
 
     def _summary(self, reason: str) -> dict[str, Any]:
         goal, counters = self._goal, self._journal.counters

@@ -36,7 +36,7 @@ LAYERS = [
     ["distributed.launch"],
     ["training"],
     ["cli"],
-    ["run", "evaluate"],
+    ["run", "evaluate", "inspect"],
     ["__main__"],
     ["__init__"],
 ]

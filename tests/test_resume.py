@@ -1,14 +1,17 @@
 """Runs that go on from a checkpoint, in one process: nothing is different, and nothing is lost."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from toy_environments import CountingEnvironment
 
 from distdqn import Config, train
 from distdqn.errors import ConfigError
+from distdqn.inspect import main as inspect
 from distdqn.policy import load_policy
 from distdqn.storage.errors import CheckpointError, NoCheckpoint
 from distdqn.storage.store import Store
@@ -89,8 +92,15 @@ def test_resumed_run_ends_as_the_uninterrupted_one_bit_for_bit(whole, tmp_path, 
     assert_ends_alike(whole, tmp_path / "copy")
 
 
-def test_resume_is_exact_with_prioritized_replay_and_noisy_layers(tmp_path):
-    options = {"sampler": "prioritized", "noisy": True, "dueling": True, "max_env_steps": 1000}
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sampler": "prioritized", "noisy": True, "dueling": True},
+    ],
+    ids=["prioritized and noisy"],
+)
+def test_resume_is_exact_and_inspect_finds_all_that_has_a_state(tmp_path, capsys, options):
+    options = {**options, "max_env_steps": 1000}
     run(tmp_path / "whole", **options)
     numbers = Store(str(tmp_path / "whole" / "checkpoints")).numbers()
     interrupted_copy(tmp_path / "whole", tmp_path / "copy", numbers[1])
@@ -98,6 +108,11 @@ def test_resume_is_exact_with_prioritized_replay_and_noisy_layers(tmp_path):
     run(tmp_path / "copy", resume="auto", **options)
 
     assert_ends_alike(tmp_path / "whole", tmp_path / "copy")
+    capsys.readouterr()
+    assert inspect([str(tmp_path / "copy"), "--json"]) == 0
+    inside = json.loads(capsys.readouterr().out)["checkpoints"][-1]["contents"]
+    assert (inside["replay"]["frames"] is not None) == ("env" in options)
+    assert inside["learner_steps"] <= numbers[-1]
 
 
 def test_resume_by_folder_goes_on_in_that_folder(whole, tmp_path):
@@ -122,15 +137,16 @@ def test_resume_by_path_fails_where_there_is_no_checkpoint(tmp_path):
 
 
 def test_resume_with_another_network_is_refused_with_both_values(whole):
-
     with pytest.raises(CheckpointError) as caught:
         run(whole, resume="auto", hidden_sizes=(17,), n_step=2)
 
-    assert len(caught.value.mistakes) == 2
-    assert any("`hidden_sizes`: [16] in the checkpoint, [17] now" in line for line in caught.value.mistakes)
+    assert [line.strip() for line in caught.value.mistakes[1:]] == [
+        "n_step: 3 / 2",
+        "hidden_sizes: [16] / [17]",
+    ]
 
 
-def test_damaged_newest_checkpoint_is_passed_over_by_auto(whole, tmp_path):
+def test_fault_13_damaged_newest_checkpoint_is_passed_over_by_auto(whole, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(whole, copy)
     newest = sorted((copy / "checkpoints").glob("checkpoint-*.json"))[-1]
@@ -162,3 +178,36 @@ def test_checkpoint_without_replay_fills_it_anew(tmp_path):
     summary = run(tmp_path / "run", checkpoint_replay=False, resume="auto", max_env_steps=2500)
 
     assert summary["env_steps"] == 2500
+
+
+class FaultyEnvironment(CountingEnvironment):
+    """Has something happen at the `at`-th step of all copies together, and pays `reward` from then on."""
+
+    def __init__(self, count, at, reward, happens=lambda: None):
+        super().__init__(lengths=(9,))
+        self._count, self._at, self._reward, self._happens = count, at, reward, happens
+
+    def step(self, action):
+        observation, _, *rest = super().step(action)
+        number = next(self._count)
+        if number == self._at:
+            self._happens()
+        return observation, 1.0 if number < self._at else self._reward, *rest
+
+
+def assert_networks_are_kept(folder):
+    final = load_policy(folder / "final.npz")
+    assert final.learner_steps > 100
+    assert all(np.isfinite(array).all() for array in final.arrays)
+    assert (folder / "final.keras").exists()
+
+
+def test_fault_18_networks_are_kept_by_a_run_whose_checkpoints_cannot_be_written(tmp_path):
+    count, elsewhere = itertools.count(), tmp_path / "elsewhere"
+    env = lambda: FaultyEnvironment(count, 600, 1.0, lambda: shutil.rmtree(elsewhere))  # noqa: E731
+
+    with pytest.raises(CheckpointError, match="5 times running") as caught:
+        run(tmp_path / "run", env=env, checkpoint_dir=str(elsewhere), checkpoint_period=32)
+
+    assert caught.value.exit_code == 4
+    assert_networks_are_kept(tmp_path / "run")

@@ -156,10 +156,30 @@ def test_checkpoints_are_in_the_runs_folder_unless_another_is_given():
     assert checkpoint_root(config_of(checkpoint_dir="s3://bucket/x"), Path("runs/x")) == "s3://bucket/x"
 
 
+def make_loop(path):
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize("spoil", [Path.touch, make_loop], ids=["a file", "a loop of links"])
+def test_runs_checkpoints_that_cannot_be_listed_are_an_error_that_names_the_run(tmp_path, spoil):
+    spoil(tmp_path / "checkpoints")
+    with pytest.raises(CheckpointError, match=r"`resume`: .* cannot be read") as caught:
+        find_start(config_of(tmp_path), SPEC)
+    assert caught.value.exit_code == 4
+    assert str(tmp_path) in caught.value.mistakes[0]
+
+
+def test_named_place_that_the_system_cannot_look_up_is_an_error_that_names_it(tmp_path):
+    config = config_of(resume=str(tmp_path / ("x" * 300)))
+    for find in (lambda: run_folder(config), lambda: find_start(config, SPEC)):
+        with pytest.raises(CheckpointError, match=r"`resume`: .*xxx.* cannot be read: File name too long"):
+            find()
+
+
 # What is damaged.
 
 
-def test_auto_passes_over_a_damaged_checkpoint_and_says_which_file_and_why(run_dir):
+def test_fault_13_auto_passes_over_a_damaged_checkpoint_and_says_which_file_and_why(run_dir):
     root = run_dir / "checkpoints"
     path = damage(write(root), root, 300)
     (root / manifest_name(200)).write_text("{")
@@ -184,7 +204,7 @@ def test_damaged_checkpoint_that_is_named_is_an_error(run_dir, named):
 
 
 @pytest.mark.parametrize("auto", [True, False])
-def test_nothing_is_deleted_when_all_are_damaged(run_dir, auto):
+def test_fault_14_nothing_is_deleted_when_all_are_damaged(run_dir, auto):
     root = run_dir / "checkpoints"
     store = write(root)
     paths = [damage(store, root, number) for number in (100, 200, 300)]
@@ -197,7 +217,7 @@ def test_nothing_is_deleted_when_all_are_damaged(run_dir, auto):
 
 
 @pytest.mark.parametrize("auto", [True, False])
-def test_checkpoint_of_a_newer_format_is_an_error_that_names_both_formats(run_dir, auto):
+def test_fault_16_checkpoint_of_a_newer_format_is_an_error_that_names_both_formats(run_dir, auto):
     content = manifest_bytes(400, {}, version=7)
     (run_dir / "checkpoints" / manifest_name(400)).write_bytes(content)
     with pytest.raises(CheckpointTooNew, match=r"format 7, this release reads up to 1") as caught:
@@ -206,7 +226,7 @@ def test_checkpoint_of_a_newer_format_is_an_error_that_names_both_formats(run_di
 
 
 @pytest.mark.parametrize(
-    "document", [{}, {"about": None}, {"about": {"config": {}}}, {"about": {"config": 3}}]
+    "document", [{}, {"about": None}, {"about": {"config": {}}}, {"about": {"config": {}, "structure": 3}}]
 )
 def test_checkpoint_that_does_not_say_what_it_is_of_is_an_error(tmp_path, document):
     store = Store(str(tmp_path / "checkpoints"))
@@ -219,31 +239,69 @@ def test_checkpoint_that_does_not_say_what_it_is_of_is_an_error(tmp_path, docume
 # What differs.
 
 
-@pytest.mark.parametrize(
-    ("then", "now", "line"),
-    [
-        ({"env": "Acrobot-v1"}, {}, "`env`: Acrobot-v1 in the checkpoint, CartPole-v1 now"),
-        ({}, {"n_step": 5}, "`n_step`: 3 in the checkpoint, 5 now"),
-        ({}, {"discount": 0.9}, "`discount`: 0.99 in the checkpoint, 0.9 now"),
-        ({}, {"hidden_sizes": (64,)}, "`hidden_sizes`: [128, 128] in the checkpoint, [64] now"),
-        ({}, {"layer_norm": False}, "`layer_norm`: True in the checkpoint, False now"),
-        ({"torso": "small"}, {}, "`torso`: small in the checkpoint, auto now"),
-        ({}, {"dueling": True}, "`dueling`: False in the checkpoint, True now"),
-        ({"noisy": True}, {}, "`noisy`: True in the checkpoint, False now"),
-        ({}, {"head": "value"}, "`head`: quantile in the checkpoint, value now"),
-        ({}, {"atoms": 21}, "`atoms`: None in the checkpoint, 21 now"),
-        ({"network": "mine:net"}, {}, "`network`: mine:net in the checkpoint, None now"),
-        ({"spectral_norm": True}, {}, "`spectral_norm`: True in the checkpoint, False now"),
-    ],
-)
+STRUCTURAL = [
+    ({"env": "Acrobot-v1"}, {}, ["env: Acrobot-v1 / CartPole-v1"]),
+    ({}, {"n_step": 5}, ["n_step: 3 / 5"]),
+    ({}, {"discount": 0.9}, ["discount: 0.99 / 0.9"]),
+    ({}, {"reward_scale": 0.1}, ["reward_scale: 1.0 / 0.1"]),
+    ({"reward_clip": 1.0}, {}, ["reward_clip: 1.0 / none"]),
+    ({"early_end_reward": -1.0}, {}, ["early_end_reward: -1.0 / none"]),
+    (
+        {"early_end_reward": -1.0},
+        {"early_end_reward": -1.0, "early_end_steps": 9},
+        ["early_end_steps: 200 / 9"],
+    ),
+    ({}, {"bootstrap_on_termination": True}, ["bootstrap_on_termination: false / true"]),
+    ({}, {"hidden_sizes": (64,)}, ["hidden_sizes: [128, 128] / [64]"]),
+    ({}, {"layer_norm": False}, ["layer_norm: true / false"]),
+    ({"torso": "small"}, {}, ["torso: small / dense"]),
+    ({}, {"dueling": True}, ["dueling: false / true"]),
+    ({"noisy": True}, {}, ["noisy: true / false"]),
+    ({}, {"head": "value"}, ["head: quantile / value"]),
+    ({}, {"head": "categorical"}, ["head: quantile / categorical", "atoms: 11 / 51"]),
+    ({}, {"atoms": 21}, ["atoms: 11 / 21"]),
+    ({"head": "categorical"}, {"head": "categorical", "v_max": 50.0}, ["v_max: 10.0 / 50.0"]),
+    ({"network": "mine:net"}, {}, ["network: mine:net / none"]),
+    ({"spectral_norm": True}, {}, ["spectral_norm: true / false"]),
+]
+
+
+@pytest.mark.parametrize(("then", "now", "lines"), STRUCTURAL)
 @pytest.mark.parametrize("auto", [True, False])
-def test_structural_option_that_differs_is_an_error_with_both_values(tmp_path, then, now, line, auto):
+def test_fault_15_structural_option_that_differs_is_an_error_with_both_values(
+    tmp_path, then, now, lines, auto
+):
     write(tmp_path / "checkpoints", 1, **then)
     place = {"run_dir": tmp_path} if auto else {"resume": str(tmp_path)}
     with pytest.raises(CheckpointError) as caught:
         find_start(config_of(**place, **now), SPEC)
     assert caught.value.exit_code == 4
-    assert caught.value.mistakes == [f"{line} (give the checkpoint's value, or start a new run)."]
+    title, *table = caught.value.mistakes
+    assert title.startswith("Checkpoint 1 is of a run with another network or other transitions")
+    assert title.endswith("Option: checkpoint / now")
+    assert [line.strip() for line in table] == lines
+
+
+@pytest.mark.parametrize(
+    ("then", "now"),
+    [
+        ({}, {"v_min": -99.0, "v_max": 99.0}),  # of the categorical head alone
+        ({}, {"atoms": 11}),
+        ({"head": "categorical", "atoms": 51}, {"head": "categorical"}),
+        ({"head": "value"}, {"head": "value", "atoms": 21}),
+        ({}, {"torso": "dense"}),
+        ({}, {"early_end_steps": 9}),
+        ({"network": "mine:net"}, {"network": "mine:net", "hidden_sizes": (9,), "layer_norm": False}),
+        ({}, {"noisy_sigma": 0.1}),
+        ({}, {"sampler": "prioritized"}),
+        ({}, {"output_bias": -0.2, "output_kernel_reach": 0.03}),  # of the first weights alone
+    ],
+)
+def test_option_that_changes_neither_network_nor_transitions_is_told_and_no_error(tmp_path, then, now):
+    write(tmp_path / "checkpoints", 1, **then)
+    start = find_start(config_of(tmp_path, **now), SPEC)
+    assert number_of(start) == 1
+    assert len(start.notes) > 2
 
 
 def test_all_structural_differences_are_listed_in_one_error(tmp_path):
@@ -251,24 +309,28 @@ def test_all_structural_differences_are_listed_in_one_error(tmp_path):
     write(tmp_path / "checkpoints", 1, spec=then, n_step=5, learning_rate=0.01, head="value")
     with pytest.raises(CheckpointError) as caught:
         find_start(config_of(tmp_path), SPEC)
-    assert sorted(mistake.partition(" now")[0] for mistake in caught.value.mistakes) == [
-        "`actions`: 6 in the checkpoint, 2",
-        "`head`: value in the checkpoint, quantile",
-        "`n_step`: 5 in the checkpoint, 3",
-        "`observation_dtype`: uint8 in the checkpoint, float32",
-        "`observation_shape`: [84, 84, 4] in the checkpoint, [4]",
+    assert sorted(line.strip() for line in caught.value.mistakes[1:]) == [
+        "actions: 6 / 2",
+        "head: value / quantile",
+        "n_step: 5 / 3",
+        "observation_dtype: uint8 / float32",
+        "observation_shape: [84, 84, 4] / [4]",
+        "torso: nature / dense",
     ]
 
 
 def test_other_options_that_differ_are_told_and_have_their_new_values(tmp_path):
     write(tmp_path / "checkpoints", 1, learning_rate=0.01, actors=2, capacity=5_000)
     start = find_start(config_of(tmp_path, max_env_steps=10**6), SPEC)
-    assert sorted(start.notes) == [
+    assert start.notes[:2] == [
         "Goes on from checkpoint 1.",
-        "`actors`: 2 in the checkpoint, 4 now.",
-        "`capacity`: 5000 in the checkpoint, 100000 now.",
-        "`learning_rate`: 0.01 in the checkpoint, 0.001 now.",
-        "`max_env_steps`: 500000 in the checkpoint, 1000000 now.",
+        "Goes on with other options than the checkpoint's. Option: checkpoint / now",
+    ]
+    assert sorted(line.strip() for line in start.notes[2:]) == [
+        "actors: 2 / 4",
+        "capacity: 5000 / 100000",
+        "learning_rate: 0.01 / 0.001",
+        "max_env_steps: 500000 / 1000000",
     ]
 
 

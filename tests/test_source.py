@@ -33,7 +33,7 @@ READERS_OF_THE_CONFIG = {
     "serial",
     "distributed.launch",
 }
-READERS_OF_THE_CONFIG |= {"__init__"}
+READERS_OF_THE_CONFIG |= {"__init__", "inspect"}
 NUMPY_ONLY = {"frames", "transition", "seeding", "acting.n_step"}  # and replay/
 ARRAY_TYPES = {"FloatArray", "AnyArray", "IntArray", "BoolArray", "ItemIds", "Tensor", "ndarray", "NDArray"}
 TOP_LEVEL = {"pyproject.toml", "distdqn", "tests", "benchmarks", "docs", "cluster.yaml", "README.md"}

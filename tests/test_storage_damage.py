@@ -70,7 +70,7 @@ DAMAGES = [cut, flip, lengthen, blank, lose, swap, replace_by_folder]
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_random_damage_is_found_and_the_checkpoint_before_is_taken(folder, seed):
+def test_fault_13_random_damage_is_found_and_the_checkpoint_before_is_taken(folder, seed):
     generator = np.random.default_rng(seed)
     store = Store(str(folder))
     arrays, documents = {}, {}

@@ -82,7 +82,7 @@ WRITER = """
 """
 
 
-def test_killed_writer_leaves_the_new_checkpoint_or_the_one_before(folder):
+def test_fault_12_killed_writer_leaves_the_new_checkpoint_or_the_one_before(folder):
     store = Store(str(folder), grace_seconds=0.0)
     store.write_manifest(0, document_of(store, 0))
     chance = random.Random(0)
@@ -304,7 +304,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(place)], check=True)
 
 
-def test_full_disk_is_reported_and_spares_the_checkpoint_before(small_disk):
+def test_fault_18_full_disk_is_reported_and_spares_the_checkpoint_before(small_disk):
     store = Store(str(small_disk), grace_seconds=0.0)
     store.check_writable()
     store.write_manifest(1, document_of(store, 1))  # about 210 KB

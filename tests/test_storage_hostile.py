@@ -108,7 +108,7 @@ def test_entry_without_one_of_its_keys_is_refused(folder, missing):
     assert_refused(folder, {k: v for k, v in SOUND.items() if k != missing}, "and nothing else")
 
 
-def test_absurd_shape_takes_no_memory_at_all(folder):
+def test_fault_17_absurd_shape_takes_no_memory_at_all(folder):
     entry = forge_blob(folder, b"x" * 200, shape=[2**60], bytes=2**62 + 128)
     tracemalloc.start()
     try:
@@ -141,7 +141,7 @@ class Trap:
         return (os.mkdir, (self.path,))
 
 
-def test_pickled_content_is_refused_and_never_unpickled(folder, tmp_path):
+def test_fault_17_pickled_content_is_refused_and_never_unpickled(folder, tmp_path):
     trap = tmp_path / "sprung"
     stream = io.BytesIO()
     np.save(stream, np.array([Trap(str(trap))], dtype=object), allow_pickle=True)
@@ -176,7 +176,7 @@ def test_file_under_two_entries_is_held_against_each(folder):
         Store(str(folder)).verify(1)
 
 
-def test_symbolic_links_and_pipes_are_refused_without_waiting(folder):
+def test_fault_17_symbolic_links_and_pipes_are_refused_without_waiting(folder):
     entry = Store(str(folder)).write_array(np.ones(2, np.float32))
     path = folder / "blobs" / f"{entry['blob']}.npy"
     elsewhere = path.rename(folder.parent / "elsewhere.npy")

@@ -120,8 +120,9 @@ class AsyncSaver:
         if self._checkpoints is None:
             return
         self.give_up()
-        if self._task is not None:
-            self._task.exception()
+        if self._task is not None and (error := self._task.exception()) is not None:
+            journal.note(f"A checkpoint could not be written ({type(error).__name__}: {error}).")
+        self._task = None
         tree = run_tree(roster.ask("learner", "get_state"), goal, journal, self._about, roster.value)
         save(self._checkpoints, roster.ask, tree["learner"]["learner_steps"], tree, self._with_replay)
 

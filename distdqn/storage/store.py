@@ -6,6 +6,7 @@ import re
 import secrets
 import time
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -202,10 +203,27 @@ class Store:
             CheckpointTooNew: a later release wrote it.
         """
         document = self.read_manifest(number)
-        distinct = {(entry["blob"], entry["dtype"], *entry["shape"]): entry for entry in _entries(document)}
-        for entry in distinct.values():
+        for entry in self.arrays(document):
             self._check(entry)
         return document
+
+    @staticmethod
+    def arrays(document: dict[str, Any]) -> list[Entry]:
+        """The arrays that a document names, each once."""
+        distinct = {(entry["blob"], entry["dtype"], *entry["shape"]): entry for entry in _entries(document)}
+        return list(distinct.values())
+
+    def fault(self, entry: Entry) -> str:
+        """What is wrong with the file of a sound entry, read a chunk at a time; empty if it is whole."""
+        try:
+            self._check(entry)
+        except CheckpointDamaged as error:
+            return str(error)
+        return ""
+
+    def written_at(self, number: int) -> float:
+        """When a checkpoint was completed, in seconds since 1970."""
+        return self._files.modified(manifest_name(number))
 
     def newest_whole(self, *numbers: int) -> tuple[int, dict[str, Any], list[tuple[int, str]]]:
         """The newest checkpoint that can be loaded, of these or, if none are given, of all.
@@ -309,11 +327,7 @@ class Store:
         """Whether the file of an entry is right, read only if this process never saw it so."""
         if bytes.fromhex(entry["blob"]) in self._seen_whole:
             return True
-        try:
-            self._check(entry)
-        except CheckpointDamaged:
-            return False
-        return True
+        return not self.fault(entry)
 
     def _remember(self, entry: Entry) -> None:
         if len(self._seen_whole) >= _MOST_REMEMBERED:
@@ -322,6 +336,24 @@ class Store:
 
     def _where(self, name: str) -> str:
         return f"{self._root}/{name}"
+
+
+def find_checkpoints(place: str) -> tuple[Store, list[int]]:
+    """Store and numbers of the checkpoints that a path or URL names: of a run, of a store, or one alone.
+
+    Raises:
+        NoCheckpoint: there is none.
+    """
+    root, _, name = place.rpartition("/")
+    number = number_from_name(name)
+    if number is not None:
+        return Store(root or "."), [number]
+    inner = Path(place) / "checkpoints"
+    store = Store(str(inner) if inner.is_dir() else place)
+    numbers = [] if Path(place).is_file() else store.numbers()
+    if not numbers:
+        raise NoCheckpoint(f"{place} holds no checkpoint (name the folder of a run).")
+    return store, numbers
 
 
 def _entries(document: dict[str, Any]) -> list[Entry]:

@@ -218,10 +218,27 @@ def test_real_replay_that_overwrites_rows_meanwhile_is_saved_but_for_those(tmp_p
     assert 0 < max(missing) < 300
 
 
+def test_replay_of_which_nothing_is_left_when_its_turn_comes_is_not_in_the_checkpoint(tmp_path):
+    # Replay keeps two rollouts; many more come in while the learner has not answered yet.
+    fleet = FakeFleet(
+        make_role={"replay": lambda: FakeReplay(100)}, seconds={"get_state": 5.0, "rollout": 0.1}
+    )
+    saving = _saving(tmp_path, seconds=5.0)
+    options = {"min_size": 50, "max_env_steps": 10**6, "samples_per_insert": 0.1}
+    make_run(fleet, max_seconds=20.0, saving=saving, **options).supervisor.run()
+    document = Store(str(tmp_path)).newest_whole()[1]
+    assert document["journal"]["counters"]["inserted"] > 1_000
+    assert document["replay"] is None
+    again = make_run(FakeFleet(), max_seconds=40.0, start=newest_start(tmp_path), **options)
+    again.supervisor.run()
+    assert starts(again.fleet, "replay") == [0]  # it was never asked for what it does not have
+    assert again.counters.learner_steps > document["learner"]["learner_steps"]
+
+
 # Faults.
 
 
-def test_training_goes_on_when_the_folder_is_gone_for_a_while(tmp_path):
+def test_fault_18_training_goes_on_when_the_folder_is_gone_for_a_while(tmp_path):
     fleet, notes, learner_steps = FakeFleet(), [], []
     saving = {"checkpoints": make_checkpoints(tmp_path, note=notes.append), "seconds": 5.0}
     run = make_run(fleet, max_seconds=60.0, max_env_steps=10**6, saving=saving)
@@ -243,7 +260,7 @@ def test_training_goes_on_when_the_folder_is_gone_for_a_while(tmp_path):
 
 
 @pytest.mark.parametrize("with_replay", [True, False])
-def test_five_failures_running_end_the_run_and_leave_what_was_whole(tmp_path, with_replay):
+def test_fault_18_five_failures_running_end_the_run_and_leave_what_was_whole(tmp_path, with_replay):
     fleet, notes = FakeFleet(), []
     saving = {"checkpoints": make_checkpoints(tmp_path, note=notes.append), "seconds": 5.0}
     run = make_run(
@@ -349,6 +366,23 @@ def test_last_checkpoint_that_cannot_be_written_is_told_and_ends_no_run(tmp_path
     run.finish()
     (note,) = notes
     assert "could not be written" in note
+
+
+def test_checkpoint_that_fails_while_the_run_ends_is_told_and_the_last_one_is_made(tmp_path):
+    fleet = FakeFleet()
+    run = make_run(
+        fleet,
+        max_seconds=7.0,
+        max_env_steps=10**6,
+        saving=_saving(tmp_path, executor=FakeExecutor(fleet, 50.0)),
+    )
+    run.supervisor.run()
+    (tmp_path / "blobs").rename(tmp_path / "elsewhere")
+    run.saver._task.exception()  # the writer meets it before the folder is back
+    (tmp_path / "elsewhere").rename(tmp_path / "blobs")
+    run.finish()
+    assert [note for note in run.console.notes if "could not be written (FileNotFoundError" in note]
+    assert _loaded(tmp_path)[0].steps == run.learner.steps
 
 
 def test_run_that_ends_as_an_actor_keeps_failing_can_be_gone_on_with(tmp_path):

@@ -143,7 +143,7 @@ def test_versions_name_python_and_every_package_a_result_depends_on() -> None:
     assert all(re.match(r"\d+\.\d+", version) for version in found.values())
 
 
-def test_second_run_in_a_folder_is_refused_with_the_first_ones_process(tmp_path):
+def test_fault_19_second_run_in_a_folder_is_refused_with_the_first_ones_process(tmp_path):
     first = RunDirectory.create(str(tmp_path / "run"), "Toy-v0")
 
     with pytest.raises(ConfigError, match=f"in use by process {os.getpid()} on "):
@@ -152,7 +152,7 @@ def test_second_run_in_a_folder_is_refused_with_the_first_ones_process(tmp_path)
     first.close()
 
 
-def test_lock_of_a_process_that_is_gone_is_taken_over(tmp_path):
+def test_fault_19_lock_of_a_process_that_is_gone_is_taken_over(tmp_path):
     program = f"""
 import os
 from distdqn.reporting.run_directory import RunDirectory
