@@ -144,6 +144,17 @@ class LocalFiles:
             os.close(descriptor)
 
 
+@contextlib.contextmanager
+def _as_os_errors() -> Iterator[None]:
+    """Makes `OSError`s of what libraries of object stores raise: no credentials, no network."""
+    try:
+        yield
+    except (OSError, CheckpointDamaged):
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
+
+
 class RemoteFiles:
     """Files of an object store, by fsspec; one put makes an object whole and durable."""
 
@@ -154,10 +165,12 @@ class RemoteFiles:
     def make_folders(self) -> None:
         """Object stores have none."""
 
+    @_as_os_errors()
     def write(self, name: str, *parts: bytes | memoryview) -> None:
         """Puts an object in one call; a stream would be committed half when it fails."""
         self._system.pipe_file(self._path(name), b"".join(parts))
 
+    @_as_os_errors()
     def holds(self, name: str, size: int) -> bool:
         """Whether there is an object of that size; its age is left as it is."""
         self._system.invalidate_cache()  # others write too
@@ -170,18 +183,20 @@ class RemoteFiles:
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[tuple[io.BufferedIOBase, int]]:
         """Opens an object."""
-        self._system.invalidate_cache()
         path = self._path(name)
         where = self._system.unstrip_protocol(path)
         try:
-            found = self._system.info(path)
-            if found["type"] != "file":
-                raise CheckpointDamaged(f"{where}: is not a regular file.")
-            with self._system.open(path, "rb") as stream:
-                yield stream, found["size"]
+            with _as_os_errors():
+                self._system.invalidate_cache()
+                found = self._system.info(path)
+                if found["type"] != "file":
+                    raise CheckpointDamaged(f"{where}: is not a regular file.")
+                with self._system.open(path, "rb") as stream:
+                    yield stream, found["size"]
         except FileNotFoundError as error:
             raise CheckpointDamaged(f"{where}: is missing.") from error
 
+    @_as_os_errors()
     def sizes(self, folder: str) -> dict[str, int]:
         """Names and sizes below a prefix."""
         self._system.invalidate_cache()
@@ -194,6 +209,7 @@ class RemoteFiles:
             for item in listing
         }
 
+    @_as_os_errors()
     def modified(self, name: str) -> float:
         """When an object was put; now, so that none ever gets old, if the store cannot tell."""
         try:
@@ -201,6 +217,7 @@ class RemoteFiles:
         except NotImplementedError:
             return time.time()
 
+    @_as_os_errors()
     def delete(self, name: str) -> None:
         """Deletes an object."""
         with contextlib.suppress(FileNotFoundError):
