@@ -1,0 +1,243 @@
+"""What checkpoints of a large replay cost the learner while it learns.
+
+    python benchmarks/checkpoint_cost.py --output cost.json
+
+Fills replay with a million transitions of CartPole-v1, then takes turns: a window without any
+checkpoint, a window in which one of the whole replay is made after another, every segment anew,
+which is more than any run does. Prints learner steps/s in both, the longest time that the learner
+was not in a call of `learn`, and how long each kind of call for a checkpoint kept a role busy.
+"""
+
+import argparse
+import functools
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from distdqn import builders
+from distdqn.acting.environments import inspect_environment
+from distdqn.checkpoints import Checkpoints
+from distdqn.config import Config
+from distdqn.distributed.async_saver import AsyncSaver
+from distdqn.distributed.launch import launched
+from distdqn.learning.learner import Learner
+from distdqn.replay.buffer import Replay
+from distdqn.reporting.console import Console
+from distdqn.reporting.journal import Journal
+from distdqn.reporting.run_directory import RunDirectory
+from distdqn.resuming import describe_run
+from distdqn.stopping import StopRequest
+from distdqn.storage.store import Store
+
+
+def timed(role: type[Any], *methods: str) -> type[Any]:
+    """The role with a method `timings`: begin and end of each call of `methods` so far."""
+
+    class Timed(role):
+        def timings(self) -> dict[str, list[tuple[float, float]]]:
+            return dict(self.__dict__.setdefault("_timings", {}))
+
+    def wrap(name: str) -> Callable[..., Any]:
+        method = getattr(role, name)
+
+        @functools.wraps(method)
+        def call(self: Any, *arguments: Any, **options: Any) -> Any:
+            begin = time.monotonic()  # on one machine the same clock for all processes
+            result = method(self, *arguments, **options)
+            self.__dict__.setdefault("_timings", {}).setdefault(name, []).append((begin, time.monotonic()))
+            return result
+
+        return call
+
+    for name in methods:
+        setattr(Timed, name, wrap(name))
+    return Timed
+
+
+class Turns(AsyncSaver):
+    """Makes checkpoints in every second window, of all segments anew, from when replay is full."""
+
+    def prepare(self, checkpoints: Checkpoints, journal: Journal, size: int, window: float) -> None:
+        """Says how long a window is, and how much has to be in before the first begins."""
+        self._all, self._journal, self._size, self._window = checkpoints, journal, size, window
+        self.begin: float | None = None  # of the first window
+        self.made: list[tuple[float, float]] = []  # begin and end of each checkpoint
+        self._begun: float | None = None
+
+    def advance(self, calls: Any, roster: Any) -> None:
+        """Takes the next step of a checkpoint, if this is a window for it."""
+        now = time.monotonic()
+        if self.begin is None:
+            # A while after the first learner steps: by then the learner has all it waited for.
+            if self._journal.counters.inserted < self._size or self._journal.counters.learner_steps < 5000:
+                return
+            self.begin = now
+        is_under_way = self._is_under_way or self._task is not None
+        if not is_under_way:
+            if self._begun is not None:
+                self.made.append((self._begun, now))
+                self._begun = None
+            if window_of(now, self.begin, self._window) % 2 == 0:
+                return
+            self._all.forget_segments()
+            self._begun, self._due = now, self._clock()
+        super().advance(calls, roster)
+
+
+def window_of(at: float, begin: float, window: float) -> int:
+    """Number of the window that a time lies in; checkpoints are made in the odd ones."""
+    return int((at - begin) // window)
+
+
+def main() -> int:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--transitions", type=int, default=1_000_000, help="in replay (default: 1,000,000)")
+    parser.add_argument("--window", type=float, default=20.0, help="seconds of a window (default: 20)")
+    parser.add_argument("--pairs", type=int, default=3, help="windows without and with (default: 3)")
+    parser.add_argument("--prioritized", action="store_true", help="with priorities, which are saved, too")
+    parser.add_argument("--output", type=Path, help="file for all of it as JSON")
+    options = parser.parse_args()
+    # What the builders build.
+    builders.Learner = timed(Learner, "learn", "get_state")
+    builders.Replay = timed(Replay, "sample", "get_index", "get_rows")
+    with tempfile.TemporaryDirectory() as folder:
+        report = measure(
+            Path(folder), options.transitions, options.window, options.pairs, options.prioritized
+        )
+    if options.output:
+        options.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(report, indent=2))
+    return 0
+
+
+def measure(folder: Path, transitions: int, window: float, pairs: int, prioritized: bool) -> dict[str, Any]:
+    """Runs until all windows are over; returns what was measured in them."""
+    config = Config(
+        actors=2,
+        envs_per_actor=64,
+        capacity=transitions,
+        min_size=transitions,
+        max_env_steps=10**9,
+        target_return=None,
+        eval_period=10**9,
+        sampler="prioritized" if prioritized else "uniform",
+    )
+    spec = inspect_environment(config.env)
+    directory = RunDirectory.create(str(folder / "run"), spec.name)
+    journal = Journal(directory, Console(10**9, None, quiet=True), time.monotonic(), transitions, transitions)
+    store = Store(str(folder / "checkpoints"))
+    store.check_writable()
+    checkpoints = Checkpoints(store, 1, print)
+    stop = StopRequest()
+    with ThreadPoolExecutor(1) as executor, launched(config, spec) as launch, stop:
+        saver = Turns(checkpoints, 1e9, True, describe_run(config, spec), executor)
+        saver.prepare(checkpoints, journal, transitions, window)
+        ending = _StopAfter(saver, pairs * 2 * window)
+        supervisor = launch.make_supervisor(
+            builders.make_goal(config, spec),
+            ending,
+            builders.make_pacing(config, spec),
+            journal,
+            stop,
+            saver,
+            None,
+        )
+        supervisor.run()
+        timings = {role: supervisor.roster.ask(role, "timings") for role in ("learner", "replay")}
+    directory.close()
+    size = sum(path.stat().st_size for path in (folder / "checkpoints").rglob("*") if path.is_file())
+    return {
+        "transitions": transitions,
+        "checkpoint_bytes": size,
+        **judge(timings, saver, config.updates_per_call, window, pairs),
+    }
+
+
+class _StopAfter:
+    """A budget of seconds from when the first window begins."""
+
+    def __init__(self, saver: Turns, seconds: float) -> None:
+        self._saver, self._seconds = saver, seconds
+
+    def env_steps_left(self, env_steps: int) -> int:
+        """More than anyone takes."""
+        return 10**9 - env_steps
+
+    def is_out_of_time(self, seconds: float) -> bool:  # noqa: ARG002
+        """Whether all windows are over."""
+        return self._saver.begin is not None and time.monotonic() > self._saver.begin + self._seconds
+
+    def is_out_of_episodes(self, episodes: int) -> bool:  # noqa: ARG002
+        """Never."""
+        return False
+
+
+def judge(timings: dict[str, Any], saver: Turns, updates: int, window: float, pairs: int) -> dict[str, Any]:
+    """Rates, gaps and durations from when each call began and ended."""
+    begin = saver.begin or 0.0
+    learn = [call for call in timings["learner"]["learn"] if begin <= call[0] < begin + 2 * pairs * window]
+    steps: dict[int, int] = defaultdict(int)
+    gaps: dict[int, list[float]] = defaultdict(list)
+    for before, call in itertools.pairwise(learn):
+        steps[window_of(call[0], begin, window)] += updates
+        gaps[window_of(call[0], begin, window)].append(call[0] - before[1])
+    rates = {number: count / window for number, count in sorted(steps.items())}
+    kinds = {"without": 0, "with": 1}
+    per_kind = {
+        name: [rate for number, rate in rates.items() if number % 2 == k] for name, k in kinds.items()
+    }
+    durations = {
+        f"{role} {method}": _spread([end - start for start, end in timings[role].get(method, ())])
+        for role, method in (
+            ("learner", "learn"),
+            ("learner", "get_state"),
+            ("replay", "sample"),
+            ("replay", "get_index"),
+            ("replay", "get_rows"),
+        )
+    }
+    ratio = statistics.mean(per_kind["with"]) / statistics.mean(per_kind["without"])
+    seconds = statistics.median(end - start for start, end in saver.made)
+    pause = max(gap for number, each in gaps.items() if number % 2 for gap in each)
+    return {
+        "says": [
+            f"While {len(saver.made)} checkpoints were made one after another, {seconds:.2f} s each,",
+            f"there were {ratio:.2f} times as many learner steps/s as in the time between, so that one",
+            f"a minute costs {(1 - ratio) * seconds / 60:.2%}; the learner was without work for",
+            f"{1000 * pause:.0f} ms at most.",
+        ],
+        "seconds_per_checkpoint": _spread([end - start for start, end in saver.made]),
+        "learner_steps_per_second": per_kind,
+        "ratio": ratio,
+        "seconds_between_calls_of_learn": {
+            name: _spread([gap for number in gaps if number % 2 == k for gap in gaps[number]])
+            for name, k in kinds.items()
+        },
+        "seconds_of_calls": durations,
+    }
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    """Count, median and largest."""
+    if not values:
+        return {"count": 0}
+    ordered = sorted(values)
+    return {
+        "count": len(values),
+        "median": round(statistics.median(values), 5),
+        "99 %": round(ordered[int(0.99 * len(ordered))], 5),
+        "most": round(ordered[-1], 5),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

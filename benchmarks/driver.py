@@ -1,0 +1,120 @@
+"""The command `distdqn run` as a process that can be killed, and what it leaves behind."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from distdqn.storage.errors import NoCheckpoint
+from distdqn.storage.store import Store
+
+_TAIL_BYTES = 16_384  # of metrics, more than a few lines
+
+
+class Driver:
+    """`python -m distdqn.run` with a private Ray of its own, whose files are in a folder of its own.
+
+    Attributes:
+        run_dir: folder of the run.
+        process: the started command.
+    """
+
+    def __init__(self, run_dir: Path, options: Sequence[object]) -> None:
+        self.run_dir = run_dir
+        # A short path: Ray puts unix sockets below it, whose paths are limited to 107 characters.
+        self._folder = Path(tempfile.mkdtemp(prefix="dq-", dir="/tmp"))
+        self._output = (self._folder / "output").open("w+", encoding="utf-8")
+        self._text: str | None = None  # all it printed, once its files are gone
+        self._others: set[psutil.Process] = set()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "distdqn.run", "--run-dir", str(run_dir), *map(str, options)],
+            env={**os.environ, "RAY_TMPDIR": str(self._folder)},
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that Ctrl-C here reaches this program alone
+        )
+
+    def output(self) -> str:
+        """All it printed so far."""
+        return Path(self._output.name).read_text(encoding="utf-8") if self._text is None else self._text
+
+    def went_on_from(self) -> int | None:
+        """The checkpoint that it says it goes on from, if it has said so."""
+        _, found, rest = self.output().partition("Goes on from checkpoint ")
+        return int(rest.partition(".")[0]) if found else None
+
+    def last_metrics(self) -> dict[str, Any]:
+        """The last whole line of the run's metrics, empty if there is none."""
+        path = self.run_dir / "metrics.jsonl"
+        if not path.exists():
+            return {}
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            lines = file.read().split(b"\n")[:-1]
+        return json.loads(lines[-1]) if lines else {}
+
+    def wait_until(self, condition: Callable[[], bool], seconds: float, look: float = 0.02) -> bool:
+        """Waits until `condition()` holds; says whether it did before the time was up or the command over."""
+        deadline = time.monotonic() + seconds
+        while self.process.poll() is None and time.monotonic() < deadline:
+            if condition():
+                return True
+            time.sleep(look)
+        return False
+
+    def kill(self) -> None:
+        """Ends the driver alone, with SIGKILL; what it started is left to end by itself."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self._others |= set(psutil.Process(self.process.pid).children(recursive=True))
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> int:
+        """Ends whatever is left of it, each by its id; returns how many processes that were."""
+        if self.process.poll() is None:
+            self.kill()
+        left = [process for process in self._others | self._marked() if _is_alive(process)]
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):  # a number given to another is seen
+                process.kill()
+        psutil.wait_procs(left, 10)
+        self._text = self.output()
+        self._output.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return len(left)
+
+    def _marked(self) -> set[psutil.Process]:
+        """Processes with the folder of this Ray in their command line or environment."""
+        mark, found = str(self._folder), set()
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if mark in " ".join(process.cmdline()) or process.environ().get("RAY_TMPDIR") == mark:
+                    found.add(process)
+        return found
+
+
+def newest_whole(run_dir: Path) -> int | None:
+    """The newest checkpoint of a run that is complete, or None; an unreadable one is an error."""
+    try:
+        number, _, passed_over = Store(str(run_dir / "checkpoints")).newest_whole()
+    except NoCheckpoint:
+        return None
+    if passed_over:
+        raise RuntimeError(f"A checkpoint that exists is not whole: {passed_over}")
+    return number
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
