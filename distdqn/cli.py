@@ -113,9 +113,8 @@ def print_mistakes(error: DistdqnError) -> int:
     Returns:
         The exit code.
     """
-    details = getattr(error, "details", "")
-    if len(details.splitlines()) > 1:
-        print(details.rstrip(), file=sys.stderr)
+    if len(error.details.splitlines()) > 1:
+        print(error.details.rstrip(), file=sys.stderr)
     for mistake in error.mistakes:
         print(f"distdqn: error: {mistake}", file=sys.stderr)
     return error.exit_code

@@ -10,13 +10,15 @@ TERMINATED = 143
 class DistdqnError(Exception):
     """A mistake or fault that a user can act on, one line per mistake.
 
-    `mistakes` are the lines; `exit_code` is what a command returns with them.
+    `mistakes` are the lines; `exit_code` is what a command returns with them; `details` is
+    the traceback that led to them, if there is one.
     """
 
     exit_code = 1
 
-    def __init__(self, mistakes: str | Iterable[str]) -> None:
+    def __init__(self, mistakes: str | Iterable[str], details: str = "") -> None:
         self.mistakes = [mistakes] if isinstance(mistakes, str) else list(mistakes)
+        self.details = details
         super().__init__("\n".join(self.mistakes))
 
 
@@ -33,13 +35,9 @@ class ClusterError(DistdqnError):
 
 
 class EnvironmentFault(DistdqnError):
-    """The environment cannot be built or used; `details` is the last traceback, if there is one."""
+    """The environment cannot be built or used."""
 
     exit_code = 5
-
-    def __init__(self, mistakes: str | Iterable[str], details: str = "") -> None:
-        super().__init__(mistakes)
-        self.details = details
 
 
 class Diverged(DistdqnError):
@@ -49,10 +47,6 @@ class Diverged(DistdqnError):
 
 
 class RoleFailure(DistdqnError):
-    """A role (actor, replay, learner, evaluator) keeps failing; `details` is the last traceback."""
+    """A role (actor, replay, learner, evaluator) keeps failing."""
 
     exit_code = 7
-
-    def __init__(self, mistake: str, details: str = "") -> None:
-        super().__init__(mistake)
-        self.details = details
