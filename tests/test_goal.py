@@ -1,5 +1,7 @@
 """When evaluations are due, which weights are the best, and when the goal is reached."""
 
+import math
+
 import pytest
 
 from distdqn.acting.evaluator import Evaluation
@@ -139,6 +141,18 @@ def test_best_weights_are_those_with_the_highest_lower_bound() -> None:
     judge(goal, 4, [10.0, 10.0])
     assert goal.best_weights == "weights 3"
     assert goal.best == evaluation([54.0, 56.0], 3)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_with_a_return_that_is_not_finite_are_neither_best_nor_at_the_goal(value: float) -> None:
+    goal = make_goal()
+    judge(goal, 1, [value, 100.0])
+    assert goal.next_order("newer", 2) is None
+    judge(goal, 2, [-1000.0, 1000.0])
+    assert goal.best_weights == "weights 2"
+
+    judge(goal, 3, [value, 2000.0])
+    assert goal.best_weights == "weights 2"
 
 
 def test_newer_weights_are_the_best_among_equals() -> None:

@@ -42,6 +42,13 @@ def learns_on(run):
     run.wait_until(lambda: manifests(run) - before, 120.0)
 
 
+def wait_for_a_checkpoint_half_written(run):
+    """Returns while a file of a checkpoint is being written, as far as one can see from outside."""
+    deadline = time.monotonic() + 60.0
+    while not any((run.run_dir / "checkpoints" / "blobs").glob(".*.part")):
+        assert time.monotonic() < deadline, run.output()
+
+
 @pytest.fixture(scope="module")
 def survivor(start_run):
     """A run whose learner and replay were killed, and then its driver; what was seen on the way."""
@@ -51,6 +58,8 @@ def survivor(start_run):
     seen = {}
     for role in ("learner", "replay"):
         pid = pid_of(run, role)
+        if role == "learner":
+            wait_for_a_checkpoint_half_written(run)
         os.kill(pid, signal.SIGKILL)
         run.wait_until(lambda role=role: counters_of(run)[f"{role}_restarts"] == 1, 60.0)
         run.wait_until(lambda role=role, pid=pid: pid_of(run, role) not in (None, pid), 60.0)
@@ -64,9 +73,12 @@ def survivor(start_run):
     return run, seen
 
 
-def test_learner_that_is_killed_is_restored_from_the_newest_checkpoint(survivor):
+def test_fault_4_learner_that_is_killed_in_mid_checkpoint_is_restored_from_the_newest(
+    survivor, record_property
+):
     run, seen = survivor
     counters = seen["learner"]
+    record_property("lost_learner_steps", counters["lost_learner_steps"])
 
     assert (counters["learner_restarts"], counters["replay_restarts"]) == (1, 0)
     assert 0 <= counters["lost_learner_steps"] < counters["learner_steps"]
@@ -74,9 +86,10 @@ def test_learner_that_is_killed_is_restored_from_the_newest_checkpoint(survivor)
     assert "learner (incarnation 0) failed" in run.output()
 
 
-def test_replay_that_is_killed_is_restored_from_the_newest_checkpoint(survivor):
+def test_fault_3_replay_that_is_killed_is_restored_from_the_newest_checkpoint(survivor, record_property):
     run, seen = survivor
     counters = seen["replay"]
+    record_property("lost_transitions", counters["lost_transitions"])
 
     assert (counters["learner_restarts"], counters["replay_restarts"]) == (1, 1)
     assert 0 < counters["lost_transitions"] < counters["env_steps"]

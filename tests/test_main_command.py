@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from distdqn.policy import Policy, load_policy
+from distdqn.storage.store import Store
 
 _FILES = {
     "config.json",
@@ -195,15 +196,15 @@ def test_no_process_of_the_run_is_left_after_its_end(solved):
 
 
 @pytest.mark.parametrize(
-    ("number", "to_group", "exit_code", "reason"),
+    ("number", "to_group", "exit_code", "reason", "seconds"),
     [
-        pytest.param(signal.SIGINT, False, 130, "interrupted", id="ctrl-c"),
-        pytest.param(signal.SIGINT, True, 130, "interrupted", id="ctrl-c-to-its-group"),
-        pytest.param(signal.SIGTERM, False, 143, "terminated", id="sigterm"),
+        pytest.param(signal.SIGINT, False, 130, "interrupted", 10.0, id="ctrl-c"),
+        pytest.param(signal.SIGINT, True, 130, "interrupted", 10.0, id="ctrl-c-to-its-group"),
+        pytest.param(signal.SIGTERM, False, 143, "terminated", 3.0, id="sigterm"),
     ],
 )
-def test_signal_ends_the_run_in_order_and_leaves_nothing_behind(
-    start_run, number, to_group, exit_code, reason
+def test_fault_10_signal_ends_the_run_in_order_and_leaves_nothing_behind(
+    start_run, number, to_group, exit_code, reason, seconds
 ):
     run = start_run("--actors", 2, "--target-return", "none", "--max-env-steps", 10**12)
     run.wait_until(run.is_learning)
@@ -213,7 +214,7 @@ def test_signal_ends_the_run_in_order_and_leaves_nothing_behind(
     else:
         run.process.send_signal(number)
     assert run.wait(3 * 10.0) == exit_code, run.output()
-    assert time.monotonic() - begin <= 3 * 10.0
+    assert time.monotonic() - begin <= 3 * seconds
     assert run.left() == []
     summary = run.read("summary.json")
     assert (summary["reason"], summary["solved"]) == (reason, None)
@@ -222,6 +223,26 @@ def test_signal_ends_the_run_in_order_and_leaves_nothing_behind(
     for name in ("policy.keras", "final.keras"):
         assert "model.weights.h5" in zipfile.ZipFile(run.run_dir / name).namelist()
     assert load_policy(run.run_dir / "policy.npz").arrays
+    assert "Traceback" not in run.output()
+
+
+@pytest.mark.slow
+def test_fault_10_second_ctrl_c_ends_the_run_at_once_and_leaves_the_checkpoint_before(start_run):
+    run = start_run(
+        "--actors", 2, "--target-return", "none", "--max-env-steps", 10**12, "--checkpoint-seconds", 1
+    )
+    checkpoints = run.run_dir / "checkpoints"
+    run.wait_until(lambda: list(checkpoints.glob("checkpoint-*.json")), 120.0)
+    run.process.send_signal(signal.SIGINT)
+    time.sleep(0.1)
+    begin = time.monotonic()
+    run.process.send_signal(signal.SIGINT)
+
+    assert run.wait(30.0) == 130, run.output()
+    assert time.monotonic() - begin <= 3 * 1.0
+    assert run.left() == []
+    number, _ = Store(str(checkpoints)).newest_whole()
+    assert number > 0
     assert "Traceback" not in run.output()
 
 

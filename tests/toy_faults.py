@@ -115,3 +115,24 @@ def nan_at(episode, step, what="reward"):
     """Puts NaN into one step of one episode: an `alter_step`."""
     alter = put(2, np.nan) if what == "observation" else put(0, np.nan, "reward")
     return lambda result, e, s: alter(result) if (e, s) == (episode, step) else result
+
+
+def make_nan_later():
+    """Every reward is NaN, once the first episode is over."""
+    nan = put(0, np.nan, "reward")
+    return AlteredEnvironment(alter_step=lambda result, e, _: nan(result) if e else result)
+
+
+def make_wrong_dtype():
+    """Observations are float64, though its space says float32."""
+    return AlteredEnvironment(alter_step=lambda result, *_: (np.float64(result[0]), *result[1:]))
+
+
+def make_raising():
+    """Raises in every step."""
+    return RaisingEnvironment(Plan(steps=range(1, 10**6)))
+
+
+def make_unlevelled():
+    """Raises in every reset."""
+    return RaisingEnvironment(Plan(resets=range(1, 10**6)))

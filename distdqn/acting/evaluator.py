@@ -54,11 +54,14 @@ class Evaluation:
     @property
     def standard_deviation(self) -> float:
         """Sample standard deviation of the returns; 0 for one episode."""
-        return float(np.std(self.returns, ddof=1)) if len(self.returns) > 1 else 0.0
+        with np.errstate(invalid="ignore"):  # of infinite returns there is none
+            return float(np.std(self.returns, ddof=1)) if len(self.returns) > 1 else 0.0
 
     @property
     def lower_bound(self) -> float:
-        """Two standard errors below the mean."""
+        """Two standard errors below the mean; below everything where a return is not finite."""
+        if not np.isfinite(self.returns).all():
+            return -math.inf
         return self.mean - 2.0 * self.standard_deviation / math.sqrt(len(self.returns))
 
 

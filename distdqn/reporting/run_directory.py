@@ -57,7 +57,7 @@ class RunDirectory:
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Replaces a file in one step, so that a reader never sees half of it."""
-        self.write_bytes(name, (json.dumps(value, indent=2) + "\n").encode())
+        self.write_bytes(name, (json.dumps(_known(value), indent=2) + "\n").encode())
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Replaces a file in one step."""
@@ -67,9 +67,7 @@ class RunDirectory:
 
     def add_metrics(self, line: dict[str, Any]) -> None:
         """Appends one line to `metrics.jsonl` and hands it to the system at once."""
-        # JSON knows no NaN and no infinity.
-        known = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
-        self._metrics.write(json.dumps(known) + "\n")
+        self._metrics.write(json.dumps(_known(line)) + "\n")
         self._metrics.flush()
 
     @property
@@ -81,6 +79,11 @@ class RunDirectory:
         """Closes what is open."""
         self._metrics.close()
         os.close(self._lock)
+
+
+def _known(values: dict[str, Any]) -> dict[str, Any]:
+    """The same without NaN and infinity, which JSON does not know."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
 
 def check_folder(path: str | None, goes_on: bool = False) -> None:

@@ -165,7 +165,7 @@ def test_results_are_right_though_the_vector_environment_is_careless(mode, monke
 
 
 @pytest.mark.parametrize("mode", MODES, ids=IDS)
-def test_actions_count_from_zero_though_the_space_starts_elsewhere(mode, monkeypatch):
+def test_fault_26_actions_count_from_zero_though_the_space_starts_elsewhere(mode, monkeypatch):
     def make(_source, environments):
         maker = [lambda: CountingEnvironment(first_action=5)] * environments
         return SyncVectorEnv(maker, autoreset_mode=mode)

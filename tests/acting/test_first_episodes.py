@@ -70,7 +70,7 @@ WRONG_STEPS = {
 
 @pytest.mark.parametrize("is_made", [False, True], ids=["function", "id"])
 @pytest.mark.parametrize(("alter", "expected", "got"), WRONG_STEPS.values(), ids=WRONG_STEPS)
-def test_wrong_step_ends_the_run_with_what_was_expected_and_got(alter, expected, got, is_made):
+def test_fault_24_wrong_step_ends_the_run_with_what_was_expected_and_got(alter, expected, got, is_made):
     if is_made:
         register_altered("ToyAltered-v0", max_episode_steps=9, alter_step=alter, **LONG)
     try:
@@ -96,7 +96,7 @@ WRONG_RESETS = {
 
 
 @pytest.mark.parametrize(("alter", "expected", "got"), WRONG_RESETS.values(), ids=WRONG_RESETS)
-def test_wrong_reset_ends_the_run_with_what_was_expected_and_got(alter, expected, got):
+def test_fault_24_wrong_reset_ends_the_run_with_what_was_expected_and_got(alter, expected, got):
     message = message_of(lambda: AlteredEnvironment(alter_reset=lambda result, _: alter(result), **LONG))
 
     _, _, after = message.partition(" from `reset`: expected ")
@@ -120,7 +120,7 @@ WRONG_VECTOR_STEPS = {
 
 
 @pytest.mark.parametrize(("alter", "expected", "got"), WRONG_VECTOR_STEPS.values(), ids=WRONG_VECTOR_STEPS)
-def test_vector_class_of_its_own_is_checked_in_what_it_returns(alter, expected, got, monkeypatch):
+def test_fault_24_vector_class_of_its_own_is_checked_in_what_it_returns(alter, expected, got, monkeypatch):
     def make(_source, environments):
         makers = [partial(CountingEnvironment, **LONG)] * environments
         return OwnVector(makers, alter_step=lambda result, calls: alter(result) if calls == 2 else result)
@@ -132,7 +132,7 @@ def test_vector_class_of_its_own_is_checked_in_what_it_returns(alter, expected, 
     assert got in after.partition(" and got ")[2]
 
 
-def test_vector_class_of_its_own_is_checked_in_its_reset(monkeypatch):
+def test_fault_24_vector_class_of_its_own_is_checked_in_its_reset(monkeypatch):
     def make(_source, environments):
         return OwnVector([CountingEnvironment] * environments, alter_reset=lambda result: result[0])
 

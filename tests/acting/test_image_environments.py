@@ -21,7 +21,7 @@ def with_box(low, high, shape, dtype):
 
 @pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3)], ids=str)
 @pytest.mark.parametrize(("dtype", "high"), [(np.uint8, 255), (np.uint8, 1), (np.bool_, 1)])
-def test_pixels_and_maps_of_bits_are_kept_as_uint8(shape, dtype, high):
+def test_fault_27_pixels_and_maps_of_bits_are_kept_as_uint8(shape, dtype, high):
     spec = inspect_environment(with_box(0, high, shape, dtype))
 
     assert spec.is_image
@@ -64,7 +64,7 @@ def test_spec_gives_the_widest_bounds_of_the_space():
 
 
 @pytest.mark.parametrize(("axis", "shape"), [(0, (3, 8, 8)), (-1, (8, 8, 3))])
-def test_batch_keeps_stacked_pictures_as_they_are(axis, shape):
+def test_fault_27_batch_keeps_stacked_pictures_as_they_are(axis, shape):
     def source():
         return PicturesEnvironment(stack=3, size=8, axis=axis)
 

@@ -87,7 +87,7 @@ def test_bad_numbers_where_nothing_happened_do_not_count():
     assert steps.is_transition[:, 0].tolist() == [True, False, True]
 
 
-def test_ten_bad_steps_running_end_the_run_and_the_first_is_named():
+def test_fault_21_ten_bad_steps_running_end_the_run_and_the_first_is_named():
     finite = FiniteSteps("toy", 2)
     rewards = np.ones((5, 2))
     rewards[0, 1], rewards[1:] = np.inf, np.nan
@@ -148,7 +148,7 @@ def test_new_environments_after_a_fault_are_not_left_out():
 
 
 @pytest.mark.parametrize("what", ["reward", "observation"])
-def test_no_window_holds_a_bad_step_and_the_next_episode_is_whole(what):
+def test_fault_21_no_window_holds_a_bad_step_and_the_next_episode_is_whole(what):
     actor = make_actor(nan_at(1, 2, what))  # after the first episode, which is checked
 
     report, chunk = actor.rollout(PLENTY)
@@ -223,7 +223,7 @@ def test_what_is_left_out_lasts_over_rollouts_and_not_over_a_cut():
     assert lengths[0] < lengths[1]
 
 
-def test_environment_that_gives_nothing_but_nan_ends_the_run():
+def test_fault_21_environment_that_gives_nothing_but_nan_ends_the_run():
     def alter(result, episode, _):
         return put(2, np.nan)(result) if episode > 0 else result
 

@@ -52,7 +52,7 @@ def test_fault_ends_the_windows_before_it_and_is_no_transition_itself():
 
 @pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.name)
 @pytest.mark.parametrize("n_step", [1, 3])
-def test_every_real_step_starts_one_window_whatever_raises(mode, n_step, monkeypatch):
+def test_fault_22_every_real_step_starts_one_window_whatever_raises(mode, n_step, monkeypatch):
     generator = np.random.default_rng(n_step)
     plan = Plan(steps=set(generator.integers(600, size=12)), resets=set(generator.integers(200, size=6)))
 
@@ -85,7 +85,7 @@ def test_fault_loses_the_open_episodes_of_all_environments_and_says_so():
     assert (between.env_faults, between.episodes_lost, between.episode_lengths) == (1, 0, [3] * 3)
 
 
-def test_each_place_that_raises_is_reported_once_with_its_traceback():
+def test_fault_22_each_place_that_raises_is_reported_once_with_its_traceback():
     actor = make_actor(Plan(steps=[2, 14, 15], resets=[6]), lengths=(8,))
 
     reports = [actor.rollout(PLENTY, WEIGHTS)[0] for _ in range(4)]
@@ -98,7 +98,7 @@ def test_each_place_that_raises_is_reported_once_with_its_traceback():
     assert "ValueError: no level in reset 6" in texts[2][0]
 
 
-def test_environments_are_built_from_another_seed_after_each_fault():
+def test_fault_22_environments_are_built_from_another_seed_after_each_fault():
     plan = Plan(steps=[3, 9, 11, 20], resets=[5])
     actor = make_actor(plan, environments=2)
     for _ in range(3):
@@ -115,7 +115,7 @@ def test_environments_are_built_from_another_seed_after_each_fault():
 
 
 @pytest.mark.parametrize("max_failures", [1, 5])
-def test_environment_that_always_raises_in_its_step_ends_the_run(max_failures):
+def test_fault_22_environment_that_always_raises_in_its_step_ends_the_run(max_failures):
     plan = Plan(steps=ALWAYS)
     actor = make_actor(plan, max_failures=max_failures)
 
@@ -131,7 +131,7 @@ def test_environment_that_always_raises_in_its_step_ends_the_run(max_failures):
 
 
 @pytest.mark.parametrize("method", ["build", "reset"])
-def test_environment_that_always_raises_before_its_first_step_ends_the_run(method):
+def test_fault_22_environment_that_always_raises_before_its_first_step_ends_the_run(method):
     plan = Plan(**{f"{method}s": ALWAYS})
 
     with pytest.raises(EnvironmentFault, match=r"raised 5 times running.*no l(icence|evel)"):
@@ -231,7 +231,7 @@ def test_environment_that_cannot_be_closed_is_replaced_all_the_same():
         actor.rollout(PLENTY)
 
 
-def test_evaluation_is_played_again_when_the_environment_raises():
+def test_fault_22_evaluation_is_played_again_when_the_environment_raises():
     plan = Plan(steps=[7], resets=[3 + 2])
     evaluator = Evaluator(partial(RaisingEnvironment, plan, lengths=(4,)), 0)
 
@@ -256,7 +256,7 @@ def test_finished_evaluation_ends_the_row_of_failures():
     assert faults == [2, 2]
 
 
-def test_evaluation_that_always_raises_ends_the_run():
+def test_fault_22_evaluation_that_always_raises_ends_the_run():
     plan = Plan(steps=ALWAYS)
     evaluator = Evaluator(partial(RaisingEnvironment, plan), 0, max_failures=3)
 

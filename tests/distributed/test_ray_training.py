@@ -209,8 +209,9 @@ def killed_run(ray_session, tmp_path_factory, short_run):  # noqa: ARG001
     return run
 
 
-def test_training_goes_on_when_an_actor_is_killed(killed_run):
+def test_fault_1_training_goes_on_when_an_actor_is_killed(killed_run, record_property):
     summary = killed_run.summary
+    record_property("lost_rollouts", summary["lost_rollouts"])
     assert summary["reason"] == "interrupted"
     assert summary["actor_restarts"] == 1
     assert summary["env_steps"] > killed_run.counters_at_kill["env_steps"] + 1000
@@ -218,13 +219,15 @@ def test_training_goes_on_when_an_actor_is_killed(killed_run):
     assert _metrics(killed_run.run_dir)[-1]["actor_restarts"] == 1
 
 
-def test_killed_actor_alone_is_replaced_by_another_process(killed_run):
+def test_fault_1_killed_actor_alone_is_replaced_by_another_process(killed_run, record_property):
+    record_property("injected", 0)  # the same kill
     before, after = killed_run.pids, killed_run.pids_after
     assert {role for role in before if before[role] != after[role]} == {"actor-1"}
     assert not psutil.pid_exists(before["actor-1"])
 
 
-def test_learning_never_pauses_long_when_an_actor_is_killed(killed_run):
+def test_fault_1_learning_never_pauses_long_when_an_actor_is_killed(killed_run, record_property):
+    record_property("injected", 0)  # the same kill
     lines = [line for line in _metrics(killed_run.run_dir) if line["learner_steps"] > 0]
     times = [
         line["wall_seconds"]

@@ -62,7 +62,7 @@ def test_items_of_a_skipped_update_get_the_least_priority(learner: Learner) -> N
     np.testing.assert_array_equal(priorities.item_id, batches.item_id)
 
 
-def test_weights_published_after_skipped_updates_are_the_last_finite_ones(learner: Learner) -> None:
+def test_fault_21_weights_published_after_skipped_updates_are_the_last_finite_ones(learner: Learner) -> None:
     before = learner.publish()
 
     _, weights, _ = learner.learn(BATCHES.make(1, reward=np.nan), publish=True)
@@ -75,7 +75,9 @@ def test_weights_published_after_skipped_updates_are_the_last_finite_ones(learne
 @pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
 )
-def test_tenth_skipped_update_running_ends_learning_with_the_last_finite_weights(learner: Learner) -> None:
+def test_fault_21_tenth_skipped_update_running_ends_learning_with_the_last_finite_weights(
+    learner: Learner,
+) -> None:
     before = learner.publish()
     batches = BATCHES.make(2)
     batches.transitions.observation[:, 1] = -np.inf
@@ -118,7 +120,7 @@ def test_count_of_skipped_updates_goes_on_from_a_checkpoint(learner: Learner) ->
         learner.learn(BATCHES.make(1, reward=np.nan), publish=False)
 
 
-def test_weights_that_are_not_finite_are_not_published(learner: Learner) -> None:
+def test_fault_21_weights_that_are_not_finite_are_not_published(learner: Learner) -> None:
     kernel = learner._loop.online.trainable_variables[0]
     kernel.assign(np.full(kernel.shape, np.nan))
     version = learner.get_state()["weights_version"]

@@ -88,7 +88,7 @@ def loop(request: pytest.FixtureRequest) -> tuple[UpdateLoop, NetworkPlan]:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", INPUTS)
-def test_update_with_a_number_that_is_not_finite_changes_nothing_and_is_named(
+def test_fault_21_update_with_a_number_that_is_not_finite_changes_nothing_and_is_named(
     loop: tuple[UpdateLoop, NetworkPlan], name: str, value: float
 ) -> None:
     loop, plan = loop
@@ -159,7 +159,7 @@ def test_target_network_waits_for_its_next_turn_when_the_update_that_it_is_due_a
     assert all(are_equal(loop.target.get_weights(), loop.online.get_weights()))
 
 
-def test_gradient_whose_norm_overflows_is_skipped_and_its_variable_named() -> None:
+def test_fault_21_gradient_whose_norm_overflows_is_skipped_and_its_variable_named() -> None:
     loop = make_loop(7, loss="huber", double=True, max_gradient_norm=0.2, target_update_period=2)
     batches = make_batches(5, 4, seed=8)
     batches.observation[:] *= 1e25  # the loss is as large, the squared gradient is beyond float32
@@ -172,7 +172,7 @@ def test_gradient_whose_norm_overflows_is_skipped_and_its_variable_named() -> No
     assert all(are_equal(snapshot(loop), before))
 
 
-def test_loss_that_overflows_is_named_and_so_are_weights_that_are_not_finite() -> None:
+def test_fault_21_loss_that_overflows_is_named_and_so_are_weights_that_are_not_finite() -> None:
     loop = make_loop(7, loss="huber", double=True, max_gradient_norm=0.2, target_update_period=2)
     batches = make_batches(5, 4, seed=8)
     batches.reward[:] = 3e38

@@ -35,7 +35,7 @@ def held_bytes(replay):
     ],
     ids=str,
 )
-def test_replay_takes_the_bytes_that_were_told_before(shape, dtype, high, capacity, prioritized):
+def test_fault_27_replay_takes_the_bytes_that_were_told_before(shape, dtype, high, capacity, prioritized):
     sampler = partial(PrioritizedSampler, capacity, 0.6) if prioritized else UniformSampler
     replay = Replay(capacity, 0, sampler)
     images, number = np.zeros((1, *shape), dtype), np.zeros(1, np.float32)

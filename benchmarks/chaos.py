@@ -1,0 +1,371 @@
+"""Kills roles of a run at random, again and again, and says what that cost.
+
+    python benchmarks/chaos.py --seconds 300 --every 4 --seed 0 --actors 4 --output chaos.json
+
+Trains CartPole-v1 and sends SIGKILL to the process of one role after another, by the ids in
+`status.json`. Roles are drawn from a deck of ten cards (5 actors, 2 replays, 2 evaluators, 1
+learner) that is shuffled again once it is used up: a learner takes longest to come back, and
+learning goes on between two of its deaths. A card whose role is not back yet waits.
+
+Ends with 1 if anything was lost that must not be: a role did not come back, a learner or
+replay began before the newest checkpoint there was, or CartPole is not solved at the end: the best
+weights over 100 fresh episodes, and the median evaluation of the last fifth of the run. (Single
+evaluations of a DQN that goes on for long fall short now and then, with and without chaos.)
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+DECK = ("actor",) * 5 + ("replay",) * 2 + ("evaluator",) * 2 + ("learner",)
+SOLVED = 475.0
+_LOOK_SECONDS = 0.1
+_PROGRESS_SECONDS = 10.0
+_BACK_SECONDS = 90.0  # longest that a role may take to come back
+# Counters that a restored role sets back, to what the checkpoint held.
+_RESTORED = {"learner": "learner_steps", "replay": "inserted"}
+
+Json = dict[str, Any]
+
+
+@dataclass
+class Kill:
+    """One process killed, and what became of its role.
+
+    Attributes:
+        seconds: since the run began to learn.
+        role: as in `status.json`.
+        pid: of the process.
+        restarts: of such roles before it.
+        kept: for learner and replay, what the newest checkpoint before it held.
+        restored: for learner and replay, what the new one began with.
+        back_seconds: until another process had its place; for the learner, until it learned.
+    """
+
+    seconds: float
+    role: str
+    pid: int
+    restarts: int
+    kept: int | None = None
+    restored: int | None = None
+    back_seconds: float | None = None
+
+    @property
+    def kind(self) -> str:
+        """`actor` for `actor-3`."""
+        return self.role.partition("-")[0]
+
+    @property
+    def lost_beyond(self) -> int:
+        """What the newest checkpoint held and the new process did not."""
+        return 0 if self.kept is None or self.restored is None else max(0, self.kept - self.restored)
+
+    def look(self, status: Json, seconds: float) -> None:
+        """Takes note of the role's return, if `status` tells of it."""
+        counters = status["counters"]
+        if self.kind in _RESTORED and self.restored is None:
+            if counters[f"{self.kind}_restarts"] > self.restarts:
+                self.restored = counters[_RESTORED[self.kind]]
+            return
+        pid = pids_of(status).get(self.role)
+        is_at_work = self.kind != "learner" or counters["learner_steps"] > (self.restored or 0)
+        if pid not in (None, self.pid) and is_at_work:
+            self.back_seconds = seconds - self.seconds
+
+
+@dataclass
+class Chaos:
+    """What is killed when, by a seed alone as far as timing allows."""
+
+    every: float
+    seed: int
+    kills: list[Kill] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(self.seed)
+        self._deck: list[str] = []
+        self._next = 0.0
+
+    @property
+    def missing(self) -> list[Kill]:
+        """Kills whose role is not back."""
+        return [kill for kill in self.kills if kill.back_seconds is None]
+
+    def victim(self, seconds: float, status: Json) -> tuple[str, int] | None:
+        """Role and process to be killed now, if it is time and one is up."""
+        if seconds < self._next:
+            return None
+        if not self._deck:
+            self._deck = self._random.sample(DECK, len(DECK))
+        missing = {kill.role for kill in self.missing}
+        up = {role: pid for role, pid in pids_of(status).items() if pid and role not in missing}
+        for card in self._deck:
+            roles = sorted(role for role in up if role.partition("-")[0] == card)
+            if roles:
+                self._deck.remove(card)
+                self._next = seconds + self.every * self._random.uniform(0.5, 1.5)
+                role = self._random.choice(roles)
+                return role, up[role]
+        return None
+
+
+class Run:
+    """`python -m distdqn.run` as a process of its own."""
+
+    def __init__(self, folder: Path, actors: int, seed: int, options: Sequence[str] = ()) -> None:
+        self.run_dir = folder / "run"
+        self._output = (folder / "output").open("w+", encoding="utf-8")
+        arguments = {"actors": actors, "seed": seed, "target-return": "none", "max-env-steps": 10**9}
+        arguments |= {"checkpoint-seconds": 2, "run-dir": self.run_dir}
+        command = [text for name, value in arguments.items() for text in (f"--{name}", str(value))]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "distdqn.run", *command, *options],
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def read(self, name: str) -> Json | None:
+        """A JSON file of the run, or None."""
+        path = self.run_dir / name
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def status(self) -> Json:
+        """Of the run, which must be going on.
+
+        Raises:
+            SystemExit: it has ended, or written nothing yet.
+        """
+        if self.process.poll() is not None:
+            sys.exit(f"The run ended by itself with {self.process.returncode}:\n{self.output()}")
+        return self.read("status.json") or {"counters": {"learner_steps": 0}, "roles": []}
+
+    def evaluations(self) -> list[tuple[float, float]]:
+        """Seconds since the program started and mean return of each."""
+        lines = map(json.loads, (self.run_dir / "metrics.jsonl").read_text().splitlines())
+        pairs = ((line["wall_seconds"], line["eval_return_mean"]) for line in lines)
+        return [(seconds, mean) for seconds, mean in pairs if mean is not None]
+
+    def kept(self, kind: str) -> int:
+        """What the newest checkpoint holds: learner steps, or transitions that went into replay."""
+        paths = sorted((self.run_dir / "checkpoints").glob("checkpoint-*.json"))
+        for path in reversed(paths):
+            try:
+                document = json.loads(path.read_text())["document"]
+            except FileNotFoundError:  # deleted meanwhile: there is a newer one
+                continue
+            if kind == "learner":
+                return int(document["learner"]["learner_steps"])
+            return int(document["replay"]["index"]["inserted"])
+        return 0
+
+    def output(self) -> str:
+        """All it printed so far."""
+        return Path(self._output.name).read_text(encoding="utf-8")
+
+    def end(self, number: int = signal.SIGINT) -> int:
+        """Ends it in order, at the latest by SIGKILL; returns its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+            try:
+                self.process.wait(60)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self._output.close()
+        return self.process.wait()
+
+
+def pids_of(status: Json) -> dict[str, int | None]:
+    """The process of each role; None while it starts."""
+    return {entry["role"]: entry["pid"] for entry in status["roles"]}
+
+
+def torment(run: Run, chaos: Chaos, seconds: float) -> Json:
+    """Kills roles of a run that learns for some `seconds`, then waits for those not back.
+
+    Returns:
+        The last status, with `seen`, the ids of all processes of roles.
+    """
+    seen: set[int] = set()
+    begin, told = time.monotonic(), 0.0
+    while True:
+        now, status = time.monotonic() - begin, run.status()
+        seen.update(pid for pid in pids_of(status).values() if pid)
+        for kill in chaos.missing:
+            kill.look(status, now)
+        is_over = now >= seconds
+        if is_over and (not chaos.missing or now >= seconds + _BACK_SECONDS):
+            return {**status, "seen": sorted(seen)}
+        if not is_over and (victim := chaos.victim(now, status)):
+            role, pid = victim
+            kill = Kill(now, role, pid, status["counters"].get(f"{role.partition('-')[0]}_restarts", 0))
+            if kill.kind in _RESTORED:
+                kill.kept = run.kept(kill.kind)
+            os.kill(pid, signal.SIGKILL)
+            chaos.kills.append(kill)
+        if now - told >= _PROGRESS_SECONDS:
+            told = now
+            print(_progress(now, seconds, chaos, status["counters"]), flush=True)
+        time.sleep(_LOOK_SECONDS)
+
+
+def _progress(now: float, seconds: float, chaos: Chaos, counters: Json) -> str:
+    lost = {name: counters[f"lost_{name}"] for name in ("learner_steps", "transitions", "rollouts")}
+    words = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in lost.items())
+    away = ", ".join(kill.role for kill in chaos.missing) or "nobody"
+    return (
+        f"{now:4.0f} of {seconds:.0f} s  {len(chaos.kills)} kills  away: {away}  "
+        f"learner steps {counters['learner_steps']:,}  lost: {words}"
+    )
+
+
+def late_median(evaluations: Sequence[tuple[float, float]]) -> float:
+    """Of the evaluations in the last fifth of the time, pairs of seconds and mean return."""
+    end = evaluations[-1][0]
+    return statistics.median(mean for seconds, mean in evaluations if seconds >= 0.8 * end)
+
+
+def evaluation_of(run_dir: Path, *options: str) -> float:
+    """Mean return of 100 greedy episodes of a network of the run."""
+    command = [sys.executable, "-m", "distdqn.evaluate", str(run_dir), "--episodes", "100", "--seed", "1"]
+    result = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    if result.returncode:
+        sys.exit(f"{' '.join(result.args)} ended with {result.returncode}:\n{result.stderr}")
+    return float(json.loads(result.stdout)["mean"])
+
+
+def report_of(run: Run, chaos: Chaos, exit_code: int, seen: Sequence[int]) -> Json:
+    """Everything that was seen, as JSON."""
+    summary = run.read("summary.json") or {}
+    roles = {}
+    for kind in dict.fromkeys(DECK):
+        kills = [kill for kill in chaos.kills if kill.kind == kind]
+        back = [kill.back_seconds for kill in kills if kill.back_seconds is not None]
+        roles[kind] = {
+            "injected": len(kills),
+            "recovered": len(back),
+            "median_seconds": statistics.median(back) if back else None,
+            "most_seconds": max(back, default=None),
+            "lost_beyond_checkpoint": sum(kill.lost_beyond for kill in kills),
+        }
+    names = ("lost_learner_steps", "lost_transitions", "lost_rollouts", "episodes_lost")
+    return {
+        "injected": len(chaos.kills),
+        "roles": roles,
+        "lost": {name: summary.get(name) for name in names},
+        "made": {name: summary.get(name) for name in ("learner_steps", "env_steps", "total_seconds")},
+        "exit_code": exit_code,
+        "left": [pid for pid in seen if psutil.pid_exists(pid)],
+        "kills": [asdict(kill) for kill in chaos.kills],
+    }
+
+
+def mistakes_of(report: Json) -> list[str]:
+    """What must not be, one line each."""
+    found = []
+    for kind, role in report["roles"].items():
+        if role["recovered"] < role["injected"]:
+            found.append(f"{kind}: {role['injected']} killed, {role['recovered']} came back")
+        if role["lost_beyond_checkpoint"]:
+            found.append(f"{kind}: {role['lost_beyond_checkpoint']} lost though a checkpoint held them")
+    if report["exit_code"] != 130:
+        found.append(f"the run ended with {report['exit_code']} after Ctrl-C, not 130")
+    if report["left"]:
+        found.append(f"processes left behind: {report['left']}")
+    for name, what in (("late", "the median evaluation of the last fifth"), ("best", "the best weights")):
+        if report.get(name, SOLVED) < SOLVED:
+            found.append(f"{what}: {report[name]:.1f}, not {SOLVED:g}")
+    return found
+
+
+def faults_of(report: Json) -> Json:
+    """What benchmarks/reliability.py counts, by the rows of docs/reliability.md."""
+    lost = report["lost"]
+    lost_by = {
+        "actor": {"rollouts": lost["lost_rollouts"]},
+        "replay": {"transitions": lost["lost_transitions"]},
+        "learner": {"learner steps": lost["lost_learner_steps"]},
+    }
+    return {
+        str(row): {
+            "injected": report["roles"][kind]["injected"],
+            "survived": report["roles"][kind]["recovered"],
+            "lost": lost_by[kind],
+        }
+        for row, kind in ((1, "actor"), (3, "replay"), (4, "learner"))
+    }
+
+
+def says(report: Json) -> list[str]:
+    """What docs/reliability.md tells of it."""
+    lost, made = report["lost"], report["made"]
+    lines = [
+        f"`{report['command']}`: {report['injected']} processes killed. The run made "
+        f"{made['learner_steps']:,} learner steps and {made['env_steps']:,} env steps; "
+        f"{lost['lost_learner_steps']:,} learner steps, {lost['lost_transitions']:,} transitions and "
+        f"{lost['lost_rollouts']:,} rollouts were lost. The median evaluation of its last fifth "
+        f"is {report['late']:.1f}; over 100 fresh episodes its best weights reach {report['best']:.1f}, "
+        f"its last {report['last']:.1f}.",
+        "",
+        "| role | killed | came back | seconds until then, median (most) | lost beyond a checkpoint |",
+        "|--|--|--|--|--|",
+    ]
+    for kind, role in report["roles"].items():
+        back = f"{role['median_seconds']:.1f} ({role['most_seconds']:.1f})" if role["recovered"] else "-"
+        counts = f"{role['injected']} | {role['recovered']} | {back} | {role['lost_beyond_checkpoint']:,}"
+        lines.append(f"| {kind} | {counts} |")
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Makes the run, writes the report, and says what was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=300.0, help="of killing (default: 300)")
+    parser.add_argument("--every", type=float, default=4.0, help="mean seconds between kills (default: 4)")
+    parser.add_argument("--seed", type=int, default=0, help="who is killed when (default: 0)")
+    parser.add_argument("--actors", type=int, default=4, help="number of actors (default: 4)")
+    parser.add_argument("--output", type=Path, help="file for the report as JSON")
+    options = parser.parse_args(arguments)
+    print(f"Chaos with seed {options.seed}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(Path(folder), options.actors, options.seed)
+        chaos = Chaos(options.every, options.seed)
+        try:
+            while not run.status()["counters"]["learner_steps"]:
+                time.sleep(_LOOK_SECONDS)
+            status = torment(run, chaos, options.seconds)
+        finally:
+            exit_code = run.end()
+        print(run.output())
+        report = report_of(run, chaos, exit_code, status["seen"])
+        report |= {"best": evaluation_of(run.run_dir), "last": evaluation_of(run.run_dir, "--final")}
+        report["evaluations"] = run.evaluations()
+    report["late"] = late_median(report["evaluations"])
+    report["command"] = (
+        f"python benchmarks/chaos.py --seconds {options.seconds:g} --every {options.every:g} "
+        f"--seed {options.seed} --actors {options.actors}"
+    )
+    report["mistakes"] = mistakes_of(report)
+    report["says"], report["faults"] = says(report), faults_of(report)
+    if options.output:
+        options.output.write_text(json.dumps(report, indent=1) + "\n")
+    print("\n".join(report["says"]))
+    print("\n".join(report["mistakes"]) or "Nothing was lost that must not be.")
+    return bool(report["mistakes"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,234 @@
+"""Trains CartPole-v1 at full speed for long and looks whether anything grows.
+
+    python benchmarks/soak.py --minutes 30 --output soak.json
+
+Every few seconds it takes down memory, open files and threads of the driver and of every role,
+the references that the driver holds, and what lies in Ray's object store. From when replay is
+full and a minute of learning is over, nothing may grow: the slope (Theil and Sen: the median of
+the slopes between all pairs of samples) times the time must stay below an allowance for noise
+plus so much an hour; see `ALLOWED`. Ends with 1 if something grows faster.
+
+The driver is this process, so its memory holds the samples, too: some 3 KB each.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+import distdqn
+
+# What may come on top while it is measured: at once, and by the hour.
+ALLOWED = {
+    "rss_mb": (8.0, 40.0),
+    "pss_mb": (8.0, 40.0),
+    "files": (4.0, 8.0),
+    "threads": (4.0, 8.0),
+    "references": (50.0, 100.0),
+    "object_store_mb": (20.0, 40.0),
+}
+_WARM_UP_SECONDS = 60.0
+_PROGRESS_SECONDS = 30.0
+
+Json = dict[str, Any]
+
+
+def process_numbers(pid: int) -> Json:
+    """Memory in MB, open files and threads of a process."""
+    process = psutil.Process(pid)
+    memory = process.memory_full_info()
+    return {
+        "rss_mb": memory.rss / 2**20,
+        "pss_mb": getattr(memory, "pss", memory.uss) / 2**20,  # Linux alone knows it
+        "files": process.num_fds(),
+        "threads": process.num_threads(),
+    }
+
+
+def ray_numbers() -> Json:
+    """References held by this process, and what is in the object stores of all nodes."""
+    import ray
+    from ray._private import internal_api
+    from ray._private.state import state
+
+    held = ray._private.worker.global_worker.core_worker.get_all_reference_counts()
+    store = internal_api.get_memory_info_reply(state).store_stats
+    return {"references": len(held), "object_store_mb": store.object_store_bytes_used / 2**20}
+
+
+class Sampler(threading.Thread):
+    """Takes samples of a run in this process until `over` is set.
+
+    Attributes:
+        samples: oldest first.
+        failures: errors, of samples that could not be taken.
+    """
+
+    def __init__(self, run_dir: Path, every: float) -> None:
+        super().__init__(daemon=True)
+        self.samples: list[Json] = []
+        self.failures: list[str] = []
+        self.over = threading.Event()
+        self._status = run_dir / "status.json"
+        self._every = every
+
+    def run(self) -> None:
+        """Samples from when the learner makes steps."""
+        begin, told = None, 0.0
+        while not self.over.wait(self._every):
+            if not self._status.exists():
+                continue
+            status = json.loads(self._status.read_text())
+            if not status["counters"]["learner_steps"] or status["state"] != "running":
+                continue
+            begin = begin or time.monotonic()
+            try:
+                self.samples.append(sample(status, time.monotonic() - begin))
+            except Exception as error:
+                self.failures.append(f"{type(error).__name__}: {error}")
+                continue
+            if self.samples[-1]["seconds"] - told >= _PROGRESS_SECONDS:
+                told = self.samples[-1]["seconds"]
+                print(_progress(self.samples[-1]), flush=True)
+
+
+def sample(status: Json, seconds: float) -> Json:
+    """All numbers now, flat: `actor-0 rss_mb` and so on."""
+    numbers: Json = {"seconds": seconds}
+    numbers |= {name: status["counters"][name] for name in ("inserted", "env_steps", "learner_steps")}
+    pids = {"driver": psutil.Process().pid} | {role["role"]: role["pid"] for role in status["roles"]}
+    for role, pid in pids.items():
+        numbers |= {f"{role} {name}": value for name, value in process_numbers(pid).items()}
+    return numbers | {f"driver {name}": value for name, value in ray_numbers().items()}
+
+
+def _progress(sample: Json) -> str:
+    memory = sum(value for name, value in sample.items() if name.endswith("pss_mb"))
+    return (
+        f"{sample['seconds'] / 60:5.1f} min  learner steps {sample['learner_steps']:,}  "
+        f"memory {memory:,.0f} MB  references {sample['driver references']}  "
+        f"object store {sample['driver object_store_mb']:.1f} MB"
+    )
+
+
+def slope_per_hour(seconds: np.ndarray, values: np.ndarray) -> float:
+    """Median slope between all pairs of samples, both `[T]`."""
+    first, second = np.triu_indices(len(seconds), 1)
+    return float(np.median((values[second] - values[first]) / (seconds[second] - seconds[first])) * 3600)
+
+
+def series_of(samples: Sequence[Json], capacity: int) -> dict[str, Json]:
+    """First, last, slope and verdict of every number, once warmed up."""
+    warm = [s for s in samples if s["inserted"] >= capacity and s["seconds"] >= _WARM_UP_SECONDS]
+    if len(warm) < 3:
+        sys.exit(f"Only {len(warm)} of {len(samples)} samples came after replay was full: take more minutes.")
+    seconds = np.array([s["seconds"] for s in warm])
+    hours = (seconds[-1] - seconds[0]) / 3600
+    found = {}
+    for name in warm[0]:
+        if (kind := name.rpartition(" ")[2]) in ALLOWED:
+            values = np.array([s.get(name, np.nan) for s in warm])
+            slope = slope_per_hour(seconds, values)
+            at_once, by_the_hour = ALLOWED[kind]
+            is_flat = slope * hours <= at_once + by_the_hour * hours
+            found[name] = {
+                "first": values[0],
+                "last": values[-1],
+                "per_hour": slope,
+                "is_flat": bool(is_flat),
+            }
+    return found
+
+
+def table(series: dict[str, Json]) -> str:
+    """A line for each process, as Markdown: the value at the end and its slope per hour."""
+    rows: defaultdict[str, dict[str, Json]] = defaultdict(dict)
+    for name, numbers in series.items():
+        role, _, kind = name.rpartition(" ")
+        rows[role][kind] = numbers
+    lines = [
+        "| process | " + " | ".join(kind.replace("_mb", ", MB").replace("_", " ") for kind in ALLOWED) + " |",
+        "|--" * (len(ALLOWED) + 1) + "|",
+    ]
+    for role, kinds in rows.items():
+        cells = [
+            f"{n['last']:,.0f} ({n['per_hour']:+,.1f})" if (n := kinds.get(kind)) else "" for kind in ALLOWED
+        ]
+        lines.append(f"| {role} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def soak(minutes: float, actors: int, seed: int, every: float) -> Json:
+    """Makes the run and measures it."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = distdqn.Config(
+            run_dir=f"{folder}/run",
+            actors=actors,
+            seed=seed,
+            target_return=None,
+            max_env_steps=10**12,
+            max_seconds=60.0 * minutes + 20.0,  # it starts before it learns
+        )
+        sampler = Sampler(Path(folder) / "run", every)
+        sampler.start()
+        try:
+            summary = distdqn.train(config, quiet=True)
+        finally:
+            sampler.over.set()
+            sampler.join()
+    samples = sampler.samples
+    return {
+        "command": f"python benchmarks/soak.py --minutes {minutes:g} --actors {actors} --seed {seed}",
+        "minutes": samples[-1]["seconds"] / 60 if samples else 0.0,
+        "learner_steps": summary["learner_steps"],
+        "env_steps": summary["env_steps"],
+        "not_sampled": sampler.failures,
+        "series": series_of(samples, config.capacity),
+        "samples": samples,
+    }
+
+
+def says(report: Json) -> list[str]:
+    """What docs/reliability.md tells of it."""
+    growing = [name for name, numbers in report["series"].items() if not numbers["is_flat"]]
+    return [
+        f"`{report['command']}`: {report['learner_steps']:,} learner steps and {report['env_steps']:,} env "
+        f"steps in {report['minutes']:.0f} minutes. The value at the end, and in brackets its slope per hour "
+        "once replay was full and a minute of learning over:",
+        "",
+        *table(report["series"]).splitlines(),
+        "",
+        f"Growing: {', '.join(growing)}." if growing else "Nothing grows.",
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures, writes the report, and says what grows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=30.0, help="of learning (default: 30)")
+    parser.add_argument("--actors", type=int, default=4, help="number of actors (default: 4)")
+    parser.add_argument("--seed", type=int, default=0, help="of the run (default: 0)")
+    parser.add_argument("--every", type=float, default=5.0, help="seconds between samples (default: 5)")
+    parser.add_argument("--output", type=Path, help="file for the report as JSON")
+    options = parser.parse_args(arguments)
+    report = soak(options.minutes, options.actors, options.seed, options.every)
+    is_flat = all(numbers["is_flat"] for numbers in report["series"].values())
+    report["says"] = says(report)
+    report["faults"] = {"28": {"injected": 1, "survived": int(is_flat), "lost": {}}}
+    if options.output:
+        options.output.write_text(json.dumps(report, indent=1) + "\n")
+    print("\n".join(report["says"]))
+    return not is_flat
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Whichever side of a run is faster waits for the other: at no cost, and without growing."""
+
+import json
+import time
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.slow
+
+_OPTIONS = ("--actors", 1, "--capacity", 2000, "--target-return", "none", "--max-env-steps", 10**9)
+_SECONDS = 6.0  # for which a run is watched
+
+
+class Watched:
+    """What was seen of a run meanwhile: CPU of each role, its memory at both ends, metrics, output."""
+
+    def __init__(self, run, before, after, seconds):
+        self.cpu = {role: (after[role][0] - before[role][0]) / seconds for role in before}
+        self.grown_mb = {role: (after[role][1] - before[role][1]) / 2**20 for role in before}
+        lines = (run.run_dir / "metrics.jsonl").read_text().splitlines()
+        self.line = json.loads(lines[-1])
+        self.output = run.output()
+
+
+def numbers_of(run):
+    """CPU seconds and resident bytes of every role."""
+    found = {}
+    for role in run.read("status.json")["roles"]:
+        process = psutil.Process(role["pid"])
+        times = process.cpu_times()
+        found[role["role"]] = (times.user + times.system, process.memory_info().rss)
+    return found
+
+
+@pytest.fixture(scope="module")
+def watched(start_run):
+    """Two runs at a time: much learning for each step of acting, and little."""
+    runs = {
+        "fast actors": start_run(*_OPTIONS, "--samples-per-insert", 256),
+        "fast learner": start_run(*_OPTIONS, "--samples-per-insert", 1, "--envs-per-actor", 1),
+    }
+
+    def is_full(run):
+        return run.is_learning() and run.read("status.json")["counters"]["inserted"] >= 6000
+
+    for run in runs.values():
+        run.wait_until(lambda run=run: is_full(run), 120.0)
+    begin, before = time.monotonic(), {name: numbers_of(run) for name, run in runs.items()}
+    time.sleep(_SECONDS)
+    seconds = time.monotonic() - begin
+    found = {name: Watched(run, before[name], numbers_of(run), seconds) for name, run in runs.items()}
+    for run in runs.values():
+        run.process.terminate()
+    for run in runs.values():
+        run.wait(60.0)
+    return found
+
+
+def test_fault_28_actors_that_are_faster_than_the_learner_wait_for_it_and_use_no_cpu(watched):
+    seen = watched["fast actors"]
+
+    assert seen.cpu["actor-0"] < 0.25 < 0.3 < seen.cpu["learner"], seen.cpu
+    assert seen.line["actors_wait_fraction"] > 0.5
+    assert "actors wait for the learner" in seen.output
+    assert 256 * 0.9 <= seen.line["samples_per_insert"] <= 256
+
+
+def test_fault_28_learner_that_is_faster_than_the_actors_waits_for_them_and_uses_no_cpu(watched):
+    seen = watched["fast learner"]
+
+    assert seen.cpu["learner"] < 0.25 < seen.cpu["actor-0"], seen.cpu
+    assert seen.line["learner_wait_fraction"] > 0.5
+    assert "learner waits for actors" in seen.output
+    assert 0.9 <= seen.line["samples_per_insert"] <= 1
+
+
+@pytest.mark.parametrize("side", ["fast actors", "fast learner"])
+def test_fault_28_memory_stays_flat_whichever_side_waits(watched, side, record_property):
+    record_property("injected", 0)  # the same two runs
+
+    assert max(watched[side].grown_mb.values()) < 16.0, watched[side].grown_mb
