@@ -141,8 +141,8 @@ def series_of(samples: Sequence[Json], capacity: int) -> dict[str, Json]:
             at_once, by_the_hour = ALLOWED[kind]
             is_flat = slope * hours <= at_once + by_the_hour * hours
             found[name] = {
-                "first": values[0],
-                "last": values[-1],
+                "first": float(values[0]),
+                "last": float(values[-1]),
                 "per_hour": slope,
                 "is_flat": bool(is_flat),
             }
@@ -224,9 +224,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     is_flat = all(numbers["is_flat"] for numbers in report["series"].values())
     report["says"] = says(report)
     report["faults"] = {"28": {"injected": 1, "survived": int(is_flat), "lost": {}}}
+    print("\n".join(report["says"]))
     if options.output:
         options.output.write_text(json.dumps(report, indent=1) + "\n")
-    print("\n".join(report["says"]))
     return not is_flat
 
 

@@ -196,6 +196,8 @@ class _Run:
             goal.set_state(self._start.store.read_tree(document["goal"]))
             inserted = inserted_in(document)
             journal.set_state(document["journal"], inserted, int(self._pacing.goal(inserted)))
+            then = document["about"]["config"]  # each of its environments had an episode open
+            journal.counters.episodes_lost += then["actors"] * then["envs_per_actor"]
         with ThreadPoolExecutor(1) as executor:
             saver = AsyncSaver(
                 self._checkpoints,

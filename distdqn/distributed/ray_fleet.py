@@ -16,6 +16,7 @@ from distdqn.distributed.fleet import CallFailed, Handle, Ref
 from distdqn.errors import DistdqnError
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # Ray puts some into its messages
+_ADVICE = re.compile(r" Some common causes include:.*", re.DOTALL)  # seven lines of it
 _FETCH_SECONDS = 10.0  # for a result that is there already, perhaps on another node
 
 
@@ -75,7 +76,7 @@ class RayFleet:
         except RayError as error:
             if isinstance(cause := getattr(error, "cause", None), DistdqnError):
                 raise cause from None  # the user's to mend: another process would do no better
-            raise CallFailed(_COLOUR.sub("", str(error)) or type(error).__name__) from error
+            raise CallFailed(_ADVICE.sub("", _COLOUR.sub("", str(error))) or type(error).__name__) from error
 
     def end(self, handle: Handle) -> None:
         """See `Fleet`."""

@@ -35,7 +35,7 @@ class Counters:
         lost_transitions: transitions that went with them, since the checkpoint before.
         lost_rollouts: rollouts whose chunk never reached replay.
         episodes_lost: episodes that were given up unfinished: at a checkpoint's clean cut,
-            with an actor or an environment that failed.
+            where an `async` run went on from a checkpoint, or with an environment that failed.
         env_faults: times that environments raised an error and were built anew.
         not_finite_steps: env steps left out as their numbers were not finite.
         not_finite_updates: updates left out as their numbers were not finite.

@@ -154,8 +154,9 @@ def test_killed_process_fails_running_and_queued_calls_and_stays_dead(fleet, sta
     refs = [*fleet.call(handle, "sleep", 60.0), *fleet.call(handle, "name")]
     os.kill(pid, signal.SIGKILL)
     for ref in refs:
-        with pytest.raises(CallFailed):
+        with pytest.raises(CallFailed, match="its worker process has died") as caught:
             fleet.get(ref, timeout_seconds=30.0)
+        assert "Some common causes" not in str(caught.value)
     with pytest.raises(CallFailed):  # Ray does not restart it: the supervisor replaces it
         _answer(fleet, handle, "name")
 
