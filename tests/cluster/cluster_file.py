@@ -16,8 +16,8 @@ def load_cluster_file():
 def on_premises(config, head_ip, worker_ips, auth, head_cpus=None, worker_cpus=None):
     """The same cluster on hosts that are there already.
 
-    Everything stays but for AWS: the provider, its package, its user and the types of nodes. They
-    told Ray what a node has; now the start commands do.
+    Everything stays but for AWS: the provider, its package, its images, its user and the types of
+    nodes. Those told Ray what a node has; now the start commands do.
     """
     types = config["available_node_types"]
     of_aws = {"available_node_types", "head_node_type", "head_setup_commands", "idle_timeout_minutes"}
@@ -29,7 +29,8 @@ def on_premises(config, head_ip, worker_ips, auth, head_cpus=None, worker_cpus=N
         ("head", config["head_node_type"], head_cpus, "RAY_enable_autoscaler_v2=0 "),
         ("worker", "cpu_worker", worker_cpus, ""),
     ):
-        commands = local[f"{role}_start_ray_commands"]
+        commands = [text for text in local[f"{role}_start_ray_commands"] if "boto3" not in text]
+        local[f"{role}_start_ray_commands"] = commands
         cpus = cpus or types[of_type]["resources"]["CPU"]
         commands[-1] = f"{commands[-1].replace('ray start', f'{before}ray start')} --num-cpus={cpus}"
     return local

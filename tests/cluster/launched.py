@@ -86,7 +86,7 @@ class LaunchedCluster:
         path = self.run_dir(run) / "status.json"
         return json.loads(path.read_text()) if path.exists() else None
 
-    def wait_until(self, run, job, condition, timeout_seconds=120.0):
+    def wait_until(self, run, job, condition, timeout_seconds=240.0):
         """Waits until `condition` holds for the status of a run, which is this job; returns the status."""
         deadline = time.monotonic() + timeout_seconds
         while not ((status := self.status(run)) and condition(status)):

@@ -1,8 +1,11 @@
 """The files that describe clusters, checked without one: by Ray's own validation and KubeRay's fields."""
 
 import copy
+import json
+import os
 import re
 import subprocess
+import sys
 import tomllib
 
 import jsonschema
@@ -12,6 +15,19 @@ from cluster.cluster_file import ROOT, load_cluster_file, on_premises
 
 from distdqn.cli import parse_run_options
 from distdqn.config import Config
+
+# Of AWS's package, the one call that the head makes: images in no order, by owner.
+_BOTO3 = """
+class client:
+    def __init__(self, service, region):
+        assert (service, region) == ("ec2", "us-west-2")
+
+    def describe_images(self, Owners, Filters):
+        assert [key["Name"] for key in Filters] == ["name"]
+        image = f"ami-{Owners[0]}-"
+        dates = {"old": "2026-01-31", "new": "2026-02-01", "older": "2025-12-31"}
+        return {"Images": [{"ImageId": image + age, "CreationDate": dates[age]} for age in dates]}
+"""
 
 SCHEMA = yaml.safe_load((ROOT / "tests/cluster/rayjob_schema.yaml").read_text(encoding="utf-8"))
 
@@ -119,6 +135,33 @@ def test_checkout_that_travels_is_all_that_pip_needs_to_install_it(config):
 def test_every_command_of_the_cluster_is_one_that_bash_can_read(config):
     for command in commands(config):
         subprocess.run(["bash", "-n", "-c", command], check=True)
+
+
+def test_head_puts_ids_in_place_of_the_names_of_images(config, prepared, tmp_path):
+    (command,) = (text for text in config["head_start_ray_commands"] if "boto3" in text)
+    (tmp_path / "boto3.py").write_text(_BOTO3)
+    file = tmp_path / "ray_bootstrap_config.yaml"
+    file.write_text(json.dumps(prepared))  # as Ray hands it to the head
+    environment = {"HOME": str(tmp_path), "PYTHONPATH": str(tmp_path), "PATH": os.environ["PATH"]}
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    (tmp_path / "venv" / "bin" / "python").symlink_to(sys.executable)
+
+    for _ in range(2):  # also when Ray is started anew
+        subprocess.run(["bash", "-c", f"true && ({command})"], env=environment, check=True)
+
+    found = json.loads(file.read_text())
+    images = {name: kind["node_config"]["ImageId"] for name, kind in found["available_node_types"].items()}
+    assert images == {
+        "head": "ami-099720109477-new",
+        "cpu_worker": "ami-099720109477-new",
+        "gpu_learner": "ami-amazon-new",
+    }
+    for kind in found["available_node_types"].values():
+        kind["node_config"].pop("ImageId")
+    expected = copy.deepcopy(prepared)
+    for kind in expected["available_node_types"].values():
+        kind["node_config"].pop("ImageId")
+    assert found == expected
 
 
 def test_ray_and_python_are_pinned_the_same_everywhere(config):

@@ -10,6 +10,8 @@ import psutil
 import pytest
 from cluster.hosts import address, running_hosts, why_not
 
+pytestmark = pytest.mark.slow
+
 _LOGIN = (
     "ssh -q -i ~/.ssh/cluster_key -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null "
     f"-o ConnectTimeout=5 {address(1)}"
