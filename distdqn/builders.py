@@ -17,6 +17,7 @@ from distdqn.networks import NetworkPlan
 from distdqn.pacing import Pacing
 from distdqn.replay.buffer import Replay
 from distdqn.replay.samplers import PrioritizedSampler, UniformSampler
+from distdqn.replay.shards import shard_capacities
 from distdqn.schedules import LearningSchedules, LinearSchedule, Schedule, make_schedule
 from distdqn.torsos import choose_torso
 
@@ -65,15 +66,21 @@ def actor_blueprint(config: Config, spec: EnvironmentSpec, index: int, incarnati
     )
 
 
-def replay_blueprint(config: Config) -> Blueprint:
-    """The replay memory."""
+def replay_blueprint(config: Config, shard: int = 0) -> Blueprint:
+    """The replay memory, or one shard of it."""
+    capacity = shard_capacities(config.capacity, config.replay_shards)[shard]
     samplers = {
         "uniform": UniformSampler,
-        "prioritized": functools.partial(PrioritizedSampler, config.capacity, config.priority_exponent),
+        "prioritized": functools.partial(PrioritizedSampler, capacity, config.priority_exponent),
     }
     return Blueprint(
         Replay,
-        {"capacity": config.capacity, "seed": config.seed, "make_sampler": samplers[config.sampler]},
+        {
+            "capacity": capacity,
+            "seed": config.seed,
+            "make_sampler": samplers[config.sampler],
+            "shard": shard,
+        },
     )
 
 

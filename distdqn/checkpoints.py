@@ -5,7 +5,8 @@ take it back. Whoever holds all of them, a team in one process or a supervisor, 
 parts over here.
 """
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,29 +24,31 @@ class Segment:
     """A part of replay that is saved by itself.
 
     Attributes:
+        shard: which of the replays it is of.
         kind: `rows` or `frames`, as in `Replay.get_rows` and `Replay.get_frames`.
         begin: first id.
         end: one past the last.
         is_complete: it can never change any more.
     """
 
+    shard: int
     kind: str
     begin: int
     end: int
     is_complete: bool
 
 
-def segments_of(index: Tree) -> list[Segment]:
-    """The parts in which a replay with this `index` is saved, oldest first, frames before rows."""
+def segments_of(shard: int, index: Tree) -> list[Segment]:
+    """The parts in which a shard with this `index` is saved, oldest first, frames before rows."""
     found = []
     if index["frames"] is not None:
-        found += _cut("frames", index["frames"], index["frames_per_segment"])
-    return found + _cut("rows", index, index["rows_per_segment"])
+        found += _cut(shard, "frames", index["frames"], index["frames_per_segment"])
+    return found + _cut(shard, "rows", index, index["rows_per_segment"])
 
 
-def _cut(kind: str, counts: Tree, length: int) -> list[Segment]:
+def _cut(shard: int, kind: str, counts: Tree, length: int) -> list[Segment]:
     ranges = segments(counts["first"], counts["inserted"], length)
-    return [Segment(kind, begin, end, end - begin == length) for begin, end in ranges]
+    return [Segment(shard, kind, begin, end, end - begin == length) for begin, end in ranges]
 
 
 class Checkpoints:
@@ -67,16 +70,23 @@ class Checkpoints:
         self._last = max(store.numbers(), default=-1)
         self._others = self._last  # up to here they are of another run, or of what this one gave up
 
-    def forget_segments(self) -> None:
-        """Replay is another one from here on, in which the same ids are other rows."""
-        self._written.clear()
+    def forget_segments(self, shard: int) -> None:
+        """This shard is another one from here on, in which the same ids are other rows."""
+        self._written = {
+            segment: document for segment, document in self._written.items() if segment.shard != shard
+        }
 
-    def missing(self, index: Tree) -> list[Segment]:
-        """The segments of replay that have to be written for a checkpoint with this `index`."""
-        wanted = segments_of(index)
+    def missing(self, indexes: Sequence[Tree]) -> list[Segment]:
+        """The segments that have to be written for a checkpoint of shards with these `indexes`.
+
+        The oldest of every shard first, as these are overwritten first.
+        """
+        wanted = [segments_of(shard, index) for shard, index in enumerate(indexes)]
+        in_turns = itertools.chain.from_iterable(itertools.zip_longest(*wanted))
+        found = [segment for segment in in_turns if segment is not None]
         # What is overwritten in replay is not needed any more.
-        self._written = {segment: self._written[segment] for segment in wanted if segment in self._written}
-        return [segment for segment in wanted if segment not in self._written]
+        self._written = {segment: self._written[segment] for segment in found if segment in self._written}
+        return [segment for segment in found if segment not in self._written]
 
     def add_segment(self, segment: Segment, state: Tree) -> Any:
         """Writes one segment; returns it as the store names it."""
@@ -85,23 +95,28 @@ class Checkpoints:
             self._written[segment] = document
         return document
 
-    def write(self, number: int, tree: Tree, index: Tree | None, fresh: dict[Segment, Any]) -> None:
+    def write(self, number: int, tree: Tree, indexes: Sequence[Tree], fresh: dict[Segment, Any]) -> None:
         """Completes checkpoint `number` and deletes those that are no longer kept.
 
         Args:
             number: learner steps. Where these went back, since an older checkpoint was
                 taken up, the next free number, so that the latest always is the largest.
             tree: all but replay.
-            index: of replay, or None to leave replay out.
+            indexes: of all shards of replay; none leave replay out.
             fresh: what `add_segment` returned for each missing segment.
         """
-        replay = None
-        if index is not None:
-            known = {**self._written, **fresh}
-            parts = [{"kind": segment.kind, "state": known[segment]} for segment in segments_of(index)]
-            # All of a small one may have been overwritten before its turn came: nothing to sample from.
-            if not parts or any(_rows_in(part) for part in parts):
-                replay = {"index": self._store.write_tree(index), "parts": parts}
+        known = {**self._written, **fresh}
+        parts = [
+            [{"kind": segment.kind, "state": known[segment]} for segment in segments_of(shard, index)]
+            for shard, index in enumerate(indexes)
+        ]
+        # All of a small one may have been overwritten before its turn came: nothing to sample from.
+        replay = []
+        if not any(parts) or any(_rows_in(part) for part in itertools.chain(*parts)):
+            written = [self._store.write_tree(index) for index in indexes]
+            replay = [
+                {"index": index, "parts": of_shard} for index, of_shard in zip(written, parts, strict=True)
+            ]
         self._last = number = max(number, self._last + 1)
         best = tree["goal"]["best"]
         if best is not None and (self._best is None or self._best[0] != best["learner_steps"]):
@@ -141,13 +156,19 @@ def _rows_in(part: Tree) -> int:
     return max((int(column["shape"][0]) for column in columns), default=0)
 
 
-def replay_parts(store: Store, document: Tree) -> Iterator[tuple[str, Tree]]:
-    """Method of `Replay` and its argument, in the order in which they put a saved replay back."""
-    for part in document["parts"]:
+def saved_shards(document: Tree) -> list[Tree]:
+    """The shards of replay that a checkpoint holds, `index` and `parts` of each; none if it has no replay."""
+    replay = document["replay"] or []  # None in format 1
+    return [replay] if isinstance(replay, dict) else list(replay)  # or a single replay
+
+
+def replay_parts(store: Store, shard: Tree) -> Iterator[tuple[str, Tree]]:
+    """Method of `Replay` and its argument, in the order in which they put a saved shard back."""
+    for part in shard["parts"]:
         yield f"set_{part['kind']}", store.read_tree(part["state"])
-    yield "set_index", store.read_tree(document["index"])
+    yield "set_index", store.read_tree(shard["index"])
 
 
 def inserted_in(document: Tree) -> int:
     """Transitions that a checkpoint's replay had taken in; 0 if it holds none."""
-    return int(document["replay"]["index"]["inserted"]) if document["replay"] else 0
+    return sum(int(shard["index"]["inserted"]) for shard in saved_shards(document))

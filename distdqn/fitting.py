@@ -9,6 +9,7 @@ from distdqn.acting.environments import EnvironmentSpec
 from distdqn.builders import resolve_torso
 from distdqn.config import Config
 from distdqn.errors import ConfigError
+from distdqn.replay.shards import shard_capacities
 from distdqn.replay.sizes import replay_bytes
 from distdqn.torsos import check_torso
 
@@ -41,7 +42,11 @@ def fit_to_observations(config: Config, spec: EnvironmentSpec) -> tuple[Config, 
             "`spectral_norm` is for convolutions, and observations of the shape "
             f"{spec.observation_shape} have none (leave it out, or name a `torso`)."
         )
-    needed, available = replay_bytes(config.capacity, spec, config.sampler == "prioritized"), _machine_bytes()
+    needed = sum(
+        replay_bytes(capacity, spec, config.sampler == "prioritized")
+        for capacity in shard_capacities(config.capacity, config.replay_shards)
+    )
+    available = _machine_bytes()
     if available is not None and needed > available:
         mistakes.append(
             f"`capacity` ({config.capacity}) needs {_gigabytes(needed)} for observations of the shape "

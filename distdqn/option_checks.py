@@ -38,7 +38,7 @@ def contradictions(options: Mapping[str, Any]) -> list[str]:
     Args:
         options: those that are right by themselves; no line is about any other.
     """
-    checks = (_sizes, _support, _munchausen, _output_bias, _network, _points)
+    checks = (_sizes, _shards, _support, _munchausen, _output_bias, _network, _points)
     return [mistake for check in checks for mistake in check(options)]
 
 
@@ -57,6 +57,23 @@ def _sizes(options: Mapping[str, Any]) -> list[str]:
         for small, large, why in pairs
         if small in options and large in options and options[small] > options[large]
     ]
+
+
+def _shards(options: Mapping[str, Any]) -> list[str]:
+    shards = options.get("replay_shards", 1)
+    mistakes = []
+    if shards > 1 and options.get("mode", "async") != "async":
+        mistakes.append(
+            f"`replay_shards` ({shards}) needs `mode` to be `async`: the other modes have one replay "
+            "(leave it out)."
+        )
+    for name in ("actors", "capacity"):
+        most = options.get(name)
+        if isinstance(most, int) and shards > most:
+            mistakes.append(
+                f"`replay_shards` ({shards}) exceeds `{name}` ({most}): some would stay empty (lower it)."
+            )
+    return mistakes
 
 
 def _support(options: Mapping[str, Any]) -> list[str]:

@@ -24,6 +24,12 @@ class RunOptions:
         "`serial`: the same result in one process, without Ray",
     )
     actors: int = option(_RUN, 4, "number of actors", Range(1, 10_000))
+    replay_shards: int = option(
+        _RUN,
+        1,
+        "processes that replay is spread over in `async`; each has its part of `capacity` and of the actors",
+        Range(1, 10_000),
+    )
     seed: int = option(_RUN, 0, "fixes every random stream", Range(0, 2**63 - 1))
     run_dir: str | None = option(_RUN, None, "folder for results; none means `runs/<env>-<time>`")
     address: str | None = option(

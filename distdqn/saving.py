@@ -1,14 +1,16 @@
 """When a run that goes in rounds is saved, and how it is put back."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from distdqn.acting.actor import CutReport
-from distdqn.checkpoints import Checkpoints, Tree, inserted_in, replay_parts
+from distdqn.checkpoints import Checkpoints, Tree, inserted_in, replay_parts, saved_shards
 from distdqn.goal import Goal
 from distdqn.pacing import Pacing
 from distdqn.policy import PolicyWeights
 from distdqn.reporting.journal import Journal
+from distdqn.resharding import reshard
 from distdqn.resuming import Start
 
 
@@ -40,23 +42,28 @@ def run_tree(
     }
 
 
-def save(
-    checkpoints: Checkpoints, ask: Callable[..., Any], number: int, tree: Tree, with_replay: bool
-) -> None:
-    """Makes a checkpoint at once; `ask` calls the `learner` or the `replay` and waits.
+def save(checkpoints: Checkpoints, number: int, tree: Tree, ask_shards: Sequence[Callable[..., Any]]) -> None:
+    """Makes a checkpoint at once.
+
+    Args:
+        checkpoints: where to.
+        number: learner steps.
+        tree: all but replay.
+        ask_shards: each calls a method of one shard of replay and waits for the answer; none
+            leave replay out.
 
     Raises:
         CheckpointError: it could not be written, five times running.
     """
     try:
-        index = ask("replay", "get_index") if with_replay else None
+        indexes = [ask("get_index") for ask in ask_shards]
         fresh = {
             segment: checkpoints.add_segment(
-                segment, ask("replay", f"get_{segment.kind}", segment.begin, segment.end)
+                segment, ask_shards[segment.shard](f"get_{segment.kind}", segment.begin, segment.end)
             )
-            for segment in (checkpoints.missing(index) if index else ())
+            for segment in checkpoints.missing(indexes)
         }
-        checkpoints.write(number, tree, index, fresh)
+        checkpoints.write(number, tree, indexes, fresh)
     except OSError as error:
         checkpoints.add_failure(error)
 
@@ -89,11 +96,15 @@ class RoundSaver:
         """Puts everything back as it was after `start`'s checkpoint."""
         document = start.document
         team.ask("learner", "set_state", start.store.read_tree(document["learner"]))
-        if document["replay"] is not None:
-            for method, state in replay_parts(start.store, document["replay"]):
+        inserted, shards = inserted_in(document), saved_shards(document)
+        if len(shards) == 1:
+            for method, state in replay_parts(start.store, shards[0]):
                 team.ask("replay", method, state)
+        else:
+            inserted = 0
+            for _, chunk in reshard(start.store, shards, 1):
+                inserted = team.ask("replay", "insert", chunk).inserted
         goal.set_state(start.store.read_tree(document["goal"]))
-        inserted = inserted_in(document)
         journal.set_state(document["journal"], inserted, int(pacing.goal(inserted)))
         self._saved = journal.counters.learner_steps
         team.cut(self._saved)
@@ -113,4 +124,5 @@ class RoundSaver:
         for report, inserted in team.cut(steps):
             journal.add_cut(report, inserted)
         tree = run_tree(team.ask("learner", "get_state"), goal, journal, self._about, team.value)
-        save(self._checkpoints, team.ask, steps, tree, self._with_replay)
+        replay = [functools.partial(team.ask, "replay")] if self._with_replay else []
+        save(self._checkpoints, steps, tree, replay)

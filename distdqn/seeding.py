@@ -6,7 +6,7 @@ actor never changes the numbers another actor draws.
 
 import numpy as np
 
-_STREAMS = ("exploration", "environment", "replay", "network", "evaluation")
+_STREAMS = ("exploration", "environment", "replay", "network", "evaluation", "shards")
 
 # Training and evaluation reset their environments from disjoint halves of the seeds
 # that every Gymnasium environment takes (31 bits). `SyncVectorEnv` counts upwards

@@ -168,7 +168,7 @@ class SerialTeam:
         results = []
         for actor, order in zip(self._actors, orders, strict=True):
             report, transitions = actor.rollout(order, weights)
-            results.append((report, self._replay.insert(transitions)))
+            results.append((report, self._replay.insert(transitions).inserted))
         return results
 
     def learn(self, order: LearnOrder) -> LearnReport:
@@ -185,7 +185,7 @@ class SerialTeam:
         results = []
         for actor in self._actors:
             report, transitions = actor.cut(number)
-            results.append((report, self._replay.insert(transitions)))
+            results.append((report, self._replay.insert(transitions).inserted))
         return results
 
     def ask(self, role: str, method: str, *arguments: Any) -> Any:

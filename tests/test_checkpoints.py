@@ -60,9 +60,10 @@ def rows_of(segment):
 
 def write(checkpoints, number, index=None, best=None):
     """Writes a checkpoint; returns the ranges of the segments that had to be written."""
-    missing = checkpoints.missing(index) if index else []
+    indexes = [] if index is None else [index]
+    missing = checkpoints.missing(indexes)
     fresh = {segment: checkpoints.add_segment(segment, rows_of(segment)) for segment in missing}
-    checkpoints.write(number, tree_of(number, best), index, fresh)
+    checkpoints.write(number, tree_of(number, best), indexes, fresh)
     return [(segment.begin, segment.end) for segment in missing]
 
 
@@ -70,21 +71,21 @@ def write(checkpoints, number, index=None, best=None):
 
 
 def test_replay_is_cut_at_multiples_of_the_length_and_only_full_parts_are_complete():
-    assert segments_of(index_of(150, 420)) == [
-        Segment("rows", 100, 200, is_complete=True),
-        Segment("rows", 200, 300, is_complete=True),
-        Segment("rows", 300, 400, is_complete=True),
-        Segment("rows", 400, 420, is_complete=False),
+    assert segments_of(0, index_of(150, 420)) == [
+        Segment(0, "rows", 100, 200, is_complete=True),
+        Segment(0, "rows", 200, 300, is_complete=True),
+        Segment(0, "rows", 300, 400, is_complete=True),
+        Segment(0, "rows", 400, 420, is_complete=False),
     ]
-    assert segments_of(index_of(0, 0)) == []
+    assert segments_of(0, index_of(0, 0)) == []
 
 
 def test_frames_come_before_the_rows_that_refer_to_them():
     frames = {"first": 30, "inserted": 95}
-    assert segments_of(index_of(0, 100, frames=frames, frames_per_segment=50)) == [
-        Segment("frames", 0, 50, is_complete=True),
-        Segment("frames", 50, 95, is_complete=False),
-        Segment("rows", 0, 100, is_complete=True),
+    assert segments_of(0, index_of(0, 100, frames=frames, frames_per_segment=50)) == [
+        Segment(0, "frames", 0, 50, is_complete=True),
+        Segment(0, "frames", 50, 95, is_complete=False),
+        Segment(0, "rows", 0, 100, is_complete=True),
     ]
 
 
@@ -122,7 +123,7 @@ def test_checkpoint_holds_tree_and_replay_in_the_order_to_put_them_back(store):
     found_store, document = checkpoints.newest()
     assert found_store is store
     assert plain(store.read_tree(document["learner"])) == plain(tree_of(2)["learner"])
-    calls = list(replay_parts(store, document["replay"]))
+    calls = list(replay_parts(store, document["replay"][0]))
     assert [method for method, _ in calls] == ["set_rows", "set_rows", "set_rows", "set_index"]
     numbers = [state["columns"]["number"].tolist() for _, state in calls[:-1]]
     assert numbers == [list(range(100)), list(range(100, 200)), list(range(200, 230))]
@@ -142,16 +143,16 @@ def test_real_replay_comes_back_bit_for_bit_from_the_last_of_several(folder, mon
         replay.insert(vectors if content == "vectors" else packed(STACKS, walk.chunk(37)))
         replay.sample(2, 8)
         index = replay.get_index()
-        missing = checkpoints.missing(index)
+        missing = checkpoints.missing([index])
         fresh = {
             s: checkpoints.add_segment(s, getattr(replay, f"get_{s.kind}")(s.begin, s.end)) for s in missing
         }
-        checkpoints.write(number, tree_of(number), index, fresh)
-        written.append(len(missing) / len(segments_of(index)))
+        checkpoints.write(number, tree_of(number), [index], fresh)
+        written.append(len(missing) / len(segments_of(0, index)))
     assert max(written[3:]) < 0.75  # 37 of 100 are new each time, and one part was incomplete
     store = Store(str(folder))
     copy = make_replay(100, sampler)
-    for method, state in replay_parts(store, store.newest_whole()[1]["replay"]):
+    for method, state in replay_parts(store, store.newest_whole()[1]["replay"][0]):
         getattr(copy, method)(state)
     assert plain(copy.get_index()) == plain(replay.get_index())
     for _ in range(5):
@@ -173,7 +174,7 @@ def test_newest_ones_are_kept_and_nothing_else_stays_on_disk(folder):
     for number in store.numbers():
         document = store.verify(number)
         arrays = [document["learner"]["network"]] + [
-            part["state"]["columns"]["number"] for part in document["replay"]["parts"]
+            part["state"]["columns"]["number"] for part in document["replay"][0]["parts"]
         ]
         named |= {entry["blob"] for entry in arrays}
     # Two networks, of rows the segments to 100, 200, 300 and 400, and those to 360 and 420.
@@ -199,7 +200,7 @@ def test_checkpoint_that_is_made_later_has_the_larger_number_whatever_its_steps(
     write(checkpoints, 5, index_of(0, 100))
     write(checkpoints, 5, index_of(0, 300))
     assert store.numbers() == [5, 6]
-    assert checkpoints.newest()[1]["replay"]["index"]["inserted"] == 300
+    assert checkpoints.newest()[1]["replay"][0]["index"]["inserted"] == 300
 
 
 # Faults.
@@ -223,7 +224,7 @@ def test_array_that_vanished_is_written_again_after_the_failure_it_caused(folder
     checkpoints = checkpoints_in(Store(str(folder)), notes=notes)
     index = index_of(0, 100)
     write(checkpoints, 1, index)
-    (entry,) = [part["state"]["columns"]["number"] for part in checkpoints.newest()[1]["replay"]["parts"]]
+    (entry,) = [part["state"]["columns"]["number"] for part in checkpoints.newest()[1]["replay"][0]["parts"]]
     (folder / "blobs" / f"{entry['blob']}.npy").unlink()
     with pytest.raises(FileNotFoundError) as caught:
         write(checkpoints, 2, index)

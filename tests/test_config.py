@@ -148,6 +148,18 @@ def test_batch_and_minimum_are_refused_when_they_exceed_the_capacity() -> None:
     ]
 
 
+def test_shards_are_refused_when_some_would_stay_empty_or_the_mode_has_one_replay() -> None:
+    assert mistakes_of(replay_shards=4, actors=4) == []
+    assert mistakes_of(replay_shards=1, mode="serial") == []
+    assert mistakes_of(replay_shards=5, actors=4) == [
+        "`replay_shards` (5) exceeds `actors` (4): some would stay empty (lower it)."
+    ]
+    for mode in ("serial", "lockstep"):
+        assert mistakes_of(replay_shards=2, mode=mode) == [
+            "`replay_shards` (2) needs `mode` to be `async`: the other modes have one replay (leave it out)."
+        ]
+
+
 def test_minimum_is_refused_when_it_exceeds_the_budget() -> None:
     assert mistakes_of(max_env_steps=1000, min_size=1000) == []
     (mistake,) = mistakes_of(max_env_steps=999, min_size=1000)

@@ -7,7 +7,7 @@ from toy_environments import global_random_state
 from distdqn import seeding
 from distdqn.seeding import make_generator, make_integer_seed
 
-STREAMS = ("exploration", "environment", "replay", "network", "evaluation")
+STREAMS = ("exploration", "environment", "replay", "network", "evaluation", "shards")
 
 
 def draws(*key):
@@ -28,7 +28,7 @@ def test_generators_of_different_keys_draw_different_numbers():
 
     drawn = {tuple(draws(*key)) for key in keys}
 
-    assert len(drawn) == len(keys) == 3 * 5 * 6
+    assert len(drawn) == len(keys) == 3 * len(STREAMS) * 6
 
 
 def test_integer_seeds_of_different_keys_are_different_numbers():
@@ -38,7 +38,7 @@ def test_integer_seeds_of_different_keys_are_different_numbers():
         for index, incarnation in itertools.product(range(8), range(2))
     ]
 
-    assert len({make_integer_seed(*key) for key in keys}) == len(keys) == 2 * 5 * 16
+    assert len({make_integer_seed(*key) for key in keys}) == len(keys) == 2 * len(STREAMS) * 16
 
 
 def test_integer_seed_is_the_same_for_the_same_key():

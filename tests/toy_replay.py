@@ -18,6 +18,9 @@ class EveryItem:
     def evict(self, item_id):
         pass
 
+    def mass(self, first, end):
+        return float(end - first)
+
     def check_valid(self, first, end):  # noqa: ARG002
         return True, ""
 

@@ -1,12 +1,13 @@
 """Checkpoints of an `async` run, made while it goes on."""
 
+import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
 
 from distdqn.checkpoints import Checkpoints, Segment, Tree
-from distdqn.distributed.calls import Calls
+from distdqn.distributed.calls import Call, Calls
 from distdqn.distributed.roster import Roster
 from distdqn.goal import Goal
 from distdqn.reporting.journal import Journal
@@ -52,7 +53,7 @@ class AsyncSaver:
     def _forget(self) -> None:
         """Nothing is under way."""
         self._tree: Tree | None = None
-        self._index: Tree | None = None
+        self._indexes: dict[int, Tree] = {}  # by shard
         self._wanted: list[Segment] = []
         self._fresh: dict[Segment, Any] = {}
         self._asked: Segment | None = None
@@ -70,33 +71,40 @@ class AsyncSaver:
             if self._due is not None and self._clock() >= self._due and roster.learner.about:
                 self._is_under_way = True
                 calls.send("get_state", roster.learner)
-                if self._with_replay:
-                    calls.send("get_index", roster.replay)
+                for shard in roster.shards if self._with_replay else ():
+                    calls.send("get_index", shard)
             return
-        if self._tree is None or (self._with_replay and self._index is None) or self._asked is not None:
+        if self._with_replay and len(self._indexes) < len(roster.shards):
+            return
+        if self._tree is None or self._asked is not None:
             return
         if self._wanted:
             self._asked = self._wanted.pop(0)
-            method = f"get_{self._asked.kind}"
-            calls.send(method, roster.replay, self._asked.begin, self._asked.end)
+            method, shard = f"get_{self._asked.kind}", roster.shards[self._asked.shard]
+            calls.send(method, shard, self._asked.begin, self._asked.end)
             return
         number = self._tree["learner"]["learner_steps"]
         self._task = self._executor.submit(
-            self._checkpoints.write, number, self._tree, self._index, self._fresh
+            self._checkpoints.write, number, self._tree, self._sorted_indexes(), self._fresh
         )
         self._end()
 
-    def take(self, kind: str, result: Any, goal: Goal, journal: Journal, roster: Roster) -> bool:
+    def _sorted_indexes(self) -> list[Tree]:
+        """The index of every shard, in their order."""
+        return [self._indexes[shard] for shard in sorted(self._indexes)]
+
+    def take(self, call: Call, result: Any, goal: Goal, journal: Journal, roster: Roster) -> bool:
         """Takes in the end of a call, if it is one of this object's; says whether it was."""
-        if kind not in _KINDS:
+        if call.kind not in _KINDS:
             return False
         if not self._is_under_way or self._checkpoints is None:  # given up meanwhile
             return True
-        if kind == "get_state":
+        if call.kind == "get_state":
             self._tree = run_tree(result, goal, journal, self._about, roster.value)
-        elif kind == "get_index":
-            self._index = result
-            self._wanted = self._checkpoints.missing(result)
+        elif call.kind == "get_index":
+            self._indexes[call.worker.index] = result
+            if len(self._indexes) == len(roster.shards):
+                self._wanted = self._checkpoints.missing(self._sorted_indexes())
         elif self._asked is not None:
             self._task = self._executor.submit(self._add_segment, self._asked, result)
             self._asked = None
@@ -107,13 +115,13 @@ class AsyncSaver:
         if self._is_under_way:
             self._end()
 
-    def forget_replay(self) -> None:
-        """Replay has died: what it had saved is no part of what the next one will save."""
+    def forget_shard(self, shard: int) -> None:
+        """A shard of replay has died: what it had saved is no part of what the next one will save."""
         self.give_up()
         if self._task is not None:
             self._task.exception()  # a segment may be on its way still
         if self._checkpoints is not None:
-            self._checkpoints.forget_segments()
+            self._checkpoints.forget_segments(shard)
 
     def finish(self, goal: Goal, journal: Journal, roster: Roster) -> None:
         """Makes a last checkpoint and waits for it."""
@@ -123,8 +131,10 @@ class AsyncSaver:
         if self._task is not None and (error := self._task.exception()) is not None:
             journal.note(f"A checkpoint could not be written ({type(error).__name__}: {error}).")
         self._task = None
-        tree = run_tree(roster.ask("learner", "get_state"), goal, journal, self._about, roster.value)
-        save(self._checkpoints, roster.ask, tree["learner"]["learner_steps"], tree, self._with_replay)
+        learner = roster.ask(roster.learner, "get_state")
+        tree = run_tree(learner, goal, journal, self._about, roster.value)
+        shards = [functools.partial(roster.ask, shard) for shard in roster.shards]
+        save(self._checkpoints, learner["learner_steps"], tree, shards if self._with_replay else [])
 
     def newest(self) -> tuple[Any, Tree] | None:
         """Store and document of the newest checkpoint that is whole, if there is one."""

@@ -31,6 +31,7 @@ class Worker:
     index: int
     handle: Handle
     incarnation: int
+    is_numbered: bool = False  # besides actors, which always are
     failures: int = 0  # running, without a completed call between
     under_way: int = 0
     weights_version: tuple[int, int] | None = None  # last sent
@@ -40,7 +41,7 @@ class Worker:
     @property
     def name(self) -> str:
         """As messages and `status.json` call it."""
-        return f"actor-{self.index}" if self.role == "actor" else self.role
+        return f"{self.role}-{self.index}" if self.role == "actor" or self.is_numbered else self.role
 
     def to_json(self) -> dict[str, Any]:
         """The role's entry in `status.json`."""
@@ -90,11 +91,11 @@ class Calls:
         self._calls: dict[Ref, Call] = {}
         self._handles: list[Handle] = []
 
-    def start(self, role: str, index: int = 0, incarnation: int = 0) -> Worker:
+    def start(self, role: str, index: int = 0, incarnation: int = 0, is_numbered: bool = False) -> Worker:
         """Starts a role's process and asks who it is."""
         handle = self.fleet.start(role, index, incarnation)
         self._handles.append(handle)
-        worker = Worker(role, index, handle, incarnation)
+        worker = Worker(role, index, handle, incarnation, is_numbered)
         self._note("identify", worker, (self.fleet.identify(worker.handle),), None)
         return worker
 
@@ -106,18 +107,20 @@ class Calls:
         returns: int = 1,
         detail: Any = None,
         turns: float = 1.0,
+        method: str | None = None,
     ) -> tuple[Ref, ...]:
-        """Calls the method `kind` of a role and keeps the call until it ends.
+        """Calls a method of a role and keeps the call until it ends.
 
         Args:
-            kind: the method, and what the call is known by.
+            kind: what the call is known by.
             worker: the role.
             arguments: of the method.
             returns: how many results it has.
             detail: what the call's end will need.
             turns: how many times the usual deadline it may take.
+            method: of the role; None means `kind`.
         """
-        refs = self.fleet.call(worker.handle, kind, *arguments, returns=returns)
+        refs = self.fleet.call(worker.handle, method or kind, *arguments, returns=returns)
         self._note(kind, worker, refs, detail, turns)
         return refs
 

@@ -52,6 +52,8 @@ class Launch:
             max_failures=config.max_failures,
             prioritized=config.sampler == "prioritized",
             schedules=builders.make_learning_schedules(config),
+            replay_shards=config.replay_shards,
+            seed=config.seed,
         )
         return Supervisor(self.calls, limits, goal, budget, pacing, journal, stop, saver, start)
 
@@ -71,13 +73,13 @@ def launched(config: Config, spec: EnvironmentSpec) -> Iterator[Launch]:
             case "actor":
                 return builders.actor_blueprint(config, spec, index, incarnation)
             case "replay":
-                return builders.replay_blueprint(config)
+                return builders.replay_blueprint(config, index)
             case "learner":
                 return builders.learner_blueprint(config, spec, epoch=incarnation)
             case _:
                 return builders.evaluator_blueprint(config)
 
-    with connected(config.address, roles=config.actors + 3) as cluster:
+    with connected(config.address, roles=config.actors + config.replay_shards + 2) as cluster:
         from distdqn.distributed.ray_fleet import RayFleet
 
         fleet = RayFleet(cluster, f"distdqn-{uuid.uuid4().hex[:8]}", blueprint)

@@ -11,6 +11,7 @@ class Limits:
 
     Attributes:
         actors: how many.
+        replay_shards: how many.
         steps_per_rollout: most env steps of one rollout.
         updates_per_call: learner steps in one call.
         batch_size: transitions in one update.
@@ -19,6 +20,7 @@ class Limits:
         max_failures: of one role running, without a completed call between.
         prioritized: whether replay takes new priorities from the learner.
         schedules: what of the learning changes over the run.
+        seed: of the run, for how draws are spread over shards.
     """
 
     actors: int
@@ -30,6 +32,8 @@ class Limits:
     max_failures: int
     prioritized: bool
     schedules: LearningSchedules
+    replay_shards: int = 1
+    seed: int = 0
 
     @property
     def samples_per_call(self) -> int:

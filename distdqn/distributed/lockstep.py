@@ -57,7 +57,7 @@ class RayTeam:
             inserts += fleet.call(self._replay.handle, "insert", chunk)
         fetch = self._calls.fetch
         return [
-            (fetch(actor, "rollout", report), fetch(self._replay, "insert", insert))
+            (fetch(actor, "rollout", report), fetch(self._replay, "insert", insert).inserted)
             for actor, report, insert in zip(self._actors, reports, inserts, strict=True)
         ]
 
@@ -77,7 +77,7 @@ class RayTeam:
         refs = [fleet.call(actor.handle, "cut", number, returns=2) for actor in self._actors]
         inserts = [fleet.call(self._replay.handle, "insert", chunk)[0] for _, chunk in refs]
         return [
-            (fetch(actor, "cut", report), fetch(self._replay, "insert", insert))
+            (fetch(actor, "cut", report), fetch(self._replay, "insert", insert).inserted)
             for actor, (report, _), insert in zip(self._actors, refs, inserts, strict=True)
         ]
 

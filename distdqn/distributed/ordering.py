@@ -9,7 +9,10 @@ from distdqn.distributed.limits import Limits
 from distdqn.distributed.roster import Roster
 from distdqn.goal import Budget, EvaluationOrder, Goal
 from distdqn.pacing import Pacing
+from distdqn.replay.shards import Stock, split_draws
 from distdqn.reporting.journal import Journal
+from distdqn.schedules import LearnOrder
+from distdqn.seeding import make_generator
 
 _CALLS_AHEAD = 2  # under way to each actor and to the learner: one runs, one is queued
 
@@ -25,10 +28,14 @@ class Published:
 
 @dataclass(frozen=True)
 class Learning:
-    """What a learner's call was made with."""
+    """What a learner's call was made with.
 
-    batches: Ref
-    replay: Worker
+    Attributes:
+        parts: of its batches: the shard that was to draw, and what it draws.
+        learning_rate: of its updates.
+    """
+
+    parts: list[tuple[Worker, Ref]]
     learning_rate: float
 
 
@@ -40,6 +47,7 @@ class Orders:
         is_compiled: whether the learner there is now has compiled its update.
         env_steps_under_way: of rollouts that replay has not accepted yet.
         published_at: learner steps when weights were last ordered.
+        stocks: what each shard of replay holds, as it told last.
     """
 
     def __init__(
@@ -64,6 +72,8 @@ class Orders:
         self.is_compiled = False
         self.env_steps_under_way = 0
         self.published_at = journal.counters.learner_steps
+        self.stocks = [Stock() for _ in roster.shards]
+        self._generator = make_generator(limits.seed, "shards")
 
     def send(self) -> None:
         """Orders all that may go on now."""
@@ -81,7 +91,7 @@ class Orders:
             return "max_episodes"
         if self._budget.env_steps_left(self._journal.counters.env_steps):
             return None
-        is_working = self._calls.are_under_way("compile", "learn", "evaluate")
+        is_working = self._calls.are_under_way("compile", "learn", "evaluate", "set_index", "refill")
         return None if is_working or self._may_learn() else "max_env_steps"
 
     def who_waits(self) -> str | None:
@@ -142,27 +152,43 @@ class Orders:
 
     def _order_learning(self) -> None:
         """Has replay draw batches and the learner learn from them, one call ahead."""
-        limits, roster = self._limits, self._roster
-        while roster.learner.under_way < _CALLS_AHEAD and self._may_learn():
+        limits = self._limits
+        while self._roster.learner.under_way < _CALLS_AHEAD and self._may_learn():
             if self._journal.train_seconds_begin is None:
                 self._journal.train_seconds_begin = self._journal.seconds
             learner_steps = self._learner_steps + limits.updates_per_call
             publish = learner_steps - self.published_at >= limits.publish_period
             if publish:
                 self.published_at = learner_steps
-            order = limits.schedules.at(self._journal.counters.env_steps)
-            # Not waited for here: the learner's call starts once its batches are there.
-            (batches,) = self._calls.fleet.call(
-                roster.replay.handle,
-                "sample",
-                limits.updates_per_call,
-                limits.batch_size,
-                order.importance_exponent,
-            )
-            detail = Learning(batches, roster.replay, order.learning_rate)
-            self._calls.send(
-                "learn", roster.learner, batches, publish, order.learning_rate, returns=3, detail=detail
-            )
+            self._send_learn(publish, limits.schedules.at(self._journal.counters.env_steps))
+
+    def _send_learn(self, publish: bool, order: LearnOrder) -> None:
+        """Has the shards of replay draw, and the learner learn from that.
+
+        Nobody waits here: the learner's call starts once all its batches are there.
+        """
+        call, shards = self._calls.fleet.call, self._roster.shards
+        shape = (self._limits.updates_per_call, self._limits.batch_size)
+        if len(shards) == 1:
+            refs = call(shards[0].handle, "sample", *shape, order.importance_exponent)
+            parts = [(shards[0], refs[0])]
+            method, arguments = "learn", (refs[0], publish, order.learning_rate)
+        else:
+            split = split_draws(self.stocks, *shape, order.importance_exponent, self._generator)
+            parts = [
+                (shards[index], call(shards[index].handle, "draw", count)[0])
+                for index, count in split.counts.items()
+            ]
+            refs = tuple(ref for _, ref in parts)
+            method, arguments = "learn_from_shards", (split, publish, order.learning_rate, *refs)
+        self._calls.send(
+            "learn",
+            self._roster.learner,
+            *arguments,
+            returns=2 + len(parts),
+            detail=Learning(parts, order.learning_rate),
+            method=method,
+        )
 
     def _order_evaluation(self) -> None:
         """Orders the evaluation that is due, one at a time, of weights of the learner there is now."""
@@ -188,4 +214,5 @@ class Orders:
     def _may_learn(self) -> bool:
         counters, count = self._journal.counters, self._limits.samples_per_call
         sampled = counters.sampled + self.samples_under_way
-        return self.is_compiled and self._pacing.may_sample(counters.inserted, sampled, count)
+        is_filled = any(stock.mass for stock in self.stocks)  # not while all are being put back
+        return self.is_compiled and is_filled and self._pacing.may_sample(counters.inserted, sampled, count)

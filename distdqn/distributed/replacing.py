@@ -11,6 +11,7 @@ from distdqn.distributed.restoring import (
     count_lost_replay,
     send_learner,
     send_replay,
+    send_shard,
 )
 from distdqn.distributed.roster import Roster
 from distdqn.errors import RoleFailure
@@ -50,11 +51,19 @@ class Replacements:
         if self._start is not None:  # the journal and the goal have taken it up already
             found = (self._start.store, self._start.document)
             send_learner(self._calls, self._roster.learner, found)
-            send_replay(self._calls, self._roster.replay, found)
+            self._begin_replay(found)
             for actor in self._roster.actors:  # other episodes than those from before
                 self._calls.send("cut", actor, self._journal.counters.learner_steps, returns=2)
         self._calls.send("publish", self._roster.learner)
         self._calls.send("compile", self._roster.learner)
+
+    def _begin_replay(self, found: Found) -> None:
+        """Fills all shards from a checkpoint."""
+        counters = self._journal.counters
+        self._orders.stocks[:] = send_replay(self._calls, self._roster.shards, found)
+        # Dealt out to another number of shards, rows that were overwritten before are not counted.
+        counters.inserted = sum(stock.inserted for stock in self._orders.stocks)
+        counters.sampled = min(counters.sampled, int(self._pacing.goal(counters.inserted)))
 
     def replace(self, call: Call, why: str) -> None:
         """Answers a failed call: a new process in the place of the one that failed.
@@ -120,23 +129,23 @@ class Replacements:
         return f", {lost:,} learner steps lost"
 
     def _restore_replay(self, fresh: Worker) -> str:
-        """Fills a new replay from the newest checkpoint, if that holds one; says what that lost."""
-        self._saver.forget_replay()
-        counters, found = self._journal.counters, self._newest()
-        lost = count_lost_replay(counters, found)
+        """Fills a new shard with its part of the newest checkpoint, if that has one; says what that lost."""
+        self._saver.forget_shard(fresh.index)
+        counters, stocks = self._journal.counters, self._orders.stocks
+        before = stocks[fresh.index].inserted
+        stocks[fresh.index] = send_shard(self._calls, fresh, len(stocks), self._newest())
+        lost = count_lost_replay(counters, before, stocks[fresh.index].inserted)
         # As if all that is in had been sampled as often as it should: no burst, and no side waits.
         goal = int(self._pacing.goal(counters.inserted))
         counters.sampled = max(0, goal - self._orders.samples_under_way)
-        if found is not None:
-            send_replay(self._calls, fresh, found)
         return f", {lost:,} transitions lost"
 
     def _who_failed(self, call: Call) -> Worker:
-        """The replay that should have sampled, where a learner's call failed for want of its batches."""
-        if call.kind == "learn":
+        """The shard that should have drawn, where a learner's call failed for want of its batches."""
+        shard: Worker
+        for shard, rows in call.detail.parts if call.kind == "learn" else ():
             try:
-                self._calls.fleet.get(call.detail.batches)
+                self._calls.fleet.get(rows)
             except CallFailed:
-                replay: Worker = call.detail.replay
-                return replay
+                return shard
         return call.worker

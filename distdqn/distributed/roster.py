@@ -13,22 +13,22 @@ class Roster:
 
     Attributes:
         learner: the learner's process.
-        replay: replay's.
+        shards: replay's, one for each shard.
         actors: the actors', by index.
         evaluator: the evaluator's.
     """
 
-    def __init__(self, calls: Calls, actors: int, epoch: int = 0) -> None:
+    def __init__(self, calls: Calls, actors: int, epoch: int = 0, shards: int = 1) -> None:
         self._calls = calls
         # The learner first: its TensorFlow takes longest.
         self.learner = calls.start("learner", incarnation=epoch)
-        self.replay = calls.start("replay")
+        self.shards = [calls.start("replay", index, is_numbered=shards > 1) for index in range(shards)]
         self.actors = [calls.start("actor", index) for index in range(actors)]
         self.evaluator = calls.start("evaluator")
 
     def everyone(self) -> list[Worker]:
         """All of them."""
-        return [self.learner, self.replay, self.evaluator, *self.actors]
+        return [self.learner, *self.shards, self.evaluator, *self.actors]
 
     @property
     def acting(self) -> list[Worker]:
@@ -41,13 +41,20 @@ class Roster:
 
     def replace(self, worker: Worker) -> Worker:
         """Starts another process in the place of one whose calls are abandoned already."""
-        fresh = self._calls.start(worker.role, worker.index, worker.incarnation + 1)
+        fresh = self._calls.start(worker.role, worker.index, worker.incarnation + 1, worker.is_numbered)
         fresh.failures = worker.failures
-        if worker.role == "actor":
-            self.actors[worker.index] = fresh
-        else:
-            setattr(self, worker.role, fresh)
+        match worker.role:
+            case "actor":
+                self.actors[worker.index] = fresh
+            case "replay":
+                self.shards[worker.index] = fresh
+            case role:
+                setattr(self, role, fresh)
         return fresh
+
+    def shard_of(self, actor: Worker) -> Worker:
+        """The shard of replay that takes what this actor sees."""
+        return self.shards[actor.index % len(self.shards)]
 
     def publish(self) -> PolicyWeights:
         """See `Finisher`."""
@@ -78,9 +85,9 @@ class Roster:
         value: PolicyWeights = self._calls.fetch(self.learner, "publish", weights)
         return value
 
-    def ask(self, role: str, method: str, *arguments: Any) -> Any:
-        """Calls the `learner` or the `replay` and waits for the answer."""
-        return self._calls.ask({"learner": self.learner, "replay": self.replay}[role], method, *arguments)
+    def ask(self, worker: Worker, method: str, *arguments: Any) -> Any:
+        """Calls a method and waits for the answer."""
+        return self._calls.ask(worker, method, *arguments)
 
     def ray(self) -> dict[str, Any]:
         """See `Finisher`."""

@@ -20,6 +20,7 @@ from distdqn.distributed.roster import Roster
 from distdqn.goal import Budget, Goal
 from distdqn.learning.learner import LearnReport
 from distdqn.pacing import Pacing
+from distdqn.replay.shards import Stock
 from distdqn.reporting.journal import Journal
 from distdqn.resuming import Start
 from distdqn.stopping import StopRequest
@@ -53,7 +54,7 @@ class Supervisor:
         self._reported_at = clock()
         # Versions of the weights that the checkpoint's learner has published are not given out again.
         epoch = 0 if start is None else start.document["learner"]["weights_version"][0] + 1
-        self.roster = Roster(calls, limits.actors, epoch)
+        self.roster = Roster(calls, limits.actors, epoch, limits.replay_shards)
         self._orders = Orders(calls, limits, goal, budget, pacing, journal, self.roster)
         self._replacements = Replacements(
             calls, limits, goal, pacing, journal, saver, self.roster, self._orders, start
@@ -96,17 +97,22 @@ class Supervisor:
         if not self.roster.is_on(call.worker):  # it answered, but has been replaced since
             self._replacements.forget(call)
             return
-        if self._saver.take(call.kind, result, self._goal, self._journal, self.roster):
+        if self._saver.take(call, result, self._goal, self._journal, self.roster):
             return
         match call.kind:
             case "rollout":
                 # It counts once replay has accepted its chunk.
                 detail = (call.detail, result)
-                self._calls.send("insert", self.roster.replay, call.refs[1], detail=detail)
+                shard = self.roster.shard_of(call.worker)
+                self._calls.send("insert", shard, call.refs[1], detail=detail)
             case "insert":
                 order, report = call.detail
                 self._orders.env_steps_under_way -= order.limit
-                self._journal.add_rollout(report, inserted=result)
+                inserted = self._journal.counters.inserted + report.transitions
+                self._journal.add_rollout(report, inserted)
+                self._take_stock(call.worker.index, result)
+            case "update_priorities" | "set_index" | "refill":
+                self._take_stock(call.worker.index, result)
             case "learn":
                 self._end_learn(result, call.detail, *call.refs[1:])
             case "publish":
@@ -121,11 +127,16 @@ class Supervisor:
                 if result:
                     self._journal.note(result)
 
-    def _end_learn(self, report: LearnReport, learning: Learning, weights: Ref, priorities: Ref) -> None:
-        learning.replay.failures = 0
-        # Another replay gives the same numbers to other items.
-        if self._limits.prioritized and self.roster.is_on(learning.replay):
-            self._calls.send("update_priorities", self.roster.replay, priorities)
+    def _take_stock(self, shard: int, stock: Stock) -> None:
+        self._orders.stocks[shard] = stock
+        self._journal.replay_size = sum(each.size for each in self._orders.stocks)
+
+    def _end_learn(self, report: LearnReport, learning: Learning, weights: Ref, *priorities: Ref) -> None:
+        for (shard, _), update in zip(learning.parts, priorities, strict=True):
+            shard.failures = 0
+            # Another process in its place gives the same numbers to other items.
+            if self._limits.prioritized and self.roster.is_on(shard):
+                self._calls.send("update_priorities", shard, update)
         self._journal.add_learn(report, report.updates * self._limits.batch_size, learning.learning_rate)
         if report.weights_version is not None:
             self._orders.take_weights(Published(weights, report.weights_version, report.learner_steps))

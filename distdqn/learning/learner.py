@@ -13,6 +13,7 @@ from distdqn.keras_policy import policy_layers
 from distdqn.learning.update import Updated, UpdateLoop, path_not_finite
 from distdqn.networks import NetworkPlan, make_networks, plain_q_network
 from distdqn.policy import PolicyWeights
+from distdqn.replay.shards import SampledRows, Split, merge, split_update
 from distdqn.seeding import make_integer_seed
 from distdqn.tensorflow_process import import_tensorflow, without_stderr
 from distdqn.transition import PriorityUpdate, SampledBatches
@@ -139,6 +140,30 @@ class Learner:
         )
         priorities = PriorityUpdate(batches.item_id, np.abs(updated.td_error)) if self._prioritized else None
         return report, weights, priorities
+
+    def learn_from_shards(
+        self, split: Split, publish: bool, learning_rate: float | None, *parts: SampledRows
+    ) -> tuple[LearnReport, PolicyWeights | None, *tuple[PriorityUpdate | None, ...]]:
+        """See `learn`; of the batches every shard has drawn a part.
+
+        Called by: the supervisor, in place of `learn` where there are several shards. Waits
+        for: all parts. After a restart: as `learn`.
+
+        Args:
+            split: from which shard each draw of `[U, B]` is.
+            publish: see `learn`.
+            learning_rate: see `learn`.
+            parts: of the shards that were drawn from, in their order; each `[C]` transitions.
+
+        Returns:
+            As `learn`, with new priorities for each of `parts`.
+
+        Raises:
+            Diverged: see `learn`.
+        """
+        report, weights, update = self.learn(merge(split, parts), publish, learning_rate)
+        updates = [None for _ in parts] if update is None else split_update(split, update)
+        return report, weights, *updates
 
     def _check_not_diverged(self, updated: Updated) -> None:
         """Counts the updates that were skipped without one between that was not."""

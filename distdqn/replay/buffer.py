@@ -1,6 +1,7 @@
 """The replay memory: preallocated columns, the oldest item overwritten first."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,8 @@ import numpy as np
 from distdqn.frames import FrameLayout, Frames
 from distdqn.replay.frame_store import FrameIds, FrameStore, frame_capacity
 from distdqn.replay.ring import Ring
-from distdqn.replay.samplers import Sampler, UniformSampler
+from distdqn.replay.samplers import ItemIds, Sampler, UniformSampler
+from distdqn.replay.shards import SampledRows, Stock, importance_weights
 from distdqn.seeding import make_generator
 from distdqn.transition import PriorityUpdate, SampledBatches, Transitions
 
@@ -35,14 +37,15 @@ class Replay:
         capacity: most transitions kept.
         seed: of the run; drawing has a stream of its own.
         make_sampler: builds the distribution that batches are drawn from.
+        shard: index of this shard, where there are several.
     """
 
     def __init__(
-        self, capacity: int, seed: int, make_sampler: Callable[[], Sampler] = UniformSampler
+        self, capacity: int, seed: int, make_sampler: Callable[[], Sampler] = UniformSampler, shard: int = 0
     ) -> None:
         self._capacity = capacity
         self._sampler = make_sampler()
-        self._generator = make_generator(seed, "replay")
+        self._generator = make_generator(seed, "replay", *([shard] if shard else []))
         self._ring = Ring(capacity)
         self._frames: FrameStore | None = None
         self._chunk_frames = 0  # of the first chunk, as room was made for
@@ -59,8 +62,14 @@ class Replay:
         """Transitions stored now."""
         return self._inserted - self._first
 
-    def insert(self, chunk: Transitions) -> int:
-        """Stores a chunk `[C]`, oldest first, and returns `inserted` after it.
+    @property
+    def stock(self) -> Stock:
+        """What it holds now."""
+        mass = self._sampler.mass(self._first, self._inserted)
+        return Stock(self._inserted, self.size, mass)
+
+    def insert(self, chunk: Transitions) -> Stock:
+        """Stores a chunk `[C]`, oldest first, and returns what it holds then.
 
         The columns are copied: arrays that come out of a shared store are views that
         would pin it.
@@ -69,7 +78,7 @@ class Replay:
         After a restart: empty.
         """
         if not len(chunk):
-            return self._inserted
+            return self.stock
         columns = chunk.columns()
         kept = min(len(chunk), self._capacity)  # of a chunk larger than the memory, the newest
         if chunk.frames is not None:
@@ -81,7 +90,7 @@ class Replay:
         self._ring.write(item_id, {name: column[-kept:] for name, column in columns.items()})
         self._sampler.insert(item_id, None if chunk.priority is None else chunk.priority[-kept:])
         self._evict()
-        return self._inserted
+        return self.stock
 
     def _add_frames(self, chunk: Transitions, frames: Frames) -> FrameIds:
         """Stores the frames of a chunk, or of its newest rows if there are too many."""
@@ -105,10 +114,7 @@ class Replay:
             self._sampler.evict(np.arange(overwritten, self._first))
 
     def sample(self, batches: int, batch_size: int, importance_exponent: float = 0.0) -> SampledBatches:
-        """Draws `batches` batches of `batch_size`, stacked to `[U, B]`.
-
-        `importance_weight = (size * probability)^-importance_exponent`, divided by the
-        largest of its batch, so that it only ever makes a step smaller.
+        """Draws `batches` batches of `batch_size`, stacked to `[U, B]`, with their importance weights.
 
         Called by: the supervisor on the learner's behalf, one call ahead, once pacing
         has granted it. Waits for: nothing. After a restart: not called until `min_size`
@@ -116,40 +122,54 @@ class Replay:
 
         Raises:
             ValueError: nothing is stored yet.
-
-        Source: Schaul et al. (2016), section 3.4, arXiv:1511.05952.
         """
+        item_id = self._drawn(batches * batch_size).reshape(batches, batch_size)  # [U, B]
+        probability = self._sampler.probability(self._first, self._inserted, item_id)  # [U, B]
+        weight = importance_weights(probability, self.size, importance_exponent)
+        return SampledBatches(self._rows(item_id), item_id, weight)
+
+    def draw(self, count: int) -> SampledRows:
+        """Draws `count` transitions `[C]`: the part of this shard in a learner call's batches.
+
+        Called by: like `sample`, where there are several shards. Waits for: nothing. After a
+        restart: not called until something is in again.
+
+        Raises:
+            ValueError: nothing is stored yet.
+        """
+        item_id = self._drawn(count)  # [C]
+        probability = self._sampler.probability(self._first, self._inserted, item_id)
+        return SampledRows(self._rows(item_id), item_id, probability)
+
+    def _drawn(self, count: int) -> ItemIds:
+        """Ids `[C]` of items, by the sampler's distribution."""
         if self.size == 0:
-            raise ValueError("`sample` was called on an empty replay: no transition is stored yet.")
-        first, end = self._first, self._inserted
-        drawn = self._sampler.sample(first, end, batches * batch_size, self._generator)
-        item_id = drawn.reshape(batches, batch_size)  # [U, B]
+            raise ValueError("An empty replay was drawn from: no transition is stored yet.")
+        return self._sampler.sample(self._first, self._inserted, count, self._generator)
+
+    def _rows(self, item_id: ItemIds) -> Transitions:
+        """The items of `item_id` `[...]`."""
         columns = self._ring.read(item_id)
         if self._frames is not None:
             for name in _IMAGES:
                 columns[name] = self._frames.observations(columns[name])
-        probability = self._sampler.probability(first, end, item_id)  # [U, B]
-        weight = (self.size * probability) ** -importance_exponent  # [U, B]
-        weight /= weight.max(axis=1, keepdims=True)
-        return SampledBatches(
-            Transitions(**columns),
-            item_id,
-            weight.astype(np.float32),
-        )
+        return Transitions(**columns)
 
-    def update_priorities(self, update: PriorityUpdate) -> int:
+    def update_priorities(self, update: PriorityUpdate) -> Stock:
         """Gives items new priorities; of an item named twice, the last one counts.
+
+        Those that are too late, as their items have been overwritten, are only counted.
 
         Called by: the supervisor, with what a learner's call returned. Waits for: nothing.
         After a restart: changes nothing for items that are no longer stored.
 
         Returns:
-            How many were too late: their items had been overwritten.
+            What it holds then.
         """
         item_id, priority = update.item_id.ravel(), update.priority.ravel()  # [U * B]
         is_stored = (item_id >= self._first) & (item_id < self._inserted)
         self._sampler.update(item_id[is_stored], priority[is_stored])
-        return int(np.count_nonzero(~is_stored))
+        return replace(self.stock, too_late=int(np.count_nonzero(~is_stored)))
 
     def get_index(self) -> dict[str, Any]:
         """All of its state but rows and frames, as of now.
@@ -219,7 +239,7 @@ class Replay:
         if state["columns"]:
             self._restored_frames(state).set_frames(state)
 
-    def set_index(self, index: dict[str, Any]) -> None:
+    def set_index(self, index: dict[str, Any]) -> Stock:
         """Goes on where `get_index` was called, with the rows and frames that were put back.
 
         With all of them and the same arguments, it goes on bit for bit. What is missing at
@@ -229,6 +249,9 @@ class Replay:
 
         Called by: the driver, once, after all `set_rows` and `set_frames`. Waits for:
         nothing. After a restart: everything has to be put back again.
+
+        Returns:
+            What it holds then.
 
         Raises:
             ValueError: it cannot: a segment is missing, or something was inserted. The
@@ -249,6 +272,7 @@ class Replay:
         is_valid, reason = self.check_valid()
         if not is_valid:
             raise ValueError(f"The state of a replay contradicts itself: {reason}.")
+        return self.stock
 
     def _frame_settings(self, store: FrameStore) -> dict[str, Any]:
         """What the frame store was made with; goes with every segment, as any may come first."""

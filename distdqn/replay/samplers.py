@@ -49,6 +49,10 @@ class Sampler(Protocol):
         """How likely one draw was to give each of `item_id` `[C]`, as `[C]`."""
         ...
 
+    def mass(self, first: int, end: int) -> float:
+        """What the items together weigh against those of other samplers of this kind."""
+        ...
+
     def check_valid(self, first: int, end: int) -> tuple[bool, str]:
         """Whether the sampler agrees with what is stored, and if not, how."""
         ...
@@ -84,6 +88,10 @@ class UniformSampler:
     def probability(self, first: int, end: int, item_id: ItemIds) -> npt.NDArray[np.float64]:
         """See `Sampler.probability`: `1 / size` for each of `[C]`."""
         return np.full(item_id.shape, 1.0 / (end - first))
+
+    def mass(self, first: int, end: int) -> float:
+        """See `Sampler.mass`: how many there are."""
+        return float(end - first)
 
     def check_valid(self, first: int, end: int) -> tuple[bool, str]:  # noqa: ARG002
         """See `Sampler.check_valid`."""
@@ -133,6 +141,10 @@ class PrioritizedSampler:
         """See `Sampler.probability`, items `[C]`."""
         return self._tree.get(item_id % self._capacity) / self._tree.total
 
+    def mass(self, first: int, end: int) -> float:  # noqa: ARG002
+        """See `Sampler.mass`: the sum of the powers of their priorities."""
+        return self._tree.total
+
     def check_valid(self, first: int, end: int) -> tuple[bool, str]:
         """See `Sampler.check_valid`: stored items have a positive value, all else has none."""
         stored = np.zeros(self._capacity, np.bool_)
@@ -162,3 +174,14 @@ class PrioritizedSampler:
         if state["exponent"] != self._exponent:  # else they come back bit for bit
             values = values ** (self._exponent / state["exponent"])
         self._tree.set(item_id % self._capacity, values)
+
+
+def priorities_in(state: dict[str, Any] | None) -> FloatArray | None:
+    """The priorities `[C]` of the items of which a sampler's `state` is; None if they are all 1."""
+    if state is None or state["exponent"] == 0.0:
+        return None
+    values: npt.NDArray[np.float64] = state["values"]
+    priority: FloatArray = np.maximum(values ** (1.0 / state["exponent"]) - _LEAST_PRIORITY, 0.0).astype(
+        np.float32
+    )
+    return priority

@@ -94,6 +94,8 @@ class Journal:
         counters: totals so far.
         epsilon: of the last rollout accepted.
         train_seconds_begin: when the first learner step was ordered, or None.
+        replay_size: transitions stored, as replay told; None means as many as were inserted
+            and fit.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class Journal:
         self.counters = Counters()
         self.epsilon = 1.0
         self.train_seconds_begin: float | None = None
+        self.replay_size: int | None = None
         self._directory = run_directory
         self._console = console
         self._started = started
@@ -203,6 +206,7 @@ class Journal:
         self._last = (now, counters.env_steps, counters.learner_steps)
         means = {name: mean.take() for name, mean in self._means.items()}
         paced = counters.inserted - self._min_size
+        fitting = min(counters.inserted, self._capacity)
         line: dict[str, Any] = {
             "wall_seconds": self.seconds,
             "env_steps": counters.env_steps,
@@ -225,7 +229,7 @@ class Journal:
             "samples_per_insert": counters.sampled / paced if paced > 0 else None,
             "weights_version": list(self._weights_version),
             "weights_age_steps": means["weights_age_steps"],
-            "replay_size": min(counters.inserted, self._capacity),
+            "replay_size": fitting if self.replay_size is None else self.replay_size,
             "lost_rollouts": counters.lost_rollouts,
             "episodes_lost": counters.episodes_lost,
             "env_faults": counters.env_faults,

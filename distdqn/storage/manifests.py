@@ -9,7 +9,7 @@ from typing import Any
 from distdqn.storage.arrays import entry_fault
 from distdqn.storage.errors import CheckpointDamaged, CheckpointTooNew
 
-FORMAT = 1
+FORMAT = 2  # 1 had a single replay in place of the list of shards, which `checkpoints` still reads
 MOST_BYTES = 64 * 2**20
 _DEEPEST = 100  # levels of nesting; Python's own limit is on recursion, and no error of ours
 

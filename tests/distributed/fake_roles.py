@@ -11,6 +11,7 @@ from distdqn.acting.actor import CutReport, RolloutReport
 from distdqn.acting.evaluator import Evaluation
 from distdqn.learning.learner import LearnReport
 from distdqn.policy import PolicyWeights
+from distdqn.replay.shards import Stock
 
 ROWS_PER_SEGMENT = 100
 
@@ -70,19 +71,29 @@ class FakeReplay:
         count = int(chunk.removeprefix("chunk of "))
         self.rows += itertools.islice(_values, count)
         self.inserted += count
-        return self.inserted
+        return self.stock
+
+    @property
+    def stock(self):
+        size = self.inserted - self.first
+        return Stock(self.inserted, size, float(size))
 
     def update_priorities(self, update):
         self.updates.append(update)
+        return self.stock
 
     def sample(self, batches, batch_size, importance_exponent):
-        if not self.inserted:
-            raise ValueError("`sample` was called on an empty replay")
         self.exponents.append(importance_exponent)
+        self.draw(batches * batch_size)
+        return [f"batch of {self.life}"] * batches
+
+    def draw(self, count):
+        if not self.inserted:
+            raise ValueError("an empty replay was drawn from")
         if self.inserted_when_first_sampled is None:
             self.inserted_when_first_sampled = self.inserted
-        self.sampled += batches * batch_size
-        return [f"batch of {self.life}"] * batches
+        self.sampled += count
+        return [f"row of {self.life}"] * count
 
     def get_index(self):
         index = {
@@ -113,6 +124,7 @@ class FakeReplay:
             raise ValueError("rows are missing")
         del self.rows[index["inserted"] :]
         self.inserted = index["inserted"]
+        return self.stock
 
 
 class FakeLearner:
@@ -138,6 +150,12 @@ class FakeLearner:
         version = weights.weights_version if weights else None
         report = LearnReport(len(batches), self.steps, 0.5, 1.0, 2.0, 0.01, version)
         return report, weights, f"priorities {self.steps}"
+
+    def learn_from_shards(self, split, publish, learning_rate, *parts):
+        assert [len(rows) for rows in parts] == list(split.counts.values())
+        batches = [rows[0].replace("row", "batch") for rows in parts] * len(split.shard)
+        report, weights, _ = self.learn(batches[: len(split.shard)], publish, learning_rate)
+        return report, weights, *(f"priorities {self.steps} for {rows[0]}" for rows in parts)
 
     def publish(self):
         self._version += 1

@@ -37,7 +37,7 @@ def _loaded(folder, number=None):
     document = store.verify(store.numbers()[-1] if number is None else number)
     learner, replay = FakeLearner(), FakeReplay()
     learner.set_state(store.read_tree(document["learner"]))
-    for method, state in replay_parts(store, document["replay"]):
+    for method, state in replay_parts(store, document["replay"][0]):
         getattr(replay, method)(state)
     return learner, replay, document
 
@@ -193,8 +193,9 @@ class _RealReplay(FakeReplay):
         self.get_index, self.get_rows = self.real.get_index, self.real.get_rows
 
     def insert(self, chunk):
-        self.inserted = self.real.insert(make_vectors(self.inserted, int(chunk.split()[-1])))
-        return self.inserted
+        stock = self.real.insert(make_vectors(self.inserted, int(chunk.split()[-1])))
+        self.inserted = stock.inserted
+        return stock
 
 
 def test_real_replay_that_overwrites_rows_meanwhile_is_saved_but_for_those(tmp_path, monkeypatch):
@@ -206,8 +207,8 @@ def test_real_replay_that_overwrites_rows_meanwhile_is_saved_but_for_those(tmp_p
     missing = []
     for number in store.numbers():
         document = store.verify(number)
-        index, replay, whole = document["replay"]["index"], make_replay(300), make_replay(300)
-        for method, state in replay_parts(store, document["replay"]):
+        index, replay, whole = document["replay"][0]["index"], make_replay(300), make_replay(300)
+        for method, state in replay_parts(store, document["replay"][0]):
             getattr(replay, method)(state)
         whole.insert(make_vectors(0, index["inserted"]))
         first = index["inserted"] - replay.size

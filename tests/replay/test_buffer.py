@@ -40,7 +40,7 @@ def test_replay_agrees_with_naive_list_under_random_operations(seed):
         columns = chunk.columns().items()
         naive += [{name: column[i].tolist() for name, column in columns} for i in range(len(chunk))]
 
-        assert replay.insert(chunk) == replay.inserted == len(naive)
+        assert replay.insert(chunk).inserted == replay.inserted == len(naive)
         assert replay.size == min(len(naive), capacity)
         if naive:
             newest = range(max(0, len(naive) - capacity), len(naive))
@@ -51,7 +51,7 @@ def test_replay_keeps_the_newest_of_a_chunk_larger_than_itself():
     replay = Replay(3, 0, EveryItem)
     replay.insert(make_chunk(0, 2))
 
-    assert replay.insert(make_chunk(2, 8)) == 10
+    assert replay.insert(make_chunk(2, 8)).inserted == 10
     assert replay.size == 3
     assert {item_id: row["reward"] for item_id, row in stored(replay).items()} == {7: 14, 8: 16, 9: 18}
 
@@ -220,7 +220,7 @@ def test_replay_draws_every_stored_item_equally_often(seed):
 def test_sampling_from_an_empty_replay_raises(first):
     replay = Replay(4, 0)
     if first == "an empty chunk":
-        assert replay.insert(make_chunk(0, 0)) == 0
+        assert replay.insert(make_chunk(0, 0)).inserted == 0
 
     with pytest.raises(ValueError, match="empty replay"):
         replay.sample(1, 1)

@@ -39,7 +39,7 @@ def test_image_replay_agrees_with_naive_replay_under_random_operations(seed, sam
         if generator.random() < 0.2:
             continue  # the chunk never arrives
         naive += rows_of(chunk)
-        assert replay.insert(packed(layout, chunk)) == replay.inserted == len(naive)
+        assert replay.insert(packed(layout, chunk)).inserted == replay.inserted == len(naive)
         assert replay.check_valid() == (True, "")
         if not naive:
             continue
@@ -50,7 +50,8 @@ def test_image_replay_agrees_with_naive_replay_under_random_operations(seed, sam
         assert batches.transitions.observation.shape[2:] == layout.observation_shape
         shape = (2, 10)
         guesses = generator.integers(max(0, len(naive) - 2 * capacity), len(naive), size=shape)
-        late = replay.update_priorities(PriorityUpdate(guesses, generator.random(shape, np.float32)))
+        update = PriorityUpdate(guesses, generator.random(shape, np.float32))
+        late = replay.update_priorities(update).too_late
         assert late == np.count_nonzero(guesses < len(naive) - replay.size)
     assert min(sizes) > 0
     assert max(sizes) <= capacity

@@ -103,7 +103,7 @@ def test_replay_of_which_all_was_overwritten_meanwhile_comes_back_empty_and_goes
 
     chunk = walk.chunk(25)
 
-    assert copy.insert(packed(STACKS, chunk)) == 55
+    assert copy.insert(packed(STACKS, chunk)).inserted == 55
     assert copy.size == 25
     assert copy.check_valid() == (True, "")
     assert_batches_are([None] * 30 + rows_of(chunk), copy.sample(4, 25))

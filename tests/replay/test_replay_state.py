@@ -120,7 +120,7 @@ def test_checkpoint_of_an_empty_replay_restores_its_random_numbers():
     replay._generator.random(3)
     copy = restore(make_replay(10), saved(replay))
     for each in (replay, copy):
-        assert (each.insert(make_vectors(0, 8)), each.size) == (8, 8)
+        assert (each.insert(make_vectors(0, 8)).inserted, each.size) == (8, 8)
 
     assert copy.sample(1, 9).item_id.tolist() == replay.sample(1, 9).item_id.tolist()
 
@@ -131,7 +131,8 @@ def test_late_priority_after_restoring_changes_nothing_for_an_evicted_item():
     copy = restore(make_replay(4, "prioritized", exponent=1.0), saved(replay))
     before = plain(copy.get_index())
 
-    assert copy.update_priorities(PriorityUpdate(np.array([[0, 1, 6]]), np.ones((1, 3), np.float32))) == 3
+    late = PriorityUpdate(np.array([[0, 1, 6]]), np.ones((1, 3), np.float32))
+    assert copy.update_priorities(late).too_late == 3
 
     assert plain(copy.get_index()) == before
 

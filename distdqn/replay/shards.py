@@ -1,0 +1,181 @@
+"""Several replays drawn from as if they were one: who draws how much, and how parts become batches.
+
+A shard knows nothing of the others. What one part needs to know of the whole, its share
+and the size of all, is put together here, by functions of numbers alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from distdqn.transition import FloatArray, IntArray, PriorityUpdate, SampledBatches, Transitions
+
+
+@dataclass(frozen=True)
+class Stock:
+    """What a replay holds, as it says after every change.
+
+    Attributes:
+        inserted: transitions ever inserted.
+        size: transitions stored.
+        mass: what its chance to be drawn from is in proportion to: `size`, or the sum of
+            the powers of its priorities.
+        too_late: of the priorities that came with the call, those for items not stored any more.
+    """
+
+    inserted: int = 0
+    size: int = 0
+    mass: float = 0.0
+    too_late: int = 0
+
+
+@dataclass(frozen=True)
+class SampledRows:
+    """Draws of one shard, which are a part of the batches of a learner call.
+
+    Attributes:
+        transitions: columns `[C, ...]`.
+        item_id: `[C]` int64, insertion numbers within the shard.
+        probability: `[C]` float64, how likely one draw from this shard was to give each.
+    """
+
+    transitions: Transitions
+    item_id: npt.NDArray[np.int64]
+    probability: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """From which shard each draw of one learner call is.
+
+    Attributes:
+        shard: `[U, B]` index of the shard.
+        share: `[S]` how likely one draw was to be from each.
+        size: transitions in all shards.
+        importance_exponent: of the importance weights.
+    """
+
+    shard: IntArray
+    share: npt.NDArray[np.float64]
+    size: int
+    importance_exponent: float
+
+    @property
+    def counts(self) -> dict[int, int]:
+        """Draws by shard, of the shards that are drawn from."""
+        shards, counts = np.unique(self.shard, return_counts=True)
+        return dict(zip(shards.tolist(), counts.tolist(), strict=True))
+
+
+def shard_capacities(capacity: int, shards: int) -> list[int]:
+    """What of `capacity` each of the shards holds."""
+    return [capacity // shards + (shard < capacity % shards) for shard in range(shards)]
+
+
+def split_draws(
+    stocks: Sequence[Stock],
+    batches: int,
+    batch_size: int,
+    importance_exponent: float,
+    generator: np.random.Generator,
+) -> Split:
+    """Spreads `U * B` draws over shards in proportion to their mass.
+
+    `E[draws of s] = U * B * mass_s / sum_k mass_k`
+
+    The numbers of draws are stratified: one random offset moves all borders between the
+    shards, so that each number is the whole one below or above its mean. Which draws they
+    are is random.
+
+    Args:
+        stocks: of all shards, at least one with a mass above 0.
+        batches: `U`.
+        batch_size: `B`.
+        importance_exponent: of the importance weights.
+        generator: all randomness comes from it.
+    """
+    count = batches * batch_size
+    mass = np.array([stock.mass for stock in stocks], np.float64)  # [S]
+    until = np.cumsum(mass)  # [S]
+    until /= until[-1]  # 1 from the last mass on, exactly: a shard without any is not drawn from
+    borders = np.minimum(np.floor(until * count + generator.random()), count).astype(np.int64)
+    shard = np.repeat(np.arange(len(mass), dtype=np.int16), np.diff(borders, prepend=0))  # [U * B]
+    return Split(
+        generator.permutation(shard).reshape(batches, batch_size),
+        mass / mass.sum(),
+        sum(stock.size for stock in stocks),
+        importance_exponent,
+    )
+
+
+def merge(split: Split, parts: Sequence[SampledRows]) -> SampledBatches:
+    """The batches `[U, B]` of which every shard has drawn its part.
+
+    The probability of a draw is that of its shard times that within the shard, so the
+    importance weights are those of one replay with all items.
+
+    Args:
+        split: from which shard each draw is.
+        parts: of the shards that were drawn from, in their order; each `[C, ...]`.
+    """
+    shape = split.shard.shape
+    places = _places(split)
+    columns: dict[str, Any] = {
+        field.name: _joined([getattr(part.transitions, field.name) for part in parts], places, shape)
+        for field in fields(Transitions)
+        if field.name not in ("priority", "frames")
+    }
+    probability = [
+        part.probability * split.share[shard] for part, shard in zip(parts, split.counts, strict=True)
+    ]
+    weight = importance_weights(_joined(probability, places, shape), split.size, split.importance_exponent)
+    item_id = _joined([part.item_id for part in parts], places, shape)
+    return SampledBatches(Transitions(**columns), item_id, weight)
+
+
+def split_update(split: Split, update: PriorityUpdate) -> list[PriorityUpdate]:
+    """The part `[C]` of an update `[U, B]` for each shard that was drawn from, in the order of the draws."""
+    item_id, priority = update.item_id.ravel(), update.priority.ravel()  # [U * B]
+    return [PriorityUpdate(item_id[places], priority[places]) for places in _places(split)]
+
+
+def importance_weights(
+    probability: npt.NDArray[np.float64], size: int, importance_exponent: float
+) -> FloatArray:
+    """`(size * probability)^-importance_exponent`, divided by the largest of its batch.
+
+    So that it only ever makes a step smaller.
+
+    Args:
+        probability: `[U, B]`, how likely one draw was to give each item.
+        size: transitions that could be drawn.
+        importance_exponent: 0 makes all weights 1, 1 undoes the sampling fully.
+
+    Returns:
+        `[U, B]` in (0, 1].
+
+    Source: Schaul et al. (2016), section 3.4, arXiv:1511.05952.
+    """
+    weight = (size * probability) ** -importance_exponent  # [U, B]
+    weight /= weight.max(axis=1, keepdims=True)
+    return weight.astype(np.float32)
+
+
+def _places(split: Split) -> list[npt.NDArray[np.intp]]:
+    """Of each shard that is drawn from, where in the `U * B` draws its own are."""
+    shard = split.shard.ravel()
+    return [np.flatnonzero(shard == index) for index in split.counts]
+
+
+def _joined(
+    parts: Sequence[npt.NDArray[Any]], places: Sequence[npt.NDArray[np.intp]], shape: tuple[int, ...]
+) -> npt.NDArray[Any]:
+    """`[U, B, ...]` with the rows of each part `[C, ...]` at its places."""
+    row_shape = parts[0].shape[1:]
+    whole = np.empty((shape[0] * shape[1], *row_shape), parts[0].dtype)
+    for part, at in zip(parts, places, strict=True):
+        whole[at] = part
+    return whole.reshape(*shape, *row_shape)
