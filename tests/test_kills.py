@@ -120,3 +120,31 @@ def test_no_process_at_all_is_left_a_while_after_the_driver_is_killed(survivor):
     run, _ = survivor
 
     run.wait_until(lambda: not run.left(), 120.0)
+
+
+def test_one_of_two_shards_that_is_killed_loses_its_part_alone(start_run):
+    run = start_run(*_OPTIONS, "--replay-shards", 2, "--sampler", "prioritized")
+    run.wait_until(run.is_learning, 120.0)
+    learns_on(run)
+    first, second = (pid_of(run, f"replay-{shard}") for shard in range(2))
+    inserted = counters_of(run)["inserted"]
+
+    os.kill(second, signal.SIGKILL)
+    run.wait_until(lambda: counters_of(run)["replay_restarts"] == 1, 60.0)
+    lost = counters_of(run)["lost_transitions"]
+    learns_on(run)
+
+    counters = counters_of(run)
+    assert (counters["replay_restarts"], counters["learner_restarts"]) == (1, 0)
+    assert pid_of(run, "replay-0") == first
+    assert pid_of(run, "replay-1") not in (None, second)
+    assert 0 <= lost < 0.6 * inserted  # of its half, what came after the checkpoint
+    assert "replay-1 (incarnation 0) failed" in run.output()
+
+    run.process.send_signal(signal.SIGINT)
+    assert run.wait() == 130, run.output()
+    steps = counters_of(run)["env_steps"] + 2000
+    after = start_run(*_OPTIONS[:4], "--max-env-steps", steps, "--resume", run.run_dir)  # with one shard
+    assert after.wait() == 0, after.output()
+    assert "`replay_shards`: 2 in the checkpoint, 1 now" in after.output()
+    assert after.read("summary.json")["env_steps"] == steps

@@ -11,6 +11,8 @@ from distdqn.learning.heads import ValueHead
 from distdqn.learning.learner import Learner
 from distdqn.networks import NetworkPlan
 from distdqn.policy import Policy, PolicyWeights
+from distdqn.replay.buffer import Replay
+from distdqn.replay.shards import merge, split_draws
 from distdqn.transition import SampledBatches, Transitions
 
 UPDATES, BATCH_SIZE = 3, 4
@@ -53,6 +55,31 @@ def test_priorities_are_the_sizes_of_td_errors_and_come_only_when_replay_wants_t
     np.testing.assert_array_equal(priorities.item_id, batches.item_id)
     np.testing.assert_allclose(priorities.priority, np.abs(td_error), rtol=1e-6)
     assert len(np.unique(priorities.priority)) == priorities.priority.size
+
+
+def test_parts_of_shards_are_learned_from_as_the_batches_they_make_up() -> None:
+    shards = [Replay(50, seed) for seed in range(2)]
+    for shard in shards:
+        rows = make_batches(7).transitions.columns()
+        shard.insert(Transitions(**{name: column[0] for name, column in rows.items()}))  # type: ignore[arg-type]
+    split = split_draws([shard.stock for shard in shards], UPDATES, BATCH_SIZE, 0.0, np.random.default_rng(0))
+    parts = [shards[index].draw(count) for index, count in split.counts.items()]
+    learners = [make_learner(prioritized=True) for _ in range(2)]
+
+    report, weights, *updates = learners[0].learn_from_shards(split, True, None, *parts)
+    expected, expected_weights, update = learners[1].learn(merge(split, parts), publish=True)
+
+    assert replace(report, seconds=0.0) == replace(expected, seconds=0.0)
+    assert weights is not None
+    assert expected_weights is not None
+    for mine, other in zip(weights.arrays, expected_weights.arrays, strict=True):
+        np.testing.assert_array_equal(mine, other)
+    assert update is not None
+    for index, of_shard in zip(split.counts, updates, strict=True):
+        assert of_shard is not None
+        np.testing.assert_array_equal(of_shard.item_id, update.item_id[split.shard == index])
+        np.testing.assert_array_equal(of_shard.priority, update.priority[split.shard == index])
+    assert make_learner().learn_from_shards(split, False, None, *parts)[1:] == (None, None, None)
 
 
 def make_batches(seed: int) -> SampledBatches:

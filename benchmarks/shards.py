@@ -1,0 +1,136 @@
+"""How many transitions a replay of several shards takes in and gives out each second.
+
+Starts the shards as a run does, fills them, then inserts chunks as fast as they go, and after that draws
+batches. Nothing is computed with what is drawn. The numbers of shards take turns, so that a drift of the
+machine's speed falls on all alike, and each is compared with the first within its turn.
+
+    python benchmarks/shards.py --shards 1 2 4 --turns 5
+
+A shard is one process with one thread, and the driver, which sends the calls, is another: with fewer free
+cores than that there is little to gain. Use an idle machine.
+"""
+
+import argparse
+import collections
+import itertools
+import os
+import statistics
+import time
+
+import numpy as np
+
+from distdqn import builders
+from distdqn.config import Config
+from distdqn.distributed.cluster import connected
+from distdqn.replay.shards import split_draws
+from distdqn.transition import Transitions
+
+_ROUNDS_AHEAD = 2
+_MOST_SECONDS = 60.0  # for a call
+
+
+def main():
+    """Measures every number of shards in every turn, and prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--shards", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement (default: 2)")
+    parser.add_argument("--sampler", choices=["uniform", "prioritized"], default="prioritized")
+    parser.add_argument("--chunk", type=int, default=1024, help="transitions in an insert (default: 1024)")
+    parser.add_argument("--numbers", type=int, default=4, help="numbers in an observation (default: 4)")
+    options = parser.parse_args()
+    chunk = make_chunk(options.chunk, options.numbers)
+    results = {shards: [] for shards in options.shards}
+    with connected("local", roles=max(options.shards) + 1) as cluster:
+        for turn, shards in itertools.product(range(options.turns), options.shards):
+            config = Config(replay_shards=shards, actors=shards, sampler=options.sampler, seed=turn)
+            results[shards].append(measure(cluster, config, chunk, options.seconds))
+            taken, given = results[shards][-1]
+            print(f"turn {turn}  shards {shards}  in {taken:,.0f}/s  out {given:,.0f}/s", flush=True)
+    print(
+        f"\n{os.cpu_count()} cores, {options.sampler}, chunks of {options.chunk}, {options.numbers} numbers\n"
+    )
+    print(table(results))
+
+
+def make_chunk(rows, numbers):
+    """Random transitions with priorities."""
+    generator = np.random.default_rng(0)
+    before, after = generator.normal(size=(2, rows, numbers)).astype(np.float32)
+    reward, discount, priority = generator.random((3, rows)).astype(np.float32)
+    return Transitions(before, np.zeros(rows, np.int32), reward, discount, after, priority)
+
+
+def measure(cluster, config, chunk, seconds):
+    """Transitions that as many shards as `config` says take in, and give out, each second."""
+    import ray
+
+    from distdqn.distributed.ray_fleet import RayFleet
+
+    def blueprint(_role, index, _incarnation):
+        return builders.replay_blueprint(config, index)
+
+    fleet = RayFleet(cluster, f"shards-{config.seed}-{config.replay_shards}", blueprint)
+    handles = [fleet.start("replay", index, 0) for index in range(config.replay_shards)]
+    in_store = ray.put(chunk)
+    inserts = [(handle, in_store, len(chunk)) for handle in handles]
+    rounds = config.capacity // (len(chunk) * len(handles)) + 1
+    pump(fleet, "insert", itertools.repeat(inserts, rounds))  # full, as for most of a run
+    stocks = [fleet.get(*fleet.call(handle, "insert", in_store)) for handle in handles]
+    generator, shape = np.random.default_rng(config.seed), (config.updates_per_call, config.batch_size)
+
+    def draws():
+        while True:
+            split = split_draws(stocks, *shape, 0.5, generator)
+            yield [(handles[index], count, count) for index, count in split.counts.items()]
+
+    rates = []
+    for method, rounds in (("insert", itertools.repeat(inserts)), ("draw", draws())):
+        begin = time.perf_counter()
+        until = itertools.takewhile(lambda _, begin=begin: time.perf_counter() - begin < seconds, rounds)
+        rates.append(pump(fleet, method, until) / (time.perf_counter() - begin))
+    for handle in handles:
+        fleet.end(handle)
+    return tuple(rates)
+
+
+def pump(fleet, method, rounds):
+    """Makes the calls of all rounds, a few ahead of the oldest that is not over; counts transitions."""
+    import ray
+
+    under_way, transitions = collections.deque(), 0
+    for orders in itertools.chain(rounds, [()] * _ROUNDS_AHEAD):
+        under_way.append([fleet.call(handle, method, argument)[0] for handle, argument, _ in orders])
+        transitions += sum(count for *_, count in orders)
+        if len(under_way) > _ROUNDS_AHEAD:
+            refs = under_way.popleft()
+            ready, late = ray.wait(refs, num_returns=len(refs), timeout=_MOST_SECONDS) if refs else ([], [])
+            if late:
+                raise TimeoutError(f"`{method}` took more than {_MOST_SECONDS:.0f} s.")
+            for ref in ready if method == "insert" else ():
+                ray.get(ref)  # raises what the call raised
+    return transitions
+
+
+def table(results):
+    """Median and range for each number of shards, and how many times the first's, as Markdown."""
+    rows = ["| shards | in, transitions/s | times | out, transitions/s | times |", "|---|---|---|---|---|"]
+    first = next(iter(results.values()))
+    for shards, rates in results.items():
+        cells = []
+        for kind in range(2):
+            cells.append(spread([rate[kind] for rate in rates], ",.0f"))
+            cells.append(
+                spread([rate[kind] / base[kind] for rate, base in zip(rates, first, strict=True)], ".2f")
+            )
+        rows.append(f"| {shards} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def spread(values, form):
+    """`median (least to most)`."""
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+if __name__ == "__main__":
+    main()
