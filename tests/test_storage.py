@@ -305,9 +305,9 @@ def test_manifest_is_json_that_says_what_the_design_says(folder):
 
     found = json.loads((folder / "checkpoint-000000000123.json").read_text())
 
-    signed = b'{"format":1,"number":123,"document":{"a":1}}'
+    signed = b'{"format":2,"number":123,"document":{"a":1}}'
     assert found == {
-        "format": 1,
+        "format": 2,
         "number": 123,
         "sha256": hashlib.sha256(signed).hexdigest(),
         "document": {"a": 1},
