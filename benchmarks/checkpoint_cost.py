@@ -87,7 +87,7 @@ class Turns(AsyncSaver):
                 self._begun = None
             if window_of(now, self.begin, self._window) % 2 == 0:
                 return
-            self._all.forget_segments()
+            self._all.forget_segments(0)
             self._begun, self._due = now, self._clock()
         super().advance(calls, roster)
 
@@ -152,7 +152,8 @@ def measure(folder: Path, transitions: int, window: float, pairs: int, prioritiz
             None,
         )
         supervisor.run()
-        timings = {role: supervisor.roster.ask(role, "timings") for role in ("learner", "replay")}
+        roster = supervisor.roster
+        timings = {role.role: roster.ask(role, "timings") for role in (roster.learner, *roster.shards)}
     directory.close()
     size = sum(path.stat().st_size for path in (folder / "checkpoints").rglob("*") if path.is_file())
     return {

@@ -149,7 +149,7 @@ def _other_options(config: Tree) -> Tree:
 
 def _replay(saved: Any) -> Tree | None:
     """Sizes of a saved replay; None if there is none."""
-    if saved is None:
+    if not saved:
         return None
     indexes = [part["index"] for part in ([saved] if isinstance(saved, dict) else saved)]
     frames = [index["frames"] for index in indexes if index["frames"] is not None]

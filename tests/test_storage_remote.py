@@ -60,9 +60,9 @@ def tree_of(number):
 def test_fault_18_store_that_cannot_be_reached_is_a_failed_checkpoint_and_the_next_is_made(root):
     notes = []
     checkpoints = Checkpoints(Store(root), 3, notes.append)
-    save(checkpoints, None, 1, tree_of(1), with_replay=False)
+    save(checkpoints, 1, tree_of(1), ask_shards=[])
     with cut_off():
-        save(checkpoints, None, 2, tree_of(2), with_replay=False)
+        save(checkpoints, 2, tree_of(2), ask_shards=[])
     save(checkpoints, None, 3, tree_of(3), with_replay=False)
     assert len(notes) == 1
     assert "EndpointUnreachable: could not connect" in notes[0]
@@ -83,7 +83,7 @@ def test_fault_18_store_that_cannot_be_reached_is_a_failed_checkpoint_and_the_ne
 )
 def test_whatever_the_library_of_a_store_raises_is_a_fault_of_the_place(root, use):
     store = Store(root)
-    save(Checkpoints(store, 3, print), None, 1, tree_of(1), with_replay=False)
+    save(Checkpoints(store, 3, print), 1, tree_of(1), ask_shards=[])
     with cut_off(), pytest.raises(OSError, match="EndpointUnreachable: could not connect"):
         use(store)
 

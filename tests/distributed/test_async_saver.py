@@ -229,7 +229,7 @@ def test_replay_of_which_nothing_is_left_when_its_turn_comes_is_not_in_the_check
     make_run(fleet, max_seconds=20.0, saving=saving, **options).supervisor.run()
     document = Store(str(tmp_path)).newest_whole()[1]
     assert document["journal"]["counters"]["inserted"] > 1_000
-    assert document["replay"] is None
+    assert document["replay"] == []
     again = make_run(FakeFleet(), max_seconds=40.0, start=newest_start(tmp_path), **options)
     again.supervisor.run()
     assert starts(again.fleet, "replay") == [0]  # it was never asked for what it does not have
