@@ -122,7 +122,7 @@ def test_no_process_at_all_is_left_a_while_after_the_driver_is_killed(survivor):
     run.wait_until(lambda: not run.left(), 120.0)
 
 
-def test_one_of_two_shards_that_is_killed_loses_its_part_alone(start_run):
+def test_fault_3_one_of_two_shards_that_is_killed_loses_its_part_alone(start_run):
     run = start_run(*_OPTIONS, "--replay-shards", 2, "--sampler", "prioritized")
     run.wait_until(run.is_learning, 120.0)
     learns_on(run)

@@ -63,7 +63,7 @@ def test_fault_18_store_that_cannot_be_reached_is_a_failed_checkpoint_and_the_ne
     save(checkpoints, 1, tree_of(1), ask_shards=[])
     with cut_off():
         save(checkpoints, 2, tree_of(2), ask_shards=[])
-    save(checkpoints, None, 3, tree_of(3), with_replay=False)
+    save(checkpoints, 3, tree_of(3), ask_shards=[])
     assert len(notes) == 1
     assert "EndpointUnreachable: could not connect" in notes[0]
     assert Store(root).numbers() == [1, 3]
