@@ -120,6 +120,7 @@ class Supervisor:
                 self._orders.take_weights(published)
             case "evaluate":
                 self._goal.add(call.detail, result)
+                self._goal.hold(self.roster.value)
                 self._journal.counters.evaluations += 1
                 self._report(result)
             case "compile":

@@ -185,6 +185,13 @@ def test_state_stays_bounded_over_thousands_of_calls():
     assert most_refs <= 2 * 8 + 2 * 8 + 3 * 2 + 1 + 4 + 2 * (3 + 8)
 
 
+def test_weights_of_the_best_evaluation_are_kept_in_the_driver_itself():
+    run = make_run(eval_period=100)
+    run.supervisor.run()
+    assert run.goal.best.learner_steps > 0
+    assert run.goal.best_weights.learner_steps == run.goal.best.learner_steps
+
+
 def test_old_weights_are_let_go_of():
     fleet = FakeFleet(keep_records=False)
     run = make_run(fleet, actors=2, max_env_steps=50_000, publish_period=4, eval_period=100)
