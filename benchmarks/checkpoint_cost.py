@@ -208,13 +208,13 @@ def judge(timings: dict[str, Any], saver: Turns, updates: int, window: float, pa
     }
     ratio = statistics.mean(per_kind["with"]) / statistics.mean(per_kind["without"])
     seconds = statistics.median(end - start for start, end in saver.made)
-    pause = max(gap for number, each in gaps.items() if number % 2 for gap in each)
+    pauses = [max(gap for number, each in gaps.items() if number % 2 == k for gap in each) for k in (0, 1)]
     return {
         "says": [
             f"While {len(saver.made)} checkpoints were made one after another, {seconds:.2f} s each,",
             f"there were {ratio:.2f} times as many learner steps/s as in the time between, so that one",
             f"a minute costs {(1 - ratio) * seconds / 60:.2%}; the learner was without work for",
-            f"{1000 * pause:.0f} ms at most.",
+            f"{1000 * pauses[1]:.0f} ms at most, and {1000 * pauses[0]:.0f} ms in the time between.",
         ],
         "seconds_per_checkpoint": _spread([end - start for start, end in saver.made]),
         "learner_steps_per_second": per_kind,
