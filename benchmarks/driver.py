@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -101,6 +102,11 @@ class Driver:
                 if mark in " ".join(process.cmdline()) or process.environ().get("RAY_TMPDIR") == mark:
                     found.add(process)
         return found
+
+
+def close_when_terminated() -> None:
+    """Has SIGTERM end this program as Ctrl-C does, so that what it started is ended, too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def newest_whole(run_dir: Path) -> int | None:

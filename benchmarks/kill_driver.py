@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from driver import Driver, newest_whole
+from driver import Driver, close_when_terminated, newest_whole
 
 from distdqn.storage.store import Store
 
@@ -30,6 +30,7 @@ _PATIENCE_SECONDS = 120.0
 def main(arguments: list[str] | None = None) -> int:
     """Kills and goes on until all kills are made, then once more to the goal; 1 if anything was wrong."""
     options = _parser().parse_args(arguments)
+    close_when_terminated()
     options.folder.mkdir(parents=True, exist_ok=True)
     deadline = None if options.seconds is None else time.monotonic() + options.seconds
     if not make_kills(options.folder, options.kills, options.seed, deadline):
@@ -51,10 +52,11 @@ def make_kills(folder: Path, kills: int, seed: int, deadline: float | None = Non
         kill = kill_once(folder / "run", WHEN[made % 3], np.random.default_rng([seed, made]))
         with (folder / "kills.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(kill) + "\n")
+        begun = f"went on from {kill['went_on_from']}" if kill["has_begun"] else "had not begun"
         print(
-            f"kill {made + 1:2} in {kill['when']}, {kill['seconds']:.1f} s after the start: went on from "
-            f"{kill['went_on_from']} (the newest: {kill['newest_before']}); newest now "
-            f"{kill['newest_after']}, {kill['lost_learner_steps']} learner steps lost",
+            f"kill {made + 1:2} in {kill['when']}, {kill['seconds']:.1f} s after the start: {begun} (the "
+            f"newest: {kill['newest_before']}); newest now {kill['newest_after']}, "
+            f"{kill['lost_learner_steps']} learner steps lost",
             flush=True,
         )
     return True

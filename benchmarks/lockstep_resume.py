@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from driver import Driver, newest_whole
+from driver import Driver, close_when_terminated, newest_whole
 
 from distdqn.policy import load_policy
 from distdqn.storage.store import Store
@@ -49,6 +49,7 @@ _PATIENCE_SECONDS = 240.0
 def main(arguments: list[str] | None = None) -> int:
     """Makes both runs and compares them; 1 if they differ."""
     options, passed_on = _parser().parse_known_args(arguments)
+    close_when_terminated()
     options.folder.mkdir(parents=True, exist_ok=True)
     report = compare(options.folder, options.points, options.seed, passed_on)
     if options.output:
