@@ -1,5 +1,6 @@
 """Runs that go on from a checkpoint, in one process: nothing is different, and nothing is lost."""
 
+import functools
 import itertools
 import json
 import shutil
@@ -7,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_environments import CountingEnvironment
+from toy_environments import CountingEnvironment, PicturesEnvironment
 
 from distdqn import Config, train
-from distdqn.errors import ConfigError
+from distdqn.errors import ConfigError, Diverged
 from distdqn.inspect import main as inspect
 from distdqn.policy import load_policy
 from distdqn.storage.errors import CheckpointError, NoCheckpoint
@@ -96,8 +97,9 @@ def test_resumed_run_ends_as_the_uninterrupted_one_bit_for_bit(whole, tmp_path, 
     "options",
     [
         {"sampler": "prioritized", "noisy": True, "dueling": True},
+        {"env": functools.partial(PicturesEnvironment, 3, 10, lengths=(7, 12)), "checkpoint_period": 64},
     ],
-    ids=["prioritized and noisy"],
+    ids=["prioritized and noisy", "images"],
 )
 def test_resume_is_exact_and_inspect_finds_all_that_has_a_state(tmp_path, capsys, options):
     options = {**options, "max_env_steps": 1000}
@@ -200,6 +202,17 @@ def assert_networks_are_kept(folder):
     assert final.learner_steps > 100
     assert all(np.isfinite(array).all() for array in final.arrays)
     assert (folder / "final.keras").exists()
+
+
+def test_fault_21_last_finite_networks_are_kept_by_a_run_that_diverges(tmp_path):
+    count = itertools.count()
+    options = {"capacity": 300, "checkpoint_period": None, "eval_period": 10**6, "n_step": 1}
+
+    with pytest.raises(Diverged, match="10 updates running met NaN or infinity") as caught:
+        run(tmp_path / "run", env=lambda: FaultyEnvironment(count, 600, 3e38), **options)  # float32's end
+
+    assert caught.value.exit_code == 6
+    assert_networks_are_kept(tmp_path / "run")
 
 
 def test_fault_18_networks_are_kept_by_a_run_whose_checkpoints_cannot_be_written(tmp_path):
