@@ -42,11 +42,7 @@ def fit_to_observations(config: Config, spec: EnvironmentSpec) -> tuple[Config, 
             "`spectral_norm` is for convolutions, and observations of the shape "
             f"{spec.observation_shape} have none (leave it out, or name a `torso`)."
         )
-    needed = sum(
-        replay_bytes(capacity, spec, config.sampler == "prioritized")
-        for capacity in shard_capacities(config.capacity, config.replay_shards)
-    )
-    available = _machine_bytes()
+    needed, available = _replay_bytes(config, spec), _machine_bytes()
     if available is not None and needed > available:
         mistakes.append(
             f"`capacity` ({config.capacity}) needs {_gigabytes(needed)} for observations of the shape "
@@ -63,6 +59,16 @@ def fit_to_observations(config: Config, spec: EnvironmentSpec) -> tuple[Config, 
         )
         config = dataclasses.replace(config, updates_per_call=most)
     return config, notes
+
+
+def _replay_bytes(config: Config, spec: EnvironmentSpec) -> int:
+    """What replay takes of this machine's memory, or of one like it: on a cluster one shard at least."""
+    shards = [
+        replay_bytes(capacity, spec, config.sampler == "prioritized")
+        for capacity in shard_capacities(config.capacity, config.replay_shards)
+    ]
+    named = config.address or os.environ.get("RAY_ADDRESS")
+    return sum(shards) if named in (None, "", "local") else max(shards)
 
 
 def _machine_bytes() -> int | None:

@@ -49,6 +49,21 @@ def test_replay_larger_than_the_machine_is_refused_with_needed_and_available(mon
     assert "this machine has 1.0 GB" in caught.value.mistakes[0]
 
 
+def test_shards_may_have_more_memory_than_this_machine_on_a_cluster_alone(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(fitting, "_machine_bytes", lambda: 4 * 2**30)
+    options = {"capacity": 10**6, "replay_shards": 4}  # about 7.7 GB, 1.9 GB each
+    spec = make_spec((84, 84, 4), "uint8")
+
+    fit_to_observations(Config(**options, address="10.0.0.3:6379"), spec)
+    with pytest.raises(ConfigError, match=r"needs 7\.\d GB"):
+        fit_to_observations(Config(**options, address="local"), spec)
+    with pytest.raises(ConfigError, match=r"needs 7\.\d GB"):
+        fit_to_observations(Config(**options), spec)
+    with pytest.raises(ConfigError, match=r"needs 7\.\d GB"):
+        fit_to_observations(Config(capacity=10**6, address="10.0.0.3:6379"), spec)
+
+
 def test_torso_that_cannot_look_at_the_observations_is_refused():
     with pytest.raises(ConfigError, match="at least 36 pixels"):
         fit_to_observations(Config(torso="nature"), make_spec((10, 10, 4), "uint8"))
