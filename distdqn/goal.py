@@ -98,18 +98,6 @@ class Goal:
         elif evaluation.lower_bound >= self.target_return:
             self._candidate = order.weights
 
-    def hold(self, value: Callable[[Any], PolicyWeights]) -> None:
-        """Keeps weights in place of references to them, which a node that dies would take along.
-
-        Args:
-            value: turns weights, or a reference to them, into weights.
-        """
-        is_one = self._candidate is self.best_weights
-        if self.best_weights is not None:
-            self.best_weights = value(self.best_weights)
-        if self._candidate is not None:
-            self._candidate = self.best_weights if is_one else value(self._candidate)
-
     def begin_again(self, learner_steps: int) -> None:
         """Goes on with a learner that has only `learner_steps` behind it."""
         due = (learner_steps // self._period + 1) * self._period

@@ -107,6 +107,13 @@ class RunOptions:
         "failures running, without a completed call between, before the run gives up",
         Range(1, 10**6),
     )
+    stall_timeout_seconds: float = option(
+        _FAULTS,
+        600.0,
+        "longest time in which nothing goes on, as when the cluster has no place for a role, before the run "
+        "gives up; a call that a role is at work on has a deadline of its own",
+        Range(0, above=True),
+    )
     env_timeout_seconds: float = option(
         _FAULTS,
         60.0,

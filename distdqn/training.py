@@ -11,7 +11,7 @@ from distdqn import builders
 from distdqn.acting.environments import EnvironmentSource, EnvironmentSpec, inspect_environment
 from distdqn.checkpoints import Checkpoints, inserted_in
 from distdqn.config import Config
-from distdqn.errors import ConfigError, DistdqnError, Diverged, EnvironmentFault, RoleFailure
+from distdqn.errors import ClusterError, ConfigError, DistdqnError, Diverged, EnvironmentFault, RoleFailure
 from distdqn.fitting import fit_to_observations
 from distdqn.policy import save_policy
 from distdqn.reporting.console import Console, number
@@ -213,9 +213,10 @@ class _Run:
             try:
                 with self._keeping_networks(roster):
                     reason = supervisor.run()
-            except (RoleFailure, Diverged, EnvironmentFault):
-                with contextlib.suppress(DistdqnError):  # of a learner or replay that is dead, too
-                    saver.finish(goal, journal, roster)
+            except (RoleFailure, Diverged, EnvironmentFault, ClusterError):
+                if roster.can_answer:
+                    with contextlib.suppress(DistdqnError):  # of a learner or replay that is dead, too
+                        saver.finish(goal, journal, roster)
                 raise
             if supervisor.has_weights:
                 try:

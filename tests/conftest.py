@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -67,15 +68,15 @@ class RunCommand:
         seen: every process it was seen to start, by id.
     """
 
-    def __init__(self, number, run_dir, options):
+    def __init__(self, number, run_dir, options, program, variables):
         self.run_dir = Path(run_dir)
         self._ray_folder = _ROOT / f"ray{number}"
         self._ray_folder.mkdir()
         self._output = (_ROOT / f"output{number}").open("w+", encoding="utf-8")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "distdqn.run", "--run-dir", str(run_dir), *map(str, options)],
+            [sys.executable, *program, "--run-dir", str(run_dir), *map(str, options)],
             cwd=_ROOT,
-            env={**os.environ, "RAY_TMPDIR": str(self._ray_folder)},
+            env={**os.environ, "RAY_TMPDIR": str(self._ray_folder), **variables},
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=subprocess.STDOUT,
@@ -166,9 +167,17 @@ def start_run(tmp_path_factory):
     with contextlib.ExitStack() as stack:
         count = iter(range(10**6))
 
-        def start(*options):
-            run = RunCommand(next(count), tmp_path_factory.mktemp("command") / "run", options)
+        def start(*options, run_dir=None, program=("-m", "distdqn.run"), **variables):
+            folder = run_dir or tmp_path_factory.mktemp("command") / "run"
+            run = RunCommand(next(count), folder, options, program, variables)
             stack.callback(run.close)
             return run
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def start_light_run(start_run):
+    """The same with a learner that only counts: see `light_run`."""
+    program = (str(Path(__file__).parent / "light_run.py"),)
+    return functools.partial(start_run, program=program)

@@ -38,7 +38,7 @@ LAYERS = [
     ["distributed.calls", "distributed.ray_fleet"],
     ["distributed.lockstep", "distributed.roster"],
     ["distributed.async_saver", "distributed.restoring", "distributed.ordering"],
-    ["distributed.replacing"],
+    ["distributed.replacing", "distributed.stalling"],
     ["distributed.supervisor"],
     ["distributed.launch"],
     ["training"],

@@ -6,7 +6,6 @@ import pytest
 
 from distdqn.acting.evaluator import Evaluation
 from distdqn.goal import Budget, EvaluationOrder, Goal
-from distdqn.policy import PolicyWeights
 
 
 def make_goal(target_return: float | None = 100.0) -> Goal:
@@ -43,18 +42,6 @@ def test_evaluation_is_due_each_period_and_not_before() -> None:
             goal.add(order, evaluation([0.0, 0.0], learner_steps))
 
     assert due == [10, 20, 30]
-
-
-def test_best_weights_and_those_to_confirm_are_held_when_what_refers_to_them_is_gone() -> None:
-    goal, there = make_goal(), {"weights 1": PolicyWeights([], [], (0, 1), 10)}
-
-    judge(goal, 1, [100.0, 100.0])
-    goal.hold(there.pop)
-    goal.hold(lambda weights: weights)
-
-    assert goal.best_weights.weights_version == (0, 1)
-    assert ordered(goal, "weights 2", 20).weights is goal.best_weights  # confirms
-    assert goal.get_state(lambda weights: weights)["best_weights"]["learner_steps"] == 10
 
 
 def test_evaluations_missed_in_one_call_are_made_up_once() -> None:

@@ -1,5 +1,11 @@
 """Environments that break: they raise, or return what they must not."""
 
+import contextlib
+import ctypes
+import os
+import time
+from pathlib import Path
+
 import gymnasium
 import numpy as np
 from gymnasium.vector import SyncVectorEnv, VectorEnv
@@ -136,3 +142,30 @@ def make_raising():
 def make_unlevelled():
     """Raises in every reset."""
     return RaisingEnvironment(Plan(resets=range(1, 10**6)))
+
+
+class HangingEnvironment(CountingEnvironment):
+    """Hangs in a step while there is a file `hang`, or once if there is one `hang-once`.
+
+    The files are looked for in the home folder. Where one says `interpreter`, the step holds
+    the interpreter's lock meanwhile, so that no other thread of its process runs.
+    """
+
+    def step(self, action):
+        with contextlib.suppress(FileNotFoundError):
+            taken = Path.home() / f"hang-taken-{os.getpid()}"
+            (Path.home() / "hang-once").rename(taken)  # by one process alone
+            _hang(taken.read_text())
+        with contextlib.suppress(FileNotFoundError):
+            _hang((Path.home() / "hang").read_text())
+        return super().step(action)
+
+
+def _hang(how):
+    if how == "interpreter":
+        ctypes.PyDLL(None).sleep(3600)  # unlike CDLL, it keeps the lock
+    time.sleep(3600)
+
+
+if "ToyHanging-v0" not in gymnasium.registry:
+    gymnasium.register("ToyHanging-v0", entry_point=HangingEnvironment)

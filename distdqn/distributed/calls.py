@@ -1,5 +1,6 @@
 """The calls under way: who was asked what, until when, and how each ended."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,6 +9,8 @@ from typing import Any
 from distdqn.distributed.fleet import CallFailed, Fleet, Handle, Ref
 from distdqn.errors import RoleFailure
 
+_PLAY = ("rollout", "evaluate")  # calls that last as long as the environment takes
+_PLACE_SECONDS = 5.0  # from one look at which roles have a place in the cluster to the next
 _WORK = ("rollout", "learn", "evaluate")  # calls that prove, when they end well, that a role can do its work
 _EPISODES_PER_DEADLINE = 10  # of an evaluation, in the time one rollout may take
 
@@ -23,6 +26,19 @@ def last_line(why: str) -> str:
     return lines[-1].strip() if lines else "no reason given"
 
 
+@dataclass(frozen=True)
+class Failure:
+    """One of the failures of a place that came without a completed call between.
+
+    Attributes:
+        node: of the cluster, that the process ran on; None if it never was up.
+        is_hang: the environment gave no answer in time.
+    """
+
+    node: str | None
+    is_hang: bool
+
+
 @dataclass
 class Worker:
     """One role's process as the supervisor sees it."""
@@ -32,10 +48,11 @@ class Worker:
     handle: Handle
     incarnation: int
     is_numbered: bool = False  # besides actors, which always are
-    failures: int = 0  # running, without a completed call between
+    failures: tuple[Failure, ...] = ()  # running, without a completed call between
     under_way: int = 0
     weights_version: tuple[int, int] | None = None  # last sent
-    about: dict[str, Any] = field(default_factory=dict)  # pid and host, once it is up
+    about: dict[str, Any] = field(default_factory=dict)  # pid, host and node, once it is up
+    lacks: str | None = None  # what the cluster has too little of to give it a place
     last_sign_of_life: float | None = None  # Unix time
 
     @property
@@ -54,28 +71,49 @@ class Worker:
         }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Call:
     """One call under way. `detail` is what its end will need."""
 
     kind: str
     worker: Worker
     refs: tuple[Ref, ...]
-    deadline: float
     detail: Any
+    turns: float
+    sent_at: float
+    deadline: float = math.inf
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A call that is over: its result, or `failure` in words."""
+    """A call that is over: its result, or `failure` in words.
+
+    Attributes:
+        call: the call.
+        result: what it returned.
+        failure: why it did not.
+        lacks_input: it never began, for what it was to be given could not be had.
+        is_overdue: it was given up at its deadline.
+    """
 
     call: Call
     result: Any = None
     failure: str | None = None
+    lacks_input: bool = False
+    is_overdue: bool = False
+
+    @property
+    def is_hang(self) -> bool:
+        """Whether an environment that has begun gave no answer in time."""
+        return self.is_overdue and self.call.kind in _PLAY and bool(self.call.worker.about)
 
 
 class Calls:
-    """Keeps the calls under way and their deadlines."""
+    """Keeps the calls under way and their deadlines.
+
+    The time of a call runs from when the one before it in its role's queue has ended. The
+    time to start runs from when the cluster has a place for the role.
+    """
 
     def __init__(
         self,
@@ -85,9 +123,11 @@ class Calls:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.fleet = fleet
-        self._env_timeout_seconds = env_timeout_seconds
-        self._start_timeout_seconds = start_timeout_seconds
+        self.env_timeout_seconds = env_timeout_seconds
+        self.start_timeout_seconds = start_timeout_seconds
         self._clock = clock
+        self._place_seconds = min(_PLACE_SECONDS, start_timeout_seconds / 4)
+        self._look_at = clock() + self._place_seconds
         self._calls: dict[Ref, Call] = {}
         self._handles: list[Handle] = []
 
@@ -132,6 +172,10 @@ class Calls:
         """How many calls of this kind are."""
         return sum(call.kind == kind for call in self._calls.values())
 
+    def under_way(self) -> list[Call]:
+        """All that are, in the order in which they were sent."""
+        return list(self._calls.values())
+
     def collect(self, timeout_seconds: float) -> list[Ended]:
         """The calls that ended or overran their deadlines, waiting for the first of them."""
         ended = []
@@ -141,14 +185,17 @@ class Calls:
             try:
                 ended.append(Ended(call, result=self.fleet.get(ref)))
             except CallFailed as error:
-                ended.append(Ended(call, failure=str(error)))
+                ended.append(Ended(call, failure=str(error), lacks_input=error.lacks_input))
             else:
                 self._note_sign_of_life(ended[-1])
+            self._renew(call.worker)
         now = self._clock()
+        self._look_for_places(now)
         for call in [call for call in self._calls.values() if call.deadline <= now]:
             del self._calls[call.refs[0]]
             call.worker.under_way -= 1
-            ended.append(Ended(call, failure=f"no answer by its deadline, {now - call.deadline:.1f} s ago"))
+            why = f"no answer by its deadline, {now - call.deadline:.1f} s ago"
+            ended.append(Ended(call, failure=why, is_overdue=True))
         return ended
 
     def abandon(self, worker: Worker) -> list[Call]:
@@ -181,7 +228,7 @@ class Calls:
             RoleFailure: none came.
         """
         try:
-            return self.fleet.get(ref, self._start_timeout_seconds * turns)
+            return self.fleet.get(ref, self.start_timeout_seconds * turns)
         except CallFailed as error:
             why = str(error)
             raise RoleFailure(f"{worker.name} failed in `{method}`: {last_line(why)}", details=why) from error
@@ -193,17 +240,40 @@ class Calls:
     def _note(
         self, kind: str, worker: Worker, refs: tuple[Ref, ...], detail: Any, turns: float = 1.0
     ) -> None:
-        plays_and_is_up = kind in ("rollout", "evaluate") and bool(worker.about)
-        seconds = self._env_timeout_seconds if plays_and_is_up else self._start_timeout_seconds
-        # A call waits for those before it in the role's queue.
-        deadline = self._clock() + seconds * (turns + worker.under_way)
+        now = self._clock()
+        call = Call(kind, worker, refs, detail, turns, sent_at=now)
+        before = [each.deadline for each in self._calls.values() if each.worker is worker]
+        call.deadline = max([now, *before]) + self._seconds(call)
         worker.under_way += 1
-        self._calls[refs[0]] = Call(kind, worker, refs, deadline, detail)
+        self._calls[refs[0]] = call
+
+    def _seconds(self, call: Call) -> float:
+        """The time a call has, once those before it have ended."""
+        plays_and_is_up = call.kind in _PLAY and bool(call.worker.about)
+        return call.turns * (self.env_timeout_seconds if plays_and_is_up else self.start_timeout_seconds)
+
+    def _renew(self, worker: Worker) -> None:
+        """Has the time of a role's calls, one after another, run from now on."""
+        deadline = self._clock()
+        for call in self._calls.values():
+            if call.worker is worker:
+                deadline += self._seconds(call)
+                call.deadline = deadline
+
+    def _look_for_places(self, now: float) -> None:
+        """Finds out which roles wait for a place; their time to start has not begun."""
+        if now < self._look_at:
+            return
+        self._look_at = now + self._place_seconds
+        for worker in [call.worker for call in self._calls.values() if call.kind == "identify"]:
+            worker.lacks = self.fleet.missing(worker.handle)
+            if worker.lacks is not None:
+                self._renew(worker)
 
     def _note_sign_of_life(self, ended: Ended) -> None:
         worker = ended.call.worker
         worker.last_sign_of_life = time.time()
         if ended.call.kind == "identify":
-            worker.about = ended.result
+            worker.about, worker.lacks = ended.result, None
         elif ended.call.kind in _WORK:
-            worker.failures = 0
+            worker.failures = ()

@@ -4,14 +4,22 @@ Ray provides it in `distdqn.distributed.ray_fleet`; tests provide a fake with a 
 its own. A handle stands for a role's process, a reference for a result to come.
 """
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 Handle = Any
 Ref = Any
 
 
 class CallFailed(Exception):
-    """A call ended without a result; the text says why, with the traceback if there is one."""
+    """A call ended without a result; the text says why, with the traceback if there is one.
+
+    Attributes:
+        lacks_input: it never began, for what it was to be given could not be had.
+    """
+
+    def __init__(self, why: str, lacks_input: bool = False) -> None:
+        super().__init__(why)
+        self.lacks_input = lacks_input
 
 
 class Fleet(Protocol):
@@ -22,7 +30,15 @@ class Fleet(Protocol):
         ...
 
     def identify(self, handle: Handle) -> Ref:
-        """Asks the role's process who it is: `{"pid": ..., "host": ...}`."""
+        """Asks the role's process who it is: `{"pid": ..., "host": ..., "node": ...}`."""
+        ...
+
+    def missing(self, handle: Handle) -> str | None:
+        """What the cluster has too little of to give the role a place, or None."""
+        ...
+
+    def lost_nodes(self) -> set[str]:
+        """Nodes that the cluster had and has lost."""
         ...
 
     def call(self, handle: Handle, method: str, *arguments: Any, returns: int = 1) -> tuple[Ref, ...]:
@@ -31,6 +47,10 @@ class Fleet(Protocol):
 
     def wait(self, refs: list[Ref], timeout_seconds: float) -> list[Ref]:
         """Those of `refs` that are there, in the order given, once one is or the time is up."""
+        ...
+
+    def state(self, ref: Ref) -> Literal["under way", "failed", "done"]:
+        """How a call stands; its result is not fetched."""
         ...
 
     def get(self, ref: Ref, timeout_seconds: float = 10.0) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from distdqn import builders
-from distdqn.acting.environments import EnvironmentSpec
+from distdqn.acting.environments import EnvironmentSpec, environment_name
 from distdqn.builders import Blueprint
 from distdqn.config import Config
 from distdqn.distributed.async_saver import AsyncSaver
@@ -50,6 +50,8 @@ class Launch:
             publish_period=config.publish_period,
             report_seconds=config.report_seconds,
             max_failures=config.max_failures,
+            stall_timeout_seconds=config.stall_timeout_seconds,
+            environment=environment_name(config.env),
             prioritized=config.sampler == "prioritized",
             schedules=builders.make_learning_schedules(config),
             replay_shards=config.replay_shards,

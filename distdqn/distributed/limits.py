@@ -18,6 +18,8 @@ class Limits:
         publish_period: learner steps from one version of the weights to the next.
         report_seconds: from one report to the next.
         max_failures: of one role running, without a completed call between.
+        stall_timeout_seconds: in which nothing goes on, before the run gives up.
+        environment: its name.
         prioritized: whether replay takes new priorities from the learner.
         schedules: what of the learning changes over the run.
         seed: of the run, for how draws are spread over shards.
@@ -30,6 +32,8 @@ class Limits:
     publish_period: int
     report_seconds: float
     max_failures: int
+    stall_timeout_seconds: float
+    environment: str
     prioritized: bool
     schedules: LearningSchedules
     replay_shards: int = 1

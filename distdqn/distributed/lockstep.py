@@ -1,5 +1,6 @@
 """The team of a `lockstep` run: Ray processes that do what `serial` does, in its order."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ from distdqn.acting.actor import CutReport, RolloutOrder, RolloutReport
 from distdqn.acting.evaluator import Evaluation
 from distdqn.distributed.calls import Calls, evaluation_turns, last_line
 from distdqn.distributed.fleet import Ref
-from distdqn.errors import RoleFailure
+from distdqn.errors import ClusterError, RoleFailure
 from distdqn.goal import EvaluationOrder
 from distdqn.learning.learner import LearnReport
 from distdqn.policy import PolicyWeights
@@ -32,7 +33,13 @@ class RayTeam:
         self._evaluator = calls.start("evaluator")
         self._published: tuple[PolicyWeights, Any] | None = None
         workers = (self._learner, self._replay, self._evaluator, *self._actors)
+        give_up_at = time.monotonic() + calls.start_timeout_seconds
         while not all(worker.about for worker in workers):
+            if (lacking := [each for each in workers if each.lacks]) and time.monotonic() >= give_up_at:
+                raise ClusterError(
+                    f"{lacking[0].name} has no place in the cluster, it {lacking[0].lacks} "
+                    "(add nodes, or start fewer actors)."
+                )
             for ended in calls.collect(1.0):
                 if ended.failure is not None:
                     name, why = ended.call.worker.name, ended.failure

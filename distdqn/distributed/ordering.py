@@ -43,7 +43,8 @@ class Orders:
     """Orders what may go on, and counts what is granted but not over yet.
 
     Attributes:
-        weights: the newest that the learner has published, or None.
+        weights: the newest that the learner has published, or None if they are lost.
+        newest_version: of the weights that the learner has published, or None.
         is_compiled: whether the learner there is now has compiled its update.
         env_steps_under_way: of rollouts that replay has not accepted yet.
         published_at: learner steps when weights were last ordered.
@@ -69,6 +70,7 @@ class Orders:
         self._roster = roster
         self._turn = 0  # index of the actor to be asked next, if there is one
         self.weights: Published | None = None
+        self.newest_version: tuple[int, int] | None = None
         self.is_compiled = False
         self.env_steps_under_way = 0
         self.published_at = journal.counters.learner_steps
@@ -104,10 +106,33 @@ class Orders:
 
     def take_weights(self, published: Published) -> None:
         """Takes in weights, unless newer ones are there."""
-        if self.weights is not None and published.weights_version <= self.weights.weights_version:
+        if self.newest_version is not None and published.weights_version <= self.newest_version:
             return
-        self.weights = published
+        self.weights, self.newest_version = published, published.weights_version
         self._journal.add_published(published.weights_version)
+
+    def forget_weights(self, actor: Worker) -> None:
+        """Takes note that those last sent to this actor were lost, on a node that has died."""
+        if self.weights is not None and self.weights.weights_version == actor.weights_version:
+            self.weights = None
+        actor.weights_version = None
+
+    def describe_waits(self) -> list[str]:
+        """Who waits for whom, in words."""
+        counters = self._journal.counters
+        waits = []
+        if not self._budget.env_steps_left(counters.env_steps + self.env_steps_under_way):
+            waits.append("all env steps are taken or under way")
+        elif not self._may_act(len(self._roster.acting)):
+            waits.append("the actors wait for the learner")
+        if not self.is_compiled:
+            waits.append("the learner has not compiled")
+        elif counters.inserted < self._pacing.min_size:
+            waits.append(f"the learner waits for {self._pacing.min_size:,} transitions in replay")
+            waits[-1] += f", {counters.inserted:,} are in"
+        elif not self._may_learn():
+            waits.append("the learner waits for the actors")
+        return waits
 
     def send_evaluation(self, order: EvaluationOrder) -> None:
         """Has the evaluator make this evaluation."""

@@ -5,16 +5,19 @@ import re
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import ray
-from ray.exceptions import RayError
+from ray._private import state
+from ray.exceptions import GetTimeoutError, RayError
 
 from distdqn.builders import Blueprint
 from distdqn.distributed.cluster import THREAD_SETTINGS, Cluster
 from distdqn.distributed.fleet import CallFailed, Handle, Ref
 from distdqn.errors import DistdqnError
 
+_NO_INPUT = "At least one of the input arguments for this task could not be computed"
+_PENDING = ("DEPENDENCIES_UNREADY", "PENDING_CREATION")  # states of an actor that is not up
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # Ray puts some into its messages
 _ADVICE = re.compile(r" Some common causes include:.*", re.DOTALL)  # seven lines of it
 _FETCH_SECONDS = 10.0  # for a result that is there already, perhaps on another node
@@ -33,6 +36,7 @@ class RayFleet:
         self._cluster = cluster
         self._namespace = namespace
         self._blueprint = blueprint
+        self._needs: dict[Handle, dict[str, float]] = {}
 
     def start(self, role: str, index: int, incarnation: int) -> Handle:
         """See `Fleet`."""
@@ -47,11 +51,32 @@ class RayFleet:
         }
         if not self._cluster.is_private:  # a private Ray has inherited them from this process
             options["runtime_env"] = {"env_vars": THREAD_SETTINGS}
-        return ray.remote(blueprint.role).options(**options).remote(**blueprint.arguments)
+        handle = ray.remote(blueprint.role).options(**options).remote(**blueprint.arguments)
+        self._needs[handle] = {"CPU": options["num_cpus"]}
+        return handle
 
     def identify(self, handle: Handle) -> Ref:
         """See `Fleet`."""
         return handle.__ray_call__.remote(_about_process)
+
+    def missing(self, handle: Handle) -> str | None:
+        """See `Fleet`."""
+        entry = state.actors(handle._actor_id.hex())
+        is_pending = entry.get("State") in _PENDING
+        if not is_pending or entry["Address"]["IPAddress"]:  # that of the process it was given
+            return None
+        free = list(state.available_resources_per_node().values())
+        needs = self._needs[handle]
+        if any(all(node.get(name, 0.0) >= amount for name, amount in needs.items()) for node in free):
+            return None
+        wanted = ", ".join(f"{amount:g} {name}" for name, amount in needs.items())
+        most = {name: max((node.get(name, 0.0) for node in free), default=0.0) for name in needs}
+        there = ", ".join(f"{amount:g} {name}" for name, amount in most.items())
+        return f"needs {wanted} on one node; of {len(free)} nodes, none has more than {there} free"
+
+    def lost_nodes(self) -> set[str]:
+        """See `Fleet`."""
+        return {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
 
     def call(self, handle: Handle, method: str, *arguments: Any, returns: int = 1) -> tuple[Ref, ...]:
         """See `Fleet`."""
@@ -69,6 +94,18 @@ class RayFleet:
         ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         return list(ready)
 
+    def state(self, ref: Ref) -> Literal["under way", "failed", "done"]:
+        """See `Fleet`."""
+        if not ray.wait([ref], timeout=0, fetch_local=False)[0]:
+            return "under way"
+        try:
+            ray.get(ref, timeout=0)  # an error is here already, and what is here is not copied
+        except GetTimeoutError:
+            return "done"  # on another node
+        except RayError:
+            return "failed"
+        return "done"
+
     def get(self, ref: Ref, timeout_seconds: float = _FETCH_SECONDS) -> Any:
         """See `Fleet`."""
         try:
@@ -76,10 +113,12 @@ class RayFleet:
         except RayError as error:
             if isinstance(cause := getattr(error, "cause", None), DistdqnError):
                 raise cause from None  # the user's to mend: another process would do no better
-            raise CallFailed(_ADVICE.sub("", _COLOUR.sub("", str(error))) or type(error).__name__) from error
+            why = _ADVICE.sub("", _COLOUR.sub("", str(error))) or type(error).__name__
+            raise CallFailed(why, lacks_input=_NO_INPUT in why) from error
 
     def end(self, handle: Handle) -> None:
         """See `Fleet`."""
+        self._needs.pop(handle, None)
         ray.kill(handle)
 
     def about(self) -> dict[str, Any]:
@@ -88,4 +127,5 @@ class RayFleet:
 
 
 def _about_process(_role: Any) -> dict[str, Any]:
-    return {"pid": os.getpid(), "host": socket.gethostname()}
+    node = ray.get_runtime_context().get_node_id()
+    return {"pid": os.getpid(), "host": socket.gethostname(), "node": node}

@@ -1,8 +1,7 @@
 """Faults: who failed, who takes its place, from where that goes on, and what is lost."""
 
 from distdqn.distributed.async_saver import AsyncSaver
-from distdqn.distributed.calls import Call, Calls, Worker, last_line
-from distdqn.distributed.fleet import CallFailed
+from distdqn.distributed.calls import Call, Calls, Ended, Failure, Worker, last_line
 from distdqn.distributed.limits import Limits
 from distdqn.distributed.ordering import Orders
 from distdqn.distributed.restoring import (
@@ -14,7 +13,7 @@ from distdqn.distributed.restoring import (
     send_shard,
 )
 from distdqn.distributed.roster import Roster
-from distdqn.errors import RoleFailure
+from distdqn.errors import EnvironmentFault, RoleFailure
 from distdqn.goal import Goal
 from distdqn.pacing import Pacing
 from distdqn.reporting.journal import Journal
@@ -65,23 +64,23 @@ class Replacements:
         counters.inserted = sum(stock.inserted for stock in self._orders.stocks)
         counters.sampled = min(counters.sampled, int(self._pacing.goal(counters.inserted)))
 
-    def replace(self, call: Call, why: str) -> None:
+    def replace(self, ended: Ended) -> None:
         """Answers a failed call: a new process in the place of the one that failed.
 
         Raises:
             RoleFailure: it failed too often running.
+            EnvironmentFault: each time, the environment hung.
         """
-        worker = self._who_failed(call)
+        call, why = ended.call, ended.failure or ""
+        worker = self._who_failed(ended)
+        if worker is None:
+            self._go_on_without(call, why)
+            return
         if not self._roster.is_on(worker):  # one of several calls that failed together
             self.forget(call)
             return
-        worker.failures += 1
         name = f"{worker.name} (incarnation {worker.incarnation})"
-        if worker.failures >= self._limits.max_failures:
-            raise RoleFailure(
-                f"{name} failed {worker.failures} times running, last in `{call.kind}`: {last_line(why)}",
-                details=why,
-            )
+        how = self._count_failure(worker, ended, name)
         lost = [call, *self._calls.abandon(worker)]
         fresh = self._roster.replace(worker)
         losses = ""
@@ -94,7 +93,34 @@ class Replacements:
                 losses = self._restore_replay(fresh)
         for each in lost:
             self.forget(each)
-        self._journal.note(f"{name} failed in `{call.kind}` and is replaced{losses}: {last_line(why)}")
+        self._journal.note(f"{name} {how} `{call.kind}` and is replaced{losses}: {last_line(why)}")
+
+    def _count_failure(self, worker: Worker, ended: Ended, name: str) -> str:
+        """Counts a failure; nodes that are lost meanwhile do not count. Says in words how it failed."""
+        kind, why = ended.call.kind, ended.failure or ""
+        worker.failures += (Failure(worker.about.get("node"), ended.is_hang),)
+        lost_nodes = self._calls.fleet.lost_nodes()
+        counted = [failure for failure in worker.failures if failure.node not in lost_nodes]
+        if len(counted) < self._limits.max_failures:
+            return "was lost with its node in" if worker.about.get("node") in lost_nodes else "failed in"
+        if all(failure.is_hang for failure in counted):
+            raise EnvironmentFault(
+                f"The environment `{self._limits.environment}` gave no answer within "
+                f"{self._calls.env_timeout_seconds:g} s in {name}, {len(counted)} times running "
+                "(mend it, or raise `env_timeout_seconds`)."
+            )
+        raise RoleFailure(
+            f"{name} failed {len(counted)} times running, last in `{kind}`: {last_line(why)}", details=why
+        )
+
+    def _go_on_without(self, call: Call, why: str) -> None:
+        """Leaves out a call for which what it was to be given is lost, with the node that had it."""
+        if call.kind == "rollout":
+            self._orders.forget_weights(call.worker)
+        if call.kind == "evaluate":  # the next one is of newer weights
+            self._journal.note(f"An evaluation is left out, as its weights are lost: {last_line(why)}")
+        else:
+            self.forget(call)
 
     def forget(self, call: Call) -> None:
         """Takes back what a call that never ends was granted, or orders it again."""
@@ -132,7 +158,7 @@ class Replacements:
         """Fills a new shard with its part of the newest checkpoint, if that has one; says what that lost."""
         self._saver.forget_shard(fresh.index)
         counters, stocks = self._journal.counters, self._orders.stocks
-        before = stocks[fresh.index].inserted
+        before = stocks[fresh.index]
         stocks[fresh.index] = send_shard(self._calls, fresh, len(stocks), self._newest())
         lost = count_lost_replay(counters, before, stocks[fresh.index].inserted)
         # As if all that is in had been sampled as often as it should: no burst, and no side waits.
@@ -140,12 +166,17 @@ class Replacements:
         counters.sampled = max(0, goal - self._orders.samples_under_way)
         return f", {lost:,} transitions lost"
 
-    def _who_failed(self, call: Call) -> Worker:
-        """The shard that should have drawn, where a learner's call failed for want of its batches."""
+    def _who_failed(self, ended: Ended) -> Worker | None:
+        """Whose process is to be replaced; nobody's, if what a call needed is lost.
+
+        Where a learner's call has no batches, it is that of the shard that should have drawn them.
+        """
+        call = ended.call
+        if call.kind != "learn":
+            return None if ended.lacks_input else call.worker
+        wanted = "failed" if ended.lacks_input else "under way"
         shard: Worker
-        for shard, rows in call.detail.parts if call.kind == "learn" else ():
-            try:
-                self._calls.fleet.get(rows)
-            except CallFailed:
+        for shard, rows in call.detail.parts if ended.lacks_input or ended.is_overdue else ():
+            if self._calls.fleet.state(rows) == wanted:
                 return shard
-        return call.worker
+        return None if ended.lacks_input else call.worker

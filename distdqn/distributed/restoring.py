@@ -59,10 +59,13 @@ def count_lost_learner(counters: Counters, found: Found | None) -> int:
     return lost
 
 
-def count_lost_replay(counters: Counters, before: int, after: int) -> int:
-    """Counts for a shard what it has got back in place of what it had taken in; returns what is lost."""
-    lost = max(0, before - after)
-    counters.inserted += after - before
+def count_lost_replay(counters: Counters, before: Stock, after: int) -> int:
+    """Counts for a shard what it has got back in place of what it held; returns what is lost.
+
+    What it had overwritten before was not there to be lost.
+    """
+    lost = min(max(0, before.inserted - after), before.size)
+    counters.inserted += after - before.inserted
     counters.replay_restarts += 1
     counters.lost_transitions += lost
     return lost

@@ -35,6 +35,11 @@ class Roster:
         """The actors that can be asked for rollouts: their processes are up."""
         return [actor for actor in self.actors if actor.about]
 
+    @property
+    def can_answer(self) -> bool:
+        """Whether learner and replay are up, as for a checkpoint they must be."""
+        return all(worker.about for worker in (self.learner, *self.shards))
+
     def is_on(self, worker: Worker) -> bool:
         """Whether this process fills its place now."""
         return any(worker is each for each in self.everyone())

@@ -6,20 +6,23 @@ actor to replay and from replay to learner. A call that fails or overruns its de
 how a fault is seen, and each fault has one answer (`replacing`).
 """
 
+import dataclasses
 import time
 from collections.abc import Callable
 
 from distdqn.acting.evaluator import Evaluation
 from distdqn.distributed.async_saver import AsyncSaver
-from distdqn.distributed.calls import Calls, Ended
-from distdqn.distributed.fleet import Ref
+from distdqn.distributed.calls import Calls, Ended, last_line
+from distdqn.distributed.fleet import CallFailed, Ref
 from distdqn.distributed.limits import Limits
 from distdqn.distributed.ordering import Learning, Orders, Published
 from distdqn.distributed.replacing import Replacements
 from distdqn.distributed.roster import Roster
-from distdqn.goal import Budget, Goal
+from distdqn.distributed.stalling import Stall
+from distdqn.goal import Budget, EvaluationOrder, Goal
 from distdqn.learning.learner import LearnReport
 from distdqn.pacing import Pacing
+from distdqn.policy import PolicyWeights
 from distdqn.replay.shards import Stock
 from distdqn.reporting.journal import Journal
 from distdqn.resuming import Start
@@ -59,6 +62,7 @@ class Supervisor:
         self._replacements = Replacements(
             calls, limits, goal, pacing, journal, saver, self.roster, self._orders, start
         )
+        self._stall = Stall(calls, limits, journal, self.roster, self._orders, clock)
         self._replacements.begin()
 
     def run(self) -> str:
@@ -66,6 +70,8 @@ class Supervisor:
 
         Raises:
             RoleFailure: a role keeps failing.
+            EnvironmentFault: the environment keeps hanging.
+            ClusterError: nothing goes on.
         """
         while (reason := self._finished()) is None:
             self._orders.send()
@@ -76,6 +82,7 @@ class Supervisor:
                 self._journal.add_wait(waiting, self._clock() - begin)
             for end in ended:
                 self._take(end)
+            self._stall.look()
             if self._clock() - self._reported_at >= self._limits.report_seconds:
                 self._report()
             if self._journal.is_status_due():
@@ -92,7 +99,7 @@ class Supervisor:
         """Takes in the end of one call."""
         call, result = ended.call, ended.result
         if ended.failure is not None:
-            self._replacements.replace(call, ended.failure)
+            self._replacements.replace(ended)
             return
         if not self.roster.is_on(call.worker):  # it answered, but has been replaced since
             self._replacements.forget(call)
@@ -119,10 +126,7 @@ class Supervisor:
                 published = Published(call.refs[0], result.weights_version, result.learner_steps)
                 self._orders.take_weights(published)
             case "evaluate":
-                self._goal.add(call.detail, result)
-                self._goal.hold(self.roster.value)
-                self._journal.counters.evaluations += 1
-                self._report(result)
+                self._end_evaluation(call.detail, result)
             case "compile":
                 self._orders.is_compiled = True
                 if result:
@@ -132,9 +136,22 @@ class Supervisor:
         self._orders.stocks[shard] = stock
         self._journal.replay_size = sum(each.size for each in self._orders.stocks)
 
+    def _end_evaluation(self, order: EvaluationOrder, evaluation: Evaluation) -> None:
+        """Judges weights once they are here, where no node that dies takes them along."""
+        weights = order.weights
+        try:
+            if not isinstance(weights, PolicyWeights):
+                weights = self._calls.fleet.get(weights)
+        except CallFailed as error:
+            self._journal.note(f"An evaluation is left out, as its weights are lost: {last_line(str(error))}")
+        else:
+            self._goal.add(dataclasses.replace(order, weights=weights), evaluation)
+        self._journal.counters.evaluations += 1
+        self._report(evaluation)
+
     def _end_learn(self, report: LearnReport, learning: Learning, weights: Ref, *priorities: Ref) -> None:
         for (shard, _), update in zip(learning.parts, priorities, strict=True):
-            shard.failures = 0
+            shard.failures = ()
             # Another process in its place gives the same numbers to other items.
             if self._limits.prioritized and self.roster.is_on(shard):
                 self._calls.send("update_priorities", shard, update)
@@ -149,4 +166,4 @@ class Supervisor:
     @property
     def has_weights(self) -> bool:
         """Whether the learner has published any."""
-        return self._orders.weights is not None
+        return self._orders.newest_version is not None

@@ -18,6 +18,7 @@ from distdqn.distributed.fleet import CallFailed
 
 HANG = "hang"  # a fault: the call never ends, nor do those queued behind it
 
+_NO_INPUT = "what it needs failed: "
 _SECONDS = {
     "start": 1.0,
     "rollout": 0.1,
@@ -51,6 +52,8 @@ class FakeHandle:
     object: Any
     free_at: float
     dies_at: float = math.inf
+    node: str = "node-0"
+    lacks: str | None = None
     queue: list = field(default_factory=list)  # calls that are not over
     calls_of: dict = field(default_factory=dict)  # method -> how many
 
@@ -112,6 +115,8 @@ class FakeFleet:
         records: every call made.
         started: every process started.
         ended: every process ended.
+        placeless: roles that have no place when they are started.
+        node: where processes are started.
     """
 
     def __init__(self, make_role=None, seconds=None, faults=None, keep_records=True):
@@ -122,6 +127,9 @@ class FakeFleet:
         self.started = []
         self.ended = []
         self.waits = 0
+        self.placeless = set()
+        self.node = "node-0"
+        self._dead_nodes = set()
         self.live_refs = weakref.WeakSet()
         self._roles = {
             "actor": FakeActor,
@@ -148,6 +156,25 @@ class FakeFleet:
         """The newest process of that role dies now."""
         self.newest(role, index).dies_at = self.now
 
+    def kill_node(self, node, seconds_until_known=0.0):
+        """Everything on that node dies now; that it is the node is known a while later."""
+        for handle in self.started:
+            if handle.node == node:
+                handle.dies_at = min(handle.dies_at, self.now)
+        if seconds_until_known:
+            self.at(self.now + seconds_until_known, lambda: self._dead_nodes.add(node))
+        else:
+            self._dead_nodes.add(node)
+
+    def give_place(self, role, index=0):
+        """The newest process of that role, which had none, has a place now."""
+        handle = self.newest(role, index)
+        handle.lacks, free_at = None, self.now + self.seconds["start"]
+        for task in handle.queue:
+            seconds = 0.0 if task.method == "identify" else self.seconds[task.method]
+            task.end = free_at = max([free_at, *(self._outcome(need)[0] for need in task.needs)]) + seconds
+        handle.free_at = free_at
+
     def newest(self, role, index=0):
         """The process of that role that was started last."""
         return [h for h in self.started if (h.role, h.index) == (role, index)][-1]
@@ -163,12 +190,15 @@ class FakeFleet:
         if role == "learner":
             made.epoch = incarnation
         handle = FakeHandle(role, index, incarnation, made, self.now + self.seconds["start"])
+        if role in self.placeless:
+            handle.lacks, handle.free_at = "needs 1 CPU", math.inf
+        handle.node = self.node
         self.started.append(handle)
         return handle
 
     def identify(self, handle):
         fault = self._fault(handle, "identify")
-        about = {"pid": 1000 + self.started.index(handle), "host": "here"}
+        about = {"pid": 1000 + self.started.index(handle), "host": "here", "node": handle.node}
         end = handle.free_at = math.inf if fault == HANG else handle.free_at
         task = FakeTask(handle, "identify", (), next(self._numbers), self.now, end, (about,), fault)
         return self._queue(task)[0]
@@ -207,8 +237,19 @@ class FakeFleet:
             self._settle()
         _, error = self._outcome(ref.task)
         if error is not None:
-            raise CallFailed(error)
+            raise CallFailed(error, lacks_input=error.startswith(_NO_INPUT))
         return ref.value
+
+    def state(self, ref):
+        self._settle()
+        end, error = self._outcome(ref.task)
+        return "under way" if end > self.now else "done" if error is None else "failed"
+
+    def missing(self, handle):
+        return handle.lacks
+
+    def lost_nodes(self):
+        return self._dead_nodes
 
     def end(self, handle):
         assert handle not in self.ended, "a process is ended once"
@@ -271,7 +312,7 @@ class FakeFleet:
         for need in task.needs:
             needed_end, needed_error = self._outcome(need)
             if needed_error is not None:
-                end, error = max(task.sent_at, needed_end), f"what it needs failed: {needed_error}"
+                end, error = max(task.sent_at, needed_end), f"{_NO_INPUT}{needed_error}"
             elif needed_end > end:
                 end = needed_end
         if task.handle.dies_at < end:

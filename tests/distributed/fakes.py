@@ -193,6 +193,8 @@ def make_limits(actors, steps_per_rollout, **others):
         "publish_period": 8,
         "report_seconds": 1.0,
         "max_failures": 3,
+        "stall_timeout_seconds": 10_000.0,
+        "environment": "Toy-v0",
         "prioritized": False,
         "schedules": _SCHEDULES,
     }

@@ -2,10 +2,11 @@ import pytest
 from distributed.fakes import HANG, FakeFleet
 
 from distdqn.acting.actor import RolloutOrder
-from distdqn.distributed.calls import Calls
+from distdqn.distributed.calls import Calls, Failure
 from distdqn.errors import RoleFailure
 
 _ORDER = RolloutOrder(0, 10)
+_FAILURES = (Failure("node-0", is_hang=False), Failure("node-1", is_hang=True))
 
 
 def _calls(fleet, env_timeout_seconds=10.0, start_timeout_seconds=100.0):
@@ -119,21 +120,21 @@ def test_completed_call_sets_failures_back_but_starting_does_not():
     fleet = FakeFleet()
     calls = _calls(fleet)
     worker = calls.start("actor")
-    worker.failures = 2
+    worker.failures = _FAILURES
     calls.collect(10.0)
-    assert worker.failures == 2
+    assert worker.failures == _FAILURES
     calls.send("rollout", worker, _ORDER, returns=2)
     calls.collect(10.0)
-    assert worker.failures == 0
+    assert worker.failures == ()
 
 
 def test_failed_call_is_no_sign_of_life():
     fleet = FakeFleet(faults=lambda _handle, method, _n: "no" if method == "rollout" else None)
     calls, worker = _started(fleet)
-    worker.failures, worker.last_sign_of_life = 2, None
+    worker.failures, worker.last_sign_of_life = _FAILURES, None
     calls.send("rollout", worker, _ORDER, returns=2)
     calls.collect(10.0)
-    assert (worker.failures, worker.last_sign_of_life) == (2, None)
+    assert (worker.failures, worker.last_sign_of_life) == (_FAILURES, None)
 
 
 def test_under_way_counts_what_was_sent_and_has_not_ended():

@@ -37,6 +37,11 @@ def _make_role():
 
             time.sleep(seconds)
 
+        def hold_the_interpreter(self, seconds):
+            import ctypes
+
+            ctypes.PyDLL(None).usleep(int(seconds * 1e6))  # unlike CDLL, it keeps the lock
+
         def fail(self):
             raise KeyError("odd")
 
@@ -140,6 +145,44 @@ def test_get_fails_with_what_was_raised_and_where(fleet, start):
         _answer(fleet, start("actor", 8), "fail")
 
 
+@pytest.mark.parametrize("giver_dies", [False, True])
+def test_call_whose_argument_failed_is_told_from_one_that_failed_itself(fleet, start, giver_dies):
+    giver, taker = start("actor", 20), start("actor", 21)
+    about = fleet.get(fleet.identify(giver), timeout_seconds=30.0)
+    (given,) = fleet.call(giver, *(("sleep", 60.0) if giver_dies else ("fail",)))
+    (taken,) = fleet.call(taker, "add", given)
+    if giver_dies:
+        os.kill(about["pid"], signal.SIGKILL)
+    with pytest.raises(CallFailed) as of_taker:
+        fleet.get(taken, timeout_seconds=30.0)
+    with pytest.raises(CallFailed) as of_giver:
+        fleet.get(given, timeout_seconds=30.0)
+    assert (of_taker.value.lacks_input, of_giver.value.lacks_input) == (True, False)
+
+
+def test_state_of_a_call_tells_how_it_stands(fleet, start):
+    handle = start("actor", 22)
+    refs = [fleet.call(handle, *call)[0] for call in (("name",), ("fail",), ("sleep", 20.0))]
+    with pytest.raises(CallFailed):
+        fleet.get(refs[1], timeout_seconds=30.0)
+    assert [fleet.state(ref) for ref in refs] == ["done", "failed", "under way"]
+
+
+def test_role_without_a_place_is_told_from_one_that_has_it(fleet, start, ray_session):
+    up = start("actor", 23)
+    node = fleet.get(fleet.identify(up), timeout_seconds=30.0)["node"]
+    assert node == ray_session.get_runtime_context().get_node_id()
+    assert node not in fleet.lost_nodes()
+    waiting = [start("actor", index) for index in range(24, 28)]  # half a CPU each, of two
+    lacks = []
+    deadline = time.monotonic() + 30.0
+    while lacks != ["needs 0.5 CPU on one node; of 1 nodes, none has more than 0 CPU free"]:
+        assert time.monotonic() < deadline, lacks
+        time.sleep(0.1)
+        lacks = [words for handle in waiting if (words := fleet.missing(handle)) is not None]
+    assert fleet.missing(up) is None
+
+
 def test_constructor_that_raises_fails_every_call(fleet, start):
     handle = start("actor", 13)
     with pytest.raises(CallFailed, match="no thirteenth"):
@@ -168,6 +211,17 @@ def test_ended_role_is_gone_with_its_process(fleet, start):
     fleet.end(handle)
     process.wait(10)
     assert not process.is_running()
+
+
+def test_role_that_holds_the_interpreter_is_ended_all_the_same(fleet, start):
+    handle = start("actor", 28)
+    process = psutil.Process(fleet.get(fleet.identify(handle), timeout_seconds=30.0)["pid"])
+    (ref,) = fleet.call(handle, "hold_the_interpreter", 60.0)
+    time.sleep(0.5)
+    fleet.end(handle)
+    process.wait(10)
+    with pytest.raises(CallFailed):
+        fleet.get(ref)
 
 
 def test_roles_compute_with_one_thread_each(fleet, start):

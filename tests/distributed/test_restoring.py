@@ -15,6 +15,7 @@ from distributed.fakes import (
 
 from distdqn.distributed.restoring import count_lost_learner, count_lost_replay
 from distdqn.errors import RoleFailure
+from distdqn.replay.shards import Stock
 from distdqn.reporting.journal import Counters
 from distdqn.resuming import Start
 from distdqn.storage.store import Store
@@ -54,10 +55,17 @@ def test_lost_learner_steps_are_those_since_the_checkpoint(found, left, lost):
 )
 def test_lost_transitions_are_those_that_a_shard_has_not_got_back(after, left, lost):
     counters = Counters(inserted=1_000, lost_transitions=7, learner_steps=500)
-    assert count_lost_replay(counters, 600, after) == lost
+    before = Stock(inserted=600, size=600)
+    assert count_lost_replay(counters, before, after) == lost
     assert counters == Counters(
         inserted=left, lost_transitions=7 + lost, replay_restarts=1, learner_steps=500
     )
+
+
+def test_transitions_that_were_overwritten_before_were_not_there_to_be_lost():
+    counters = Counters(inserted=1_000)
+    assert count_lost_replay(counters, Stock(inserted=1_000, size=300), after=0) == 300
+    assert (counters.inserted, counters.lost_transitions) == (0, 300)
 
 
 # In a run.

@@ -1,0 +1,32 @@
+"""A real object store that is smaller than what passes through it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+_WEIGHTS_BYTES = 16 * 2**20
+_STORE_BYTES = 100 * 2**20  # of `ray_session`
+
+
+def _spilled_bytes():
+    """What Ray has put on disk for want of room, as far as it is still there."""
+    folders = Path(os.environ["RAY_TMPDIR"]).rglob("ray_spilled_objects*")
+    return sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
+
+
+def test_fault_9_run_goes_on_in_an_object_store_that_is_too_small(start_light_run, ray_session):
+    address = ray_session.get_runtime_context().gcs_address
+    options = ("--address", address, "--actors", 2, "--target-return", "none", "--max-seconds", 12)
+    run = start_light_run(
+        *options, "--publish-period", 64, LIGHT_CPUS="0.3", LIGHT_WEIGHTS_BYTES=str(_WEIGHTS_BYTES)
+    )
+
+    assert run.wait(90) == 0, run.output()
+    summary = run.read("summary.json")
+    _, versions = run.read("status.json")["weights_version"]
+    assert versions * _WEIGHTS_BYTES > 5 * _STORE_BYTES
+    assert [summary[f"{role}_restarts"] for role in ("actor", "learner", "replay")] == [0, 0, 0]
+    assert _spilled_bytes() <= _STORE_BYTES

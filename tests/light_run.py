@@ -1,0 +1,88 @@
+"""`python -m distdqn.run` with a learner that only counts, so that a run is up in a second or two.
+
+Everything else is as real as ever: commands, processes, checkpoints, faults. Two variables
+set more of it: LIGHT_CPUS is what each role asks of its cluster, LIGHT_WEIGHTS_BYTES the
+size of what the learner publishes.
+"""
+
+import dataclasses
+import os
+import sys
+import time
+
+import numpy as np
+
+import distdqn.run
+from distdqn import builders
+from distdqn.builders import Blueprint
+from distdqn.distributed import cluster
+from distdqn.learning.learner import LearnReport
+from distdqn.policy import PolicyWeights
+
+_SECONDS_PER_UPDATE = 0.001
+
+
+class CountingLearner:
+    """Learns nothing: counts its updates and publishes weights that never change."""
+
+    def __init__(self, epoch, inputs, actions, ballast_bytes):
+        self._version = (epoch, 0)
+        self._steps = 0
+        self._arrays = [
+            np.ones((inputs, actions), np.float32),
+            np.zeros(actions, np.float32),
+            np.zeros(ballast_bytes // 4, np.float32),
+        ]
+
+    def compile(self):
+        return None
+
+    def learn(self, batches, publish, learning_rate):  # noqa: ARG002
+        updates = len(batches.item_id)
+        time.sleep(_SECONDS_PER_UPDATE * updates)
+        self._steps += updates
+        weights = self.publish() if publish else None
+        version = weights.weights_version if weights else None
+        return LearnReport(updates, self._steps, 0.5, 1.0, 2.0, 0.01, version), weights, None
+
+    def publish(self):
+        epoch, version = self._version
+        self._version = (epoch, version + 1)
+        first = {"name": "x", "kind": "input", "inputs": [], "arrays": []}
+        last = {"name": "q", "kind": "dense", "inputs": ["x"], "arrays": [0, 1], "activation": "linear"}
+        return PolicyWeights([first, last], self._arrays, self._version, self._steps)
+
+    def export(self, weights):
+        return str(weights.weights_version).encode()
+
+    def get_state(self):
+        return {"networks": {}, "learner_steps": self._steps, "weights_version": list(self._version)}
+
+    def set_state(self, state):
+        self._steps = state["learner_steps"]
+        epoch, version = state["weights_version"]
+        if self._version[0] <= epoch:  # it was made before
+            self._version = (epoch, version)
+
+
+def _learner_blueprint(_config, spec, epoch=0):
+    ballast_bytes = int(os.environ.get("LIGHT_WEIGHTS_BYTES", "0"))
+    inputs = int(np.prod(spec.observation_shape))
+    return Blueprint(
+        CountingLearner,
+        {"epoch": epoch, "inputs": inputs, "actions": spec.actions, "ballast_bytes": ballast_bytes},
+    )
+
+
+def main():
+    builders.learner_blueprint = _learner_blueprint
+    if cpus := os.environ.get("LIGHT_CPUS"):
+        describe = cluster._describe
+        cluster._describe = lambda *names, **values: dataclasses.replace(
+            describe(*names, **values), cpus_per_role=float(cpus)
+        )
+    return distdqn.run.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
