@@ -1,4 +1,4 @@
-"""The console script: `distdqn run | evaluate | inspect`, each the module of that name."""
+"""The console script: `distdqn run | evaluate | inspect | scale`, each the module of that name."""
 
 import importlib
 import sys
@@ -9,6 +9,7 @@ _COMMANDS = {
     "run": "train a distributed DQN",
     "evaluate": "play a run's best network greedily",
     "inspect": "show what is in the checkpoints of a run, and whether they are whole",
+    "scale": "change how many actors a run has while it goes on",
 }
 
 

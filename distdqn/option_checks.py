@@ -1,5 +1,6 @@
 """What can be wrong with options: each by itself, and some together."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +25,7 @@ def mistake_in(name: str, kind: Any, allowed: Range | None, value: Any) -> str |
         return f"`{name}` must be {describe(kind)}, not `{value}`."
     if (allowed_words := choices(kind)) and value not in allowed_words:
         return f"`{name}` must be one of {', '.join(f'`{word}`' for word in allowed_words)}, not `{value}`."
-    if allowed is not None and value is not None:
+    if allowed is not None and value is not None and not isinstance(value, str):
         numbers = numbers_in(value)
         wrong = [number for number in numbers if number not in allowed]
         if wrong or not numbers:
@@ -38,8 +39,29 @@ def contradictions(options: Mapping[str, Any]) -> list[str]:
     Args:
         options: those that are right by themselves; no line is about any other.
     """
-    checks = (_sizes, _shards, _support, _munchausen, _output_bias, _network, _points)
+    checks = (_sizes, _actors, _shards, _support, _munchausen, _output_bias, _network, _points)
     return [mistake for check in checks for mistake in check(options)]
+
+
+def _actors(options: Mapping[str, Any]) -> list[str]:
+    """The limits of the number of actors, and who can change it."""
+    mistakes = []
+    sizes = {name: options.get(name) for name in ("min_actors", "actors", "max_actors")}
+    given = [(name, number) for name, number in sizes.items() if isinstance(number, int)]
+    for (small, low), (large, high) in itertools.combinations(given, 2):
+        if low > high:
+            mistakes.append(
+                f"`{small}` ({low}) exceeds `{large}` ({high}): raise the one or lower the other."
+            )
+    mode = options.get("mode", "async")
+    wanted = [f"`{name}`" for name in ("min_actors", "max_actors") if sizes[name] is not None]
+    wanted += ["`actors auto`"] * (sizes["actors"] == "auto")
+    if mode != "async" and wanted:
+        mistakes.append(
+            f"{' and '.join(wanted)} cannot be had in mode `{mode}`, whose result depends on the number of "
+            "actors (give `actors` a number, or choose mode `async`)."
+        )
+    return mistakes
 
 
 def _sizes(options: Mapping[str, Any]) -> list[str]:

@@ -23,7 +23,25 @@ class RunOptions:
         "`async`: as fast as the machine allows; `lockstep`: in rounds, the same result every time; "
         "`serial`: the same result in one process, without Ray",
     )
-    actors: int = option(_RUN, 4, "number of actors", Range(1, 10_000))
+    actors: int | Literal["auto"] = option(
+        _RUN,
+        4,
+        "number of actors; `auto` means as many as the cluster has room for, now and later, or the machine",
+        Range(1, 10_000),
+    )
+    min_actors: int | None = option(
+        _RUN,
+        None,
+        "with so many actors the run starts, and adds the rest when nodes come; none means with all, and for "
+        "`auto` with one",
+        Range(1, 10_000),
+    )
+    max_actors: int | None = option(
+        _RUN,
+        None,
+        "most actors; with `auto` also what an autoscaling cluster is asked for; none means no limit",
+        Range(1, 10_000),
+    )
     replay_shards: int = option(
         _RUN,
         1,

@@ -152,7 +152,7 @@ class SerialTeam:
     def __init__(self, config: Config, spec: EnvironmentSpec) -> None:
         self._learner = learner_blueprint(config, spec).build()
         self._replay = replay_blueprint(config).build()
-        self._actors = [actor_blueprint(config, spec, index).build() for index in range(config.actors)]
+        self._actors = [actor_blueprint(config, spec, index).build() for index in range(int(config.actors))]
         self._evaluator = evaluator_blueprint(config).build()
         self._batches = (config.updates_per_call, config.batch_size)
 

@@ -183,7 +183,7 @@ class _Run:
             # Only now: connecting to Ray replaces handlers that were there before.
             with self._stop:
                 if self._config.mode == "lockstep":
-                    return self._run_in_rounds(launch.make_team())
+                    return self._run_in_rounds(launch.make_team(self._journal.note))
                 return self._run_async(launch)
 
     def _run_async(self, launch: "Launch") -> str:
@@ -246,7 +246,7 @@ class _Run:
                 self._pacing,
                 self._journal,
                 self._stop,
-                actors=config.actors,
+                actors=int(config.actors),  # `auto` is for `async` alone
                 steps_per_rollout=config.rollout_length * config.envs_per_actor,
                 samples_per_call=config.updates_per_call * config.batch_size,
                 schedules=builders.make_learning_schedules(config),

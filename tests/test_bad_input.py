@@ -167,7 +167,7 @@ def test_fault_29_run_lists_mistakes_of_all_kinds_together(launch: Launch) -> No
         ended,
         2,
         "Unknown option `--batchsize=3` (did you mean `--batch-size`?)",
-        "`actors` must be a whole number, not `x`.",
+        "`actors` must be a whole number or `auto`, not `x`.",
         "`discount` must be at least 0",
         "`env`: Environment `CartPol` doesn't exist. Did you mean: `CartPole`?",
         most_seconds=OPTIONS_SECONDS,

@@ -61,12 +61,12 @@ def test_every_option_says_its_group_and_help(option: dataclasses.Field[Any]) ->
         (0, "at least 1, at most 10000, not `0`"),
         (-1, "at least 1, at most 10000, not `-1`"),
         (10**9, "at least 1, at most 10000, not `1000000000`"),
-        (1.5, "a whole number, not `1.5`"),
-        (1e9, "a whole number, not `1000000000.0`"),
-        ("4", "a whole number, not `4`"),
-        (True, "a whole number, not `True`"),
-        (None, "a whole number, not `None`"),
-        (float("nan"), "a whole number, not `nan`"),
+        (1.5, "a whole number or `auto`, not `1.5`"),
+        (1e9, "a whole number or `auto`, not `1000000000.0`"),
+        ("4", "a whole number or `auto`, not `4`"),
+        (True, "a whole number or `auto`, not `True`"),
+        (None, "a whole number or `auto`, not `None`"),
+        (float("nan"), "a whole number or `auto`, not `nan`"),
     ],
 )
 def test_number_of_actors_is_refused_when_it_cannot_be(value: Any, complaint: str) -> None:
@@ -166,6 +166,30 @@ def test_minimum_is_refused_when_it_exceeds_the_budget() -> None:
     assert "learning could never start" in mistake
 
 
+@pytest.mark.parametrize(
+    ("options", "exceeded"),
+    [
+        ({"min_actors": 5}, ["`min_actors` (5) exceeds `actors` (4)"]),
+        ({"max_actors": 3}, ["`actors` (4) exceeds `max_actors` (3)"]),
+        ({"actors": "auto", "min_actors": 5, "max_actors": 4}, ["`min_actors` (5) exceeds `max_actors` (4)"]),
+        ({"actors": 4, "min_actors": 4, "max_actors": 4}, []),
+        ({"actors": "auto", "min_actors": 2}, []),
+    ],
+)
+def test_limits_of_the_number_of_actors_are_refused_when_they_cross(
+    options: dict[str, Any], exceeded: list[str]
+) -> None:
+    assert [mistake.partition(":")[0] for mistake in mistakes_of(**options)] == exceeded
+
+
+@pytest.mark.parametrize("mode", ["serial", "lockstep"])
+def test_modes_that_repeat_themselves_take_a_fixed_number_of_actors_alone(mode: str) -> None:
+    assert mistakes_of(mode=mode, actors=3) == []
+    (mistake,) = mistakes_of(mode=mode, actors="auto", max_actors=9)
+    assert "`max_actors` and `actors auto` cannot be had" in mistake
+    assert f"`{mode}`" in mistake
+
+
 def test_every_mistake_is_listed_in_one_error() -> None:
     mistakes = mistakes_of(
         actors=1.5, discount=2, learning_rate=float("nan"), hidden_sizes=(), double=1, loss="absolute"
@@ -223,6 +247,7 @@ def test_range_tells_in_words_what_it_contains() -> None:
     ("option", "text", "value"),
     [
         ("actors", "8", 8),
+        ("actors", "auto", "auto"),
         ("max_env_steps", "1_000_000", 1_000_000),
         ("discount", "0.995", 0.995),
         ("learning_rate", "1e-4", 1e-4),
@@ -255,10 +280,10 @@ def test_text_becomes_a_value_of_the_type_of_its_option(option: str, text: str, 
 @pytest.mark.parametrize(
     ("option", "text", "wanted"),
     [
-        ("actors", "1.5", "a whole number"),
-        ("actors", "1e9", "a whole number"),
-        ("actors", "", "a whole number"),
-        ("actors", "none", "a whole number"),
+        ("actors", "1.5", "a whole number or `auto`"),
+        ("actors", "1e9", "a whole number or `auto`"),
+        ("actors", "", "a whole number or `auto`"),
+        ("actors", "none", "a whole number or `auto`"),
         ("discount", "high", "a number"),
         ("hidden_sizes", "64,,64", "whole numbers separated by commas"),
         ("hidden_sizes", "", "whole numbers separated by commas"),

@@ -54,6 +54,7 @@ class Worker:
     about: dict[str, Any] = field(default_factory=dict)  # pid, host and node, once it is up
     lacks: str | None = None  # what the cluster has too little of to give it a place
     last_sign_of_life: float | None = None  # Unix time
+    leaves_by: float | None = None  # of an actor that is to hand over what it has and end
 
     @property
     def name(self) -> str:
@@ -275,5 +276,7 @@ class Calls:
         worker.last_sign_of_life = time.time()
         if ended.call.kind == "identify":
             worker.about, worker.lacks = ended.result, None
+            if worker.role == "control":  # which does no work of its own
+                worker.failures = ()
         elif ended.call.kind in _WORK:
             worker.failures = ()

@@ -5,6 +5,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import stat
 import tempfile
 import threading
@@ -27,6 +28,9 @@ _RAY_SETTINGS = {
 THREAD_SETTINGS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
+_CONNECT_SECONDS = 5.0
+
+
 @dataclass(frozen=True)
 class Cluster:
     """The Ray this run is connected to.
@@ -36,7 +40,8 @@ class Cluster:
         why: in words, which one it is and why.
         is_private: started for this run, on this machine.
         is_ours: connected by this run, and so disconnected at its end.
-        cpus_per_role: what each role asks of it.
+        cpus_per_role: what each role asks of it, and waits for. Nothing where this process has
+            started it, on one machine: there roles share the cores as any processes do.
     """
 
     address: str
@@ -56,17 +61,14 @@ def connected(address: str | None, roles: int) -> Iterator[Cluster]:
         roles: how many processes the run will start.
 
     Raises:
-        ClusterError: it cannot be reached, or has no CPU to offer, or a private one cannot
-            have its token.
+        ClusterError: it cannot be reached, or a private one cannot have its token.
     """
     for name, value in _RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():
-        yield _describe(
-            "the Ray this process is connected to already", is_private=False, is_ours=False, roles=roles
-        )
+        yield _describe("the Ray this process is connected to already", is_private=False, is_ours=False)
         return
     named = address or os.environ.get("RAY_ADDRESS")
     is_private = named in (None, "", "local")
@@ -74,7 +76,7 @@ def connected(address: str | None, roles: int) -> Iterator[Cluster]:
     try:
         if is_private:
             _start_private(max(os.cpu_count() or 1, roles))
-            yield _describe("a private Ray on this machine", is_private=True, is_ours=True, roles=roles)
+            yield _describe("a private Ray on this machine", is_private=True, is_ours=True)
         else:
             source = "`--address`" if address else "RAY_ADDRESS"
             try:
@@ -84,13 +86,43 @@ def connected(address: str | None, roles: int) -> Iterator[Cluster]:
                     f"No Ray cluster answers at `{named}` ({source}), or it refuses this process for want "
                     f"of its token (RAY_AUTH_MODE=token, ~/.ray/auth_token): {error}"
                 ) from error
-            yield _describe(
-                f"the cluster at {named}, from {source}", is_private=False, is_ours=True, roles=roles
-            )
+            yield _describe(f"the cluster at {named}, from {source}", is_private=False, is_ours=True)
     finally:
         ray.shutdown()
         for number, handler in handlers.items():  # connecting to Ray replaces SIGTERM's
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def joined(address: str) -> Iterator[None]:
+    """Connects to the Ray of a run that is under way, to give it a command.
+
+    Raises:
+        ClusterError: it does not answer.
+    """
+    for name, value in _RAY_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), _CONNECT_SECONDS):  # Ray itself would try for long
+            pass
+        # A private Ray listens on this machine alone, under an address that Ray would replace.
+        with loopback_alone() if host == "127.0.0.1" else contextlib.nullcontext():
+            ray.init(address=address, **_quiet())
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise ClusterError(
+            f"The Ray of the run at {address} does not answer, so it is over, or this is no machine of its "
+            f"cluster: {error}"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def _start_private(cpus: int) -> None:
@@ -166,18 +198,15 @@ def _quiet() -> dict[str, object]:
     return {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
-def _describe(why: str, is_private: bool, is_ours: bool, roles: int) -> Cluster:
-    """The connected cluster, its CPUs shared out among the roles."""
+def _describe(why: str, is_private: bool, is_ours: bool) -> Cluster:
+    """The connected cluster."""
     import ray
+    from ray._private import worker
 
-    free = ray.available_resources().get("CPU", 0.0)
-    if free <= 0.0:
-        raise ClusterError(f"{why[0].upper()}{why[1:]} has no free CPU (wait, or add nodes).")
-    share = 1.0 if free >= roles else int(1000 * free / roles) / 1000
-    if share < 1.0:
-        why += f"; it has {free:g} free CPUs for {roles} processes, so they share"
+    node = worker.global_worker.node
+    is_one_machine = node is not None and node.is_head()  # started by this process
     address = ray.get_runtime_context().gcs_address
-    return Cluster(address, why, is_private, is_ours, max(share, 0.001))
+    return Cluster(address, why, is_private, is_ours, cpus_per_role=0.0 if is_one_machine else 1.0)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ Ray provides it in `distdqn.distributed.ray_fleet`; tests provide a fake with a 
 its own. A handle stands for a role's process, a reference for a result to come.
 """
 
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 Handle = Any
@@ -20,6 +21,25 @@ class CallFailed(Exception):
     def __init__(self, why: str, lacks_input: bool = False) -> None:
         super().__init__(why)
         self.lacks_input = lacks_input
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a cluster has to offer a run.
+
+    Attributes:
+        actors: more that would find room now.
+        cpus: in all.
+        free_cpus: not in use.
+        cpus_per_role: what one process asks for.
+        is_growing: whether new nodes are on their way.
+    """
+
+    actors: int
+    cpus: float
+    free_cpus: float
+    cpus_per_role: float
+    is_growing: bool
 
 
 class Fleet(Protocol):
@@ -66,6 +86,14 @@ class Fleet(Protocol):
         """Ends a role's process at once."""
         ...
 
+    def room(self) -> Room:
+        """What the cluster has to offer now."""
+        ...
+
+    def ask_for(self, roles: list[str]) -> None:
+        """Asks a cluster that can grow for room for these in all; none of them takes that back."""
+        ...
+
     def about(self) -> dict[str, Any]:
-        """Address and namespace of the cluster, for `status.json`."""
+        """For `status.json`: the cluster, the run's namespace there, and who takes commands in it."""
         ...

@@ -1,8 +1,9 @@
 """The topology: which roles a run has and how they come to life on Ray."""
 
 import contextlib
+import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from distdqn import builders
@@ -12,9 +13,12 @@ from distdqn.config import Config
 from distdqn.distributed.async_saver import AsyncSaver
 from distdqn.distributed.calls import Calls
 from distdqn.distributed.cluster import Cluster, connected
+from distdqn.distributed.control import Control
 from distdqn.distributed.limits import Limits
 from distdqn.distributed.lockstep import RayTeam
+from distdqn.distributed.placing import Placing
 from distdqn.distributed.supervisor import Supervisor
+from distdqn.errors import ClusterError
 from distdqn.goal import Budget, Goal
 from distdqn.pacing import Pacing
 from distdqn.reporting.journal import Journal
@@ -24,11 +28,19 @@ from distdqn.stopping import StopRequest
 
 @dataclass(frozen=True)
 class Launch:
-    """A cluster that is connected, on which the roles of a run can be started."""
+    """A cluster that is connected, on which the roles of a run can be started.
+
+    Attributes:
+        cluster: that.
+        config: the options.
+        calls: to the roles.
+        actors: how many to start with.
+    """
 
     cluster: Cluster
     config: Config
     calls: Calls
+    actors: int
 
     def make_supervisor(
         self,
@@ -43,7 +55,11 @@ class Launch:
         """The supervisor of an `async` run, its roles starting."""
         config = self.config
         limits = Limits(
-            actors=config.actors,
+            actors=self.actors,
+            min_actors=least_actors(config),
+            max_actors=config.max_actors,
+            follows_cluster=config.actors == "auto" and self.cluster.cpus_per_role > 0.0,
+            start_timeout_seconds=config.start_timeout_seconds,
             steps_per_rollout=config.rollout_length * config.envs_per_actor,
             updates_per_call=config.updates_per_call,
             batch_size=config.batch_size,
@@ -59,11 +75,14 @@ class Launch:
         )
         return Supervisor(self.calls, limits, goal, budget, pacing, journal, stop, saver, start)
 
-    def make_team(self) -> RayTeam:
-        """The team of a `lockstep` run."""
+    def make_team(self, note: Callable[[str], None]) -> RayTeam:
+        """The team of a `lockstep` run; `note` tells the user a line."""
         config = self.config
+        placing = Placing(self.calls.fleet, self.actors, config.start_timeout_seconds, note)
         prioritized = config.sampler == "prioritized"
-        return RayTeam(self.calls, config.actors, config.updates_per_call, config.batch_size, prioritized)
+        return RayTeam(
+            self.calls, placing, self.actors, config.updates_per_call, config.batch_size, prioritized
+        )
 
 
 @contextlib.contextmanager
@@ -78,15 +97,36 @@ def launched(config: Config, spec: EnvironmentSpec) -> Iterator[Launch]:
                 return builders.replay_blueprint(config, index)
             case "learner":
                 return builders.learner_blueprint(config, spec, epoch=incarnation)
+            case "control":
+                return Blueprint(Control, {})
             case _:
                 return builders.evaluator_blueprint(config)
 
-    with connected(config.address, roles=config.actors + config.replay_shards + 2) as cluster:
+    others = config.replay_shards + 2  # roles: replay's, the learner and the evaluator
+    machine = fitting_actors(config, (os.cpu_count() or 1) - others)
+    with connected(config.address, roles=machine + others) as cluster:
         from distdqn.distributed.ray_fleet import RayFleet
 
         fleet = RayFleet(cluster, f"distdqn-{uuid.uuid4().hex[:8]}", blueprint)
         calls = Calls(fleet, config.env_timeout_seconds, config.start_timeout_seconds)
         try:
-            yield Launch(cluster, config, calls)
+            room = fleet.room().actors - others if cluster.cpus_per_role else machine
+            yield Launch(cluster, config, calls, fitting_actors(config, room))
         finally:
+            with contextlib.suppress(ClusterError):  # it is gone, and the wish with it
+                fleet.ask_for([])
             calls.end_all()
+
+
+def fitting_actors(config: Config, room: int) -> int:
+    """How many actors a run begins with where there is room for `room`."""
+    if config.actors != "auto":
+        return config.actors
+    return max(least_actors(config), min(room, config.max_actors or room))
+
+
+def least_actors(config: Config) -> int:
+    """With how many actors a run starts, and how few it may have when it follows the cluster."""
+    if config.actors != "auto":
+        return config.min_actors or config.actors
+    return max(config.min_actors or 1, config.replay_shards)  # none of which may stay empty

@@ -10,7 +10,11 @@ class Limits:
     """Sizes and times the supervisor works with.
 
     Attributes:
-        actors: how many.
+        actors: how many, to begin with.
+        min_actors: with this many the run may start, and follow the cluster down to.
+        max_actors: most when it follows the cluster; None means no limit.
+        follows_cluster: has as many actors as the cluster has room for.
+        start_timeout_seconds: for the processes to find room.
         replay_shards: how many.
         steps_per_rollout: most env steps of one rollout.
         updates_per_call: learner steps in one call.
@@ -26,6 +30,10 @@ class Limits:
     """
 
     actors: int
+    min_actors: int
+    max_actors: int | None
+    follows_cluster: bool
+    start_timeout_seconds: float
     steps_per_rollout: int
     updates_per_call: int
     batch_size: int

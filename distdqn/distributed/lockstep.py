@@ -1,6 +1,5 @@
 """The team of a `lockstep` run: Ray processes that do what `serial` does, in its order."""
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +7,8 @@ from distdqn.acting.actor import CutReport, RolloutOrder, RolloutReport
 from distdqn.acting.evaluator import Evaluation
 from distdqn.distributed.calls import Calls, evaluation_turns, last_line
 from distdqn.distributed.fleet import Ref
-from distdqn.errors import ClusterError, RoleFailure
+from distdqn.distributed.placing import Placing
+from distdqn.errors import RoleFailure
 from distdqn.goal import EvaluationOrder
 from distdqn.learning.learner import LearnReport
 from distdqn.policy import PolicyWeights
@@ -22,7 +22,13 @@ class RayTeam:
     """
 
     def __init__(
-        self, calls: Calls, actors: int, updates_per_call: int, batch_size: int, prioritized: bool
+        self,
+        calls: Calls,
+        placing: Placing,
+        actors: int,
+        updates_per_call: int,
+        batch_size: int,
+        prioritized: bool,
     ) -> None:
         self._calls = calls
         self._batches = (updates_per_call, batch_size)
@@ -33,17 +39,12 @@ class RayTeam:
         self._evaluator = calls.start("evaluator")
         self._published: tuple[PolicyWeights, Any] | None = None
         workers = (self._learner, self._replay, self._evaluator, *self._actors)
-        give_up_at = time.monotonic() + calls.start_timeout_seconds
         while not all(worker.about for worker in workers):
-            if (lacking := [each for each in workers if each.lacks]) and time.monotonic() >= give_up_at:
-                raise ClusterError(
-                    f"{lacking[0].name} has no place in the cluster, it {lacking[0].lacks} "
-                    "(add nodes, or start fewer actors)."
-                )
             for ended in calls.collect(1.0):
                 if ended.failure is not None:
                     name, why = ended.call.worker.name, ended.failure
                     raise RoleFailure(f"{name} does not start: {last_line(why)}", details=why)
+            placing.check(workers)
 
     def compile(self) -> str | None:
         """See `Team`."""

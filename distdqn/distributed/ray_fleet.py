@@ -12,8 +12,9 @@ from ray._private import state
 from ray.exceptions import GetTimeoutError, RayError
 
 from distdqn.builders import Blueprint
+from distdqn.distributed import capacity
 from distdqn.distributed.cluster import THREAD_SETTINGS, Cluster
-from distdqn.distributed.fleet import CallFailed, Handle, Ref
+from distdqn.distributed.fleet import CallFailed, Handle, Ref, Room
 from distdqn.errors import DistdqnError
 
 _NO_INPUT = "At least one of the input arguments for this task could not be computed"
@@ -37,15 +38,20 @@ class RayFleet:
         self._namespace = namespace
         self._blueprint = blueprint
         self._needs: dict[Handle, dict[str, float]] = {}
+        self._control: str | None = None  # name of the process that takes commands
+        self._has_asked = False  # whether a wish for a larger cluster stands
 
     def start(self, role: str, index: int, incarnation: int) -> Handle:
         """See `Fleet`."""
         blueprint = self._blueprint(role, index, incarnation)
         name = f"{role}-{index}" if role in ("actor", "replay") else role
+        name = name if incarnation == 0 else f"{name}.{incarnation}"
+        if role == "control":
+            self._control = name
         options: dict[str, Any] = {
-            "name": name if incarnation == 0 else f"{name}.{incarnation}",
+            "name": name,
             "namespace": self._namespace,
-            "num_cpus": self._cluster.cpus_per_role,
+            "num_cpus": 0 if role == "control" else self._cluster.cpus_per_role,
             "max_restarts": 0,
             "max_task_retries": 0,
         }
@@ -121,9 +127,20 @@ class RayFleet:
         self._needs.pop(handle, None)
         ray.kill(handle)
 
+    def room(self) -> Room:
+        """See `Fleet`."""
+        return capacity.measure_room({"CPU": self._cluster.cpus_per_role})
+
+    def ask_for(self, roles: list[str]) -> None:
+        """See `Fleet`."""
+        if roles or self._has_asked:
+            capacity.request([{"CPU": self._cluster.cpus_per_role} for _ in roles])
+            self._has_asked = bool(roles)
+
     def about(self) -> dict[str, Any]:
         """See `Fleet`."""
-        return {"address": self._cluster.address, "namespace": self._namespace}
+        about = {"address": self._cluster.address, "namespace": self._namespace}
+        return {**about, "control": self._control}
 
 
 def _about_process(_role: Any) -> dict[str, Any]:

@@ -51,8 +51,6 @@ class Replacements:
             found = (self._start.store, self._start.document)
             send_learner(self._calls, self._roster.learner, found)
             self._begin_replay(found)
-            for actor in self._roster.actors:  # other episodes than those from before
-                self._calls.send("cut", actor, self._journal.counters.learner_steps, returns=2)
         self._calls.send("publish", self._roster.learner)
         self._calls.send("compile", self._roster.learner)
 
@@ -78,6 +76,13 @@ class Replacements:
             return
         if not self._roster.is_on(worker):  # one of several calls that failed together
             self.forget(call)
+            return
+        if worker.leaves_by is not None:
+            lost = [call, *self._calls.abandon(worker)]
+            self._roster.remove(worker)
+            for each in lost:
+                self.forget(each)
+            self._journal.note(f"{worker.name} failed in `{call.kind}` while it left: {last_line(why)}")
             return
         name = f"{worker.name} (incarnation {worker.incarnation})"
         how = self._count_failure(worker, ended, name)

@@ -1,5 +1,6 @@
 """Who fills which place of an `async` run, and what the end of a run asks of them."""
 
+import itertools
 from typing import Any
 
 from distdqn.acting.evaluator import Evaluation
@@ -14,26 +15,69 @@ class Roster:
     Attributes:
         learner: the learner's process.
         shards: replay's, one for each shard.
-        actors: the actors', by index.
+        actors: the actors', by index, those that leave included.
         evaluator: the evaluator's.
+        control: that of the process which takes commands, once there is one.
     """
 
-    def __init__(self, calls: Calls, actors: int, epoch: int = 0, shards: int = 1) -> None:
+    def __init__(
+        self, calls: Calls, actors: int, epoch: int = 0, shards: int = 1, cut: int | None = None
+    ) -> None:
         self._calls = calls
+        self._cut = cut
+        self._lives: dict[int, int] = {}  # of actors: index -> how many there have been
         # The learner first: its TensorFlow takes longest.
         self.learner = calls.start("learner", incarnation=epoch)
         self.shards = [calls.start("replay", index, is_numbered=shards > 1) for index in range(shards)]
-        self.actors = [calls.start("actor", index) for index in range(actors)]
         self.evaluator = calls.start("evaluator")
+        self.actors: list[Worker] = []  # last: a run can do with fewer of them
+        for _ in range(actors):
+            self.add_actor()
+        self.control: Worker | None = None
+
+    def working(self) -> list[Worker]:
+        """All that the run needs to get on."""
+        return [self.learner, *self.shards, self.evaluator, *self.actors]
 
     def everyone(self) -> list[Worker]:
         """All of them."""
-        return [self.learner, *self.shards, self.evaluator, *self.actors]
+        return self.working() if self.control is None else [*self.working(), self.control]
+
+    @property
+    def staying(self) -> list[Worker]:
+        """The actors that are not to leave."""
+        return [actor for actor in self.actors if actor.leaves_by is None]
 
     @property
     def acting(self) -> list[Worker]:
-        """The actors that can be asked for rollouts: their processes are up."""
-        return [actor for actor in self.actors if actor.about]
+        """The actors that can be asked for rollouts: they stay, and their processes are up."""
+        return [actor for actor in self.staying if actor.about]
+
+    def add_actor(self) -> Worker:
+        """Starts an actor with the lowest index that is free."""
+        taken = {actor.index for actor in self.actors}
+        index = next(index for index in itertools.count() if index not in taken)
+        fresh = self._start_actor(index)
+        self.actors = sorted([*self.actors, fresh], key=lambda actor: actor.index)
+        return fresh
+
+    def remove(self, actor: Worker) -> None:
+        """Strikes off an actor whose process has been ended."""
+        self.actors = [each for each in self.actors if each is not actor]
+
+    def start_control(self) -> Worker:
+        """Starts the process that takes commands."""
+        self.control = self._calls.start("control")
+        return self.control
+
+    def _start_actor(self, index: int) -> Worker:
+        """Starts an actor in a life of its own: no two of a run draw the same numbers."""
+        life = self._lives.get(index, 0)
+        self._lives[index] = life + 1
+        actor = self._calls.start("actor", index, life)
+        if self._cut is not None:  # other episodes than in the run that goes on here
+            self._calls.send("cut", actor, self._cut, returns=2)
+        return actor
 
     @property
     def can_answer(self) -> bool:
@@ -46,15 +90,17 @@ class Roster:
 
     def replace(self, worker: Worker) -> Worker:
         """Starts another process in the place of one whose calls are abandoned already."""
-        fresh = self._calls.start(worker.role, worker.index, worker.incarnation + 1, worker.is_numbered)
-        fresh.failures = worker.failures
-        match worker.role:
-            case "actor":
-                self.actors[worker.index] = fresh
-            case "replay":
+        if worker.role == "actor":
+            fresh = self._start_actor(worker.index)
+            self.actors = [fresh if each is worker else each for each in self.actors]
+        else:
+            lives = worker.incarnation + 1
+            fresh = self._calls.start(worker.role, worker.index, lives, worker.is_numbered)
+            if worker.role == "replay":
                 self.shards[worker.index] = fresh
-            case role:
-                setattr(self, role, fresh)
+            else:
+                setattr(self, worker.role, fresh)
+        fresh.failures = worker.failures
         return fresh
 
     def shard_of(self, actor: Worker) -> Worker:

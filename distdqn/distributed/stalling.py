@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from distdqn.distributed.calls import Calls
+from distdqn.distributed.calls import Call, Calls
 from distdqn.distributed.limits import Limits
 from distdqn.distributed.ordering import Orders
 from distdqn.distributed.roster import Roster
@@ -50,7 +50,7 @@ class Stall:
             self._seen = seen
             self._came_at = self._told_at = self._at_work_at = now
             return
-        if any(call.worker.about for call in self._calls.under_way()):
+        if self._at_work():
             self._at_work_at = now
         if now - self._at_work_at >= self._limits.stall_timeout_seconds:
             raise ClusterError(
@@ -60,6 +60,11 @@ class Stall:
         if now - self._told_at >= _TELL_SECONDS:
             self._told_at = now
             self._journal.note(f"Nothing has come for {now - self._came_at:.0f} s: {self._describe(now)}.")
+
+    def _at_work(self) -> list[Call]:
+        """Calls that a role is at work on; to wait for a command is no work."""
+        under_way = self._calls.under_way()
+        return [call for call in under_way if call.worker.about and call.worker.role != "control"]
 
     def _what_came(self) -> tuple[int, ...]:
         counters = self._journal.counters
@@ -74,7 +79,7 @@ class Stall:
             else f"{worker.name} is starting"
             for worker in down
         ]
-        at_work = [call for call in self._calls.under_way() if call.worker.about]
+        at_work = self._at_work()
         parts += [
             f"{call.worker.name} has been at `{call.kind}` for {now - call.sent_at:.0f} s"
             for call in at_work[:_MOST_CALLS]

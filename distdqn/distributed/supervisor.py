@@ -18,6 +18,7 @@ from distdqn.distributed.limits import Limits
 from distdqn.distributed.ordering import Learning, Orders, Published
 from distdqn.distributed.replacing import Replacements
 from distdqn.distributed.roster import Roster
+from distdqn.distributed.staffing import Departure, Staffing
 from distdqn.distributed.stalling import Stall
 from distdqn.goal import Budget, EvaluationOrder, Goal
 from distdqn.learning.learner import LearnReport
@@ -57,13 +58,15 @@ class Supervisor:
         self._reported_at = clock()
         # Versions of the weights that the checkpoint's learner has published are not given out again.
         epoch = 0 if start is None else start.document["learner"]["weights_version"][0] + 1
-        self.roster = Roster(calls, limits.actors, epoch, limits.replay_shards)
+        cut = None if start is None else journal.counters.learner_steps
+        self.roster = Roster(calls, limits.actors, epoch, limits.replay_shards, cut)
         self._orders = Orders(calls, limits, goal, budget, pacing, journal, self.roster)
         self._replacements = Replacements(
             calls, limits, goal, pacing, journal, saver, self.roster, self._orders, start
         )
         self._stall = Stall(calls, limits, journal, self.roster, self._orders, clock)
         self._replacements.begin()
+        self._staffing = Staffing(calls, limits, journal, self.roster, self._replacements.forget, clock)
 
     def run(self) -> str:
         """Trains until the goal is reached or a budget is spent; returns which, as a word.
@@ -71,9 +74,10 @@ class Supervisor:
         Raises:
             RoleFailure: a role keeps failing.
             EnvironmentFault: the environment keeps hanging.
-            ClusterError: nothing goes on.
+            ClusterError: nothing goes on, or the cluster is too small for the run to start.
         """
         while (reason := self._finished()) is None:
+            self._staffing.advance(self._orders.is_compiled)
             self._orders.send()
             self._saver.advance(self._calls, self.roster)
             waiting, begin = self._orders.who_waits(), self._clock()
@@ -86,7 +90,8 @@ class Supervisor:
             if self._clock() - self._reported_at >= self._limits.report_seconds:
                 self._report()
             if self._journal.is_status_due():
-                self._journal.write_status("running", self.roster.ray(), self.roster.roles())
+                roles, actors = self.roster.roles(), self._staffing.to_json()
+                self._journal.write_status("running", self.roster.ray(), roles, actors)
         return reason
 
     def _finished(self) -> str | None:
@@ -115,11 +120,20 @@ class Supervisor:
             case "insert":
                 order, report = call.detail
                 self._orders.env_steps_under_way -= order.limit
-                inserted = self._journal.counters.inserted + report.transitions
-                self._journal.add_rollout(report, inserted)
+                inserted = self._journal.counters.inserted
+                if isinstance(report, Departure):
+                    inserted += report.report.transitions
+                    self._staffing.take_departure(report, inserted)
+                else:
+                    inserted += report.transitions
+                    self._journal.add_rollout(report, inserted)
                 self._take_stock(call.worker.index, result)
             case "update_priorities" | "set_index" | "refill":
                 self._take_stock(call.worker.index, result)
+            case "cut":
+                self._staffing.take_last_words(call, result)
+            case "next_command":
+                self._staffing.take_command(result)
             case "learn":
                 self._end_learn(result, call.detail, *call.refs[1:])
             case "publish":
@@ -161,7 +175,7 @@ class Supervisor:
 
     def _report(self, evaluation: Evaluation | None = None) -> None:
         self._reported_at = self._clock()
-        self._journal.report(evaluation, actors_alive=sum(bool(actor.about) for actor in self.roster.actors))
+        self._journal.report(evaluation, actors_alive=len(self.roster.acting))
 
     @property
     def has_weights(self) -> bool:

@@ -133,6 +133,7 @@ class Journal:
         self._status_written = float("-inf")
         self._ray: dict[str, Any] | None = None
         self._roles: Sequence[dict[str, Any]] = ()
+        self._actors: dict[str, Any] | None = None
 
     @property
     def seconds(self) -> float:
@@ -308,12 +309,17 @@ class Journal:
         return self._clock() - self._status_written >= _STATUS_SECONDS
 
     def write_status(
-        self, state: str, ray: dict[str, Any] | None = None, roles: Sequence[dict[str, Any]] = ()
+        self,
+        state: str,
+        ray: dict[str, Any] | None = None,
+        roles: Sequence[dict[str, Any]] = (),
+        actors: dict[str, Any] | None = None,
     ) -> None:
-        """Rewrites `status.json`; without `roles`, those of the last time stand."""
+        """Rewrites `status.json`; without `roles` or `actors`, those of the last time stand."""
         self._status_written = self._clock()
         if roles:
             self._ray, self._roles = ray, roles
+        self._actors = actors or self._actors
         self._directory.write_json(
             "status.json",
             {
@@ -323,6 +329,7 @@ class Journal:
                 "counters": vars(self.counters),
                 "weights_version": list(self._weights_version),
                 "ray": self._ray,
+                "actors": self._actors,
                 "roles": list(self._roles),
             },
         )

@@ -12,9 +12,9 @@ import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
-from distributed.fake_roles import FakeActor, FakeEvaluator, FakeLearner, FakeReplay
+from distributed.fake_roles import FakeActor, FakeControl, FakeEvaluator, FakeLearner, FakeReplay
 
-from distdqn.distributed.fleet import CallFailed
+from distdqn.distributed.fleet import CallFailed, Room
 
 HANG = "hang"  # a fault: the call never ends, nor do those queued behind it
 
@@ -39,6 +39,7 @@ _SECONDS = {
     "get_rows": 0.003,
     "set_rows": 0.01,
     "set_index": 0.01,
+    "next_command": math.inf,
 }
 
 
@@ -117,6 +118,10 @@ class FakeFleet:
         ended: every process ended.
         placeless: roles that have no place when they are started.
         node: where processes are started.
+        slots: how many processes there is room for, that which takes commands apart.
+        is_growing: whether it says that nodes are on their way.
+        told: (when, how many actors there are) as the process that takes commands was told.
+        asked_for: every list of roles it was asked to grow for.
     """
 
     def __init__(self, make_role=None, seconds=None, faults=None, keep_records=True):
@@ -130,12 +135,18 @@ class FakeFleet:
         self.placeless = set()
         self.node = "node-0"
         self._dead_nodes = set()
+        self.slots = math.inf
+        self.is_growing = False
+        self.told = []
+        self.asked_for = []
+        self._commands = []  # that nobody has taken
         self.live_refs = weakref.WeakSet()
         self._roles = {
             "actor": FakeActor,
             "replay": FakeReplay,
             "learner": FakeLearner,
             "evaluator": FakeEvaluator,
+            "control": FakeControl,
             **(make_role or {}),
         }
         self._keep_records = keep_records
@@ -151,6 +162,24 @@ class FakeFleet:
     def at(self, seconds, action):
         """Has `action()` happen at that time."""
         self._plans.append((seconds, action))
+
+    def command(self, actors):
+        """Somebody wants so many actors, now."""
+        self._commands.append(actors)
+        self._hand_over()
+
+    def grow(self, slots):
+        """There is room for so many processes now."""
+        self.slots = slots
+        self._place_waiting()
+
+    def living(self, role=None):
+        """Processes that have room and are not over."""
+        return [
+            each
+            for each in self.started
+            if not each.lacks and each.dies_at > self.now and each.role == (role or each.role)
+        ]
 
     def kill(self, role, index=0):
         """The newest process of that role dies now."""
@@ -168,9 +197,11 @@ class FakeFleet:
 
     def give_place(self, role, index=0):
         """The newest process of that role, which had none, has a place now."""
-        handle = self.newest(role, index)
+        self._place(self.newest(role, index))
+
+    def _place(self, handle):
         handle.lacks, free_at = None, self.now + self.seconds["start"]
-        for task in handle.queue:
+        for task in handle.queue:  # sent before there was room
             seconds = 0.0 if task.method == "identify" else self.seconds[task.method]
             task.end = free_at = max([free_at, *(self._outcome(need)[0] for need in task.needs)]) + seconds
         handle.free_at = free_at
@@ -189,11 +220,10 @@ class FakeFleet:
         made = self._roles[role]()
         if role == "learner":
             made.epoch = incarnation
-        handle = FakeHandle(role, index, incarnation, made, self.now + self.seconds["start"])
-        if role in self.placeless:
-            handle.lacks, handle.free_at = "needs 1 CPU", math.inf
+        handle = FakeHandle(role, index, incarnation, made, math.inf, lacks="needs 1 CPU")
         handle.node = self.node
         self.started.append(handle)
+        self._place_waiting()
         return handle
 
     def identify(self, handle):
@@ -204,6 +234,9 @@ class FakeFleet:
         return self._queue(task)[0]
 
     def call(self, handle, method, *arguments, returns=1):
+        if method == "tell":  # beside its other calls
+            self.told.append((self.now, *arguments))
+            return (None,)
         task = FakeTask(handle, method, arguments, next(self._numbers), self.now, 0.0, (None,) * returns)
         begin = max([self.now, handle.free_at, *(self._outcome(need)[0] for need in task.needs)])
         task.error = self._fault(handle, method)
@@ -214,7 +247,9 @@ class FakeFleet:
         handle.free_at = task.end
         if self._keep_records:
             self._record(task)
-        return self._queue(task)
+        refs = self._queue(task)
+        self._hand_over()
+        return refs
 
     def wait(self, refs, timeout_seconds):
         self.waits += 1
@@ -255,11 +290,41 @@ class FakeFleet:
         assert handle not in self.ended, "a process is ended once"
         handle.dies_at = min(handle.dies_at, self.now)
         self.ended.append(handle)
+        self._place_waiting()
+
+    def room(self):
+        free = self.slots - self._taken()
+        return Room(free, self.slots, free, 1.0, self.is_growing)
+
+    def ask_for(self, roles):
+        self.asked_for.append(roles)
 
     def about(self):
         return {"address": "nowhere", "namespace": "fake"}
 
     # Inside.
+
+    def _taken(self):
+        return len([each for each in self.living() if each.role != "control"])
+
+    def _place_waiting(self):
+        for handle in self.started:
+            if not handle.lacks or handle.dies_at <= self.now:
+                continue
+            is_full = handle.role != "control" and self._taken() >= self.slots
+            if is_full or handle.role in self.placeless:
+                continue
+            self._place(handle)
+
+    def _hand_over(self):
+        """Ends the call that waits for a command, if there is one of each."""
+        controls = [each for each in self.living("control") if each.queue]
+        tasks = [task for each in controls for task in each.queue if task.method == "next_command"]
+        if tasks and self._commands:
+            task = tasks[0]
+            task.handle.object.commands.append(self._commands.pop(0))
+            before = [each.end for each in task.handle.queue if each is not task]
+            task.end = task.handle.free_at = max([self.now, *before])
 
     def _fault(self, handle, method):
         handle.calls_of[method] = handle.calls_of.get(method, 0) + 1

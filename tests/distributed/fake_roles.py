@@ -182,6 +182,18 @@ class FakeLearner:
             self.epoch, self._version = saved_epoch, saved_version
 
 
+class FakeControl:
+    """Numbers the commands that it is given."""
+
+    def __init__(self):
+        self.commands = []
+        self._given = 0
+
+    def next_command(self):
+        self._given += 1
+        return self._given, self.commands.pop(0)
+
+
 class FakeEvaluator:
     """Every episode of weights after `n` learner steps returns `score(n)`."""
 

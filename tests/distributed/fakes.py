@@ -1,5 +1,6 @@
 """A supervisor on a fleet without processes, with all that it works with."""
 
+import math
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 
@@ -156,18 +157,20 @@ def make_run(
     eval_period=10**9,
     env_timeout_seconds=30.0,
     start_timeout_seconds=60.0,
+    placing_seconds=math.inf,
     start=None,
     saving=None,
     **limits,
 ):
     """A run of the supervisor; its budget is met after about a thousand fake calls.
 
+    It waits `placing_seconds` at its start for room on the cluster, if that is small.
     `start` is a checkpoint to go on from, `saving` what an `AsyncSaver` is to be made with.
     """
     fleet = fleet or FakeFleet()
     console, directory, stop = FakeConsole(), FakeDirectory(), StopRequest()
     calls = Calls(fleet, env_timeout_seconds, start_timeout_seconds, fleet.clock)
-    limits = make_limits(actors, steps_per_rollout, **limits)
+    limits = make_limits(actors, steps_per_rollout, start_timeout_seconds=placing_seconds, **limits)
     if slack is None:  # as `builders.make_pacing` chooses it
         slack, slack_per_actor = 2 * limits.samples_per_call, samples_per_insert * steps_per_rollout
     else:
@@ -188,6 +191,9 @@ def make_run(
 def make_limits(actors, steps_per_rollout, **others):
     """The sizes a supervisor works with."""
     usual = {
+        "min_actors": actors,
+        "max_actors": None,
+        "follows_cluster": False,
         "updates_per_call": 4,
         "batch_size": 25,
         "publish_period": 8,

@@ -234,11 +234,12 @@ def test_fleet_tells_address_and_namespace_of_its_cluster(fleet, ray_session):
     assert about == {
         "address": ray_session.get_runtime_context().gcs_address,
         "namespace": "fleet-tests",
+        "control": None,
     }
 
 
 def test_ray_that_runs_already_is_used_and_left_running(ray_session):
     with connected(None, roles=3) as cluster:
         assert (cluster.is_private, cluster.is_ours) == (False, False)
-        assert 3 * cluster.cpus_per_role <= 2.0  # what `ray_session` has
+        assert cluster.cpus_per_role == 0.0  # it is on one machine
     assert ray_session.is_initialized()

@@ -148,8 +148,9 @@ def test_status_names_every_role_with_its_process():
     run.supervisor.run()
     status = run.directory.files["status.json"]
     incarnations = {role["role"]: role["incarnation"] for role in status["roles"]}
-    assert incarnations == {"learner": 0, "replay": 0, "evaluator": 0, "actor-0": 0, "actor-1": 1}
-    assert len({role["pid"] for role in status["roles"]} - {None}) == 5
+    others = {"learner": 0, "replay": 0, "evaluator": 0, "control": 0}
+    assert incarnations == {**others, "actor-0": 0, "actor-1": 1}
+    assert len({role["pid"] for role in status["roles"]} - {None}) == 6
     assert status["ray"] == {"address": "nowhere", "namespace": "fake"}
 
 

@@ -1,0 +1,116 @@
+"""`scale`: what it refuses, before it looks for any Ray."""
+
+import asyncio
+import json
+import socket
+
+import pytest
+
+from distdqn import __main__, scale
+from distdqn.distributed.commanding import describe
+from distdqn.distributed.control import Control, Staff
+
+
+def make_run(folder, state="running", mode="async", control="control", port=1, **config):
+    (folder / "config.json").write_text(json.dumps({"mode": mode, "max_actors": None, **config}))
+    ray = {"address": f"127.0.0.1:{port}", "namespace": "distdqn-1", "control": control}
+    (folder / "status.json").write_text(json.dumps({"state": state, "ray": ray}))
+    return str(folder)
+
+
+def refused(capsys, *arguments):
+    """Exit code and the one line on stderr."""
+    code = scale.main(arguments)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("distdqn: error: ")
+    return code, line
+
+
+@pytest.mark.parametrize("actors", ["0", "-1", "1.5", "many", "auto", "1000000000"])
+def test_fault_33_scaling_to_no_number_of_actors_is_refused_with_exit_2(tmp_path, capsys, actors):
+    code, line = refused(capsys, make_run(tmp_path), f"--actors={actors}")
+    assert (code, "`actors` must be" in line) == (2, True)
+
+
+@pytest.mark.parametrize("arguments", [(), ("RUN",), ("--actors", "3"), ("RUN", "--actors", "3", "--faster")])
+def test_scale_without_run_or_number_is_refused_with_exit_2(capsys, arguments):
+    assert refused(capsys, *arguments)[0] == 2
+
+
+@pytest.mark.parametrize("mode", ["serial", "lockstep"])
+def test_fault_33_run_that_repeats_itself_cannot_be_scaled(tmp_path, capsys, mode):
+    code, line = refused(capsys, make_run(tmp_path, mode=mode), "--actors", "3")
+    assert (code, f"mode `{mode}`" in line) == (2, True)
+
+
+def test_fault_33_more_actors_than_max_actors_are_refused(tmp_path, capsys):
+    code, line = refused(capsys, make_run(tmp_path, max_actors=8), "--actors", "9")
+    assert (code, "exceeds the run's `max_actors` (8)" in line) == (2, True)
+
+
+def test_folder_without_a_run_is_refused_with_exit_2(tmp_path, capsys):
+    assert refused(capsys, str(tmp_path), "--actors", "3")[0] == 2
+    (tmp_path / "config.json").write_text("{")
+    assert refused(capsys, str(tmp_path), "--actors", "3")[0] == 2
+
+
+@pytest.mark.parametrize("state", ["goal_reached", "max_env_steps", "interrupted", "failed", "saving"])
+def test_fault_33_scaling_a_finished_run_ends_with_exit_3(tmp_path, capsys, state):
+    code, line = refused(capsys, make_run(tmp_path, state=state), "--actors", "3")
+    assert (code, f"is over ({state})" in line) == (3, True)
+
+
+@pytest.mark.parametrize("state", ["starting", "running"])
+def test_run_that_takes_no_commands_yet_is_told_apart_from_one_that_is_over(tmp_path, capsys, state):
+    code, line = refused(capsys, make_run(tmp_path, state=state, control=None), "--actors", "3")
+    assert (code, "still starting" in line) == (3, True)
+
+
+def test_fault_33_run_whose_ray_is_gone_ends_with_exit_3_at_once(tmp_path, capsys):
+    with socket.socket() as taken:  # bound and not listening: nothing answers there
+        taken.bind(("127.0.0.1", 0))
+        run = make_run(tmp_path, port=taken.getsockname()[1])
+        code, line = refused(capsys, run, "--actors", "3")
+    assert (code, "does not answer" in line) == (3, True)
+
+
+def test_scale_is_among_the_commands_of_the_console_script(tmp_path, capsys):
+    assert __main__.main(["scale", make_run(tmp_path, state="failed"), "--actors", "3"]) == 3
+    assert __main__.main(["--help"]) == 0
+    assert "  scale " in capsys.readouterr().out
+
+
+# What takes the commands.
+
+
+def test_commands_are_handed_over_in_their_order_and_numbered():
+    async def converse():
+        control = Control()
+        first = asyncio.create_task(control.next_command())
+        numbers = [await control.scale(5), await control.scale(2)]
+        return numbers, [await first, await control.next_command()]
+
+    assert asyncio.run(converse()) == ([1, 2], [(1, 5), (2, 2)])
+
+
+def test_who_watches_hears_of_the_newest_change_alone():
+    one, two = (Staff(2, acting, 0, 0, 0, 0) for acting in (1, 2))
+
+    async def converse():
+        control = Control()
+        early, again = (asyncio.create_task(control.watch(seen)) for seen in (None, one))
+        await asyncio.sleep(0)
+        await control.tell(one)
+        heard = await early
+        over, _ = await asyncio.wait([again], timeout=0.01)
+        await control.tell(two)
+        return heard, over, await again, await control.watch(one)
+
+    assert asyncio.run(converse()) == (one, set(), two, two)
+
+
+def test_progress_names_those_who_start_wait_and_leave():
+    assert describe(Staff(12, 5, 6, 4, 1, 1)) == (
+        "  5 of 12 actors at work, 2 starting, 4 waiting for room on the cluster, 1 leaving"
+    )
+    assert describe(Staff(1, 1, 0, 0, 2, 1)) == "  1 of 1 actor at work, 2 leaving"
