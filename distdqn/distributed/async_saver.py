@@ -8,6 +8,7 @@ from typing import Any
 
 from distdqn.checkpoints import Checkpoints, Segment, Tree
 from distdqn.distributed.calls import Call, Calls
+from distdqn.distributed.restoring import Refill
 from distdqn.distributed.roster import Roster
 from distdqn.goal import Goal
 from distdqn.reporting.journal import Journal
@@ -29,6 +30,9 @@ class AsyncSaver:
         about: what a checkpoint says of the run.
         executor: runs what is written, one task at a time.
         clock: in seconds.
+
+    Attributes:
+        refill: puts replay back, on the same thread, so that it never reads what goes away.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class AsyncSaver:
         self._about = about
         self._executor = executor
         self._clock = clock
+        self.refill = Refill(executor)
         self._due = None if seconds is None else clock() + seconds
         self._task: Future[Any] | None = None
         self._forget()
@@ -65,6 +70,9 @@ class AsyncSaver:
         Raises:
             CheckpointError: a checkpoint could not be written, five times running.
         """
+        if self.refill.is_running:  # from a checkpoint that must stay, and of replay as it must not be saved
+            self.refill.advance(calls)
+            return
         if self._checkpoints is None or self._is_writing():
             return
         if not self._is_under_way:
@@ -131,6 +139,7 @@ class AsyncSaver:
         if self._task is not None and (error := self._task.exception()) is not None:
             journal.note(f"A checkpoint could not be written ({type(error).__name__}: {error}).")
         self._task = None
+        self.refill.complete(roster.ask)
         learner = roster.ask(roster.learner, "get_state")
         tree = run_tree(learner, goal, journal, self._about, roster.value)
         shards = [functools.partial(roster.ask, shard) for shard in roster.shards]

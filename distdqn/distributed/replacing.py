@@ -57,7 +57,7 @@ class Replacements:
     def _begin_replay(self, found: Found) -> None:
         """Fills all shards from a checkpoint."""
         counters = self._journal.counters
-        self._orders.stocks[:] = send_replay(self._calls, self._roster.shards, found)
+        self._orders.stocks[:] = send_replay(self._calls, self._saver.refill, self._roster.shards, found)
         # Dealt out to another number of shards, rows that were overwritten before are not counted.
         counters.inserted = sum(stock.inserted for stock in self._orders.stocks)
         counters.sampled = min(counters.sampled, int(self._pacing.goal(counters.inserted)))
@@ -164,7 +164,7 @@ class Replacements:
         self._saver.forget_shard(fresh.index)
         counters, stocks = self._journal.counters, self._orders.stocks
         before = stocks[fresh.index]
-        stocks[fresh.index] = send_shard(self._calls, fresh, len(stocks), self._newest())
+        stocks[fresh.index] = send_shard(self._saver.refill, fresh, len(stocks), self._newest())
         lost = count_lost_replay(counters, before, stocks[fresh.index].inserted)
         # As if all that is in had been sampled as often as it should: no burst, and no side waits.
         goal = int(self._pacing.goal(counters.inserted))

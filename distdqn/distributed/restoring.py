@@ -1,15 +1,103 @@
 """Putting learner and replay back as a checkpoint holds them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from typing import Any
 
 from distdqn.checkpoints import Tree, replay_parts, saved_shards
 from distdqn.distributed.calls import Calls, Worker
+from distdqn.distributed.fleet import Ref
 from distdqn.replay.shards import Stock
 from distdqn.reporting.journal import Counters
 from distdqn.resharding import reshard
 from distdqn.storage.store import Store
 
+_PARTS_AHEAD = 2  # under way to a shard: it takes one in, and one is there
+
 Found = tuple[Store, Tree]  # a checkpoint: where it is, and its document
+Part = tuple[str, Tree]  # a method of `Replay` and its argument
+
+
+@dataclass
+class _Filling:
+    """A shard that is being filled.
+
+    Attributes:
+        shard: its process.
+        parts: what is to come.
+        next: the one after those sent, or None at the end.
+        held: chunks to be inserted afterwards, with what the ends of those calls need.
+    """
+
+    shard: Worker
+    parts: Iterator[Part]
+    next: "Future[Part | None]"
+    held: list[tuple[Ref, Any]] = field(default_factory=list)
+
+
+class Refill:
+    """Puts shards of replay back part by part, while everything else goes on.
+
+    A thread reads the next part while replay takes in those before it, so no more than a few
+    are in memory. Chunks that come for a shard meanwhile are held back until it is filled.
+
+    Args:
+        executor: reads, one task at a time.
+    """
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._fillings: dict[int, _Filling] = {}  # by shard
+
+    @property
+    def is_running(self) -> bool:
+        """Whether any shard is being filled."""
+        return bool(self._fillings)
+
+    def begin(self, shard: Worker, parts: Iterator[Part]) -> None:
+        """Starts to fill a new shard; one that had its place before it is not filled any more."""
+        before = self._fillings.get(shard.index)
+        self._fillings[shard.index] = _Filling(shard, parts, self._read(parts), before.held if before else [])
+
+    def insert(self, calls: Calls, shard: Worker, chunk: Ref, detail: Any) -> None:
+        """Has a shard store a chunk, once it is filled."""
+        if (filling := self._fillings.get(shard.index)) is not None:
+            filling.held.append((chunk, detail))
+        else:
+            calls.send("insert", shard, chunk, detail=detail)
+
+    def advance(self, calls: Calls) -> None:
+        """Sends on what was read.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        for filling in list(self._fillings.values()):
+            shard = filling.shard
+            kinds = [call.kind for call in calls.under_way() if call.worker is shard]
+            under_way = sum(kind.startswith("set_") for kind in kinds)
+            while under_way < _PARTS_AHEAD and filling.next.done():
+                part = filling.next.result()
+                if part is None:
+                    del self._fillings[shard.index]
+                    for chunk, detail in filling.held:
+                        calls.send("insert", shard, chunk, detail=detail)
+                    break
+                calls.send(part[0], shard, part[1])
+                under_way += 1
+                filling.next = self._read(filling.parts)
+
+    def complete(self, ask: Callable[[Worker, str, Tree], Any]) -> None:
+        """Fills what is left to fill; `ask` calls a method and waits."""
+        for filling in list(self._fillings.values()):
+            while (part := filling.next.result()) is not None:
+                ask(filling.shard, *part)
+                filling.next = self._read(filling.parts)
+            del self._fillings[filling.shard.index]
+
+    def _read(self, parts: Iterator[Part]) -> "Future[Part | None]":
+        return self._executor.submit(next, parts, None)
 
 
 def send_learner(calls: Calls, learner: Worker, found: Found) -> None:
@@ -18,7 +106,7 @@ def send_learner(calls: Calls, learner: Worker, found: Found) -> None:
     calls.send("set_state", learner, store.read_tree(document["learner"]))
 
 
-def send_replay(calls: Calls, shards: Sequence[Worker], found: Found) -> list[Stock]:
+def send_replay(calls: Calls, refill: Refill, shards: Sequence[Worker], found: Found) -> list[Stock]:
     """Fills all shards, new ones, with the checkpoint's replay, however many shards that had.
 
     Returns:
@@ -27,7 +115,7 @@ def send_replay(calls: Calls, shards: Sequence[Worker], found: Found) -> list[St
     store, document = found
     saved = saved_shards(document)
     if len(saved) == len(shards):
-        return [send_shard(calls, shard, len(shards), found) for shard in shards]
+        return [send_shard(refill, shard, len(shards), found) for shard in shards]
     inserted = [0 for _ in shards]
     for index, chunk in reshard(store, saved, len(shards)):
         calls.send("refill", shards[index], chunk, method="insert")
@@ -35,17 +123,17 @@ def send_replay(calls: Calls, shards: Sequence[Worker], found: Found) -> list[St
     return [Stock(count) for count in inserted]
 
 
-def send_shard(calls: Calls, shard: Worker, shards: int, found: Found | None) -> Stock:
+def send_shard(refill: Refill, shard: Worker, shards: int, found: Found | None) -> Stock:
     """Fills a new shard with its part of the checkpoint, if that has as many `shards`.
 
     Returns:
-        How many transitions it has taken in by then.
+        How many transitions it will have taken in by then.
     """
     saved = [] if found is None else saved_shards(found[1])
     if found is None or len(saved) != shards:
+        refill.begin(shard, iter(()))  # for what is held back for the one before
         return Stock()
-    for method, state in replay_parts(found[0], saved[shard.index]):
-        calls.send(method, shard, state)
+    refill.begin(shard, replay_parts(found[0], saved[shard.index]))
     return Stock(int(saved[shard.index]["index"]["inserted"]))
 
 

@@ -29,6 +29,7 @@ from distdqn.reporting.journal import Journal
 from distdqn.resuming import Start
 from distdqn.stopping import StopRequest
 
+_REFILL_SECONDS = 0.02  # the same while replay is being put back
 _LOOK_SECONDS = 0.2  # at least this often the supervisor looks at signals and deadlines
 
 
@@ -81,7 +82,8 @@ class Supervisor:
             self._orders.send()
             self._saver.advance(self._calls, self.roster)
             waiting, begin = self._orders.who_waits(), self._clock()
-            ended = self._calls.collect(_LOOK_SECONDS)
+            # A part that was read wakes nobody.
+            ended = self._calls.collect(_REFILL_SECONDS if self._saver.refill.is_running else _LOOK_SECONDS)
             if waiting:
                 self._journal.add_wait(waiting, self._clock() - begin)
             for end in ended:
@@ -98,7 +100,8 @@ class Supervisor:
         """Why the run is over, or None."""
         if self._stop.reason and not self._goal.reached:
             return self._stop.reason
-        return self._orders.finished()
+        reason = self._orders.finished()
+        return None if reason == "max_env_steps" and self._saver.refill.is_running else reason
 
     def _take(self, ended: Ended) -> None:
         """Takes in the end of one call."""
@@ -116,7 +119,7 @@ class Supervisor:
                 # It counts once replay has accepted its chunk.
                 detail = (call.detail, result)
                 shard = self.roster.shard_of(call.worker)
-                self._calls.send("insert", shard, call.refs[1], detail=detail)
+                self._saver.refill.insert(self._calls, shard, call.refs[1], detail)
             case "insert":
                 order, report = call.detail
                 self._orders.env_steps_under_way -= order.limit

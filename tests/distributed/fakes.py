@@ -73,7 +73,7 @@ class FakeExecutor(Executor):
     """A thread that takes `seconds` of a fleet's for each task, which is then made all at once.
 
     Attributes:
-        tasks: when each task came.
+        tasks: when each task came, but for those that read on.
     """
 
     def __init__(self, fleet=None, seconds=0.0):
@@ -83,7 +83,7 @@ class FakeExecutor(Executor):
 
     def submit(self, function, /, *arguments, **named):
         future = _FakeFuture(lambda: function(*arguments, **named))
-        if self._fleet is not None:
+        if self._fleet is not None and function is not next:
             self.tasks.append(self._fleet.now)
         if self._seconds:
             self._fleet.at(self._fleet.now + self._seconds, future.exception)
@@ -107,6 +107,10 @@ class _FakeFuture(Future):
             except Exception as error:
                 self.set_exception(error)
         return super().exception(timeout)
+
+    def result(self, timeout=None):
+        self.exception()
+        return super().result(timeout)
 
 
 @dataclass
