@@ -145,7 +145,7 @@ def summary_of(kills: list[dict[str, Any]]) -> dict[str, Any]:
     """What came of all kills together."""
     begun = [kill for kill in kills if kill["has_begun"]]
     wrong = [kill for kill in begun if kill["went_on_from"] != kill["newest_before"]]
-    lost = [kill["lost_learner_steps"] for kill in kills]
+    lost = [kill["lost_learner_steps"] for kill in kills if kill["when"] != "start"] or [0]
     in_writing = [kill for kill in kills if kill["when"] == "checkpoint"]
     return {
         "killed": len(kills),
@@ -157,7 +157,7 @@ def summary_of(kills: list[dict[str, Any]]) -> dict[str, Any]:
             "5": {
                 "injected": len(kills),
                 "survived": len(kills) - len(wrong),
-                "lost": {"learner steps": sum(lost)},
+                "lost": {"learner steps": sum(kill["lost_learner_steps"] for kill in kills)},
             },
             "12": {"injected": len(in_writing), "survived": len(in_writing), "lost": {}},
         },
@@ -165,7 +165,8 @@ def summary_of(kills: list[dict[str, Any]]) -> dict[str, Any]:
             f"The driver of a run was killed {len(kills)} times, {len(in_writing)} of them while a",
             f"checkpoint was being written and {len(kills) - len(begun)} before it had begun to train.",
             f"{len(wrong)} times it did not go on from the newest complete checkpoint. With one every",
-            f"second, it lost {np.median(lost):.0f} learner steps each time (median; at most {max(lost)}).",
+            f"second, it lost {np.median(lost):.0f} learner steps each time that it had trained (median; at",
+            f"most {max(lost)}).",
         ],
     }
 
