@@ -37,9 +37,10 @@ class Placing:
         self._late_at = clock() + seconds
         self._look_at = clock() + min(seconds, _LINE_SECONDS)
         self._has_started = False
+        self._told = ""
 
     def check(self, workers: Sequence[Worker]) -> None:
-        """Says every half minute how many wait for room.
+        """Says how many wait for room: every half minute while nodes are on their way, else once.
 
         Raises:
             ClusterError: the run cannot start, and no node is on its way.
@@ -73,5 +74,8 @@ class Placing:
                     "`--min-actors`, or give it longer by `--start-timeout-seconds`)."
                 )
             self._has_started = True
-        more = "new nodes are on their way" if room.is_growing else "the rest is added when nodes come"
-        self._note(f"{found}; {more}.")
+        if room.is_growing:
+            self._note(f"{found}; new nodes are on their way.")
+        elif self._has_started and found != self._told:
+            self._told = found
+            self._note(f"{found}; the rest is added when nodes come.")
