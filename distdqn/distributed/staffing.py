@@ -8,6 +8,7 @@ from typing import Any
 from distdqn.acting.actor import CutReport, RolloutOrder
 from distdqn.distributed.calls import Call, Calls, Worker
 from distdqn.distributed.control import Staff
+from distdqn.distributed.fleet import Ref
 from distdqn.distributed.limits import Limits
 from distdqn.distributed.placing import Placing
 from distdqn.distributed.roster import Roster
@@ -35,6 +36,7 @@ class Staffing:
 
     Args:
         forget: takes back what a call that never ends was granted.
+        insert: has a shard of replay store a chunk, once it can.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Staffing:
         journal: Journal,
         roster: Roster,
         forget: Callable[[Call], None],
+        insert: Callable[[Calls, Worker, Ref, Any], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._calls = calls
@@ -51,6 +54,7 @@ class Staffing:
         self._journal = journal
         self._roster = roster
         self._forget = forget
+        self._insert = insert
         self._clock = clock
         self._placing = Placing(
             calls.fleet, limits.min_actors, limits.start_timeout_seconds, journal.note, clock
@@ -107,7 +111,7 @@ class Staffing:
             return  # a cut at the begin of an actor, in a run that goes on
         order = RolloutOrder(self._journal.counters.env_steps, limit=0)
         detail = (order, Departure(call.worker, report))
-        self._calls.send("insert", self._roster.shard_of(call.worker), call.refs[1], detail=detail)
+        self._insert(self._calls, self._roster.shard_of(call.worker), call.refs[1], detail)
 
     def take_departure(self, departure: Departure, inserted: int) -> None:
         """Ends the process of an actor that has handed over everything."""

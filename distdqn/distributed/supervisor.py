@@ -67,7 +67,9 @@ class Supervisor:
         )
         self._stall = Stall(calls, limits, journal, self.roster, self._orders, clock)
         self._replacements.begin()
-        self._staffing = Staffing(calls, limits, journal, self.roster, self._replacements.forget, clock)
+        self._staffing = Staffing(
+            calls, limits, journal, self.roster, self._replacements.forget, saver.refill.insert, clock
+        )
 
     def run(self) -> str:
         """Trains until the goal is reached or a budget is spent; returns which, as a word.

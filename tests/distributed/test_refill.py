@@ -70,6 +70,20 @@ def test_replay_that_dies_while_it_is_put_back_is_put_back_again(tmp_path):
     assert run.counters.inserted == run.replay.inserted == 10_000 - run.counters.lost_transitions
 
 
+def test_actor_that_leaves_meanwhile_hands_over_what_is_open_afterwards(tmp_path):
+    fleet = FakeFleet(seconds={"set_rows": 0.5})
+    fleet.at(24.0, lambda: fleet.kill("replay"))
+    fleet.at(24.5, lambda: fleet.command(1))
+    run = make_run(fleet, actors=3, saving=_saving(tmp_path), max_env_steps=20_000)
+    assert run.supervisor.run() == "max_env_steps"
+    (cut, _) = fleet.calls_of("actor", "cut")
+    calls = [record for record in fleet.calls_of("replay") if record.handle.incarnation == 1]
+    kinds = [record.method for record in calls]
+    last = kinds.index("set_index")
+    assert 24.0 < cut.at < calls[last].at
+    assert set(kinds[:last]) == {"set_rows"}
+
+
 def test_replay_is_put_back_by_a_real_thread(tmp_path):
     before = make_run(max_env_steps=2_000, saving=_saving(tmp_path))
     before.supervisor.run()
