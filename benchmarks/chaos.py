@@ -14,6 +14,7 @@ evaluations of a DQN that goes on for long fall short now and then, with and wit
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -28,12 +29,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
+from driver import Driver
+
+from distdqn.checkpoints import inserted_in
+from distdqn.storage.errors import CheckpointError
+from distdqn.storage.store import Store
 
 DECK = ("actor",) * 5 + ("replay",) * 2 + ("evaluator",) * 2 + ("learner",)
 SOLVED = 475.0
 _LOOK_SECONDS = 0.1
 _PROGRESS_SECONDS = 10.0
+_END_SECONDS = 60.0
 _BACK_SECONDS = 90.0  # longest that a role may take to come back
 # Counters that a restored role sets back, to what the checkpoint held.
 _RESTORED = {"learner": "learner_steps", "replay": "inserted"}
@@ -122,21 +128,13 @@ class Chaos:
         return None
 
 
-class Run:
-    """`python -m distdqn.run` as a process of its own."""
+class Run(Driver):
+    """A run of `distdqn run` that goes on until it is ended."""
 
-    def __init__(self, folder: Path, actors: int, seed: int, options: Sequence[str] = ()) -> None:
-        self.run_dir = folder / "run"
-        self._output = (folder / "output").open("w+", encoding="utf-8")
-        arguments = {"actors": actors, "seed": seed, "target-return": "none", "max-env-steps": 10**9}
-        arguments |= {"checkpoint-seconds": 2, "run-dir": self.run_dir}
-        command = [text for name, value in arguments.items() for text in (f"--{name}", str(value))]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "distdqn.run", *command, *options],
-            stdout=self._output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    def __init__(self, run_dir: Path, actors: int, seed: int) -> None:
+        options = {"actors": actors, "seed": seed, "target-return": "none", "max-env-steps": 10**9}
+        options["checkpoint-seconds"] = 2
+        super().__init__(run_dir, [text for name, value in options.items() for text in (f"--{name}", value)])
 
     def read(self, name: str) -> Json | None:
         """A JSON file of the run, or None."""
@@ -147,7 +145,7 @@ class Run:
         """Of the run, which must be going on.
 
         Raises:
-            SystemExit: it has ended, or written nothing yet.
+            SystemExit: it has ended.
         """
         if self.process.poll() is not None:
             sys.exit(f"The run ended by itself with {self.process.returncode}:\n{self.output()}")
@@ -161,31 +159,23 @@ class Run:
 
     def kept(self, kind: str) -> int:
         """What the newest checkpoint holds: learner steps, or transitions that went into replay."""
-        paths = sorted((self.run_dir / "checkpoints").glob("checkpoint-*.json"))
-        for path in reversed(paths):
+        store = Store(str(self.run_dir / "checkpoints"))
+        while numbers := store.numbers():
             try:
-                document = json.loads(path.read_text())["document"]
-            except FileNotFoundError:  # deleted meanwhile: there is a newer one
+                document = store.read_manifest(max(numbers))
+            except CheckpointError:  # deleted meanwhile: there is a newer one
                 continue
-            if kind == "learner":
-                return int(document["learner"]["learner_steps"])
-            return int(document["replay"]["index"]["inserted"])
+            return int(document["learner"]["learner_steps"]) if kind == "learner" else inserted_in(document)
         return 0
 
-    def output(self) -> str:
-        """All it printed so far."""
-        return Path(self._output.name).read_text(encoding="utf-8")
-
-    def end(self, number: int = signal.SIGINT) -> int:
-        """Ends it in order, at the latest by SIGKILL; returns its exit code."""
+    def end(self) -> tuple[int, int]:
+        """Ends it as Ctrl-C does; returns its exit code and how many processes it left behind."""
         if self.process.poll() is None:
-            self.process.send_signal(number)
-            try:
-                self.process.wait(60)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-        self._output.close()
-        return self.process.wait()
+            self.process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(_END_SECONDS)
+        left = self.close()
+        return self.process.returncode, left
 
 
 def pids_of(status: Json) -> dict[str, int | None]:
@@ -193,22 +183,16 @@ def pids_of(status: Json) -> dict[str, int | None]:
     return {entry["role"]: entry["pid"] for entry in status["roles"]}
 
 
-def torment(run: Run, chaos: Chaos, seconds: float) -> Json:
-    """Kills roles of a run that learns for some `seconds`, then waits for those not back.
-
-    Returns:
-        The last status, with `seen`, the ids of all processes of roles.
-    """
-    seen: set[int] = set()
+def torment(run: Run, chaos: Chaos, seconds: float) -> None:
+    """Kills roles of a run that learns for some `seconds`, then waits for those not back."""
     begin, told = time.monotonic(), 0.0
     while True:
         now, status = time.monotonic() - begin, run.status()
-        seen.update(pid for pid in pids_of(status).values() if pid)
         for kill in chaos.missing:
             kill.look(status, now)
         is_over = now >= seconds
         if is_over and (not chaos.missing or now >= seconds + _BACK_SECONDS):
-            return {**status, "seen": sorted(seen)}
+            return
         if not is_over and (victim := chaos.victim(now, status)):
             role, pid = victim
             kill = Kill(now, role, pid, status["counters"].get(f"{role.partition('-')[0]}_restarts", 0))
@@ -247,7 +231,7 @@ def evaluation_of(run_dir: Path, *options: str) -> float:
     return float(json.loads(result.stdout)["mean"])
 
 
-def report_of(run: Run, chaos: Chaos, exit_code: int, seen: Sequence[int]) -> Json:
+def report_of(run: Run, chaos: Chaos, exit_code: int, left: int) -> Json:
     """Everything that was seen, as JSON."""
     summary = run.read("summary.json") or {}
     roles = {}
@@ -268,7 +252,7 @@ def report_of(run: Run, chaos: Chaos, exit_code: int, seen: Sequence[int]) -> Js
         "lost": {name: summary.get(name) for name in names},
         "made": {name: summary.get(name) for name in ("learner_steps", "env_steps", "total_seconds")},
         "exit_code": exit_code,
-        "left": [pid for pid in seen if psutil.pid_exists(pid)],
+        "left": left,
         "kills": [asdict(kill) for kill in chaos.kills],
     }
 
@@ -284,7 +268,7 @@ def mistakes_of(report: Json) -> list[str]:
     if report["exit_code"] != 130:
         found.append(f"the run ended with {report['exit_code']} after Ctrl-C, not 130")
     if report["left"]:
-        found.append(f"processes left behind: {report['left']}")
+        found.append(f"{report['left']} processes left behind")
     for name, what in (("late", "the median evaluation of the last fifth"), ("best", "the best weights")):
         if report.get(name, SOLVED) < SOLVED:
             found.append(f"{what}: {report[name]:.1f}, not {SOLVED:g}")
@@ -341,16 +325,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     print(f"Chaos with seed {options.seed}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(Path(folder), options.actors, options.seed)
+        run = Run(Path(folder) / "run", options.actors, options.seed)
         chaos = Chaos(options.every, options.seed)
         try:
             while not run.status()["counters"]["learner_steps"]:
                 time.sleep(_LOOK_SECONDS)
-            status = torment(run, chaos, options.seconds)
+            torment(run, chaos, options.seconds)
         finally:
-            exit_code = run.end()
+            exit_code, left = run.end()
         print(run.output())
-        report = report_of(run, chaos, exit_code, status["seen"])
+        report = report_of(run, chaos, exit_code, left)
         report |= {"best": evaluation_of(run.run_dir), "last": evaluation_of(run.run_dir, "--final")}
         report["evaluations"] = run.evaluations()
     report["late"] = late_median(report["evaluations"])

@@ -56,16 +56,15 @@ def test_role_that_is_not_back_is_not_killed_again_before_it_is():
 @pytest.fixture(scope="module")
 def tormented(tmp_path_factory):
     """The report of a short chaos run, and its lines of metrics."""
-    run, chaos = Run(tmp_path_factory.mktemp("chaos"), actors=2, seed=SEED), Chaos(EVERY, SEED)
-    status = {"seen": []}
+    run, chaos = Run(tmp_path_factory.mktemp("chaos") / "run", actors=2, seed=SEED), Chaos(EVERY, SEED)
     try:
         while not run.status()["counters"]["learner_steps"]:
             time.sleep(0.2)
-        status = torment(run, chaos, SECONDS)
+        torment(run, chaos, SECONDS)
     finally:
-        exit_code = run.end()
+        exit_code, left = run.end()
     lines = (run.run_dir / "metrics.jsonl").read_text().splitlines()
-    return report_of(run, chaos, exit_code, status["seen"]), [json.loads(line) for line in lines]
+    return report_of(run, chaos, exit_code, left), [json.loads(line) for line in lines]
 
 
 @pytest.fixture
