@@ -1,9 +1,15 @@
 """The page of faults: every row has a test, and its counts come from what ran."""
 
+import ast
 import json
+import re
+from pathlib import Path
 
 import pytest
-from reliability import BEGIN, END, Row, main, rows_of
+from reliability import BEGIN, END, PAGE, Row, main, rows_of, titles_of
+
+TESTS = Path(__file__).parent
+ROWS = set(range(1, 35))
 
 CASES = """<testsuites><testsuite>
 <testcase classname="tests.a" name="test_fault_3_replay_is_killed" />
@@ -26,6 +32,23 @@ def files(tmp_path):
     faults = {"3": {"injected": 5, "survived": 4, "lost": {"learner steps": 6}}}
     run.write_text(json.dumps({"faults": faults, "says": ["A long run.", "It was fine."]}))
     return tests, run
+
+
+def test_every_row_of_the_page_has_a_test_of_its_number_or_is_said_to_have_none():
+    page = PAGE.read_text(encoding="utf-8")
+    names = [
+        node.name
+        for path in TESTS.rglob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    ]
+    tested = {int(found[1]) for name in names if (found := re.match(r"test_fault_(\d+)_", name))}
+    said = re.search(r"Without a test of their own yet: rows ([0-9, ]+)", page)
+    untested = {int(number) for number in said[1].split(",")} if said else set()
+
+    assert set(titles_of(page)) == ROWS
+    assert tested <= ROWS
+    assert ROWS - tested <= untested
 
 
 def test_tests_and_long_runs_are_counted_by_the_row_in_their_name(files):
