@@ -7,7 +7,9 @@ machine's speed falls on all alike, and each is compared with the first within i
     python benchmarks/shards.py --shards 1 2 4 --turns 5
 
 A shard is one process with one thread, and the driver, which sends the calls, is another: with fewer free
-cores than that there is little to gain. Use an idle machine.
+cores than that there is little to gain, so use an idle machine. The seconds of the processor that a million
+transitions take depend less on that. The last column is made of them: how much more the shards would carry
+with a core for each, `shards * seconds of the first / seconds of all`, until the driver's own core is full.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import itertools
 import os
 import statistics
 import time
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,8 +28,18 @@ from distdqn.distributed.cluster import connected
 from distdqn.replay.shards import split_draws
 from distdqn.transition import Transitions
 
+METHODS = {"insert": "in", "draw": "out"}
 _ROUNDS_AHEAD = 2
 _MOST_SECONDS = 60.0  # for a call
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Transitions each second, and seconds of the processor for each: of all shards, and of the driver."""
+
+    rate: float
+    of_shards: float
+    of_driver: float
 
 
 def main():
@@ -37,15 +50,24 @@ def main():
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement (default: 2)")
     parser.add_argument("--sampler", choices=["uniform", "prioritized"], default="prioritized")
     parser.add_argument("--chunk", type=int, default=1024, help="transitions in an insert (default: 1024)")
+    parser.add_argument(
+        "--batch-size", type=int, default=64, help="of the 64 updates of a call (default: 64)"
+    )
     parser.add_argument("--numbers", type=int, default=4, help="numbers in an observation (default: 4)")
     options = parser.parse_args()
     chunk = make_chunk(options.chunk, options.numbers)
     results = {shards: [] for shards in options.shards}
     with connected("local", roles=max(options.shards) + 1) as cluster:
         for turn, shards in itertools.product(range(options.turns), options.shards):
-            config = Config(replay_shards=shards, actors=shards, sampler=options.sampler, seed=turn)
+            config = Config(
+                replay_shards=shards,
+                actors=shards,
+                sampler=options.sampler,
+                batch_size=options.batch_size,
+                seed=turn,
+            )
             results[shards].append(measure(cluster, config, chunk, options.seconds))
-            taken, given = results[shards][-1]
+            taken, given = (results[shards][-1][method].rate for method in METHODS)
             print(f"turn {turn}  shards {shards}  in {taken:,.0f}/s  out {given:,.0f}/s", flush=True)
     print(
         f"\n{os.cpu_count()} cores, {options.sampler}, chunks of {options.chunk}, {options.numbers} numbers\n"
@@ -84,14 +106,23 @@ def measure(cluster, config, chunk, seconds):
             split = split_draws(stocks, *shape, 0.5, generator)
             yield [(handles[index], count, count) for index, count in split.counts.items()]
 
-    rates = []
+    found = {}
     for method, rounds in (("insert", itertools.repeat(inserts)), ("draw", draws())):
-        begin = time.perf_counter()
+        before, own, begin = processor_seconds(handles), time.process_time(), time.perf_counter()
         until = itertools.takewhile(lambda _, begin=begin: time.perf_counter() - begin < seconds, rounds)
-        rates.append(pump(fleet, method, until) / (time.perf_counter() - begin))
+        count = pump(fleet, method, until)
+        rate, own = count / (time.perf_counter() - begin), time.process_time() - own
+        found[method] = Measured(rate, (processor_seconds(handles) - before) / count, own / count)
     for handle in handles:
         fleet.end(handle)
-    return tuple(rates)
+    return found
+
+
+def processor_seconds(handles):
+    """What all these processes together have taken."""
+    import ray
+
+    return sum(ray.get([handle.__ray_call__.remote(lambda _: time.process_time()) for handle in handles]))
 
 
 def pump(fleet, method, rounds):
@@ -114,16 +145,26 @@ def pump(fleet, method, rounds):
 
 def table(results):
     """Median and range for each number of shards, and how many times the first's, as Markdown."""
-    rows = ["| shards | in, transitions/s | times | out, transitions/s | times |", "|---|---|---|---|---|"]
+    rows = [
+        "| | shards | transitions/s | times | processor seconds a million: all shards | driver "
+        "| times, a core each |",
+        "|---|---|---|---|---|---|---|",
+    ]
     first = next(iter(results.values()))
-    for shards, rates in results.items():
-        cells = []
-        for kind in range(2):
-            cells.append(spread([rate[kind] for rate in rates], ",.0f"))
-            cells.append(
-                spread([rate[kind] / base[kind] for rate, base in zip(rates, first, strict=True)], ".2f")
-            )
-        rows.append(f"| {shards} | " + " | ".join(cells) + " |")
+    for (method, name), (shards, turns) in itertools.product(METHODS.items(), results.items()):
+        found = [turn[method] for turn in turns]
+        times = [each.rate / turn[method].rate for each, turn in zip(found, first, strict=True)]
+        on_free_cores = [
+            shards * turn[method].of_shards / each.of_shards for each, turn in zip(found, first, strict=True)
+        ]
+        cells = [
+            spread([each.rate for each in found], ",.0f"),
+            spread(times, ".2f"),
+            spread([1e6 * each.of_shards for each in found], ".2f"),
+            spread([1e6 * each.of_driver for each in found], ".2f"),
+            spread(on_free_cores, ".2f"),
+        ]
+        rows.append(f"| {name} | {shards} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
 
