@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 _LATE = 4  # the host that is off when the cluster is launched
 _OPTIONS = ("--actors", 4, "--max-env-steps", 10**8, "--checkpoint-seconds", 5)
+_OPTIONS += ("--start-timeout-seconds", 300)  # a host is set up before its roles find room
 
 
 def hosts_of(status):
