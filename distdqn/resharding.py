@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from distdqn.checkpoints import Tree
+from distdqn.checkpoints import Tree, replay_parts, saved_shards
 from distdqn.frames import FrameLayout, Frames
 from distdqn.replay.samplers import priorities_in
 from distdqn.replay.shards import shard_capacities
@@ -19,19 +19,48 @@ _MOST_ROWS = 1024
 _LEAST_BLOCKS = 8  # for each new shard, so that all get rows of every age
 
 
-def reshard(store: Store, saved: Sequence[Tree], shards: int) -> Iterator[tuple[int, Transitions]]:
-    """What to insert into which new shard, the oldest first.
+def restoring_calls(store: Store, document: Tree, shards: int, shard: int) -> Iterator[tuple[str, Any]]:
+    """Methods of `Replay` and their arguments that put a checkpoint's replay back into one shard.
+
+    Args:
+        store: where the checkpoint is.
+        document: of the checkpoint.
+        shards: how many there are now.
+        shard: index of the one that is filled.
+    """
+    saved = saved_shards(document)
+    if len(saved) == shards:
+        yield from replay_parts(store, saved[shard])
+    else:
+        for chunk in reshard(store, saved, shards, shard):
+            yield "set_chunk", chunk
+
+
+def restored_sizes(document: Tree, shards: int) -> list[int]:
+    """Transitions that each of the shards will have taken in once it is filled.
+
+    Where they are dealt out anew, those that had been overwritten are not among them.
+    """
+    saved = saved_shards(document)
+    if len(saved) == shards:
+        return [int(each["index"]["inserted"]) for each in saved]
+    return shard_capacities(sum(end - begin for each in saved for begin, end, _ in _rows(each)), shards)
+
+
+def reshard(store: Store, saved: Sequence[Tree], shards: int, shard: int) -> Iterator[Transitions]:
+    """What to insert into one of the new shards, the oldest first.
 
     Blocks of rows that lay side by side go to the shards in turns, with their priorities,
-    the same number of rows to each. No more is in memory at a time than a segment and the
-    frames of one block of each saved shard.
+    the same number of rows to each. No more is in memory at a time than a segment of rows
+    and the frames of one block of each saved shard; every new shard reads all rows once.
 
     Args:
         store: where the rows are.
         saved: the shards as a checkpoint holds them.
         shards: how many there are now.
+        shard: index of the one that is filled.
     """
-    sources = [_SavedShard(store, shard) for shard in saved]
+    sources = [_SavedShard(store, each) for each in saved]
     size = sum(source.size for source in sources)
     room = shard_capacities(size, shards)
     block_rows = min(_MOST_ROWS, max(1, size // (_LEAST_BLOCKS * shards)))
@@ -44,9 +73,8 @@ def reshard(store: Store, saved: Sequence[Tree], shards: int) -> Iterator[tuple[
                 turn = (turn + 1) % shards
             end = min(block.rows, begin + room[turn])
             room[turn] -= end - begin
-            chunk = block.chunk(begin, end)
-            if chunk is not None:
-                yield turn, chunk
+            if turn == shard and (chunk := block.chunk(begin, end)) is not None:
+                yield chunk
             begin, turn = end, (turn + 1) % shards
 
 
@@ -86,29 +114,26 @@ class _SavedShard:
         index = saved["index"]
         self._store = store
         self._first, self._inserted = int(index["first"]), int(index["inserted"])
-        self._segments = _ranges(saved, "rows", "action")
+        self._segments = _rows(saved)
         self._priority = priorities_in(store.read_tree(index["sampler"]))
         self.frames = None if index["frames"] is None else _SavedFrames(store, saved)
 
     @property
     def size(self) -> int:
         """Rows that are there."""
-        return sum(end - max(begin, self._first) for begin, end, _ in self._segments if end > self._first)
+        return sum(end - begin for begin, end, _ in self._segments)
 
     def blocks(self, block_rows: int) -> Iterator[_Block]:
         """Its rows, the oldest first."""
         for begin, end, document in self._segments:
-            columns = self._store.read_tree(document)["columns"]
-            for first in range(max(begin, self._first), end, block_rows):
+            columns, saved_begin = self._store.read_tree(document)["columns"], document["begin"]
+            for first in range(begin, end, block_rows):
                 last = min(first + block_rows, end)
-                yield _Block(
-                    self,
-                    first - self._inserted,
-                    {name: column[first - begin : last - begin] for name, column in columns.items()},
-                    None
-                    if self._priority is None
-                    else self._priority[first - self._first : last - self._first],
-                )
+                at = slice(first - saved_begin, last - saved_begin)
+                rows = {name: column[at] for name, column in columns.items()}
+                of_rows = slice(first - self._first, last - self._first)
+                priority = None if self._priority is None else self._priority[of_rows]
+                yield _Block(self, first - self._inserted, rows, priority)
 
 
 class _SavedFrames:
@@ -147,6 +172,13 @@ class _SavedFrames:
         kept |= {"observation": at[:, 0], "next_observation": at[:, 1]}
         priority = None if priority is None else priority[is_whole]
         return Transitions(**kept, priority=priority, frames=Frames(image, key, self._layout))
+
+
+def _rows(saved: Tree) -> list[tuple[int, int, Tree]]:
+    """`_ranges` of the rows, those left out that were overwritten before the checkpoint began."""
+    first = int(saved["index"]["first"])
+    ranges = _ranges(saved, "rows", "action")
+    return [(max(begin, first), end, document) for begin, end, document in ranges if end > first]
 
 
 def _ranges(saved: Tree, kind: str, column: str) -> list[tuple[int, int, Tree]]:

@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from distdqn.acting.actor import CutReport
-from distdqn.checkpoints import Checkpoints, Tree, inserted_in, replay_parts, saved_shards
+from distdqn.checkpoints import Checkpoints, Tree
 from distdqn.goal import Goal
 from distdqn.pacing import Pacing
 from distdqn.policy import PolicyWeights
 from distdqn.reporting.journal import Journal
-from distdqn.resharding import reshard
+from distdqn.resharding import restored_sizes, restoring_calls
 from distdqn.resuming import Start
 
 
@@ -68,6 +68,17 @@ def save(checkpoints: Checkpoints, number: int, tree: Tree, ask_shards: Sequence
         checkpoints.add_failure(error)
 
 
+def put_back(start: Start, goal: Goal, journal: Journal, pacing: Pacing, shards: int) -> None:
+    """Has goal and journal go on from `start`'s checkpoint, with so many shards of replay."""
+    document = start.document
+    goal.set_state(start.store.read_tree(document["goal"]))
+    inserted = sum(restored_sizes(document, shards))
+    journal.set_state(document["journal"], inserted, int(pacing.goal(inserted)))
+    # Each environment of an `async` run had an episode open; those of others end at a clean cut.
+    envs_per_actor = document["about"]["config"]["envs_per_actor"]
+    journal.counters.episodes_lost += document.get("acting", 0) * envs_per_actor
+
+
 class RoundSaver:
     """Saves a run in rounds every `period` learner steps, at a clean cut.
 
@@ -96,16 +107,9 @@ class RoundSaver:
         """Puts everything back as it was after `start`'s checkpoint."""
         document = start.document
         team.ask("learner", "set_state", start.store.read_tree(document["learner"]))
-        inserted, shards = inserted_in(document), saved_shards(document)
-        if len(shards) == 1:
-            for method, state in replay_parts(start.store, shards[0]):
-                team.ask("replay", method, state)
-        else:
-            inserted = 0
-            for _, chunk in reshard(start.store, shards, 1):
-                inserted = team.ask("replay", "insert", chunk).inserted
-        goal.set_state(start.store.read_tree(document["goal"]))
-        journal.set_state(document["journal"], inserted, int(pacing.goal(inserted)))
+        for method, state in restoring_calls(start.store, document, 1, 0):
+            team.ask("replay", method, state)
+        put_back(start, goal, journal, pacing, shards=1)
         self._saved = journal.counters.learner_steps
         team.cut(self._saved)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from distdqn import builders
 from distdqn.acting.environments import EnvironmentSource, EnvironmentSpec, inspect_environment
-from distdqn.checkpoints import Checkpoints, inserted_in
+from distdqn.checkpoints import Checkpoints
 from distdqn.config import Config
 from distdqn.errors import ClusterError, ConfigError, DistdqnError, Diverged, EnvironmentFault, RoleFailure
 from distdqn.fitting import fit_to_observations
@@ -18,7 +18,7 @@ from distdqn.reporting.console import Console, number
 from distdqn.reporting.journal import Journal
 from distdqn.reporting.run_directory import RunDirectory, check_folder, versions
 from distdqn.resuming import Start, checkpoint_root, describe_run, find_start, run_folder
-from distdqn.saving import RoundSaver
+from distdqn.saving import RoundSaver, put_back
 from distdqn.serial import Finisher, SerialTeam, Team, evaluate_if_due, run_rounds
 from distdqn.stopping import StopRequest
 from distdqn.storage.errors import CheckpointError
@@ -192,12 +192,7 @@ class _Run:
 
         config, goal, journal = self._config, self._goal, self._journal
         if self._start is not None:
-            document = self._start.document
-            goal.set_state(self._start.store.read_tree(document["goal"]))
-            inserted = inserted_in(document)
-            journal.set_state(document["journal"], inserted, int(self._pacing.goal(inserted)))
-            then = document["about"]["config"]  # each of its environments had an episode open
-            journal.counters.episodes_lost += then["actors"] * then["envs_per_actor"]
+            put_back(self._start, goal, journal, self._pacing, config.replay_shards)
         with ThreadPoolExecutor(1) as executor:
             saver = AsyncSaver(
                 self._checkpoints,

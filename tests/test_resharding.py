@@ -9,9 +9,8 @@ from toy_replay_state import SAMPLERS, STACKS, make_replay, make_vectors
 
 from distdqn.checkpoints import Checkpoints, inserted_in, saved_shards
 from distdqn.replay.shards import shard_capacities
-from distdqn.resharding import reshard
+from distdqn.resharding import reshard, restored_sizes, restoring_calls
 from distdqn.storage.store import Store
-from distdqn.transition import Transitions
 
 TREE = {"goal": {"best": None}}
 
@@ -49,10 +48,13 @@ def save(store, replays):
 
 def dealt(store, document, replays):
     """Fills these shards with what the checkpoint holds."""
-    for index, chunk in reshard(store, saved_shards(document), len(replays)):
-        replays[index].insert(chunk)
-    for replay in replays:
+    sizes = restored_sizes(document, len(replays))
+    for index, replay in enumerate(replays):
+        for method, argument in restoring_calls(store, document, len(replays), index):
+            assert method == "set_chunk"
+            replay.set_chunk(argument)
         assert replay.check_valid() == (True, "")
+        assert replay.inserted <= sizes[index]
     return replays
 
 
@@ -159,13 +161,12 @@ def test_no_more_than_a_segment_of_each_shard_is_read_ahead(store, monkeypatch):
         return whole(tree)
 
     monkeypatch.setattr(store, "read_tree", read_tree)
-    chunks = reshard(store, saved_shards(document), 2)
     given = 0
-    for _, chunk in chunks:
-        given += len(chunk)
+    for chunk in reshard(store, saved_shards(document), 2, 0):
+        given += len(chunk)  # half of what was read
         segments = sum(isinstance(tree, dict) and "begin" in tree for tree in read)
-        assert segments <= given / 50 + 2 * 3
-    assert given == 3_000
+        assert segments <= 2 * given / 50 + 2 * 3
+    assert given == 1_500
 
 
 def test_checkpoint_without_replay_or_with_a_single_one_of_format_1_is_understood(store):
@@ -180,8 +181,7 @@ def test_checkpoint_without_replay_or_with_a_single_one_of_format_1_is_understoo
 
 def test_same_checkpoint_is_dealt_out_in_the_same_way_every_time(store):
     document = save(store, [filled(100, "vectors", "prioritized", 0)])
-    first, second = (list(reshard(store, saved_shards(document), 3)) for _ in range(2))
-    assert [index for index, _ in first] == [index for index, _ in second]
-    for (_, one), (_, other) in zip(first, second, strict=True):
-        assert isinstance(one, Transitions)
+    first, second = (list(reshard(store, saved_shards(document), 3, 1)) for _ in range(2))
+    assert len(first) > 3
+    for one, other in zip(first, second, strict=True):
         assert rows_of(one) == rows_of(other)

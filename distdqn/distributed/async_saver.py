@@ -108,7 +108,7 @@ class AsyncSaver:
         if not self._is_under_way or self._checkpoints is None:  # given up meanwhile
             return True
         if call.kind == "get_state":
-            self._tree = run_tree(result, goal, journal, self._about, roster.value)
+            self._tree = self._run_tree(result, goal, journal, roster)
         elif call.kind == "get_index":
             self._indexes[call.worker.index] = result
             if len(self._indexes) == len(roster.shards):
@@ -141,7 +141,7 @@ class AsyncSaver:
         self._task = None
         self.refill.complete(roster.ask)
         learner = roster.ask(roster.learner, "get_state")
-        tree = run_tree(learner, goal, journal, self._about, roster.value)
+        tree = self._run_tree(learner, goal, journal, roster)
         shards = [functools.partial(roster.ask, shard) for shard in roster.shards]
         save(self._checkpoints, learner["learner_steps"], tree, shards if self._with_replay else [])
 
@@ -150,6 +150,11 @@ class AsyncSaver:
         if self._task is not None:  # when it has written one, it takes older ones away
             self._task.exception()
         return None if self._checkpoints is None else self._checkpoints.newest()
+
+    def _run_tree(self, learner: Tree, goal: Goal, journal: Journal, roster: Roster) -> Tree:
+        """All that a checkpoint holds apart from replay; also how many actors are at work."""
+        tree = run_tree(learner, goal, journal, self._about, roster.value)
+        return {**tree, "acting": len(roster.acting)}
 
     def _add_segment(self, segment: Segment, state: Tree) -> None:
         if self._checkpoints is not None:

@@ -93,7 +93,7 @@ class Orders:
             return "max_episodes"
         if self._budget.env_steps_left(self._journal.counters.env_steps):
             return None
-        is_working = self._calls.are_under_way("compile", "learn", "evaluate", "set_index", "refill")
+        is_working = self._calls.are_under_way("compile", "learn", "evaluate", "set_index", "set_chunk")
         return None if is_working or self._may_learn() else "max_env_steps"
 
     def who_waits(self) -> str | None:

@@ -10,7 +10,6 @@ from distdqn.distributed.restoring import (
     count_lost_replay,
     send_learner,
     send_replay,
-    send_shard,
 )
 from distdqn.distributed.roster import Roster
 from distdqn.errors import EnvironmentFault, RoleFailure
@@ -50,17 +49,14 @@ class Replacements:
         if self._start is not None:  # the journal and the goal have taken it up already
             found = (self._start.store, self._start.document)
             send_learner(self._calls, self._roster.learner, found)
-            self._begin_replay(found)
+            for shard in self._roster.shards:
+                self._fill(shard, found)
         self._calls.send("publish", self._roster.learner)
         self._calls.send("compile", self._roster.learner)
 
-    def _begin_replay(self, found: Found) -> None:
-        """Fills all shards from a checkpoint."""
-        counters = self._journal.counters
-        self._orders.stocks[:] = send_replay(self._calls, self._saver.refill, self._roster.shards, found)
-        # Dealt out to another number of shards, rows that were overwritten before are not counted.
-        counters.inserted = sum(stock.inserted for stock in self._orders.stocks)
-        counters.sampled = min(counters.sampled, int(self._pacing.goal(counters.inserted)))
+    def _fill(self, shard: Worker, found: Found | None) -> None:
+        stocks = self._orders.stocks
+        stocks[shard.index] = send_replay(self._saver.refill, shard, len(stocks), found)
 
     def replace(self, ended: Ended) -> None:
         """Answers a failed call: a new process in the place of the one that failed.
@@ -160,11 +156,11 @@ class Replacements:
         return f", {lost:,} learner steps lost"
 
     def _restore_replay(self, fresh: Worker) -> str:
-        """Fills a new shard with its part of the newest checkpoint, if that has one; says what that lost."""
+        """Fills a new shard with its part of the newest checkpoint; says what that lost."""
         self._saver.forget_shard(fresh.index)
         counters, stocks = self._journal.counters, self._orders.stocks
         before = stocks[fresh.index]
-        stocks[fresh.index] = send_shard(self._saver.refill, fresh, len(stocks), self._newest())
+        self._fill(fresh, self._newest())
         lost = count_lost_replay(counters, before, stocks[fresh.index].inserted)
         # As if all that is in had been sampled as often as it should: no burst, and no side waits.
         goal = int(self._pacing.goal(counters.inserted))

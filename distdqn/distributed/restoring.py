@@ -1,22 +1,22 @@
 """Putting learner and replay back as a checkpoint holds them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from distdqn.checkpoints import Tree, replay_parts, saved_shards
+from distdqn.checkpoints import Tree
 from distdqn.distributed.calls import Calls, Worker
 from distdqn.distributed.fleet import Ref
 from distdqn.replay.shards import Stock
 from distdqn.reporting.journal import Counters
-from distdqn.resharding import reshard
+from distdqn.resharding import restored_sizes, restoring_calls
 from distdqn.storage.store import Store
 
 _PARTS_AHEAD = 2  # under way to a shard: it takes one in, and one is there
 
 Found = tuple[Store, Tree]  # a checkpoint: where it is, and its document
-Part = tuple[str, Tree]  # a method of `Replay` and its argument
+Part = tuple[str, Any]  # a method of `Replay` and its argument
 
 
 @dataclass
@@ -88,7 +88,7 @@ class Refill:
                 under_way += 1
                 filling.next = self._read(filling.parts)
 
-    def complete(self, ask: Callable[[Worker, str, Tree], Any]) -> None:
+    def complete(self, ask: Callable[[Worker, str, Any], Any]) -> None:
         """Fills what is left to fill; `ask` calls a method and waits."""
         for filling in list(self._fillings.values()):
             while (part := filling.next.result()) is not None:
@@ -106,35 +106,19 @@ def send_learner(calls: Calls, learner: Worker, found: Found) -> None:
     calls.send("set_state", learner, store.read_tree(document["learner"]))
 
 
-def send_replay(calls: Calls, refill: Refill, shards: Sequence[Worker], found: Found) -> list[Stock]:
-    """Fills all shards, new ones, with the checkpoint's replay, however many shards that had.
+def send_replay(refill: Refill, shard: Worker, shards: int, found: Found | None) -> Stock:
+    """Fills a new shard, one of `shards`, with its part of the checkpoint, however many shards that has.
 
     Returns:
-        How many transitions each has taken in by then; it tells itself what it can draw from.
+        How many transitions it will have taken in by then; it tells itself when there is
+        something to draw from.
     """
-    store, document = found
-    saved = saved_shards(document)
-    if len(saved) == len(shards):
-        return [send_shard(refill, shard, len(shards), found) for shard in shards]
-    inserted = [0 for _ in shards]
-    for index, chunk in reshard(store, saved, len(shards)):
-        calls.send("refill", shards[index], chunk, method="insert")
-        inserted[index] += len(chunk)
-    return [Stock(count) for count in inserted]
-
-
-def send_shard(refill: Refill, shard: Worker, shards: int, found: Found | None) -> Stock:
-    """Fills a new shard with its part of the checkpoint, if that has as many `shards`.
-
-    Returns:
-        How many transitions it will have taken in by then.
-    """
-    saved = [] if found is None else saved_shards(found[1])
-    if found is None or len(saved) != shards:
+    if found is None:
         refill.begin(shard, iter(()))  # for what is held back for the one before
         return Stock()
-    refill.begin(shard, replay_parts(found[0], saved[shard.index]))
-    return Stock(int(saved[shard.index]["index"]["inserted"]))
+    store, document = found
+    refill.begin(shard, restoring_calls(store, document, shards, shard.index))
+    return Stock(restored_sizes(document, shards)[shard.index])
 
 
 def count_lost_learner(counters: Counters, found: Found | None) -> int:

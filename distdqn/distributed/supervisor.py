@@ -133,7 +133,7 @@ class Supervisor:
                     inserted += report.transitions
                     self._journal.add_rollout(report, inserted)
                 self._take_stock(call.worker.index, result)
-            case "update_priorities" | "set_index" | "refill":
+            case "update_priorities" | "set_index" | "set_chunk":
                 self._take_stock(call.worker.index, result)
             case "cut":
                 self._staffing.take_last_words(call, result)

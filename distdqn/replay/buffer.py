@@ -92,6 +92,15 @@ class Replay:
         self._evict()
         return self.stock
 
+    def set_chunk(self, chunk: Transitions) -> Stock:
+        """Puts back rows `[C]` of a replay that was saved in another number of shards.
+
+        Called by: the driver, oldest first, on a replay that nothing else was inserted into,
+        in place of `set_rows`, `set_frames` and `set_index`. Waits for: nothing. After a
+        restart: all are needed again.
+        """
+        return self.insert(chunk)
+
     def _add_frames(self, chunk: Transitions, frames: Frames) -> FrameIds:
         """Stores the frames of a chunk, or of its newest rows if there are too many."""
         store = self._frame_store(frames.layout, len(frames.key))

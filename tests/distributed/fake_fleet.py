@@ -39,6 +39,7 @@ _SECONDS = {
     "get_rows": 0.003,
     "set_rows": 0.01,
     "set_index": 0.01,
+    "set_chunk": 0.01,
     "next_command": math.inf,
 }
 

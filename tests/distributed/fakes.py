@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from distributed.fake_fleet import HANG, FakeFleet
 from distributed.fake_roles import ROWS_PER_SEGMENT, FakeActor, FakeEvaluator, FakeLearner, FakeReplay
 
-from distdqn.checkpoints import Checkpoints, inserted_in
+from distdqn.checkpoints import Checkpoints
 from distdqn.distributed.async_saver import AsyncSaver
 from distdqn.distributed.calls import Calls
 from distdqn.distributed.limits import Limits
@@ -16,6 +16,7 @@ from distdqn.goal import Budget, Goal
 from distdqn.pacing import Pacing
 from distdqn.reporting.journal import Journal
 from distdqn.resuming import Start
+from distdqn.saving import put_back
 from distdqn.schedules import LearningSchedules, LinearSchedule
 from distdqn.stopping import StopRequest
 from distdqn.storage.store import Store
@@ -182,10 +183,8 @@ def make_run(
     pacing = Pacing(samples_per_insert, tolerance, min_size, slack, slack_per_actor)
     journal = Journal(directory, console, fleet.now, 10**6, min_size, clock=fleet.clock)
     goal = Goal(target_return, eval_period, eval_episodes=5, confirm_episodes=10)
-    if start is not None:  # as `training` does
-        goal.set_state(start.store.read_tree(start.document["goal"]))
-        inserted = inserted_in(start.document)
-        journal.set_state(start.document["journal"], inserted, int(pacing.goal(inserted)))
+    if start is not None:
+        put_back(start, goal, journal, pacing, limits.replay_shards)
     saver = make_saver(fleet, **(saving or {}))
     budget = Budget(max_env_steps, max_seconds, max_episodes)
     supervisor = Supervisor(calls, limits, goal, budget, pacing, journal, stop, saver, start, fleet.clock)
@@ -213,7 +212,7 @@ def make_limits(actors, steps_per_rollout, **others):
 
 def make_saver(fleet, checkpoints=None, seconds=None, with_replay=True, executor=None):
     """What makes the checkpoints of a run; never any by default."""
-    about = {"config": {}}
+    about = {"config": {"actors": "auto", "envs_per_actor": 16}}
     return AsyncSaver(checkpoints, seconds, with_replay, about, executor or FakeExecutor(), fleet.clock)
 
 

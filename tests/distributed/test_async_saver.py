@@ -1,5 +1,6 @@
 """Checkpoints of an `async` run with a fake fleet and a real store."""
 
+import dataclasses
 import itertools
 from collections import Counter
 
@@ -130,7 +131,7 @@ def test_checkpoint_holds_what_the_roles_had_at_one_time(tmp_path):
         assert number == learner.steps == counters["learner_steps"] > 0
         assert replay.rows == run.replay.rows[: replay.inserted]
         assert abs(counters["inserted"] - replay.inserted) <= 2 * 2 * 50  # what two actors bring meanwhile
-        assert document["about"] == {"config": {}}
+        assert document["about"]["config"]["envs_per_actor"] == 16
     best, evaluated = document["goal"]["best"], run.goal.get_state(run.supervisor.roster.value)["best"]
     assert best["returns"] == evaluated["returns"]
 
@@ -144,7 +145,7 @@ def test_run_that_goes_on_ends_as_one_that_was_never_interrupted(tmp_path):
     run.supervisor.run()
     run.finish()
     again = make(max_env_steps=5_000, start=newest_start(tmp_path))
-    assert again.counters == run.counters
+    assert again.counters == dataclasses.replace(run.counters, episodes_lost=2 * 16)
     assert again.goal.best == run.goal.best
     assert again.goal.best_weights.arrays[0].tolist() == [run.goal.best.learner_steps] * 2
     assert again.journal.recent_returns == run.journal.recent_returns

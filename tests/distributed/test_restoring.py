@@ -355,3 +355,16 @@ def test_metrics_stay_sane_when_learner_and_replay_die(tmp_path, seconds):
         assert line["learner_steps_per_second"] >= 0.0
         assert (line["weights_age_steps"] or 0.0) >= 0.0
         assert (line["samples_per_insert"] or 0.0) <= 4.0
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+def test_run_that_goes_on_has_lost_an_episode_in_each_environment_that_was_acted_in(tmp_path, is_last):
+    fleet = FakeFleet()
+    fleet.slots = 5  # learner, replay, evaluator and two actors; a third one finds no room
+    options = {"actors": 3, "min_actors": 1, "max_seconds": 30.0, "max_env_steps": 10**6}
+    run = make_run(fleet, **options, saving=_saving(tmp_path, seconds=1_000.0 if is_last else 5.0))
+    run.supervisor.run()
+    if is_last:
+        run.finish()
+    again = make_run(start=newest_start(tmp_path))
+    assert again.counters.episodes_lost == 2 * 16

@@ -2,9 +2,12 @@
 
 import itertools
 
+import numpy as np
 import pytest
 from distributed.fake_fleet import FakeFleet
+from distributed.fake_roles import FakeReplay
 from distributed.fakes import make_checkpoints, make_run, newest_start, starts
+from toy_replay_state import make_replay, make_vectors
 
 from distdqn.checkpoints import saved_shards
 from distdqn.storage.store import Store
@@ -198,3 +201,61 @@ def test_checkpoint_goes_on_after_a_shard_has_died_meanwhile(tmp_path):
     again = make_run(start=newest_start(tmp_path), replay_shards=2, max_env_steps=10)
     again.supervisor.run()
     assert [shard.rows for shard in _shards(again.fleet)] == [shard.rows for shard in _shards(fleet)]
+
+
+class _RealReplay(FakeReplay):
+    """A real replay of 9,000 vectors, which gives the numbers of its chunks' rows away as chunks."""
+
+    def __init__(self):
+        super().__init__()
+        self.real = make_replay(9_000)
+        self.get_index, self.get_rows = self.real.get_index, self.real.get_rows
+        self.set_rows, self.set_index = self.real.set_rows, self.real.set_index
+        self.set_chunk = self.real.set_chunk
+
+    def insert(self, chunk):
+        count = int(chunk.removeprefix("chunk of "))
+        numbers = list(itertools.islice(_numbers, count))
+        return self.real.insert(make_vectors(numbers[0] if count else 0, count))
+
+    def draw(self, count):
+        self.inserted = self.real.inserted
+        return super().draw(count)
+
+    @property
+    def numbers(self):
+        size = self.real.size
+        return self.real._rows(np.arange(self.real.inserted - size, self.real.inserted)).reward.tolist()
+
+
+_numbers = itertools.count()
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_run_goes_on_with_another_number_of_shards(tmp_path, after):
+    run = make_run(FakeFleet(make_role={"replay": _RealReplay}), replay_shards=2, saving=_saving(tmp_path))
+    run.supervisor.run()
+    run.finish()
+    held = sorted(itertools.chain(*(shard.numbers for shard in _shards(run.fleet))))
+    fleet = FakeFleet(make_role={"replay": _RealReplay})
+    start = newest_start(tmp_path)
+    again = make_run(fleet, actors=3, start=start, replay_shards=after, max_env_steps=5_300)
+    assert again.supervisor.run() == "max_env_steps"
+    shards = _shards(fleet, after)
+    assert again.counters.inserted == sum(shard.real.inserted for shard in shards) == len(held) + 300
+    numbers = sorted(itertools.chain(*(shard.numbers for shard in shards)))
+    assert numbers[: len(held)] == held
+
+
+def test_shard_that_dies_after_that_gets_its_part_of_the_same_checkpoint(tmp_path):
+    run = make_run(FakeFleet(make_role={"replay": _RealReplay}), saving=_saving(tmp_path))
+    run.supervisor.run()
+    run.finish()
+    fleet = FakeFleet(make_role={"replay": _RealReplay})
+    fleet.at(6.0, lambda: fleet.kill("replay", 1))
+    again = make_run(fleet, start=newest_start(tmp_path), replay_shards=2, max_env_steps=7_000)
+    again.supervisor.run()
+    dead, fresh = (h.object for h in fleet.started if (h.role, h.index) == ("replay", 1))
+    assert starts(fleet, "replay", 0) == [0]
+    assert fresh.numbers[:100] == dead.numbers[:100]
+    assert again.counters.inserted == sum(shard.real.inserted for shard in _shards(fleet))
