@@ -163,23 +163,43 @@ def run_on(cluster, folder, *options):
     )
 
 
-def test_cluster_grows_when_auto_asks_and_shrinks_when_the_run_ends(cluster, tmp_path):
-    assert cluster.nodes() == 1
-    run = run_on(cluster, tmp_path / "run", "--actors", "auto", "--max-actors", 4)
+@pytest.fixture(scope="module")
+def followed(cluster, tmp_path_factory):
+    """The folder of a run of `auto` that had the cluster grow and was interrupted; what was seen."""
+    folder = tmp_path_factory.mktemp("auto") / "run"
+    seen = {"nodes before": cluster.nodes()}
+    run = run_on(cluster, folder, "--actors", "auto", "--max-actors", 4)
     try:
-        grown = wait_for_nodes(cluster, 4, 60.0)
+        seen["nodes"] = wait_for_nodes(cluster, 4, 60.0)
         deadline = time.monotonic() + 60.0
-        acting = 0
-        while acting != 4 and time.monotonic() < deadline:
+        seen["acting"] = 0
+        while seen["acting"] != 4 and time.monotonic() < deadline:
             time.sleep(0.5)
             with contextlib.suppress(OSError, ValueError, TypeError):
-                acting = json.loads((tmp_path / "run" / "status.json").read_text())["actors"]["acting"]
+                seen["acting"] = json.loads((folder / "status.json").read_text())["actors"]["acting"]
         run.send_signal(2)
-        output, _ = run.communicate(timeout=60)
+        seen["output"], _ = run.communicate(timeout=60)
     finally:
         run.kill()
-    assert (grown, acting, run.returncode) == (4, 4, 130), output
-    assert wait_for_nodes(cluster, 1, 90.0) == 1
+    seen["exit code"] = run.returncode
+    seen["nodes after"] = wait_for_nodes(cluster, 1, 90.0)
+    return folder, seen
+
+
+def test_cluster_grows_when_auto_asks_and_shrinks_when_the_run_ends(followed):
+    _, seen = followed
+    assert (seen["acting"], seen["exit code"]) == (4, 130), seen["output"]
+    assert [seen[when] for when in ("nodes before", "nodes", "nodes after")] == [1, 4, 1]
+
+
+def test_run_of_auto_goes_on_with_the_room_that_there_is_then(cluster, followed):
+    folder, _ = followed
+    options = ("--actors", "auto", "--max-actors", 1, "--eval-episodes", 1, "--max-env-steps", 1)
+    run = run_on(cluster, folder, *options, "--resume", "auto")
+    output, _ = run.communicate(timeout=120)
+    assert (run.returncode, "Goes on from checkpoint" in output) == (0, True), output
+    # An episode was open in the one environment of each of four actors.
+    assert json.loads((folder / "summary.json").read_text())["episodes_lost"] == 4
 
 
 def test_fault_30_run_that_has_no_room_on_a_real_cluster_ends_with_exit_3(cluster, tmp_path):
