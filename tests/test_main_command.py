@@ -198,7 +198,7 @@ def test_no_process_of_the_run_is_left_after_its_end(solved):
 @pytest.mark.parametrize(
     ("number", "to_group", "exit_code", "reason", "seconds"),
     [
-        pytest.param(signal.SIGINT, False, 130, "interrupted", 10.0, id="ctrl-c"),
+        pytest.param(signal.SIGINT, False, 130, "interrupted", 10.0, id="ctrl-c", marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, True, 130, "interrupted", 10.0, id="ctrl-c-to-its-group"),
         pytest.param(signal.SIGTERM, False, 143, "terminated", 3.0, id="sigterm"),
     ],
@@ -247,7 +247,7 @@ def test_fault_10_second_ctrl_c_ends_the_run_at_once_and_leaves_the_checkpoint_b
 
 
 def test_goal_missed_within_the_budget_exits_with_eight(start_run):
-    run = start_run("--actors", 2, "--max-env-steps", 2000)
+    run = start_run("--mode", "serial", "--max-env-steps", 2000)
     assert run.wait() == 8, run.output()
     summary = run.read("summary.json")
     assert (summary["solved"], summary["reason"]) == (False, "max_env_steps")

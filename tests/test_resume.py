@@ -96,10 +96,16 @@ def test_resumed_run_ends_as_the_uninterrupted_one_bit_for_bit(whole, tmp_path, 
 @pytest.mark.parametrize(
     "options",
     [
-        {"sampler": "prioritized", "noisy": True, "dueling": True},
-        {"env": functools.partial(PicturesEnvironment, 3, 10, lengths=(7, 12)), "checkpoint_period": 64},
+        pytest.param(
+            {"sampler": "prioritized", "noisy": True, "dueling": True},
+            id="prioritized and noisy",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"env": functools.partial(PicturesEnvironment, 3, 10, lengths=(7, 12)), "checkpoint_period": 64},
+            id="images",
+        ),
     ],
-    ids=["prioritized and noisy", "images"],
 )
 def test_resume_is_exact_and_inspect_finds_all_that_has_a_state(tmp_path, capsys, options):
     options = {**options, "max_env_steps": 1000}

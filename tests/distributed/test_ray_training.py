@@ -295,8 +295,8 @@ _MANY_PARTS = ("--sampler", "prioritized", "--dueling", "--epsilon-ladder", "--n
 
 
 @pytest.fixture(scope="module")
-def fresh_runs(start_run):
-    """Six runs with 2 actors, two at a time, so that their timing differs."""
+def start_fresh(start_run):
+    """Starts runs by their names, all at once so that their timing differs, and waits for them."""
     options = {
         "actors": 2,
         "max-env-steps": 3000,
@@ -308,44 +308,54 @@ def fresh_runs(start_run):
         "updates-per-call": 16,
     }
     common = [text for name, value in options.items() for text in (f"--{name}", value)]
-    runs = {}
-    for pair in (
-        {"lockstep": ("lockstep", 1), "serial": ("serial", 1)},
-        {"lockstep again": ("lockstep", 1), "another seed": ("lockstep", 2)},
-        {"prioritized lockstep": ("lockstep", 1), "prioritized serial": ("serial", 1)},
-    ):
-        for name, (mode, seed) in pair.items():
-            extra = _MANY_PARTS if "prioritized" in name else ()
-            runs[name] = start_run("--mode", mode, "--seed", seed, *common, *extra)
-        for name in pair:
-            assert runs[name].wait() == 0, runs[name].output()  # no goal: the budget spent is success
-    return runs
+
+    def start(**runs):
+        started = {
+            name: start_run("--mode", mode, "--seed", seed, *common, *extra)
+            for name, (mode, seed, *extra) in runs.items()
+        }
+        for run in started.values():
+            assert run.wait() == 0, run.output()  # no goal: the budget spent is success
+        return started
+
+    return start
 
 
-@pytest.mark.parametrize("other", ["lockstep again", "serial"])
-def test_lockstep_ends_with_the_same_weights_bit_for_bit(fresh_runs, other):
-    assert _is_equal(fresh_runs["lockstep"], fresh_runs[other])
+@pytest.fixture(scope="module")
+def fresh_runs(start_fresh):
+    return start_fresh(lockstep=("lockstep", 1), serial=("serial", 1))
 
 
-@pytest.mark.parametrize("other", ["lockstep again", "serial"])
-def test_lockstep_writes_the_same_metrics_but_for_times_and_rates(fresh_runs, other):
+def test_lockstep_and_serial_end_with_the_same_weights_bit_for_bit(fresh_runs):
+    assert _is_equal(fresh_runs["lockstep"], fresh_runs["serial"])
+
+
+def test_lockstep_and_serial_write_the_same_metrics_but_for_times_and_rates(fresh_runs):
     lines = _comparable(fresh_runs["lockstep"])
-    assert lines == _comparable(fresh_runs[other])
+    assert lines == _comparable(fresh_runs["serial"])
     assert len(lines) >= 6
     assert sum(line["eval_return_mean"] is not None for line in lines) >= 3
     assert lines[-1]["env_steps"] == 3000
 
 
-def test_prioritized_lockstep_and_serial_end_alike_and_unlike_uniform_ones(fresh_runs):
-    one, two = fresh_runs["prioritized lockstep"], fresh_runs["prioritized serial"]
-    assert _is_equal(one, two)
-    assert _comparable(one) == _comparable(two)
-    assert _comparable(one) != _comparable(fresh_runs["serial"])
+@pytest.mark.slow
+def test_lockstep_repeats_itself_and_another_seed_does_not(fresh_runs, start_fresh):
+    first = fresh_runs["lockstep"]
+    runs = start_fresh(again=("lockstep", 1), another=("lockstep", 2))
+
+    assert _is_equal(first, runs["again"])
+    assert _comparable(first) == _comparable(runs["again"])
+    assert not _is_equal(first, runs["another"])
+    assert _comparable(first) != _comparable(runs["another"])
 
 
-def test_another_seed_ends_with_other_weights(fresh_runs):
-    assert not _is_equal(fresh_runs["lockstep"], fresh_runs["another seed"])
-    assert _comparable(fresh_runs["lockstep"]) != _comparable(fresh_runs["another seed"])
+@pytest.mark.slow
+def test_prioritized_lockstep_and_serial_end_alike_and_unlike_uniform_ones(fresh_runs, start_fresh):
+    runs = start_fresh(lockstep=("lockstep", 1, *_MANY_PARTS), serial=("serial", 1, *_MANY_PARTS))
+
+    assert _is_equal(runs["lockstep"], runs["serial"])
+    assert _comparable(runs["lockstep"]) == _comparable(runs["serial"])
+    assert _comparable(runs["serial"]) != _comparable(fresh_runs["serial"])
 
 
 def test_serial_run_starts_no_process_of_its_own(fresh_runs):

@@ -272,6 +272,7 @@ def test_usage_statistics_stay_on_where_the_user_has_turned_them_on(private_ray)
 # A whole run.
 
 
+@pytest.mark.slow
 def test_run_writes_its_token_nowhere_and_prints_it_nowhere(start_run, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):

@@ -1,6 +1,9 @@
 """Runs on a real Ray in which nothing goes on."""
 
+import pytest
 
+
+@pytest.mark.slow
 def test_fault_11_run_whose_actors_find_no_place_says_so_saves_and_gives_up(start_light_run, ray_session):
     # Of the 2 CPUs, learner and replay take 0.9 each.
     address = ray_session.get_runtime_context().gcs_address

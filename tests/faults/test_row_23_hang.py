@@ -24,6 +24,7 @@ def _hung(run):
     return run.output().count("no answer by its deadline")
 
 
+@pytest.mark.slow
 def test_fault_23_environment_that_hangs_is_replaced_and_in_the_end_named(
     start_light_run, ray_session, flags
 ):
