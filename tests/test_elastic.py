@@ -172,11 +172,13 @@ def followed(cluster, tmp_path_factory):
     try:
         seen["nodes"] = wait_for_nodes(cluster, 4, 60.0)
         deadline = time.monotonic() + 60.0
-        seen["acting"] = 0
-        while seen["acting"] != 4 and time.monotonic() < deadline:
+        seen["acting"] = learner_steps = 0
+        while (seen["acting"] != 4 or not learner_steps) and time.monotonic() < deadline:
             time.sleep(0.5)
             with contextlib.suppress(OSError, ValueError, TypeError):
-                seen["acting"] = json.loads((folder / "status.json").read_text())["actors"]["acting"]
+                status = json.loads((folder / "status.json").read_text())
+                seen["acting"] = status["actors"]["acting"]
+                learner_steps = status["counters"]["learner_steps"]
         run.send_signal(2)
         seen["output"], _ = run.communicate(timeout=60)
     finally:
@@ -194,7 +196,7 @@ def test_cluster_grows_when_auto_asks_and_shrinks_when_the_run_ends(followed):
 
 def test_run_of_auto_goes_on_with_the_room_that_there_is_then(cluster, followed):
     folder, _ = followed
-    options = ("--actors", "auto", "--max-actors", 1, "--eval-episodes", 1, "--max-env-steps", 1)
+    options = ("--actors", "auto", "--max-actors", 1, "--eval-episodes", 1, "--max-env-steps", 100)
     run = run_on(cluster, folder, *options, "--resume", "auto")
     output, _ = run.communicate(timeout=120)
     assert (run.returncode, "Goes on from checkpoint" in output) == (0, True), output

@@ -69,7 +69,7 @@ def seen(cluster):
     cluster.submit("first", "run", *_OPTIONS, "--target-return", "none")
     learning = wait_until(lambda status: steps(status) > 0 and is_complete(status))
     facts["learning"] = learning
-    note("learning")
+    note(f"learning on {dict(hosts_of(learning))}")
 
     victim = min((2, 3), key=lambda number: is_needed(learning, f"h{number}"))
     cluster.hosts[victim].kill()
@@ -79,7 +79,7 @@ def seen(cluster):
     facts["recovered"] = wait_until(
         lambda status: is_complete(status) and facts["victim"] not in hosts_of(status)
     )
-    note("roles moved to the new host")
+    note(f"roles moved: {dict(hosts_of(facts['recovered']))}")
     facts["went on"] = wait_until(lambda status: steps(status) > steps(facts["recovered"]) + 500)
     note("learning went on")
 
@@ -87,7 +87,8 @@ def seen(cluster):
     note(f"job stopped: {cluster.status('run')['state']}")
     facts["output"] = cluster.submit("second", "run", *_OPTIONS, wait=True)
     facts["summary"] = json.loads((cluster.run_dir("run") / "summary.json").read_text())
-    note("solved")
+    resumed = next((line for line in facts["output"].splitlines() if "Goes on from" in line), "")
+    note(f"{resumed} {facts['summary']['reason']}: {facts['summary']['eval_return_mean']}")
     cluster.down()
     facts["left on the head"] = cluster.hosts[HEAD].programs()
     note("ray down")
