@@ -17,8 +17,10 @@ import collections
 import itertools
 import os
 import statistics
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -92,7 +94,8 @@ def measure(cluster, config, chunk, seconds):
     def blueprint(_role, index, _incarnation):
         return builders.replay_blueprint(config, index)
 
-    fleet = RayFleet(cluster, f"shards-{config.seed}-{config.replay_shards}", blueprint)
+    folder = Path(tempfile.gettempdir()) / f"shards-{config.seed}-{config.replay_shards}"  # of logs
+    fleet = RayFleet(cluster, folder, blueprint)
     handles = [fleet.start("replay", index, 0) for index in range(config.replay_shards)]
     in_store = ray.put(chunk)
     inserts = [(handle, in_store, len(chunk)) for handle in handles]

@@ -61,7 +61,13 @@ def make_run_parser() -> argparse.ArgumentParser:
         groups[name] = group
         flag = "--" + option.name.replace("_", "-")
         text = f"{option.metadata['help']} (default: {default_text(option.default)})".replace("%", "%%")
-        if isinstance(option.default, bool):
+        if option.name == "address":
+            either = group.add_mutually_exclusive_group()
+            either.add_argument(flag, metavar=_metavar(option), help=text)
+            either.add_argument(
+                "--local", dest="address", action="store_const", const="local", help="a private Ray"
+            )
+        elif isinstance(option.default, bool):
             group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
         else:
             group.add_argument(flag, metavar=_metavar(option), help=text)

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
-from distdqn.option_types import Range, choices, describe, is_of, numbers_in
+from distdqn.option_types import Range, choices, describe, is_of, numbers_in, parse_amounts
 
 # Options that say how to build the network, which a network of the user's own replaces.
 _REPLACED_BY_NETWORK = ("dueling", "noisy", "spectral_norm", "output_kernel_reach", "output_bias")
@@ -39,7 +39,10 @@ def contradictions(options: Mapping[str, Any]) -> list[str]:
     Args:
         options: those that are right by themselves; no line is about any other.
     """
-    checks = (_sizes, _actors, _shards, _support, _munchausen, _output_bias, _network, _points)
+    checks = (
+        *(_address, _gpus, _resources),
+        *(_sizes, _actors, _shards, _support, _munchausen, _output_bias, _network, _points),
+    )
     return [mistake for check in checks for mistake in check(options)]
 
 
@@ -61,6 +64,50 @@ def _actors(options: Mapping[str, Any]) -> list[str]:
             f"{' and '.join(wanted)} cannot be had in mode `{mode}`, whose result depends on the number of "
             "actors (give `actors` a number, or choose mode `async`)."
         )
+    return mistakes
+
+
+def _address(options: Mapping[str, Any]) -> list[str]:
+    address = options.get("address")
+    mistake = None if address is None else mistake_in_address("`address`", address)
+    return [mistake] if mistake else []
+
+
+def mistake_in_address(name: str, address: str) -> str | None:
+    """What is wrong with the address of a Ray cluster, as one line.
+
+    Args:
+        name: what gave it.
+        address: that.
+    """
+    if address in ("auto", "local"):
+        return None
+    if "://" in address:
+        return (
+            f"{name} must not be `{address}`: a run cannot work through Ray Client or the dashboard (start "
+            "it on a node of the cluster with `host:port` of the head, or hand it over with `ray job submit "
+            "--address http://HEAD:8265 -- python -m distdqn.run ...`)."
+        )
+    host, _, port = address.rpartition(":")
+    if host and port.isascii() and port.isdigit() and 0 < int(port) < 65536:
+        return None
+    return f"{name} must be `auto`, `local` or `host:port`, not `{address}`."
+
+
+def _gpus(options: Mapping[str, Any]) -> list[str]:
+    gpus = options.get("learner_gpus", 0.0)
+    if gpus <= 1 or gpus == int(gpus):
+        return []
+    return [f"`learner_gpus` must be a part of one GPU or a whole number of them, not `{gpus:g}`."]
+
+
+def _resources(options: Mapping[str, Any]) -> list[str]:
+    mistakes = []
+    for name in ("learner_resources", "actor_resources"):
+        try:
+            parse_amounts(options.get(name) or "")
+        except ValueError as error:
+            mistakes.append(f"`{name}` {error}.")
     return mistakes
 
 

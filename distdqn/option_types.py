@@ -132,6 +132,29 @@ def parse(kind: Any, text: str) -> Any:
     raise ValueError(describe(kind))
 
 
+def parse_amounts(text: str) -> dict[str, float]:
+    """`fast=1,simulator=0.5` as amounts of custom resources by name.
+
+    Raises:
+        ValueError: it is no such text, or Ray would refuse it; the message says what is wrong.
+    """
+    amounts: dict[str, float] = {}
+    for part in filter(None, text.split(",")):
+        name, _, number = part.strip().rpartition("=")
+        try:
+            amount = float(number)
+        except ValueError:
+            amount = math.nan
+        if not name or not 0.0 < amount < math.inf or name in amounts:
+            raise ValueError(f"must be like `fast=1,simulator=0.5`, each name once, not `{text}`")
+        if amount > 1 and amount != int(amount):
+            raise ValueError(f"must ask for a part of one or for whole numbers, not `{part.strip()}`")
+        if name in ("CPU", "GPU", "memory", "object_store_memory"):
+            raise ValueError(f"must name custom resources, not `{name}` (the GPU's option is `learner_gpus`)")
+        amounts[name] = amount
+    return amounts
+
+
 def _point(text: str) -> tuple[int, float]:
     """`5000:0.1` as numbers.
 

@@ -8,6 +8,7 @@ from distdqn.option_fields import option
 from distdqn.option_types import Range
 
 _RUN, _GOAL, _CHECKPOINTS, _FAULTS = "run", "goal and budget", "checkpoints", "faults"
+_PLACEMENT = "placement on a cluster"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +54,20 @@ class RunOptions:
     address: str | None = option(
         _RUN,
         None,
-        "Ray cluster to join, `auto` or `host:port`; `local` means a private one; none means RAY_ADDRESS if "
-        "set, else a private one",
+        "Ray cluster to join: `host:port`, or `auto` for the one on this machine; `local`, or `--local` for "
+        "short, forces a private one; none means RAY_ADDRESS if set, else a private one",
+    )
+
+    learner_gpus: float = option(
+        _PLACEMENT, 0.0, "GPUs of the learner's process; a part of one is shared with others", Range(0, 64)
+    )
+    learner_resources: str | None = option(
+        _PLACEMENT,
+        None,
+        "custom resources that the learner takes of its node, as in `fast=1,node:10.0.0.3=0.01`",
+    )
+    actor_resources: str | None = option(
+        _PLACEMENT, None, "custom resources that each actor, and the evaluator, takes of its node"
     )
 
     target_return: float | Literal["auto"] | None = option(

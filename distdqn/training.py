@@ -178,8 +178,9 @@ class _Run:
     def _run_on_ray(self) -> str:
         from distdqn.distributed.launch import launched
 
-        with launched(self._config, self._spec) as launch:
+        with launched(self._config, self._spec, self._directory.path) as launch:
             self._console.note(f"Ray: {launch.cluster.why}")
+            self._journal.watch = launch.show
             # Only now: connecting to Ray replaces handlers that were there before.
             with self._stop:
                 if self._config.mode == "lockstep":

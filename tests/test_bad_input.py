@@ -268,14 +268,14 @@ def test_fault_27_run_refuses_images_that_exceed_the_memory_of_the_machine(launc
 # The run's folder.
 
 
-def test_run_refuses_a_folder_that_is_a_file(launch: Launch, tmp_path: Path) -> None:
+def test_fault_20_run_refuses_a_folder_that_is_a_file(launch: Launch, tmp_path: Path) -> None:
     (tmp_path / "work" / "taken").write_text("")
 
     assert_refused(launch(*RUN, "--run-dir", "taken"), 2, "`run_dir`: cannot write to taken")
 
 
 @pytest.mark.parametrize("folder", ["/dev/null/run", "/sys/run", "long" * 100])
-def test_run_refuses_a_folder_that_cannot_be_written(launch: Launch, folder: str) -> None:
+def test_fault_20_run_refuses_a_folder_that_cannot_be_written(launch: Launch, folder: str) -> None:
     assert_refused(launch(*RUN, "--run-dir", folder), 2, f"`run_dir`: cannot write to {folder}")
 
 
@@ -293,6 +293,25 @@ def test_run_leaves_no_folder_behind_when_its_options_are_wrong(launch: Launch, 
     launch(*RUN, "--actors", "0")
 
     assert [path for path in (tmp_path / "work").iterdir() if path.name in ("new", "runs")] == []
+
+
+@pytest.mark.parametrize("folder", ["/dev/null/checkpoints", "taken/checkpoints"])
+def test_fault_20_run_refuses_a_folder_for_checkpoints_that_cannot_be_written(
+    launch: Launch, tmp_path: Path, folder: str
+) -> None:
+    (tmp_path / "work" / "taken").write_text("")
+
+    ended = launch(*RUN, "--checkpoint-dir", folder)
+
+    assert_refused(ended, 2, f"`checkpoint_dir`: cannot write to {folder}")
+
+
+def test_fault_34_checkpoints_on_s3_without_its_package_are_refused_with_its_name(launch: Launch) -> None:
+    program = "import sys; sys.modules['s3fs'] = None; from distdqn.run import main; sys.exit(main())"
+
+    ended = launch("-c", program, "--checkpoint-dir", "s3://bucket/folder")
+
+    assert_refused(ended, 2, "s3://bucket/folder: Install s3fs to access S3")
 
 
 # The other command, and none.

@@ -41,7 +41,7 @@ def test_help_lists_the_option_with_its_meaning_and_default(option: object, help
 
 def test_help_lists_every_option_under_its_group(help_text: str) -> None:
     groups = list(dict.fromkeys(option.metadata["group"] for option in OPTIONS))
-    assert len(groups) == 7
+    assert len(groups) == 8
     begins = [help_text.index(f" {group}: ") for group in groups]
     assert begins == sorted(begins)
 
@@ -98,6 +98,12 @@ def test_switch_is_set_by_its_name_and_unset_with_no_before_it(flag: str, value:
 
     assert Config.from_text(texts).double is value
     assert Config.from_text(parse_run_options([])[0]).double is True
+
+
+def test_local_is_short_for_the_address_of_a_private_ray() -> None:
+    assert parse_run_options(["--local"])[0] == {"address": "local"}
+    with pytest.raises(ConfigError, match="not allowed with"):
+        parse_run_options(["--local", "--address", "head:6379"])
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_summary_holds_every_key_with_a_value_that_makes_sense(solved):
 
 def test_run_directory_holds_every_file_and_nothing_half_written(solved):
     names = {path.name for path in solved.run_dir.iterdir()}
-    assert names - {"checkpoints"} == _FILES
+    assert names - {"checkpoints", "logs"} == _FILES
     assert solved.read("config.json")["actors"] == 4
     assert solved.read("status.json")["state"] == "goal_reached"
 
@@ -219,7 +219,7 @@ def test_fault_10_signal_ends_the_run_in_order_and_leaves_nothing_behind(
     summary = run.read("summary.json")
     assert (summary["reason"], summary["solved"]) == (reason, None)
     assert summary["learner_steps"] > 0
-    assert {path.name for path in run.run_dir.iterdir()} - {"checkpoints"} == _FILES
+    assert {path.name for path in run.run_dir.iterdir()} - {"checkpoints", "logs"} == _FILES
     for name in ("policy.keras", "final.keras"):
         assert "model.weights.h5" in zipfile.ZipFile(run.run_dir / name).namelist()
     assert load_policy(run.run_dir / "policy.npz").arrays
@@ -252,5 +252,5 @@ def test_goal_missed_within_the_budget_exits_with_eight(start_run):
     summary = run.read("summary.json")
     assert (summary["solved"], summary["reason"]) == (False, "max_env_steps")
     assert (summary["env_steps"], summary["train_seconds"]) == (2000, None)
-    assert {path.name for path in run.run_dir.iterdir()} - {"checkpoints"} == _FILES
+    assert {path.name for path in run.run_dir.iterdir()} - {"checkpoints", "logs"} == _FILES
     assert run.left() == []

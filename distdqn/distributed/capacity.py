@@ -21,7 +21,10 @@ def measure_room(per_actor: dict[str, float]) -> Room:
     """What the connected cluster has for actors that need `per_actor` each."""
     free = state.available_resources_per_node().values()
     fitting = [
-        min(int(node.get(name, 0.0) / amount + _ROUNDING) for name, amount in per_actor.items())
+        min(
+            (int(node.get(name, 0.0) / amount + _ROUNDING) for name, amount in per_actor.items() if amount),
+            default=0,
+        )
         for node in free
     ]
     return Room(

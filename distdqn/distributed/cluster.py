@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distdqn.distributed.joining import Target, check, choose_target, limit_waiting
+from distdqn.distributed.role_logs import ray_output
 from distdqn.errors import ClusterError
 
 # Set before `import ray`, unless the user has set them.
@@ -26,8 +28,9 @@ _RAY_SETTINGS = {
 
 # Every role computes with one thread of its own; the learner's count is an option.
 THREAD_SETTINGS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}  # to Ray, a role without GPUs is free to use all there are
 
-
+_QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}
 _CONNECT_SECONDS = 5.0
 
 
@@ -39,7 +42,6 @@ class Cluster:
         address: of its head.
         why: in words, which one it is and why.
         is_private: started for this run, on this machine.
-        is_ours: connected by this run, and so disconnected at its end.
         cpus_per_role: what each role asks of it, and waits for. Nothing where this process has
             started it, on one machine: there roles share the cores as any processes do.
     """
@@ -47,46 +49,41 @@ class Cluster:
     address: str
     why: str
     is_private: bool
-    is_ours: bool
     cpus_per_role: float
 
 
 @contextlib.contextmanager
-def connected(address: str | None, roles: int) -> Iterator[Cluster]:
+def connected(address: str | None, roles: int, hide_gpus: bool = True) -> Iterator[Cluster]:
     """Connects to Ray for `roles` processes; at the end leaves it as it was found.
 
     Args:
         address: `auto`, `host:port`, `local` for a private one, or None: what is
             connected already, else RAY_ADDRESS if set, else a private one.
         roles: how many processes the run will start.
+        hide_gpus: a private Ray and all its processes shall know of no GPU.
 
     Raises:
         ClusterError: it cannot be reached, or a private one cannot have its token.
+        ConfigError: RAY_ADDRESS is of a kind that a run cannot use.
     """
     for name, value in _RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
+    limit_waiting(address)
     import ray
 
     if ray.is_initialized():
-        yield _describe("the Ray this process is connected to already", is_private=False, is_ours=False)
+        yield _describe("the one this process is connected to already", is_private=False)
         return
-    named = address or os.environ.get("RAY_ADDRESS")
-    is_private = named in (None, "", "local")
+    target = choose_target(address)
     handlers = _signal_handlers()
     try:
-        if is_private:
-            _start_private(max(os.cpu_count() or 1, roles))
-            yield _describe("a private Ray on this machine", is_private=True, is_ours=True)
+        if target.address is None:
+            _start_private(max(os.cpu_count() or 1, roles), hide_gpus)
         else:
-            source = "`--address`" if address else "RAY_ADDRESS"
-            try:
-                ray.init(address=named, **_quiet())
-            except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
-                raise ClusterError(
-                    f"No Ray cluster answers at `{named}` ({source}), or it refuses this process for want "
-                    f"of its token (RAY_AUTH_MODE=token, ~/.ray/auth_token): {error}"
-                ) from error
-            yield _describe(f"the cluster at {named}, from {source}", is_private=False, is_ours=True)
+            _join(target)
+        if (output := ray_output()) is not None:
+            output.remove_handler("ray_print_logs")  # not on the terminal: see `RoleLogs`
+        yield _describe(target.why, is_private=target.address is None)
     finally:
         ray.shutdown()
         for number, handler in handlers.items():  # connecting to Ray replaces SIGTERM's
@@ -110,7 +107,7 @@ def joined(address: str) -> Iterator[None]:
             pass
         # A private Ray listens on this machine alone, under an address that Ray would replace.
         with loopback_alone() if host == "127.0.0.1" else contextlib.nullcontext():
-            ray.init(address=address, **_quiet())
+            ray.init(address=address, **_QUIET)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ClusterError(
             f"The Ray of the run at {address} does not answer, so it is over, or this is no machine of its "
@@ -122,7 +119,20 @@ def joined(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def _start_private(cpus: int) -> None:
+def _join(target: Target) -> None:
+    """Connects to a cluster that is there."""
+    import ray
+
+    with contextlib.suppress(ImportError, AttributeError, TypeError):  # in a Ray made up differently inside
+        check(target)
+    try:
+        ray.init(address=target.address, **_quiet())
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ClusterError(f"The Ray cluster at {target.address} cannot be joined: {lines[0]}") from error
+
+
+def _start_private(cpus: int, hide_gpus: bool) -> None:
     """Starts a Ray that only this machine reaches, and only who can read this user's token."""
     import ray
 
@@ -133,7 +143,8 @@ def _start_private(cpus: int) -> None:
             f"A private Ray needs its token in ~/.ray/auth_token: {error} (RAY_AUTH_TOKEN_PATH may name "
             "a file with a token elsewhere; RAY_AUTH_MODE=disabled does without)."
         ) from error
-    with _environment(THREAD_SETTINGS), loopback_alone():
+    unset = {name: value for name, value in THREAD_SETTINGS.items() if name not in os.environ}
+    with _environment({**unset, **(NO_GPU if hide_gpus else {})}), loopback_alone():
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **_quiet())
 
 
@@ -191,11 +202,11 @@ def _signal_handlers() -> dict[signal.Signals, Any]:
 
 
 def _quiet() -> dict[str, object]:
-    """Settings that keep Ray's own messages off the terminal."""
-    return {"log_to_driver": False, "logging_level": logging.ERROR}
+    """Settings that keep Ray's own messages off the terminal, while what roles print comes here."""
+    return {**_QUIET, "log_to_driver": ray_output() is not None}
 
 
-def _describe(why: str, is_private: bool, is_ours: bool) -> Cluster:
+def _describe(why: str, is_private: bool) -> Cluster:
     """The connected cluster."""
     import ray
     from ray._private import worker
@@ -203,16 +214,19 @@ def _describe(why: str, is_private: bool, is_ours: bool) -> Cluster:
     node = worker.global_worker.node
     is_one_machine = node is not None and node.is_head()  # started by this process
     address = ray.get_runtime_context().gcs_address
-    return Cluster(address, why, is_private, is_ours, cpus_per_role=0.0 if is_one_machine else 1.0)
+    return Cluster(address, why, is_private, cpus_per_role=0.0 if is_one_machine else 1.0)
 
 
 @contextlib.contextmanager
 def _environment(settings: dict[str, str]) -> Iterator[None]:
-    """Environment variables for processes started meanwhile, unless the user has set them."""
-    added = {name: value for name, value in settings.items() if name not in os.environ}
-    os.environ.update(added)
+    """Environment variables for processes started meanwhile."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
     try:
         yield
     finally:
-        for name in added:
-            del os.environ[name]
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

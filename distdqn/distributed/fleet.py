@@ -4,7 +4,8 @@ Ray provides it in `distdqn.distributed.ray_fleet`; tests provide a fake with a 
 its own. A handle stands for a role's process, a reference for a result to come.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 Handle = Any
@@ -40,6 +41,35 @@ class Room:
     free_cpus: float
     cpus_per_role: float
     is_growing: bool
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a run asks of nodes besides CPUs.
+
+    Attributes:
+        learner_gpus: GPUs of the learner; a part of one is shared with others.
+        learner_resources: custom resources of the learner's node, by name.
+        actor_resources: custom resources for each actor, and for the evaluator, which acts, too.
+    """
+
+    learner_gpus: float = 0.0
+    learner_resources: Mapping[str, float] = field(default_factory=dict)
+    actor_resources: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, role: str) -> dict[str, float]:
+        """What a role asks for besides CPUs, by Ray's names."""
+        match role:
+            case "learner":
+                gpus = {"GPU": self.learner_gpus} if self.learner_gpus else {}
+                return {**gpus, **self.learner_resources}
+            case "actor" | "evaluator":
+                return dict(self.actor_resources)
+            case _:
+                return {}
+
+
+NO_WISHES = Wishes()
 
 
 class Fleet(Protocol):

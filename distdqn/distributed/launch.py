@@ -2,9 +2,10 @@
 
 import contextlib
 import os
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from distdqn import builders
 from distdqn.acting.environments import EnvironmentSpec, environment_name
@@ -14,12 +15,14 @@ from distdqn.distributed.async_saver import AsyncSaver
 from distdqn.distributed.calls import Calls
 from distdqn.distributed.cluster import Cluster, connected
 from distdqn.distributed.control import Control
+from distdqn.distributed.fleet import Wishes
 from distdqn.distributed.limits import Limits
 from distdqn.distributed.lockstep import RayTeam
 from distdqn.distributed.placing import Placing
 from distdqn.distributed.supervisor import Supervisor
 from distdqn.errors import ClusterError
 from distdqn.goal import Budget, Goal
+from distdqn.option_types import parse_amounts
 from distdqn.pacing import Pacing
 from distdqn.reporting.journal import Journal
 from distdqn.resuming import Start
@@ -35,12 +38,14 @@ class Launch:
         config: the options.
         calls: to the roles.
         actors: how many to start with.
+        show: takes each line of metrics.
     """
 
     cluster: Cluster
     config: Config
     calls: Calls
     actors: int
+    show: Callable[[dict[str, Any]], None]
 
     def make_supervisor(
         self,
@@ -86,8 +91,8 @@ class Launch:
 
 
 @contextlib.contextmanager
-def launched(config: Config, spec: EnvironmentSpec) -> Iterator[Launch]:
-    """Connects to Ray for this run; at the end every process of the run is gone."""
+def launched(config: Config, spec: EnvironmentSpec, folder: Path) -> Iterator[Launch]:
+    """Connects to Ray for the run of this folder; at the end every process of the run is gone."""
 
     def blueprint(role: str, index: int, incarnation: int) -> Blueprint:
         match role:
@@ -104,18 +109,26 @@ def launched(config: Config, spec: EnvironmentSpec) -> Iterator[Launch]:
 
     others = config.replay_shards + 2  # roles: replay's, the learner and the evaluator
     machine = fitting_actors(config, (os.cpu_count() or 1) - others)
-    with connected(config.address, roles=machine + others) as cluster:
+    wishes = Wishes(
+        config.learner_gpus,
+        parse_amounts(config.learner_resources or ""),
+        parse_amounts(config.actor_resources or ""),
+    )
+    with connected(config.address, machine + others, hide_gpus=not wishes.learner_gpus) as cluster:
         from distdqn.distributed.ray_fleet import RayFleet
+        from distdqn.distributed.watching import RayMetrics
 
-        fleet = RayFleet(cluster, f"distdqn-{uuid.uuid4().hex[:8]}", blueprint)
+        fleet = RayFleet(cluster, folder, blueprint, wishes)
         calls = Calls(fleet, config.env_timeout_seconds, config.start_timeout_seconds)
         try:
             room = fleet.room().actors - others if cluster.cpus_per_role else machine
-            yield Launch(cluster, config, calls, fitting_actors(config, room))
+            show = RayMetrics(folder.resolve().name).show
+            yield Launch(cluster, config, calls, fitting_actors(config, room), show)
         finally:
             with contextlib.suppress(ClusterError):  # it is gone, and the wish with it
                 fleet.ask_for([])
             calls.end_all()
+            fleet.close()
 
 
 def fitting_actors(config: Config, room: int) -> int:

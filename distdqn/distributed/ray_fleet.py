@@ -4,7 +4,9 @@ import os
 import re
 import socket
 import time
+import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import ray
@@ -13,8 +15,10 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from distdqn.builders import Blueprint
 from distdqn.distributed import capacity
-from distdqn.distributed.cluster import THREAD_SETTINGS, Cluster
-from distdqn.distributed.fleet import CallFailed, Handle, Ref, Room
+from distdqn.distributed.cluster import Cluster
+from distdqn.distributed.fleet import NO_WISHES, CallFailed, Handle, Ref, Room, Wishes
+from distdqn.distributed.placement import Placement
+from distdqn.distributed.role_logs import RoleLogs
 from distdqn.errors import DistdqnError
 
 _NO_INPUT = "At least one of the input arguments for this task could not be computed"
@@ -25,45 +29,53 @@ _FETCH_SECONDS = 10.0  # for a result that is there already, perhaps on another 
 
 
 class RayFleet:
-    """Roles as named Ray actors in a namespace of the run's own.
+    """Roles as Ray actors called `<run>/actor-3` after the run's folder, in a namespace of its own.
 
     They are not detached, so they end with the run, and Ray does not restart them:
     the supervisor does.
     """
 
     def __init__(
-        self, cluster: Cluster, namespace: str, blueprint: Callable[[str, int, int], Blueprint]
+        self,
+        cluster: Cluster,
+        folder: Path,
+        blueprint: Callable[[str, int, int], Blueprint],
+        wishes: Wishes = NO_WISHES,
     ) -> None:
         self._cluster = cluster
-        self._namespace = namespace
+        self._run = folder.resolve().name
+        self._namespace = f"{self._run}-{uuid.uuid4().hex[:8]}"  # another run's folder may have the same name
         self._blueprint = blueprint
-        self._needs: dict[Handle, dict[str, float]] = {}
+        self._placement = Placement(cluster, wishes)
+        self._logs = RoleLogs(folder / "logs")
+        self._places: dict[Handle, tuple[str, int]] = {}  # role and index
+        self._introductions: dict[Ref, Handle] = {}  # calls that will tell who a process is
         self._control: str | None = None  # name of the process that takes commands
         self._has_asked = False  # whether a wish for a larger cluster stands
+        self._logs.open(self._namespace)
 
     def start(self, role: str, index: int, incarnation: int) -> Handle:
         """See `Fleet`."""
         blueprint = self._blueprint(role, index, incarnation)
-        name = f"{role}-{index}" if role in ("actor", "replay") else role
-        name = name if incarnation == 0 else f"{name}.{incarnation}"
+        name = f"{self._run}/{_name(role, index)}" + ("" if incarnation == 0 else f".{incarnation}")
         if role == "control":
             self._control = name
-        options: dict[str, Any] = {
+        options = {
+            **self._placement.options(role, index),
             "name": name,
             "namespace": self._namespace,
-            "num_cpus": 0 if role == "control" else self._cluster.cpus_per_role,
             "max_restarts": 0,
             "max_task_retries": 0,
         }
-        if not self._cluster.is_private:  # a private Ray has inherited them from this process
-            options["runtime_env"] = {"env_vars": THREAD_SETTINGS}
         handle = ray.remote(blueprint.role).options(**options).remote(**blueprint.arguments)
-        self._needs[handle] = {"CPU": options["num_cpus"]}
+        self._places[handle] = role, index
         return handle
 
     def identify(self, handle: Handle) -> Ref:
         """See `Fleet`."""
-        return handle.__ray_call__.remote(_about_process)
+        ref = handle.__ray_call__.remote(_about_process)
+        self._introductions[ref] = handle
+        return ref
 
     def missing(self, handle: Handle) -> str | None:
         """See `Fleet`."""
@@ -71,14 +83,7 @@ class RayFleet:
         is_pending = entry.get("State") in _PENDING
         if not is_pending or entry["Address"]["IPAddress"]:  # that of the process it was given
             return None
-        free = list(state.available_resources_per_node().values())
-        needs = self._needs[handle]
-        if any(all(node.get(name, 0.0) >= amount for name, amount in needs.items()) for node in free):
-            return None
-        wanted = ", ".join(f"{amount:g} {name}" for name, amount in needs.items())
-        most = {name: max((node.get(name, 0.0) for node in free), default=0.0) for name in needs}
-        there = ", ".join(f"{amount:g} {name}" for name, amount in most.items())
-        return f"needs {wanted} on one node; of {len(free)} nodes, none has more than {there} free"
+        return self._placement.missing(*self._places[handle])
 
     def lost_nodes(self) -> set[str]:
         """See `Fleet`."""
@@ -114,27 +119,33 @@ class RayFleet:
 
     def get(self, ref: Ref, timeout_seconds: float = _FETCH_SECONDS) -> Any:
         """See `Fleet`."""
+        place = self._places.get(self._introductions.pop(ref, None))
         try:
-            return ray.get(ref, timeout=timeout_seconds)
+            value = ray.get(ref, timeout=timeout_seconds)
         except RayError as error:
+            why = _ADVICE.sub("", _COLOUR.sub("", str(error))) or type(error).__name__
+            self._logs.add_failure(_name(*place) if place else None, why)
             if isinstance(cause := getattr(error, "cause", None), DistdqnError):
                 raise cause from None  # the user's to mend: another process would do no better
-            why = _ADVICE.sub("", _COLOUR.sub("", str(error))) or type(error).__name__
             raise CallFailed(why, lacks_input=_NO_INPUT in why) from error
+        if place is not None:
+            self._logs.know(_name(*place), value)
+        return value
 
     def end(self, handle: Handle) -> None:
         """See `Fleet`."""
-        self._needs.pop(handle, None)
+        self._places.pop(handle, None)
+        self._introductions = {ref: each for ref, each in self._introductions.items() if each is not handle}
         ray.kill(handle)
 
     def room(self) -> Room:
         """See `Fleet`."""
-        return capacity.measure_room({"CPU": self._cluster.cpus_per_role})
+        return capacity.measure_room(self._placement.needs("actor"))
 
     def ask_for(self, roles: list[str]) -> None:
         """See `Fleet`."""
         if roles or self._has_asked:
-            capacity.request([{"CPU": self._cluster.cpus_per_role} for _ in roles])
+            capacity.request([self._placement.needs(role) for role in roles])
             self._has_asked = bool(roles)
 
     def about(self) -> dict[str, Any]:
@@ -142,7 +153,17 @@ class RayFleet:
         about = {"address": self._cluster.address, "namespace": self._namespace}
         return {**about, "control": self._control}
 
+    def close(self) -> None:
+        """Gives back what was reserved, and writes the last of the logs. All roles have been ended."""
+        self._placement.end()
+        self._logs.close(self._namespace)
+
+
+def _name(role: str, index: int) -> str:
+    return f"{role}-{index}" if role in ("actor", "replay") else role
+
 
 def _about_process(_role: Any) -> dict[str, Any]:
     node = ray.get_runtime_context().get_node_id()
-    return {"pid": os.getpid(), "host": socket.gethostname(), "node": node}
+    about = {"pid": os.getpid(), "host": socket.gethostname(), "node": node}
+    return {**about, "ip": ray.util.get_node_ip_address()}

@@ -15,7 +15,7 @@ from distdqn.networks import NetworkPlan, make_networks, plain_q_network
 from distdqn.policy import PolicyWeights
 from distdqn.replay.shards import SampledRows, Split, merge, split_update
 from distdqn.seeding import make_integer_seed
-from distdqn.tensorflow_process import import_tensorflow, without_stderr
+from distdqn.tensorflow_process import gpu_notice, import_tensorflow, without_stderr
 from distdqn.transition import PriorityUpdate, SampledBatches
 
 _MOST_RUNNING = 10  # updates that are skipped
@@ -93,10 +93,10 @@ class Learner:
 
         Returns:
             None, or one line that says what is slower than it could be: updates without
-            XLA, or actors with Keras.
+            XLA or without the GPU, or actors with Keras.
         """
         with without_stderr():
-            notices = [self._notice, self._loop.compile(*self._shape)]
+            notices = [self._notice, self._loop.compile(*self._shape), gpu_notice()]
         return " ".join(filter(None, notices)) or None
 
     def learn(

@@ -96,6 +96,7 @@ class Journal:
         train_seconds_begin: when the first learner step was ordered, or None.
         replay_size: transitions stored, as replay told; None means as many as were inserted
             and fit.
+        watch: takes in each line of metrics, too, if there is any.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class Journal:
         self.epsilon = 1.0
         self.train_seconds_begin: float | None = None
         self.replay_size: int | None = None
+        self.watch: Callable[[dict[str, Any]], None] | None = None
         self._directory = run_directory
         self._console = console
         self._started = started
@@ -248,6 +250,8 @@ class Journal:
         self._check_support(means["q_mean"])
         self._directory.add_metrics(line)
         self._console.progress(line)
+        if self.watch is not None:
+            self.watch(line)
         return line
 
     def _check_support(self, q_mean: float | None) -> None:

@@ -91,7 +91,7 @@ def test_bits_become_zeros_and_ones_of_one_frame():
     ("name", "module", "extra"),
     [("ALE/Pong-v5", "ale_py", "atari"), ("MinAtar/Breakout-v1", "minatar", "minatar")],
 )
-def test_missing_package_is_refused_with_the_command_that_installs_it(name, module, extra):
+def test_fault_34_missing_package_is_refused_with_the_command_that_installs_it(name, module, extra):
     program = (
         f"import sys; sys.modules[{module!r}] = None\n"
         "from distdqn.acting.environments import inspect_environment\n"

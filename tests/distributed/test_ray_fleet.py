@@ -48,13 +48,13 @@ def _make_role():
         def variables(self):
             import os
 
-            return {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+            return dict(os.environ)
 
     return Role
 
 
 @pytest.fixture(scope="module")
-def fleet(ray_session):  # noqa: ARG001
+def fleet(ray_session, tmp_path_factory):  # noqa: ARG001
     from distdqn.distributed.ray_fleet import RayFleet
 
     role = _make_role()
@@ -63,7 +63,9 @@ def fleet(ray_session):  # noqa: ARG001
         return Blueprint(role, {"index": index, "incarnation": incarnation})
 
     with connected(None, roles=4) as cluster:
-        yield RayFleet(cluster, "fleet-tests", blueprint)
+        fleet = RayFleet(cluster, tmp_path_factory.mktemp("fleet") / "a-run", blueprint)
+        yield fleet
+        fleet.close()
 
 
 @pytest.fixture
@@ -86,6 +88,16 @@ def _answer(fleet, handle, method, *arguments):
 
 def test_role_is_built_with_its_index_and_incarnation(fleet, start):
     assert _answer(fleet, start("actor", 3, 2), "name") == (3, 2)
+
+
+def test_role_is_known_to_ray_by_its_run_and_its_name(fleet, start):
+    from ray.util import list_named_actors
+
+    start("actor", 12, 0), start("actor", 12, 1)
+    named = {
+        each["name"] for each in list_named_actors(True) if each["namespace"] == fleet.about()["namespace"]
+    }
+    assert named >= {"a-run/actor-12", "a-run/actor-12.1"}
 
 
 def test_replacement_may_be_started_beside_the_one_before_it(fleet, start):
@@ -226,20 +238,18 @@ def test_role_that_holds_the_interpreter_is_ended_all_the_same(fleet, start):
 
 def test_roles_compute_with_one_thread_each(fleet, start):
     found = _answer(fleet, start("actor", 11), "variables")
-    assert found == {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    assert (found["OMP_NUM_THREADS"], found["OPENBLAS_NUM_THREADS"]) == ("1", "1")
 
 
 def test_fleet_tells_address_and_namespace_of_its_cluster(fleet, ray_session):
     about = fleet.about()
-    assert about == {
-        "address": ray_session.get_runtime_context().gcs_address,
-        "namespace": "fleet-tests",
-        "control": None,
-    }
+    assert about["address"] == ray_session.get_runtime_context().gcs_address
+    assert about["namespace"].startswith("a-run-")
+    assert about["control"] is None
 
 
 def test_ray_that_runs_already_is_used_and_left_running(ray_session):
     with connected(None, roles=3) as cluster:
-        assert (cluster.is_private, cluster.is_ours) == (False, False)
+        assert not cluster.is_private
         assert cluster.cpus_per_role == 0.0  # it is on one machine
     assert ray_session.is_initialized()

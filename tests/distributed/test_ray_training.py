@@ -77,7 +77,7 @@ def test_run_on_ray_solves_or_spends_its_budget_exactly(short_run):
 
 def test_run_on_ray_writes_every_file_of_its_directory(short_run):
     run_dir, summary, _, _ = short_run
-    assert {path.name for path in run_dir.iterdir()} - {"checkpoints"} == _FILES
+    assert {path.name for path in run_dir.iterdir()} - {"checkpoints", "logs"} == _FILES
     assert json.loads((run_dir / "summary.json").read_text()) == summary
     assert load_policy(run_dir / "policy.npz").arrays[0].shape[0] == 4
 

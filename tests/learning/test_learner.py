@@ -295,3 +295,16 @@ def test_export_holds_the_weights_it_is_given_and_leaves_the_learner_alone(
 
     assert are_equal(keras.saving.load_model(path).get_weights(), older.arrays)
     assert are_equal(shared.publish().arrays, weights.arrays)
+
+
+@pytest.mark.parametrize(("devices", "is_told"), [("0", True), ("", False), ("-1", False)])
+def test_fault_34_gpu_that_tensorflow_cannot_use_is_told_and_training_goes_on(
+    monkeypatch: pytest.MonkeyPatch, devices: str, is_told: bool
+) -> None:
+    learner = make_learner()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)  # as Ray does for a learner with a GPU
+
+    notice = learner.compile() or ""
+
+    assert ("install `distdqn[cuda]`" in notice) is is_told
+    assert learner.learn(make_batches(0), publish=False)[0].learner_steps == UPDATES
