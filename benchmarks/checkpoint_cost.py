@@ -138,7 +138,7 @@ def measure(folder: Path, transitions: int, window: float, pairs: int, prioritiz
     store.check_writable()
     checkpoints = Checkpoints(store, 1, print)
     stop = StopRequest()
-    with ThreadPoolExecutor(1) as executor, launched(config, spec, directory.path) as launch, stop:
+    with ThreadPoolExecutor(1) as executor, launched(config, spec, directory.path, print) as launch, stop:
         saver = Turns(checkpoints, 1e9, True, describe_run(config, spec), executor)
         saver.prepare(checkpoints, journal, transitions, window)
         ending = _StopAfter(saver, pairs * 2 * window)

@@ -124,6 +124,7 @@ class _Run:
         self._stop = StopRequest()
         self._start = start
         self._checkpoints = self._make_checkpoints()
+        self._notes: list[str] = []
         self._train_seconds: float | None = None
 
     def _make_checkpoints(self) -> Checkpoints | None:
@@ -151,9 +152,7 @@ class _Run:
         config = self._config
         self._directory.write_json("config.json", {**config.to_json(), "versions": versions()})
         processes = f"{config.actors} actors x {config.envs_per_actor} envs   {config.mode}"
-        self._console.note(f"distdqn  {self._spec.name}   {processes}   {self._directory.path}")
-        for text in notes:
-            self._console.note(text)
+        self._notes = [f"distdqn  {self._spec.name}   {processes}   {self._directory.path}", *notes]
         self._journal.write_status("starting")
         state = "failed"
         try:
@@ -161,6 +160,8 @@ class _Run:
             state = reason
         except KeyboardInterrupt:
             state = "interrupted"
+            if not self._journal.counters.env_steps:
+                self._console.note("Interrupted before training began: there is nothing to save.")
             raise
         finally:
             self._console.close()
@@ -170,7 +171,13 @@ class _Run:
         self._console.note(_closing_words(summary))
         return summary
 
+    def _tell_all(self, *first: str) -> None:
+        """The first lines of a run."""
+        for text in (*first, *self._notes):
+            self._console.note(text)
+
     def _run_serial(self) -> str:
+        self._tell_all()
         with self._stop:
             team = SerialTeam(self._config, self._spec)
             return self._run_in_rounds(team)
@@ -178,8 +185,10 @@ class _Run:
     def _run_on_ray(self) -> str:
         from distdqn.distributed.launch import launched
 
-        with launched(self._config, self._spec, self._directory.path) as launch:
-            self._console.note(f"Ray: {launch.cluster.why}")
+        def tell(why: str) -> None:
+            self._tell_all(f"Ray: {why}")
+
+        with launched(self._config, self._spec, self._directory.path, tell) as launch:
             self._journal.watch = launch.show
             # Only now: connecting to Ray replaces handlers that were there before.
             with self._stop:

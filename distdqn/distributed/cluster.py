@@ -9,7 +9,7 @@ import socket
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,20 +40,23 @@ class Cluster:
 
     Attributes:
         address: of its head.
-        why: in words, which one it is and why.
         is_private: started for this run, on this machine.
         cpus_per_role: what each role asks of it, and waits for. Nothing where this process has
             started it, on one machine: there roles share the cores as any processes do.
     """
 
     address: str
-    why: str
     is_private: bool
     cpus_per_role: float
 
 
 @contextlib.contextmanager
-def connected(address: str | None, roles: int, hide_gpus: bool = True) -> Iterator[Cluster]:
+def connected(
+    address: str | None,
+    roles: int,
+    hide_gpus: bool = True,
+    tell: Callable[[str], None] = lambda _why: None,
+) -> Iterator[Cluster]:
     """Connects to Ray for `roles` processes; at the end leaves it as it was found.
 
     Args:
@@ -61,6 +64,7 @@ def connected(address: str | None, roles: int, hide_gpus: bool = True) -> Iterat
             connected already, else RAY_ADDRESS if set, else a private one.
         roles: how many processes the run will start.
         hide_gpus: a private Ray and all its processes shall know of no GPU.
+        tell: told which Ray is joined, and why, in words, as soon as that is chosen.
 
     Raises:
         ClusterError: it cannot be reached, or a private one cannot have its token.
@@ -72,9 +76,11 @@ def connected(address: str | None, roles: int, hide_gpus: bool = True) -> Iterat
     import ray
 
     if ray.is_initialized():
-        yield _describe("the one this process is connected to already", is_private=False)
+        tell("the one this process is connected to already")
+        yield _describe(is_private=False)
         return
     target = choose_target(address)
+    tell(target.why)
     handlers = _signal_handlers()
     try:
         if target.address is None:
@@ -83,7 +89,7 @@ def connected(address: str | None, roles: int, hide_gpus: bool = True) -> Iterat
             _join(target)
         if (output := ray_output()) is not None:
             output.remove_handler("ray_print_logs")  # not on the terminal: see `RoleLogs`
-        yield _describe(target.why, is_private=target.address is None)
+        yield _describe(is_private=target.address is None)
     finally:
         ray.shutdown()
         for number, handler in handlers.items():  # connecting to Ray replaces SIGTERM's
@@ -206,7 +212,7 @@ def _quiet() -> dict[str, object]:
     return {**_QUIET, "log_to_driver": ray_output() is not None}
 
 
-def _describe(why: str, is_private: bool) -> Cluster:
+def _describe(is_private: bool) -> Cluster:
     """The connected cluster."""
     import ray
     from ray._private import worker
@@ -214,7 +220,7 @@ def _describe(why: str, is_private: bool) -> Cluster:
     node = worker.global_worker.node
     is_one_machine = node is not None and node.is_head()  # started by this process
     address = ray.get_runtime_context().gcs_address
-    return Cluster(address, why, is_private, cpus_per_role=0.0 if is_one_machine else 1.0)
+    return Cluster(address, is_private, cpus_per_role=0.0 if is_one_machine else 1.0)
 
 
 @contextlib.contextmanager

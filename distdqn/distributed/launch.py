@@ -91,8 +91,13 @@ class Launch:
 
 
 @contextlib.contextmanager
-def launched(config: Config, spec: EnvironmentSpec, folder: Path) -> Iterator[Launch]:
-    """Connects to Ray for the run of this folder; at the end every process of the run is gone."""
+def launched(
+    config: Config, spec: EnvironmentSpec, folder: Path, tell: Callable[[str], None]
+) -> Iterator[Launch]:
+    """Connects to Ray for the run of this folder; at the end every process of the run is gone.
+
+    `tell` is told which Ray is joined, and why.
+    """
 
     def blueprint(role: str, index: int, incarnation: int) -> Blueprint:
         match role:
@@ -114,7 +119,7 @@ def launched(config: Config, spec: EnvironmentSpec, folder: Path) -> Iterator[La
         parse_amounts(config.learner_resources or ""),
         parse_amounts(config.actor_resources or ""),
     )
-    with connected(config.address, machine + others, hide_gpus=not wishes.learner_gpus) as cluster:
+    with connected(config.address, machine + others, not wishes.learner_gpus, tell) as cluster:
         from distdqn.distributed.ray_fleet import RayFleet
         from distdqn.distributed.watching import RayMetrics
 

@@ -39,8 +39,8 @@ from distdqn.errors import DistdqnError
 
 begin, told = time.monotonic(), {}
 try:
-    with connected(json.loads(sys.argv[1]), roles=json.loads(sys.argv[2])) as cluster:
-        told["why"] = cluster.why
+    tell = lambda why: told.update(why=why)
+    with connected(json.loads(sys.argv[1]), roles=json.loads(sys.argv[2]), tell=tell) as cluster:
         exec(sys.argv[3])
 except DistdqnError as error:
     told |= {"code": error.exit_code, "lines": error.mistakes}

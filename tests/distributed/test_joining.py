@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import platform
+import signal
 import socket
 import time
 
@@ -129,11 +130,13 @@ def test_fault_31_closed_port_ends_in_one_line_and_exit_code_3(start_run, monkey
         address = f"127.0.0.1:{server.getsockname()[1]}"  # closed from here on
     if source == "RAY_ADDRESS":
         monkeypatch.setenv("RAY_ADDRESS", address)
+    name = "`--address`" if source == "--address" else source
     begin = time.monotonic()
     run = start_run(*(("--address", address) if source == "--address" else ()))
     assert run.wait(SECONDS) == 3, run.output()
     assert time.monotonic() - begin < SECONDS
-    head, error = run.output().splitlines()
+    first, head, error = run.output().splitlines()
+    assert first == f"Ray: the cluster at {address}, as {name} says"
     assert head.startswith("distdqn  CartPole-v1")
     assert error.startswith(f"distdqn: error: No Ray cluster answers at {address} (")
     assert source in error
@@ -224,3 +227,21 @@ def test_fault_31_machine_that_is_no_node_is_told_how_to_become_one(cluster):
     assert "`ray start --address=" in told["lines"][0]
     assert "`ray job submit" in told["lines"][0]
     assert told["seconds"] < SECONDS
+
+
+# A private Ray: slow.
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_ray_is_starting_says_so_and_leaves_nothing_behind(start_run):
+    run = start_run()
+    run.wait_until(lambda: any("raylet" in command for command in run.seen.values()))
+    assert not run.is_learning()
+    run.process.send_signal(signal.SIGINT)
+    assert run.wait(30.0) == 130, run.output()
+    first, head, last = run.output().splitlines()
+    assert first == "Ray: a private one on this machine, as no cluster is named"
+    assert head.startswith("distdqn  CartPole-v1")
+    assert last == "Interrupted before training began: there is nothing to save."
+    assert run.read("status.json")["state"] == "interrupted"
+    run.wait_until(lambda: not run.left(), 15.0)

@@ -50,7 +50,7 @@ def place():
     """What a role of a private Ray is started with."""
     from distdqn.distributed.placement import Placement
 
-    return lambda wishes: Placement(Cluster("here", "", is_private=True, cpus_per_role=0.0), wishes)
+    return lambda wishes: Placement(Cluster("here", is_private=True, cpus_per_role=0.0), wishes)
 
 
 def test_roles_of_a_private_ray_ask_for_nothing(place):
