@@ -1,5 +1,7 @@
 """The fleet on a real Ray, with small roles in place of the real ones."""
 
+import contextlib
+import dataclasses
 import os
 import signal
 import time
@@ -54,7 +56,8 @@ def _make_role():
 
 
 @pytest.fixture(scope="module")
-def fleet(ray_session, tmp_path_factory):  # noqa: ARG001
+def make_fleet(ray_session, tmp_path_factory):  # noqa: ARG001
+    """Makes a fleet whose roles ask for so many CPUs each; closes it at the end."""
     from distdqn.distributed.ray_fleet import RayFleet
 
     role = _make_role()
@@ -62,10 +65,20 @@ def fleet(ray_session, tmp_path_factory):  # noqa: ARG001
     def blueprint(_name, index, incarnation):
         return Blueprint(role, {"index": index, "incarnation": incarnation})
 
-    with connected(None, roles=4) as cluster:
-        fleet = RayFleet(cluster, tmp_path_factory.mktemp("fleet") / "a-run", blueprint)
-        yield fleet
-        fleet.close()
+    with connected(None, roles=4) as cluster, contextlib.ExitStack() as stack:
+
+        def make(cpus):
+            there = dataclasses.replace(cluster, cpus_per_role=cpus)
+            fleet = RayFleet(there, tmp_path_factory.mktemp("fleet") / "a-run", blueprint)
+            stack.callback(fleet.close)
+            return fleet
+
+        yield make
+
+
+@pytest.fixture(scope="module")
+def fleet(make_fleet):
+    return make_fleet(0.0)
 
 
 @pytest.fixture
@@ -180,12 +193,13 @@ def test_state_of_a_call_tells_how_it_stands(fleet, start):
     assert [fleet.state(ref) for ref in refs] == ["done", "failed", "under way"]
 
 
-def test_role_without_a_place_is_told_from_one_that_has_it(fleet, start, ray_session):
-    up = start("actor", 23)
+def test_role_without_a_place_is_told_from_one_that_has_it(make_fleet, ray_session):
+    fleet = make_fleet(0.5)
+    up = fleet.start("actor", 23, 0)
     node = fleet.get(fleet.identify(up), timeout_seconds=30.0)["node"]
     assert node == ray_session.get_runtime_context().get_node_id()
     assert node not in fleet.lost_nodes()
-    waiting = [start("actor", index) for index in range(24, 28)]  # half a CPU each, of two
+    waiting = [fleet.start("actor", index, 0) for index in range(24, 28)]  # half a CPU each, of two
     lacks = []
     deadline = time.monotonic() + 30.0
     while lacks != ["needs 0.5 CPU on one node; of 1 nodes, none has more than 0 CPU free"]:
@@ -193,6 +207,8 @@ def test_role_without_a_place_is_told_from_one_that_has_it(fleet, start, ray_ses
         time.sleep(0.1)
         lacks = [words for handle in waiting if (words := fleet.missing(handle)) is not None]
     assert fleet.missing(up) is None
+    for handle in (up, *waiting):
+        fleet.end(handle)
 
 
 def test_constructor_that_raises_fails_every_call(fleet, start):
