@@ -1,0 +1,138 @@
+"""A run on a cluster whose nodes die and come, and then its head; with real nodes, one after another."""
+
+import time
+
+import psutil
+import pytest
+from faults.clusters import Nodes, raylet_of
+
+from distdqn.storage.store import Store
+
+pytestmark = pytest.mark.slow
+
+_OPTIONS = ("--actors", 2, "--target-return", "none", "--checkpoint-seconds", 1, "--max-failures", 2)
+_LIGHT = {"LIGHT_CPUS": "1", "LIGHT_WEIGHTS_BYTES": "400000"}  # too large to travel in a message
+
+
+def _status(run):
+    return run.read("status.json") or {"counters": {"learner_steps": 0}, "roles": []}
+
+
+def _pids(run):
+    return {entry["role"]: entry["pid"] for entry in _status(run)["roles"]}
+
+
+def _roles_on(run, node):
+    parent = raylet_of(node)
+    return {role for role, pid in _pids(run).items() if pid and psutil.Process(pid).ppid() == parent}
+
+
+def _numbers(run):
+    return Store(str(run.run_dir / "checkpoints")).numbers()
+
+
+def _learns_on(run, updates=300):
+    """Waits until some hundred updates more are made, and another checkpoint."""
+    steps, numbers = _status(run)["counters"]["learner_steps"], _numbers(run)
+    run.wait_until(lambda: _status(run)["counters"]["learner_steps"] > steps + updates, 60)
+    run.wait_until(lambda: set(_numbers(run)) - set(numbers), 60)
+
+
+def _is_complete(run):
+    return len(_pids(run)) == 5 and all(_pids(run).values())
+
+
+@pytest.fixture(scope="module")
+def seen(start_light_run):
+    """What happened, in the order in which it did."""
+    facts = {}
+    nodes = Nodes()
+    try:
+        _kill_nodes(nodes, start_light_run, facts)
+    finally:
+        nodes.close()
+    nodes = Nodes(cpus=5)
+    try:
+        options = (*_OPTIONS, "--max-env-steps", facts["at the end"]["counters"]["env_steps"] + 2000)
+        after = start_light_run(
+            *options, "--address", nodes.address, "--resume", "auto", run_dir=facts["run_dir"], **_LIGHT
+        )
+        facts["code after"] = after.wait(60)
+        facts["output after"], facts["summary after"] = after.output(), after.read("summary.json")
+    finally:
+        nodes.close()
+    return facts
+
+
+def _kill_nodes(nodes, start_light_run, facts):
+    # Each role takes a CPU, in this order: learner, replay, actor-0; actor-1, evaluator.
+    first = nodes.add(3)
+    run = start_light_run(*_OPTIONS, "--max-env-steps", 10**9, "--address", nodes.address, **_LIGHT)
+    run.wait_until(run.is_learning, 60)
+    second = nodes.add(2)
+    run.wait_until(lambda: _is_complete(run), 30)
+    _learns_on(run)
+    facts["roles"] = [_roles_on(run, first), _roles_on(run, second)]
+
+    nodes.kill(second)
+    run.wait_until(lambda: _status(run)["counters"]["actor_restarts"] == 1, 45)
+    _learns_on(run)
+    facts["second is dead"] = _status(run)
+    third = nodes.add(2)
+    run.wait_until(lambda: _is_complete(run), 30)
+    facts["third has come"] = _status(run)
+    facts["roles on the third"] = _roles_on(run, third)
+
+    _learns_on(run)
+    facts["before"] = _status(run)
+    nodes.kill(first)
+    run.wait_until(
+        lambda: all(_status(run)["counters"][f"{role}_restarts"] == 1 for role in ("learner", "replay")), 45
+    )
+    nodes.add(3)
+    run.wait_until(lambda: _is_complete(run), 45)
+    _learns_on(run)
+    facts["fourth has come"] = _status(run)
+    facts["output"] = run.output()
+
+    facts["at the end"] = _status(run)
+    begin = time.monotonic()
+    nodes.kill_head()
+    run.wait_until(lambda: run.process.poll() is not None, 120)
+    facts["seconds until the driver ended"] = time.monotonic() - begin
+    print(facts["seconds until the driver ended"], "s until the driver ended")
+    facts["newest"], _, facts["passed over"] = Store(str(run.run_dir / "checkpoints")).newest_whole()
+    facts["run_dir"] = run.run_dir
+
+
+def test_fault_6_actors_of_a_dead_node_are_lost_and_the_rest_go_on(seen):
+    first, second = seen["roles"]
+    assert (first, second) == ({"learner", "replay", "actor-0"}, {"actor-1", "evaluator"})
+    assert seen["second is dead"]["counters"]["learner_restarts"] == 0
+    roles = {entry["role"]: entry for entry in seen["second is dead"]["roles"]}
+    assert (roles["actor-1"]["pid"], roles["actor-1"]["incarnation"]) == (None, 1)
+
+
+def test_actors_of_a_dead_node_come_back_on_one_that_joins_later(seen):
+    assert seen["roles on the third"] == {"actor-1", "evaluator"}
+    assert seen["third has come"]["counters"]["actor_restarts"] == 1
+
+
+def test_learner_and_replay_of_a_dead_node_are_put_back_elsewhere(seen):
+    before, after = seen["before"]["counters"], seen["fourth has come"]["counters"]
+    assert (after["learner_restarts"], after["replay_restarts"]) == (1, 1)
+    assert 0 <= after["lost_learner_steps"] < before["learner_steps"]
+    assert 0 <= after["lost_transitions"] < before["env_steps"]
+    assert seen["fourth has come"]["weights_version"][0] == 1
+    assert "was lost with its node" in seen["output"]
+
+
+def test_fault_7_run_whose_head_dies_goes_on_with_a_new_cluster(seen):
+    assert seen["passed over"] == []
+    assert f"Goes on from checkpoint {seen['newest']}" in seen["output after"]
+    assert seen["code after"] == 0, seen["output after"]
+    assert seen["summary after"]["learner_steps"] > seen["newest"]
+
+
+def test_driver_ends_when_the_head_of_its_cluster_dies(seen):
+    assert seen["seconds until the driver ended"] < 90.0
