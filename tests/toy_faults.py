@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -148,7 +149,8 @@ class HangingEnvironment(CountingEnvironment):
     """Hangs in a step while there is a file `hang`, or once if there is one `hang-once`.
 
     The files are looked for in the home folder. Where one says `interpreter`, the step holds
-    the interpreter's lock meanwhile, so that no other thread of its process runs.
+    the interpreter's lock meanwhile, so that no other thread of its process runs. Where it
+    says `death`, the step kills its process.
     """
 
     def step(self, action):
@@ -162,6 +164,8 @@ class HangingEnvironment(CountingEnvironment):
 
 
 def _hang(how):
+    if how == "death":
+        os.kill(os.getpid(), signal.SIGKILL)
     if how == "interpreter":
         ctypes.PyDLL(None).sleep(3600)  # unlike CDLL, it keeps the lock
     time.sleep(3600)

@@ -12,6 +12,9 @@ from distdqn.errors import RoleFailure
 _PLAY = ("rollout", "evaluate")  # calls that last as long as the environment takes
 _PLACE_SECONDS = 5.0  # from one look at which roles have a place in the cluster to the next
 _WORK = ("rollout", "learn", "evaluate")  # calls that prove, when they end well, that a role can do its work
+# Calls that may be made twice: they tell how things stand.
+_REPEATABLE = ("publish", "evaluate", "export", "get_state", "get_index", "get_rows", "get_frames")
+_AGAIN_SECONDS = 0.5  # until a call whose message was lost is made again
 _EPISODES_PER_DEADLINE = 10  # of an evaluation, in the time one rollout may take
 
 
@@ -26,12 +29,17 @@ def last_line(why: str) -> str:
     return lines[-1].strip() if lines else "no reason given"
 
 
+def _role_failure(worker: "Worker", method: str, error: CallFailed) -> RoleFailure:
+    why = str(error)
+    return RoleFailure(f"{worker.name} failed in `{method}`: {last_line(why)}", details=why)
+
+
 @dataclass(frozen=True)
 class Failure:
     """One of the failures of a place that came without a completed call between.
 
     Attributes:
-        node: of the cluster, that the process ran on; None if it never was up.
+        node: of the cluster, that the process was on; None if it never was up and no node is to blame.
         is_hang: the environment gave no answer in time.
     """
 
@@ -95,6 +103,7 @@ class Ended:
         failure: why it did not.
         lacks_input: it never began, for what it was to be given could not be had.
         is_overdue: it was given up at its deadline.
+        node: of the cluster, whose death took the process, where that is told.
     """
 
     call: Call
@@ -102,6 +111,7 @@ class Ended:
     failure: str | None = None
     lacks_input: bool = False
     is_overdue: bool = False
+    node: str | None = None
 
     @property
     def is_hang(self) -> bool:
@@ -186,7 +196,7 @@ class Calls:
             try:
                 ended.append(Ended(call, result=self.fleet.get(ref)))
             except CallFailed as error:
-                ended.append(Ended(call, failure=str(error), lacks_input=error.lacks_input))
+                ended.append(Ended(call, None, str(error), error.lacks_input, node=error.node))
             else:
                 self._note_sign_of_life(ended[-1])
             self._renew(call.worker)
@@ -216,11 +226,20 @@ class Calls:
     def ask(self, worker: Worker, method: str, *arguments: Any, turns: float = 1.0) -> Any:
         """Calls a role and waits for its answer, `turns` times the usual deadline at most.
 
+        A call whose message is lost is made again if that does no harm.
+
         Raises:
             RoleFailure: none came.
         """
-        (ref,) = self.fleet.call(worker.handle, method, *arguments)
-        return self.fetch(worker, method, ref, turns)
+        deadline = self._clock() + self.start_timeout_seconds * turns
+        while True:
+            (ref,) = self.fleet.call(worker.handle, method, *arguments)
+            try:
+                return self.fleet.get(ref, self.start_timeout_seconds * turns)
+            except CallFailed as error:
+                if not error.is_lost or method not in _REPEATABLE or self._clock() >= deadline:
+                    raise _role_failure(worker, method, error) from error
+            self.fleet.wait([], _AGAIN_SECONDS)
 
     def fetch(self, worker: Worker, method: str, ref: Ref, turns: float = 1.0) -> Any:
         """Waits for the result of a call of `method`, `turns` times the usual deadline at most.
@@ -231,8 +250,7 @@ class Calls:
         try:
             return self.fleet.get(ref, self.start_timeout_seconds * turns)
         except CallFailed as error:
-            why = str(error)
-            raise RoleFailure(f"{worker.name} failed in `{method}`: {last_line(why)}", details=why) from error
+            raise _role_failure(worker, method, error) from error
 
     def _end(self, handle: Handle) -> None:
         self._handles.remove(handle)

@@ -17,11 +17,17 @@ class CallFailed(Exception):
 
     Attributes:
         lacks_input: it never began, for what it was to be given could not be had.
+        node: of the cluster, whose death took the process, where that is told.
+        is_lost: a message was lost on its way; it may have been made all the same.
     """
 
-    def __init__(self, why: str, lacks_input: bool = False) -> None:
+    def __init__(
+        self, why: str, lacks_input: bool = False, node: str | None = None, is_lost: bool = False
+    ) -> None:
         super().__init__(why)
         self.lacks_input = lacks_input
+        self.node = node
+        self.is_lost = is_lost
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import ray
 from ray._private import state
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
 
 from distdqn.builders import Blueprint
 from distdqn.distributed import capacity
@@ -22,6 +22,7 @@ from distdqn.distributed.role_logs import RoleLogs
 from distdqn.errors import DistdqnError
 
 _NO_INPUT = "At least one of the input arguments for this task could not be computed"
+_ITS_NODE = re.compile(r"its node has died\. Node Id: (\w+)")  # also of a process that was not up yet
 _PENDING = ("DEPENDENCIES_UNREADY", "PENDING_CREATION")  # states of an actor that is not up
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # Ray puts some into its messages
 _ADVICE = re.compile(r" Some common causes include:.*", re.DOTALL)  # seven lines of it
@@ -80,8 +81,7 @@ class RayFleet:
     def missing(self, handle: Handle) -> str | None:
         """See `Fleet`."""
         entry = state.actors(handle._actor_id.hex())
-        is_pending = entry.get("State") in _PENDING
-        if not is_pending or entry["Address"]["IPAddress"]:  # that of the process it was given
+        if entry.get("State") not in _PENDING or _is_process(entry["Address"]):
             return None
         return self._placement.missing(*self._places[handle])
 
@@ -127,7 +127,9 @@ class RayFleet:
             self._logs.add_failure(_name(*place) if place else None, why)
             if isinstance(cause := getattr(error, "cause", None), DistdqnError):
                 raise cause from None  # the user's to mend: another process would do no better
-            raise CallFailed(why, lacks_input=_NO_INPUT in why) from error
+            node = found[1] if (found := _ITS_NODE.search(why)) else None
+            is_lost = isinstance(error, ActorUnavailableError)
+            raise CallFailed(why, _NO_INPUT in why, node, is_lost) from error
         if place is not None:
             self._logs.know(_name(*place), value)
         return value
@@ -161,6 +163,12 @@ class RayFleet:
 
 def _name(role: str, index: int) -> str:
     return f"{role}-{index}" if role in ("actor", "replay") else role
+
+
+def _is_process(address: dict[str, Any]) -> bool:
+    """Whether this is the address of a process, and not that of a node in whose queue an actor waits."""
+    queues = {(node["NodeID"], node["NodeManagerPort"]) for node in ray.nodes()}
+    return bool(address["IPAddress"]) and (address["NodeID"], address["Port"]) not in queues
 
 
 def _about_process(_role: Any) -> dict[str, Any]:

@@ -99,11 +99,12 @@ class Replacements:
     def _count_failure(self, worker: Worker, ended: Ended, name: str) -> str:
         """Counts a failure; nodes that are lost meanwhile do not count. Says in words how it failed."""
         kind, why = ended.call.kind, ended.failure or ""
-        worker.failures += (Failure(worker.about.get("node"), ended.is_hang),)
+        node = worker.about.get("node") or ended.node
+        worker.failures += (Failure(node, ended.is_hang),)
         lost_nodes = self._calls.fleet.lost_nodes()
         counted = [failure for failure in worker.failures if failure.node not in lost_nodes]
         if len(counted) < self._limits.max_failures:
-            return "was lost with its node in" if worker.about.get("node") in lost_nodes else "failed in"
+            return "was lost with its node in" if node in lost_nodes else "failed in"
         if all(failure.is_hang for failure in counted):
             raise EnvironmentFault(
                 f"The environment `{self._limits.environment}` gave no answer within "

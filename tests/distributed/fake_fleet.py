@@ -19,6 +19,7 @@ from distdqn.distributed.fleet import CallFailed, Room
 HANG = "hang"  # a fault: the call never ends, nor do those queued behind it
 
 _NO_INPUT = "what it needs failed: "
+LOST = "the message was lost"  # a fault: nobody knows whether the call is made
 _SECONDS = {
     "start": 1.0,
     "rollout": 0.1,
@@ -273,7 +274,8 @@ class FakeFleet:
             self._settle()
         _, error = self._outcome(ref.task)
         if error is not None:
-            raise CallFailed(error, lacks_input=error.startswith(_NO_INPUT))
+            node = ref.task.handle.node if ref.task.handle.node in self._dead_nodes else None
+            raise CallFailed(error, error.startswith(_NO_INPUT), node, is_lost=error == LOST)
         return ref.value
 
     def state(self, ref):

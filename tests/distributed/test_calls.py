@@ -1,5 +1,6 @@
 import pytest
-from distributed.fakes import HANG, FakeFleet
+from distributed.fake_fleet import LOST
+from distributed.fakes import HANG, FakeFleet, fault
 
 from distdqn.acting.actor import RolloutOrder
 from distdqn.distributed.calls import Calls, Failure
@@ -195,3 +196,30 @@ def test_ask_says_who_failed_in_what_when_no_answer_comes(fault):
     with pytest.raises(RoleFailure, match="learner failed in `publish`"):
         calls.ask(learner, "publish")
     assert fleet.now <= 1.0 + 100.0
+
+
+# Calls that are waited for.
+
+
+def test_question_whose_answer_is_lost_is_asked_again():
+    fleet = FakeFleet(faults=lambda _handle, method, n: LOST if method == "publish" and n < 4 else None)
+    calls, learner = _started(fleet, "learner")
+    assert calls.ask(learner, "publish").weights_version == (0, 1)
+    assert len(fleet.calls_of("learner", "publish")) == 4
+
+
+def test_question_whose_answer_is_always_lost_is_given_up_in_time():
+    fleet = FakeFleet(faults=lambda _handle, method, _n: LOST if method == "publish" else None)
+    calls, learner = _started(fleet, "learner", start_timeout_seconds=30.0)
+    begin = fleet.now
+    with pytest.raises(RoleFailure, match="learner failed in `publish`: the message was lost"):
+        calls.ask(learner, "publish")
+    assert 30.0 <= fleet.now - begin <= 31.0
+
+
+def test_order_that_may_have_been_carried_out_is_not_given_again():
+    fleet = FakeFleet(faults=fault("learner", "set_state", 1, words=LOST))
+    calls, learner = _started(fleet, "learner")
+    with pytest.raises(RoleFailure, match="learner failed in `set_state`"):
+        calls.ask(learner, "set_state", {"learner_steps": 3, "weights_version": [0, 1]})
+    assert len(fleet.calls_of("learner", "set_state")) == 1

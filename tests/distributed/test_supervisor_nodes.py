@@ -47,6 +47,18 @@ def test_node_that_is_known_to_be_dead_only_later_does_not_count_either():
     assert "actor-0 (incarnation 0) failed in `rollout`" in run.console.notes[0]
 
 
+def test_process_that_was_to_come_up_on_a_node_that_died_does_not_count_either():
+    # Three lives are given a place on the node while nobody knows that it is dead.
+    fleet = FakeFleet(faults=fault("learner", "identify", 1, incarnations=[1, 2, 3]))
+    fleet = _on_nodes(fleet, {"learner": "first"})
+    fleet.kill_node("later-1"), fleet.kill_node("later-2"), fleet.kill_node("later-3")
+    fleet.at(5.0, lambda: fleet.kill_node("first"))
+    run = make_run(fleet, max_failures=2)
+    assert run.supervisor.run() == "max_env_steps"
+    assert starts(fleet, "learner") == [0, 1, 2, 3, 4]
+    assert "learner (incarnation 1) was lost with its node in `identify`" in run.console.notes[1]
+
+
 def test_failures_on_nodes_that_live_end_the_run_all_the_same():
     fleet = _on_nodes(
         FakeFleet(faults=fault("actor", "rollout", 1, incarnations=[1, 2, 3])), {"actor": "first"}

@@ -1,4 +1,4 @@
-"""Messages between processes that get lost, by Ray's own means of losing them."""
+"""Messages between processes that get lost or are late, by Ray's own means of doing that to them."""
 
 import json
 
@@ -19,11 +19,12 @@ _LOST = {
         "resp_failure_prob": 1,
     }
 }
+_LATE = "CoreWorkerService.grpc_server.PushTask=0:20000"  # each, by so many microseconds
 
 
 @pytest.fixture
 def nodes():
-    nodes = Nodes(cpus=4, testing_rpc_failure=json.dumps(_LOST))
+    nodes = Nodes(cpus=4, testing_rpc_failure=json.dumps(_LOST), testing_asio_delay_us=_LATE)
     yield nodes
     nodes.close()
 
@@ -42,7 +43,7 @@ def _rows(run):
     return rows
 
 
-def test_fault_8_lost_messages_are_made_up_for_and_nothing_is_stored_twice(start_light_run, nodes):
+def test_fault_8_lost_and_late_messages_are_made_up_for_and_nothing_is_stored_twice(start_light_run, nodes):
     options = (
         "--address",
         nodes.address,

@@ -1,8 +1,9 @@
-"""A real object store that is smaller than what passes through it."""
+"""A real object store that is smaller than what passes through it, or that somebody else has filled."""
 
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -17,7 +18,9 @@ def _spilled_bytes():
     return sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
 
 
-def test_fault_9_run_goes_on_in_an_object_store_that_is_too_small(start_light_run, ray_session):
+@pytest.mark.parametrize("taken_bytes", [0, 96 * 2**20], ids=["tiny", "full"])
+def test_fault_9_run_goes_on_in_an_object_store_that_has_no_room(start_light_run, ray_session, taken_bytes):
+    others = [ray_session.put(np.ones(2**23, np.uint8)) for _ in range(taken_bytes // 2**23)]
     address = ray_session.get_runtime_context().gcs_address
     options = ("--address", address, "--actors", 2, "--target-return", "none", "--max-seconds", 12)
     run = start_light_run(
@@ -27,6 +30,8 @@ def test_fault_9_run_goes_on_in_an_object_store_that_is_too_small(start_light_ru
     assert run.wait(90) == 0, run.output()
     summary = run.read("summary.json")
     _, versions = run.read("status.json")["weights_version"]
+    print(versions, "versions,", _spilled_bytes() / 2**20, "MB on disk")
     assert versions * _WEIGHTS_BYTES > 5 * _STORE_BYTES
     assert [summary[f"{role}_restarts"] for role in ("actor", "learner", "replay")] == [0, 0, 0]
-    assert _spilled_bytes() <= _STORE_BYTES
+    assert _spilled_bytes() <= taken_bytes + _STORE_BYTES
+    assert all(ray_session.get(each)[-1] == 1 for each in others)  # and nobody else has lost anything

@@ -19,7 +19,12 @@ def _status(run):
 
 
 def _pids(run):
-    return {entry["role"]: entry["pid"] for entry in _status(run)["roles"]}
+    """Of the roles; the process that takes commands needs no CPU and may be anywhere."""
+    return {entry["role"]: entry["pid"] for entry in _status(run)["roles"] if entry["role"] != "control"}
+
+
+def _down(run):
+    return {role for role, pid in _pids(run).items() if pid is None}
 
 
 def _roles_on(run, node):
@@ -65,20 +70,20 @@ def seen(start_light_run):
 
 
 def _kill_nodes(nodes, start_light_run, facts):
-    # Each role takes a CPU, in this order: learner, replay, actor-0; actor-1, evaluator.
-    first = nodes.add(3)
+    # Each role takes a CPU, in this order: learner, replay, evaluator, actor-0; actor-1.
+    first = nodes.add(4)
     run = start_light_run(*_OPTIONS, "--max-env-steps", 10**9, "--address", nodes.address, **_LIGHT)
     run.wait_until(run.is_learning, 60)
-    second = nodes.add(2)
+    second = nodes.add(1)
     run.wait_until(lambda: _is_complete(run), 30)
     _learns_on(run)
     facts["roles"] = [_roles_on(run, first), _roles_on(run, second)]
 
     nodes.kill(second)
-    run.wait_until(lambda: _status(run)["counters"]["actor_restarts"] == 1, 45)
+    run.wait_until(lambda: _down(run) == {"actor-1"}, 45)
     _learns_on(run)
     facts["second is dead"] = _status(run)
-    third = nodes.add(2)
+    third = nodes.add(1)
     run.wait_until(lambda: _is_complete(run), 30)
     facts["third has come"] = _status(run)
     facts["roles on the third"] = _roles_on(run, third)
@@ -86,10 +91,8 @@ def _kill_nodes(nodes, start_light_run, facts):
     _learns_on(run)
     facts["before"] = _status(run)
     nodes.kill(first)
-    run.wait_until(
-        lambda: all(_status(run)["counters"][f"{role}_restarts"] == 1 for role in ("learner", "replay")), 45
-    )
-    nodes.add(3)
+    run.wait_until(lambda: {"learner", "replay", "actor-0"} <= _down(run), 45)
+    nodes.add(4)
     run.wait_until(lambda: _is_complete(run), 45)
     _learns_on(run)
     facts["fourth has come"] = _status(run)
@@ -107,23 +110,26 @@ def _kill_nodes(nodes, start_light_run, facts):
 
 def test_fault_6_actors_of_a_dead_node_are_lost_and_the_rest_go_on(seen):
     first, second = seen["roles"]
-    assert (first, second) == ({"learner", "replay", "actor-0"}, {"actor-1", "evaluator"})
+    assert (first, second) == ({"learner", "replay", "evaluator", "actor-0"}, {"actor-1"})
     assert seen["second is dead"]["counters"]["learner_restarts"] == 0
     roles = {entry["role"]: entry for entry in seen["second is dead"]["roles"]}
-    assert (roles["actor-1"]["pid"], roles["actor-1"]["incarnation"]) == (None, 1)
+    assert roles["actor-1"]["pid"] is None
+    assert roles["actor-1"]["incarnation"] >= 1
 
 
 def test_actors_of_a_dead_node_come_back_on_one_that_joins_later(seen):
-    assert seen["roles on the third"] == {"actor-1", "evaluator"}
-    assert seen["third has come"]["counters"]["actor_restarts"] == 1
+    assert seen["roles on the third"] == {"actor-1"}
+    assert seen["third has come"]["counters"]["actor_restarts"] >= 1
 
 
 def test_learner_and_replay_of_a_dead_node_are_put_back_elsewhere(seen):
     before, after = seen["before"]["counters"], seen["fourth has come"]["counters"]
-    assert (after["learner_restarts"], after["replay_restarts"]) == (1, 1)
+    # Once more for each process that was given a place there before Ray knew that the node is dead.
+    assert after["learner_restarts"] >= 1
+    assert after["replay_restarts"] >= 1
     assert 0 <= after["lost_learner_steps"] < before["learner_steps"]
     assert 0 <= after["lost_transitions"] < before["env_steps"]
-    assert seen["fourth has come"]["weights_version"][0] == 1
+    assert seen["fourth has come"]["weights_version"][0] == after["learner_restarts"]
     assert "was lost with its node" in seen["output"]
 
 
