@@ -19,7 +19,7 @@ from distdqn.distributed.cluster import Cluster
 from distdqn.distributed.fleet import NO_WISHES, CallFailed, Handle, Ref, Room, Wishes
 from distdqn.distributed.placement import Placement
 from distdqn.distributed.role_logs import RoleLogs
-from distdqn.errors import DistdqnError
+from distdqn.errors import ClusterError, DistdqnError
 
 _NO_INPUT = "At least one of the input arguments for this task could not be computed"
 _ITS_NODE = re.compile(r"its node has died\. Node Id: (\w+)")  # also of a process that was not up yet
@@ -99,10 +99,13 @@ class RayFleet:
         if not refs:
             time.sleep(timeout_seconds)
             return []
-        first, _ = ray.wait(refs, num_returns=1, timeout=timeout_seconds)
-        if not first:
-            return []
-        ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        try:
+            first, _ = ray.wait(refs, num_returns=1, timeout=timeout_seconds)
+            if not first:
+                return []
+            ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        except OSError as error:
+            raise self._gone(error) from error
         return list(ready)
 
     def state(self, ref: Ref) -> Literal["under way", "failed", "done"]:
@@ -130,6 +133,8 @@ class RayFleet:
             node = found[1] if (found := _ITS_NODE.search(why)) else None
             is_lost = isinstance(error, ActorUnavailableError)
             raise CallFailed(why, _NO_INPUT in why, node, is_lost) from error
+        except OSError as error:
+            raise self._gone(error) from error
         if place is not None:
             self._logs.know(_name(*place), value)
         return value
@@ -159,6 +164,13 @@ class RayFleet:
         """Gives back what was reserved, and writes the last of the logs. All roles have been ended."""
         self._placement.end()
         self._logs.close(self._namespace)
+
+    def _gone(self, error: OSError) -> ClusterError:
+        """What is left to say when the Ray on this machine does not answer any more."""
+        return ClusterError(
+            f"The Ray at {self._cluster.address} is gone: {error} (start it again, or another one; "
+            "`--resume auto` goes on from the newest checkpoint)."
+        )
 
 
 def _name(role: str, index: int) -> str:

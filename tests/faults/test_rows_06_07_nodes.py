@@ -1,5 +1,6 @@
 """A run on a cluster whose nodes die and come, and then its head; with real nodes, one after another."""
 
+import re
 import time
 
 import psutil
@@ -91,7 +92,7 @@ def _kill_nodes(nodes, start_light_run, facts):
     _learns_on(run)
     facts["before"] = _status(run)
     nodes.kill(first)
-    run.wait_until(lambda: {"learner", "replay", "actor-0"} <= _down(run), 45)
+    run.wait_until(lambda: "learner" in _down(run), 45)  # the others are missed once they are asked
     nodes.add(4)
     run.wait_until(lambda: _is_complete(run), 45)
     _learns_on(run)
@@ -103,7 +104,7 @@ def _kill_nodes(nodes, start_light_run, facts):
     nodes.kill_head()
     run.wait_until(lambda: run.process.poll() is not None, 120)
     facts["seconds until the driver ended"] = time.monotonic() - begin
-    print(facts["seconds until the driver ended"], "s until the driver ended")
+    facts["code"], facts["error"] = run.process.returncode, run.output().strip().splitlines()[-1]
     facts["newest"], _, facts["passed over"] = Store(str(run.run_dir / "checkpoints")).newest_whole()
     facts["run_dir"] = run.run_dir
 
@@ -140,5 +141,7 @@ def test_fault_7_run_whose_head_dies_goes_on_with_a_new_cluster(seen):
     assert seen["summary after"]["learner_steps"] > seen["newest"]
 
 
-def test_driver_ends_when_the_head_of_its_cluster_dies(seen):
+def test_driver_ends_with_one_line_when_the_head_of_its_cluster_dies(seen):
     assert seen["seconds until the driver ended"] < 90.0
+    assert seen["code"] == 3
+    assert re.match(r"distdqn: error: The Ray at .* is gone: .*`--resume auto` goes on", seen["error"])
