@@ -33,9 +33,9 @@ class Nodes:
         )
         self.address = self._cluster.address
 
-    def add(self, cpus):
-        """Starts a node and waits until the head knows it."""
-        return self._cluster.add_node(num_cpus=cpus, object_store_memory=_STORE_BYTES)
+    def add(self, cpus, kind):
+        """Starts a node that has a resource called `kind`, and waits until the head knows it."""
+        return self._cluster.add_node(num_cpus=cpus, resources={kind: cpus}, object_store_memory=_STORE_BYTES)
 
     def kill(self, node):
         """Kills everything of a node."""

@@ -36,18 +36,22 @@ def nodes():
 def test_fault_11_run_whose_learner_has_lost_its_node_tells_what_it_waits_for_each_30_seconds(
     start_light_run, nodes
 ):
-    first = nodes.add(3)  # learner, replay and evaluator
+    first = nodes.add(2, "core")  # learner and replay
+    nodes.add(2, "edge")  # evaluator and actor
     options = ("--actors", 1, "--target-return", "none", "--max-env-steps", 10**9, "--checkpoint-seconds", 1)
-    run = start_light_run("--address", nodes.address, *options, "--stall-timeout-seconds", 32, LIGHT_CPUS="1")
-    run.wait_until(lambda: "learner" in _up(run), 60)
-    nodes.add(1)
+    places = ("--learner-resources", "core=1", "--actor-resources", "edge=1")
+    run = start_light_run(
+        "--address", nodes.address, *options, *places, "--stall-timeout-seconds", 32, LIGHT_CPUS="1"
+    )
     run.wait_until(run.is_learning, 60)
     run.wait_until(lambda: list((run.run_dir / "checkpoints").glob("checkpoint-*.json")), 30)
 
     nodes.kill(first)
     code = run.wait(150)
 
-    lacking = r"learner has no place in the cluster, it needs 1 CPU on one node; of \d nodes, none has more"
+    lacking = (
+        r"learner has no place in the cluster, it needs 1 CPU, 1 core on one node; of \d nodes, none has"
+    )
     assert code == 3, run.output()
     (line,) = [line for line in run.output().splitlines() if "Nothing has come for" in line]
     error = run.output().strip().splitlines()[-1]
@@ -57,9 +61,3 @@ def test_fault_11_run_whose_learner_has_lost_its_node_tells_what_it_waits_for_ea
     assert re.search(lacking, line)
     assert re.search(lacking, error)
     assert Store(str(run.run_dir / "checkpoints")).newest_whole()[2] == []
-
-
-def _up(run):
-    """The roles whose processes run, as far as `status.json` tells."""
-    status = run.read("status.json") or {"roles": []}
-    return {entry["role"] for entry in status["roles"] if entry["pid"]}

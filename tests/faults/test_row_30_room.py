@@ -27,7 +27,7 @@ def test_fault_30_run_with_room_for_one_actor_begins_and_adds_the_others_on_a_no
     (line,) = [line for line in run.output().splitlines() if "have found room" in line]
     assert "4 of 6 processes have found room on the cluster, which has 4 CPUs, 0 of them free" in line
 
-    nodes.add(2)
+    nodes.add(2, "any")
     run.wait_until(lambda: run.read("status.json")["actors"] == {"wanted": 3, "acting": 3}, 60)
     run.process.send_signal(signal.SIGINT)
 
