@@ -138,3 +138,20 @@ def test_two_bundles_have_room_on_one_node_or_on_two_but_not_in_one_place_twice(
     assert _have_both([{"CPU": 2.0, "GPU": 1.0}], learner, replay)
     assert _have_both([{"CPU": 1.0, "GPU": 1.0}, {"CPU": 1.0}], learner, replay)
     assert not _have_both([{"CPU": 1.0, "GPU": 1.0}, {"CPU": 0.5}], learner, replay)
+
+
+@pytest.mark.slow
+def test_run_learns_beside_a_gpu_and_ends_with_exit_3_where_it_asks_for_more_than_there_are(start_run):
+    cluster = HeldCluster({"num_cpus": 4}, {"num_cpus": 2, "num_gpus": 1})
+    options = ("--address", cluster.address, "--actors", 1, "--envs-per-actor", 4)
+    paths = {"PYTHONPATH": cluster.environment["PYTHONPATH"]}
+    try:
+        run = start_run(*options, "--learner-gpus", 1, "--max-env-steps", 3000, **paths)
+        more = start_run(*options, "--learner-gpus", 2, "--start-timeout-seconds", 5, **paths)
+        assert more.wait() == 3, more.output()
+        assert run.wait() in (0, 8), run.output()
+    finally:
+        cluster.close()
+    assert "2 GPU on one node" in more.output().splitlines()[-1]
+    assert "The learner has a GPU that TensorFlow cannot use" in run.output()
+    assert run.read("summary.json")["learner_steps"] > 0
