@@ -43,7 +43,9 @@ def _rows(run):
     return rows
 
 
-def test_fault_8_lost_and_late_messages_are_made_up_for_and_nothing_is_stored_twice(start_light_run, nodes):
+def test_fault_8_lost_and_late_messages_are_made_up_for_and_nothing_is_stored_twice(
+    start_light_run, nodes, record_property
+):
     options = (
         "--address",
         nodes.address,
@@ -59,7 +61,8 @@ def test_fault_8_lost_and_late_messages_are_made_up_for_and_nothing_is_stored_tw
     assert run.wait(120) == 0, run.output()
     summary, rows = run.read("summary.json"), _rows(run)
     restarts = [summary[f"{role}_restarts"] for role in ("actor", "learner", "replay")]
-    print(restarts, len(rows))
+    for name in ("lost_rollouts", "lost_transitions", "lost_learner_steps"):
+        record_property(name, summary[name])
     assert sum(restarts) > 0  # messages did get lost
     assert summary["env_steps"] == 12_000
     assert len(rows) > 1000

@@ -30,7 +30,6 @@ def test_fault_9_run_goes_on_in_an_object_store_that_has_no_room(start_light_run
     assert run.wait(90) == 0, run.output()
     summary = run.read("summary.json")
     _, versions = run.read("status.json")["weights_version"]
-    print(versions, "versions,", _spilled_bytes() / 2**20, "MB on disk")
     assert versions * _WEIGHTS_BYTES > 5 * _STORE_BYTES
     assert [summary[f"{role}_restarts"] for role in ("actor", "learner", "replay")] == [0, 0, 0]
     assert _spilled_bytes() <= taken_bytes + _STORE_BYTES

@@ -111,7 +111,10 @@ def _kill_nodes(nodes, start_light_run, facts):
     facts["run_dir"] = run.run_dir
 
 
-def test_fault_6_actors_of_a_dead_node_are_lost_and_the_rest_go_on(seen):
+def test_fault_6_actors_of_a_dead_node_are_lost_and_the_rest_go_on(seen, record_property):
+    record_property("injected", 2)  # with the node of learner and replay
+    for name in ("lost_rollouts", "lost_transitions", "lost_learner_steps"):
+        record_property(name, seen["fourth has come"]["counters"][name])
     first, second = seen["roles"]
     assert (first, second) == ({"learner", "replay"}, {"actor-1"})
     assert seen["second is dead"]["counters"]["learner_restarts"] == 0
@@ -136,7 +139,9 @@ def test_learner_and_replay_of_a_dead_node_are_put_back_elsewhere(seen):
     assert "was lost with its node" in seen["output"]
 
 
-def test_fault_7_run_whose_head_dies_goes_on_with_a_new_cluster(seen):
+def test_fault_7_run_whose_head_dies_goes_on_with_a_new_cluster(seen, record_property):
+    steps = seen["at the end"]["counters"]["learner_steps"]
+    record_property("lost_learner_steps", max(0, steps - seen["newest"]))
     assert seen["passed over"] == []
     assert f"Goes on from checkpoint {seen['newest']}" in seen["output after"]
     assert seen["code after"] == 0, seen["output after"]
