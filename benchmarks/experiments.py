@@ -110,6 +110,7 @@ ABLATION = {
     "no gradient clipping": "--max-gradient-norm none",
     "no lag of the target": "--target-update-period 1",
     "no decay of epsilon": "--epsilon-decay-steps 0",
+    "no fall of the learning rate": "--learning-rate-schedule constant",
 }
 
 RANDOM = Row("random", BREAKOUT, None)

@@ -165,11 +165,11 @@ class AlgorithmOptions:
     learning_rate_decay_steps: int = option(
         _LEARNING, 50_000, "total env steps over which the learning rate falls", Range(0, 10**15)
     )
-    learning_rate_schedule: _Shape = option(
+    learning_rate_schedule: _Shape | None = option(
         _LEARNING,
-        "constant",
+        None,
         "`constant` stays at `learning_rate`; `linear` and `cosine` fall; `piecewise` goes by "
-        "`learning_rate_points`",
+        "`learning_rate_points`; none means linear, images constant",
     )
     learning_rate_points: Points | None = option(
         _LEARNING, None, "of `piecewise`, as in `0:0.002,50000:0.0001`: env steps and value", Range(0, 10)

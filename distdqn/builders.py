@@ -215,10 +215,14 @@ def _epsilon(config: Config) -> Schedule:
     )
 
 
-def make_learning_schedules(config: Config) -> LearningSchedules:
-    """What of the learning changes over a run."""
+def make_learning_schedules(config: Config, is_image: bool) -> LearningSchedules:
+    """What of the learning changes over a run.
+
+    The learning rate falls so that late updates do not undo what was learned. With images, an env step
+    is an eighth as many updates, and learning takes many more env steps.
+    """
     learning_rate = make_schedule(
-        config.learning_rate_schedule,
+        config.learning_rate_schedule or ("constant" if is_image else "linear"),
         config.learning_rate,
         config.learning_rate_end,
         config.learning_rate_decay_steps,

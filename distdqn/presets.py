@@ -15,6 +15,7 @@ _PLAIN = {
     "dueling": False,
     "head": "value",
     "layer_norm": False,
+    "learning_rate_schedule": "constant",
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -31,6 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epsilon_ladder": True,
         "head": "value",
         "layer_norm": False,
+        "learning_rate_schedule": "constant",
     },
     "rainbow": {
         "n_step": 3,
@@ -49,6 +51,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "v_min": -100.0,
         "v_max": 100.0,
         "layer_norm": False,
+        "learning_rate_schedule": "constant",
     },
     # The notebook of a first lecture on deep Q-learning, mistakes included: nothing lags behind
     # the network that learns (a copy after every update is none), values go on past an

@@ -254,7 +254,7 @@ class _Run:
                 actors=int(config.actors),  # `auto` is for `async` alone
                 steps_per_rollout=config.rollout_length * config.envs_per_actor,
                 samples_per_call=config.updates_per_call * config.batch_size,
-                schedules=builders.make_learning_schedules(config),
+                schedules=builders.make_learning_schedules(config, self._spec.is_image),
                 report_period=config.report_period,
                 saver=saver,
             )

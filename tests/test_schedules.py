@@ -2,6 +2,9 @@ import math
 
 import pytest
 
+from distdqn.builders import make_learning_schedules
+from distdqn.config import Config
+from distdqn.presets import PRESETS
 from distdqn.schedules import (
     CosineSchedule,
     LearningSchedules,
@@ -83,3 +86,23 @@ def test_learner_is_ordered_with_the_values_of_the_env_step():
     schedules = LearningSchedules(LinearSchedule(0.5, 0.1, 100), LinearSchedule(0.4, 1.0, 200))
 
     assert schedules.at(100) == LearnOrder(learning_rate=0.1, importance_exponent=0.4 + 0.6 * 100 / 200)
+
+
+@pytest.mark.parametrize(
+    ("config", "is_image", "late"),
+    [
+        (Config(), False, 1e-4),
+        (Config(), True, 1e-3),
+        (Config(learning_rate_schedule="linear"), True, 1e-4),
+        *(
+            (Config.from_preset(preset), False, PRESETS[preset].get("learning_rate", 1e-3))
+            for preset in PRESETS
+        ),
+    ],
+)
+def test_learning_rate_falls_by_default_but_neither_with_images_nor_in_a_papers_preset(
+    config, is_image, late
+):
+    rate = make_learning_schedules(config, is_image).learning_rate
+
+    assert [rate.at(0), rate.at(50_000)] == pytest.approx([config.learning_rate, late])

@@ -36,6 +36,7 @@ class Launch:
     Attributes:
         cluster: that.
         config: the options.
+        spec: of the environment.
         calls: to the roles.
         actors: how many to start with.
         show: takes each line of metrics.
@@ -43,6 +44,7 @@ class Launch:
 
     cluster: Cluster
     config: Config
+    spec: EnvironmentSpec
     calls: Calls
     actors: int
     show: Callable[[dict[str, Any]], None]
@@ -74,7 +76,7 @@ class Launch:
             stall_timeout_seconds=config.stall_timeout_seconds,
             environment=environment_name(config.env),
             prioritized=config.sampler == "prioritized",
-            schedules=builders.make_learning_schedules(config),
+            schedules=builders.make_learning_schedules(config, self.spec.is_image),
             replay_shards=config.replay_shards,
             seed=config.seed,
         )
@@ -128,7 +130,7 @@ def launched(
         try:
             room = fleet.room().actors - others if cluster.cpus_per_role else machine
             show = RayMetrics(folder.resolve().name).show
-            yield Launch(cluster, config, calls, fitting_actors(config, room), show)
+            yield Launch(cluster, config, spec, calls, fitting_actors(config, room), show)
         finally:
             with contextlib.suppress(ClusterError):  # it is gone, and the wish with it
                 fleet.ask_for([])
