@@ -188,12 +188,14 @@ def followed(cluster, tmp_path_factory):
     return folder, seen
 
 
+@pytest.mark.long
 def test_cluster_grows_when_auto_asks_and_shrinks_when_the_run_ends(followed):
     _, seen = followed
     assert (seen["acting"], seen["exit code"]) == (4, 130), seen["output"]
     assert [seen[when] for when in ("nodes before", "nodes", "nodes after")] == [1, 4, 1]
 
 
+@pytest.mark.long
 def test_run_of_auto_goes_on_with_the_room_that_there_is_then(cluster, followed):
     folder, _ = followed
     options = ("--actors", "auto", "--max-actors", 1, "--eval-episodes", 1, "--max-env-steps", 100)
@@ -204,6 +206,7 @@ def test_run_of_auto_goes_on_with_the_room_that_there_is_then(cluster, followed)
     assert json.loads((folder / "summary.json").read_text())["episodes_lost"] == 4
 
 
+@pytest.mark.long
 def test_fault_30_run_that_has_no_room_on_a_real_cluster_ends_with_exit_3(cluster, tmp_path):
     run = run_on(cluster, tmp_path / "run", "--actors", 30, "--start-timeout-seconds", 8)
     output, _ = run.communicate(timeout=120)

@@ -20,6 +20,7 @@ def test_fault_5_driver_killed_at_any_moment_goes_on_from_its_newest_checkpoint(
     record_property("lost_learner_steps", summary_of(kills)["faults"]["5"]["lost"]["learner steps"])
 
 
+@pytest.mark.long
 def test_fault_5_lockstep_run_that_is_killed_twice_ends_as_one_that_was_left_alone(tmp_path, record_property):
     report = compare(tmp_path, points=2, seed=0, passed_on=["--max-env-steps", 3000])
     assert report["differences"] == []

@@ -116,6 +116,7 @@ def test_killed_run_goes_on_from_its_newest_checkpoint(survivor, start_run):
     assert summary["episodes_lost"] == 2 * 16  # one open in each environment
 
 
+@pytest.mark.long
 def test_no_process_at_all_is_left_a_while_after_the_driver_is_killed(survivor):
     run, _ = survivor
 

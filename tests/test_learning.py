@@ -1,4 +1,4 @@
-"""Whole runs that must reach a return: long, so left out unless asked for with `-m slow`."""
+"""Whole runs that must reach a return: left out unless asked for with `-m slow` or `-m long`."""
 
 import json
 import statistics
@@ -9,7 +9,7 @@ from distdqn import Config, train
 from distdqn.presets import PRESETS
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name != "lecture"])
 def test_cart_pole_is_solved_by_every_preset(preset, start_run):
     run = start_run("--preset", preset, "--actors", 2, "--seed", 100)

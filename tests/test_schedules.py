@@ -100,9 +100,7 @@ def test_learner_is_ordered_with_the_values_of_the_env_step():
         ),
     ],
 )
-def test_learning_rate_falls_by_default_but_neither_with_images_nor_in_a_papers_preset(
-    config, is_image, late
-):
+def test_learning_rate_falls_by_default_but_neither_with_images_nor_in_a_preset(config, is_image, late):
     rate = make_learning_schedules(config, is_image).learning_rate
 
     assert [rate.at(0), rate.at(50_000)] == pytest.approx([config.learning_rate, late])

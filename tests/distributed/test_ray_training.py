@@ -338,7 +338,7 @@ def test_lockstep_and_serial_write_the_same_metrics_but_for_times_and_rates(fres
     assert lines[-1]["env_steps"] == 3000
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_lockstep_repeats_itself_and_another_seed_does_not(fresh_runs, start_fresh):
     first = fresh_runs["lockstep"]
     runs = start_fresh(again=("lockstep", 1), another=("lockstep", 2))
@@ -349,7 +349,7 @@ def test_lockstep_repeats_itself_and_another_seed_does_not(fresh_runs, start_fre
     assert _comparable(first) != _comparable(runs["another"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_prioritized_lockstep_and_serial_end_alike_and_unlike_uniform_ones(fresh_runs, start_fresh):
     runs = start_fresh(lockstep=("lockstep", 1, *_MANY_PARTS), serial=("serial", 1, *_MANY_PARTS))
 

@@ -33,6 +33,7 @@ def nodes():
     nodes.close()
 
 
+@pytest.mark.long
 def test_fault_11_run_whose_learner_has_lost_its_node_tells_what_it_waits_for_each_30_seconds(
     start_light_run, nodes
 ):

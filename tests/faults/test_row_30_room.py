@@ -16,6 +16,7 @@ def nodes():
     nodes.close()
 
 
+@pytest.mark.long
 def test_fault_30_run_with_room_for_one_actor_begins_and_adds_the_others_on_a_node_that_joins(
     start_light_run, nodes
 ):
