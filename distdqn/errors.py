@@ -29,7 +29,7 @@ class ConfigError(DistdqnError, ValueError):
 
 
 class ClusterError(DistdqnError):
-    """The Ray cluster is unreachable or too small."""
+    """The Ray cluster is unreachable, too small or gone, or nothing goes on there."""
 
     exit_code = 3
 

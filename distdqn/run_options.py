@@ -154,6 +154,7 @@ class RunOptions:
     start_timeout_seconds: float = option(
         _FAULTS,
         120.0,
-        "longest wait for a role to start, or for the learner and replay to answer",
+        "longest wait for a role to start, at first also for room on the cluster, or for the learner and "
+        "replay to answer",
         Range(0, above=True),
     )
