@@ -180,8 +180,11 @@ def test_folder_of_another_run_is_not_gone_on_in(whole, tmp_path):
     assert (tmp_path / "other" / "metrics.jsonl").read_bytes() == before
 
 
-def test_checkpoint_without_replay_fills_it_anew(tmp_path):
+def test_checkpoint_without_replay_fills_it_anew(tmp_path, capsys):
     run(tmp_path / "run", checkpoint_replay=False)
+    capsys.readouterr()
+    assert inspect([str(tmp_path / "run"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["checkpoints"][-1]["contents"]["replay"] is None
 
     summary = run(tmp_path / "run", checkpoint_replay=False, resume="auto", max_env_steps=2500)
 
