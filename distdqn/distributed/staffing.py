@@ -66,6 +66,7 @@ class Staffing:
         self._command = 0
         self._listens_from: float | None = None
         self._listens_to: Worker | None = None
+        self._is_listening = False
         self._told: tuple[Worker, Staff] | None = None
         if self._follows:
             others = [each.role for each in roster.working() if each.role != "actor"]
@@ -99,7 +100,7 @@ class Staffing:
     def take_command(self, command: tuple[int, int]) -> None:
         """Takes in how many actors somebody wants."""
         self._command, self._wanted = command
-        self._listens_to = None
+        self._is_listening = False
         self._journal.note(f"A command asks for {self._wanted} actors.")
         if self._follows:
             self._follows = False
@@ -129,7 +130,10 @@ class Staffing:
         """Keeps one call under way that ends when a command comes."""
         control = self._roster.control or self._roster.start_control()
         if self._listens_to is not control:
-            self._listens_to = control
+            self._listens_to, self._is_listening = control, False
+            self._command = 0  # the numbers of a new process begin again
+        if not self._is_listening:
+            self._is_listening = True
             self._calls.send("next_command", control, turns=float("inf"))
 
     def _follow(self) -> None:

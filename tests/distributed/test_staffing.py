@@ -141,6 +141,16 @@ def test_command_reaches_the_run_though_the_process_that_took_them_was_killed():
     assert run.fleet.told[-1][1].is_complete
 
 
+def test_command_to_a_new_process_that_takes_them_is_not_taken_for_one_that_was_obeyed():
+    fleet = FakeFleet(seconds={"rollout": 0.3, "learn": 0.05})
+    fleet.at(25.0, lambda: fleet.kill("control"))
+    run = make_scaled((20.0, 2), (30.0, 3), fleet=fleet)
+
+    # Each process numbers the commands given to it from 1 on.
+    told = [(when > 25.0, staff.wanted, staff.command) for when, staff in run.fleet.told]
+    assert sorted(set(told)) == [(False, 1, 0), (False, 2, 1), (True, 2, 0), (True, 3, 1)]
+
+
 def test_run_gets_on_though_the_process_that_takes_commands_keeps_dying():
     fleet = FakeFleet(seconds={"rollout": 0.3, "learn": 0.05})
     for seconds in range(15, 55, 5):
