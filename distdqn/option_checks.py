@@ -136,7 +136,7 @@ def _shards(options: Mapping[str, Any]) -> list[str]:
             f"`replay_shards` ({shards}) needs `mode` to be `async`: the other modes have one replay "
             "(leave it out)."
         )
-    for name in ("actors", "capacity"):
+    for name in ("actors", "max_actors", "capacity"):
         most = options.get(name)
         if isinstance(most, int) and shards > most:
             mistakes.append(

@@ -160,6 +160,9 @@ def test_shards_are_refused_when_some_would_stay_empty_or_the_mode_has_one_repla
     assert mistakes_of(replay_shards=5, actors=4) == [
         "`replay_shards` (5) exceeds `actors` (4): some would stay empty (lower it)."
     ]
+    assert mistakes_of(replay_shards=5, actors="auto", max_actors=4) == [
+        "`replay_shards` (5) exceeds `max_actors` (4): some would stay empty (lower it)."
+    ]
     for mode in ("serial", "lockstep"):
         assert mistakes_of(replay_shards=2, mode=mode) == [
             "`replay_shards` (2) needs `mode` to be `async`: the other modes have one replay (leave it out)."
