@@ -104,8 +104,12 @@ class Roster:
         return fresh
 
     def shard_of(self, actor: Worker) -> Worker:
-        """The shard of replay that takes what this actor sees."""
-        return self.shards[actor.index % len(self.shards)]
+        """The shard of replay that takes what this actor, one of those there are, sees.
+
+        They take shards in turns, whoever has left: none of these goes without.
+        """
+        place = next(place for place, each in enumerate(self.actors) if each is actor)
+        return self.shards[place % len(self.shards)]
 
     def publish(self) -> PolicyWeights:
         """See `Finisher`."""

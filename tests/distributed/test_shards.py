@@ -27,13 +27,34 @@ def _saved(folder):
     return [shard["index"]["inserted"] for shard in saved_shards(document)]
 
 
-def test_actors_insert_into_the_shard_of_their_index():
+def test_actors_take_shards_in_turns():
     run = make_run(actors=5, replay_shards=2, max_env_steps=3_000)
     assert run.supervisor.run() == "max_env_steps"
     first, second = _shards(run.fleet)
     assert first.inserted + second.inserted == run.counters.inserted == 3_000
     assert first.inserted == pytest.approx(3 / 2 * second.inserted, rel=0.1)  # actors 0, 2, 4 and 1, 3
     assert run.journal.replay_size == 3_000
+
+
+def test_no_shard_goes_without_when_a_lost_node_takes_all_actors_of_one():
+    fleet = FakeFleet()
+    fleet.slots = 4 + 4  # learner, two shards and evaluator, and the actors
+    held = []
+
+    def lose_a_node():
+        fleet.slots -= 2
+        fleet.kill("actor", 1)
+        fleet.kill("actor", 3)
+
+    fleet.at(20.0, lose_a_node)
+    fleet.at(60.0, lambda: held.extend(shard.inserted for shard in _shards(fleet)))
+    limits = {"min_actors": 2, "follows_cluster": True, "max_env_steps": 10**6, "max_seconds": 90.0}
+    run = make_run(fleet, actors=4, replay_shards=2, **limits)
+    run.supervisor.run()
+    assert [actor.index for actor in run.supervisor.roster.actors] == [0, 2]
+    first, second = (shard.inserted - before for shard, before in zip(_shards(fleet), held, strict=True))
+    assert first == pytest.approx(second, rel=0.1)
+    assert first > 1_000
 
 
 def test_learner_draws_from_shards_in_proportion_to_their_size():
