@@ -152,8 +152,11 @@ class Supervisor:
                     self._journal.note(result)
 
     def _take_stock(self, shard: int, stock: Stock) -> None:
-        self._orders.stocks[shard] = stock
-        self._journal.replay_size = sum(each.size for each in self._orders.stocks)
+        stocks = self._orders.stocks
+        # What is being put back, part by part, is counted already.
+        inserted = max(stock.inserted, stocks[shard].inserted)
+        stocks[shard] = dataclasses.replace(stock, inserted=inserted)
+        self._journal.replay_size = sum(each.size for each in stocks)
 
     def _end_evaluation(self, order: EvaluationOrder, evaluation: Evaluation) -> None:
         """Judges weights once they are here, where no node that dies takes them along."""

@@ -280,3 +280,18 @@ def test_shard_that_dies_after_that_gets_its_part_of_the_same_checkpoint(tmp_pat
     assert starts(fleet, "replay", 0) == [0]
     assert fresh.numbers[:100] == dead.numbers[:100]
     assert again.counters.inserted == sum(shard.real.inserted for shard in _shards(fleet))
+
+
+def test_shard_that_dies_while_its_part_is_dealt_out_is_counted_once(tmp_path):
+    run = make_run(FakeFleet(make_role={"replay": _RealReplay}), saving=_saving(tmp_path))
+    run.supervisor.run()
+    run.finish()
+    fleet = FakeFleet(make_role={"replay": _RealReplay}, seconds={"set_chunk": 1.0})
+    fleet.at(5.0, lambda: fleet.kill("replay", 1))
+    again = make_run(fleet, start=newest_start(tmp_path), replay_shards=2, max_env_steps=7_000)
+    again.supervisor.run()
+    dead = next(h.object for h in fleet.started if (h.role, h.index) == ("replay", 1))
+    assert 0 < dead.real.inserted < run.counters.inserted / 2
+    assert starts(fleet, "replay", 1) == [0, 1]
+    assert again.counters.inserted == sum(shard.real.inserted for shard in _shards(fleet))
+    assert again.counters.lost_transitions == 0
