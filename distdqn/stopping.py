@@ -1,9 +1,14 @@
 """Ctrl-C and SIGTERM as a request to stop, looked at between two steps of the work."""
 
+import contextlib
 import signal
+import sys
 import threading
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any, Self
+
+from distdqn.errors import TERMINATED
 
 
 class StopRequest:
@@ -36,3 +41,32 @@ class StopRequest:
         if self.reason is not None:
             raise KeyboardInterrupt
         self.reason = "terminated" if number == signal.SIGTERM else "interrupted"
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """While entered, SIGTERM raises `SystemExit`, so that all there is to end is ended.
+
+    Without it, the system ends the process on the spot. Ray's handler, where that has taken the
+    place of this one, does the same with another code, which is replaced. What was installed
+    before stays, or is put back at the end.
+    """
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        sys.exit(TERMINATED)
+
+    is_ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+    if is_ours:
+        signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    except SystemExit as error:
+        if error.code == signal.SIGTERM:
+            raise SystemExit(TERMINATED) from None
+        raise
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -11,7 +11,15 @@ from distdqn import builders
 from distdqn.acting.environments import EnvironmentSource, EnvironmentSpec, inspect_environment
 from distdqn.checkpoints import Checkpoints
 from distdqn.config import Config
-from distdqn.errors import ClusterError, ConfigError, DistdqnError, Diverged, EnvironmentFault, RoleFailure
+from distdqn.errors import (
+    TERMINATED,
+    ClusterError,
+    ConfigError,
+    DistdqnError,
+    Diverged,
+    EnvironmentFault,
+    RoleFailure,
+)
 from distdqn.fitting import fit_to_observations
 from distdqn.policy import save_policy
 from distdqn.reporting.console import Console, number
@@ -20,7 +28,7 @@ from distdqn.reporting.run_directory import RunDirectory, check_folder, versions
 from distdqn.resuming import Start, checkpoint_root, describe_run, find_start, run_folder
 from distdqn.saving import RoundSaver, put_back
 from distdqn.serial import Finisher, SerialTeam, Team, evaluate_if_due, run_rounds
-from distdqn.stopping import StopRequest
+from distdqn.stopping import StopRequest, ended_by_sigterm
 from distdqn.storage.errors import CheckpointError
 from distdqn.storage.store import Store
 from distdqn.user_network import check_importable
@@ -156,12 +164,16 @@ class _Run:
         self._journal.write_status("starting")
         state = "failed"
         try:
-            reason = self._run_serial() if config.mode == "serial" else self._run_on_ray()
+            with ended_by_sigterm():
+                reason = self._run_serial() if config.mode == "serial" else self._run_on_ray()
             state = reason
-        except KeyboardInterrupt:
-            state = "interrupted"
-            if not self._journal.counters.env_steps:
-                self._console.note("Interrupted before training began: there is nothing to save.")
+        except (KeyboardInterrupt, SystemExit) as error:
+            if isinstance(error, KeyboardInterrupt):
+                state = "interrupted"
+            elif error.code == TERMINATED:
+                state = "terminated"
+            if state != "failed" and not self._journal.counters.env_steps:
+                self._console.note(f"{state.title()} before training began: there is nothing to save.")
             raise
         finally:
             self._console.close()
@@ -191,9 +203,11 @@ class _Run:
         with launched(self._config, self._spec, self._directory.path, tell) as launch:
             self._journal.watch = launch.show
             # Only now: connecting to Ray replaces handlers that were there before.
+            if self._config.mode == "lockstep":
+                team = launch.make_team(self._journal.note)  # it may wait for room; a signal ends that
+                with self._stop:
+                    return self._run_in_rounds(team)
             with self._stop:
-                if self._config.mode == "lockstep":
-                    return self._run_in_rounds(launch.make_team(self._journal.note))
                 return self._run_async(launch)
 
     def _run_async(self, launch: "Launch") -> str:

@@ -1,15 +1,22 @@
 """Signals as a request to stop: the first one asks, the second one interrupts."""
 
 import contextlib
+import json
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
-from types import FrameType
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType, SimpleNamespace
 
 import pytest
 
-from distdqn.stopping import StopRequest
+from distdqn.config import Config
+from distdqn.distributed import launch
+from distdqn.errors import TERMINATED
+from distdqn.stopping import StopRequest, ended_by_sigterm
+from distdqn.training import train
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -101,3 +108,82 @@ def test_nothing_is_installed_off_the_main_thread() -> None:
 
     assert inside == [ignore, ignore, None]
     assert [signal.getsignal(number) for number in SIGNALS] == [ignore, ignore]
+
+
+# Before there is anything to stop in order.
+
+
+def leave_as_ray_does(_number: int, _frame: FrameType | None) -> None:
+    """What Ray has SIGTERM do in the process that connects to it."""
+    sys.exit(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("handler", [None, leave_as_ray_does])
+def test_sigterm_outside_of_training_ends_what_is_open_and_has_its_own_exit_code(
+    handler: Callable[..., None] | None,
+) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    closed: list[bool] = []
+
+    def work() -> None:
+        with ended_by_sigterm():
+            if handler:
+                signal.signal(signal.SIGTERM, handler)
+            try:
+                send(signal.SIGTERM)
+            finally:
+                closed.append(True)
+
+    with pytest.raises(SystemExit) as ended:
+        work()
+
+    assert (ended.value.code, closed) == (TERMINATED, [True])
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_other_exits_and_a_handler_of_the_caller_stay_as_they_are() -> None:
+    signal.signal(signal.SIGTERM, ignore)
+    inside: list[object] = []
+
+    def work() -> None:
+        with ended_by_sigterm():
+            inside.append(signal.getsignal(signal.SIGTERM))
+            sys.exit(3)
+
+    with pytest.raises(SystemExit) as ended:
+        work()
+
+    assert (ended.value.code, inside) == (3, [ignore])
+    assert signal.getsignal(signal.SIGTERM) is ignore
+
+
+@pytest.mark.parametrize("when", ["connecting", "placing"])
+@pytest.mark.parametrize(
+    ("number", "error", "state"),
+    [(signal.SIGTERM, SystemExit, "terminated"), (signal.SIGINT, KeyboardInterrupt, "interrupted")],
+)
+def test_fault_10_run_that_is_stopped_before_it_trains_says_so(
+    number: signal.Signals,
+    error: type[BaseException],
+    state: str,
+    when: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The signal comes while Ray is connected to, or while a lockstep run waits for room there."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    @contextlib.contextmanager
+    def launched(*_arguments: object) -> Iterator[SimpleNamespace]:
+        if when == "connecting":
+            send(number)
+        yield SimpleNamespace(show=None, make_team=lambda _note: send(number))
+
+    monkeypatch.setattr(launch, "launched", launched)
+    with pytest.raises(error):
+        train(Config(run_dir=str(tmp_path), mode="lockstep"))
+
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == state
+    assert f"{state.title()} before training began: there is nothing to save." in capsys.readouterr().out
