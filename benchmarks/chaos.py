@@ -31,7 +31,7 @@ from typing import Any
 
 from driver import Driver
 
-from distdqn.checkpoints import inserted_in
+from distdqn.checkpoints import saved_shards
 from distdqn.storage.errors import CheckpointError
 from distdqn.storage.store import Store
 
@@ -165,7 +165,9 @@ class Run(Driver):
                 document = store.read_manifest(max(numbers))
             except CheckpointError:  # deleted meanwhile: there is a newer one
                 continue
-            return int(document["learner"]["learner_steps"]) if kind == "learner" else inserted_in(document)
+            if kind == "learner":
+                return int(document["learner"]["learner_steps"])
+            return sum(int(shard["index"]["inserted"]) for shard in saved_shards(document))
         return 0
 
     def end(self) -> tuple[int, int]:

@@ -167,8 +167,3 @@ def replay_parts(store: Store, shard: Tree) -> Iterator[tuple[str, Tree]]:
     for part in shard["parts"]:
         yield f"set_{part['kind']}", store.read_tree(part["state"])
     yield "set_index", store.read_tree(shard["index"])
-
-
-def inserted_in(document: Tree) -> int:
-    """Transitions that a checkpoint's replay had taken in; 0 if it holds none."""
-    return sum(int(shard["index"]["inserted"]) for shard in saved_shards(document))

@@ -7,7 +7,7 @@ import pytest
 from toy_images import Walk, packed, rows_of
 from toy_replay_state import SAMPLERS, STACKS, make_replay, make_vectors
 
-from distdqn.checkpoints import Checkpoints, inserted_in, saved_shards
+from distdqn.checkpoints import Checkpoints, saved_shards
 from distdqn.replay.shards import shard_capacities
 from distdqn.resharding import reshard, restored_sizes, restoring_calls
 from distdqn.storage.store import Store
@@ -173,9 +173,9 @@ def test_checkpoint_without_replay_or_with_a_single_one_of_format_1_is_understoo
     document = save(store, [filled(60, "vectors", "uniform", 0)])
     old = {**document, "replay": document["replay"][0]}
     assert saved_shards(old) == document["replay"]
-    assert inserted_in(old) == inserted_in(document) == 92
+    assert restored_sizes(old, 1) == restored_sizes(document, 1) == [92]
     assert [saved_shards({"replay": nothing}) for nothing in (None, [])] == [[], []]
-    assert inserted_in({"replay": None}) == 0
+    assert restored_sizes({"replay": None}, 2) == [0, 0]
     assert len(contents(dealt(store, old, [make_replay(30) for _ in range(2)]))[0]) == 30
 
 
