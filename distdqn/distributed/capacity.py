@@ -44,8 +44,8 @@ def request(bundles: list[dict[str, float]]) -> None:
     Raises:
         ClusterError: its head does not answer.
     """
-    is_autoscaler_v2(fetch_from_server=True)  # Ray remembers it, and asks the autoscaler there is
     try:
+        is_autoscaler_v2(fetch_from_server=True)  # Ray remembers it, and asks the autoscaler there is
         request_resources(bundles=bundles)
     except (RayError, RuntimeError) as error:
         raise ClusterError(f"The cluster cannot be asked for nodes: {error}") from error

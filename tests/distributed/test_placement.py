@@ -5,6 +5,7 @@ from distributed.clusters import HeldCluster
 
 from distdqn.distributed.cluster import Cluster
 from distdqn.distributed.fleet import Wishes
+from distdqn.errors import ClusterError
 
 _ACTORS = 4
 
@@ -69,6 +70,19 @@ def test_actors_beside_a_learner_with_a_gpu_see_none_even_in_a_private_ray(place
     options = place(Wishes(1.0)).options("actor", 0)
     assert "num_gpus" not in options
     assert options["runtime_env"]["env_vars"]["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_head_that_does_not_answer_ends_a_wish_for_nodes_with_what_a_run_expects(monkeypatch):
+    from ray.exceptions import RpcError
+
+    from distdqn.distributed import capacity
+
+    def fail(**_named):
+        raise RpcError("no head")
+
+    monkeypatch.setattr(capacity, "is_autoscaler_v2", fail)
+    with pytest.raises(ClusterError, match="cannot be asked for nodes: no head"):
+        capacity.request([])
 
 
 # On a real cluster: slow.
