@@ -71,7 +71,7 @@ def _find(run: Path, actors: int) -> dict[str, str]:
         ClusterError: it has not begun, or is over.
     """
     config, status = _read(run / "config.json"), _read(run / "status.json")
-    if config is None or status is None:
+    if "mode" not in config or "state" not in status:
         raise ConfigError(f"{run} holds no run (name the folder that the run writes to).")
     if config["mode"] != "async":
         raise ConfigError(
@@ -88,18 +88,19 @@ def _find(run: Path, actors: int) -> dict[str, str]:
         )
     if status["state"] not in ("starting", "running"):
         raise ClusterError(f"The run in {run} is over ({status['state']}): nothing was changed.")
-    ray: dict[str, str] = status["ray"] or {}
+    ray: dict[str, str] = status.get("ray") or {}
     if not ray.get("control"):
         raise ClusterError(f"The run in {run} is still starting (try again in some seconds).")
     return ray
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> dict[str, Any]:
+    """A file's JSON object; empty if there is none."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    return content
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 if __name__ == "__main__":

@@ -50,8 +50,10 @@ def test_fault_33_more_actors_than_max_actors_are_refused(tmp_path, capsys):
 
 def test_folder_without_a_run_is_refused_with_exit_2(tmp_path, capsys):
     assert refused(capsys, str(tmp_path), "--actors", "3")[0] == 2
-    (tmp_path / "config.json").write_text("{")
-    assert refused(capsys, str(tmp_path), "--actors", "3")[0] == 2
+    for other in ("{", "[]", "{}"):
+        run = make_run(tmp_path)
+        (tmp_path / "config.json").write_text(other)
+        assert refused(capsys, run, "--actors", "3")[0] == 2
 
 
 @pytest.mark.parametrize("state", ["goal_reached", "max_env_steps", "interrupted", "failed", "saving"])
