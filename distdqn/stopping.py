@@ -2,9 +2,8 @@
 
 import contextlib
 import signal
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -44,29 +43,38 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """While entered, SIGTERM raises `SystemExit`, so that all there is to end is ended.
+def ended_by_signals() -> Iterator[Callable[[], None]]:
+    """While entered, Ctrl-C and SIGTERM raise `KeyboardInterrupt` and `SystemExit`, which end all there is.
 
-    Without it, the system ends the process on the spot. Ray's handler, where that has taken the
-    place of this one, does the same with another code, which is replaced. What was installed
-    before stays, or is put back at the end.
+    Without it, the system ends the process on the spot at SIGTERM. Ray's handler, where that has
+    taken the place of this one, does the same with another code, which is replaced. What was
+    installed before stays, or is put back at the end.
+
+    Yields:
+        A function that raises again what was raised and came to nothing: an exception in the
+        middle of a callback ends that callback alone.
     """
+    raised: list[BaseException] = []
 
-    def leave(_number: int, _frame: FrameType | None) -> None:
-        sys.exit(TERMINATED)
+    def leave(number: int, _frame: FrameType | None) -> None:
+        raised.append(SystemExit(TERMINATED) if number == signal.SIGTERM else KeyboardInterrupt())
+        raise raised[-1]
 
-    is_ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    )
-    if is_ours:
-        signal.signal(signal.SIGTERM, leave)
+    def raise_again() -> None:
+        if raised:
+            raise raised[-1]
+
+    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    is_main = threading.current_thread() is threading.main_thread()
+    ours = {number: old for number, old in defaults.items() if is_main and signal.getsignal(number) is old}
+    for number in ours:
+        signal.signal(number, leave)
     try:
-        yield
+        yield raise_again
     except SystemExit as error:
         if error.code == signal.SIGTERM:
             raise SystemExit(TERMINATED) from None
         raise
     finally:
-        if is_ours:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number, old in ours.items():
+            signal.signal(number, old)

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from distdqn.reporting.run_directory import RunDirectory, check_folder, versions
 from distdqn.resuming import Start, checkpoint_root, describe_run, find_start, run_folder
 from distdqn.saving import RoundSaver, put_back
 from distdqn.serial import Finisher, SerialTeam, Team, evaluate_if_due, run_rounds
-from distdqn.stopping import StopRequest, ended_by_sigterm
+from distdqn.stopping import StopRequest, ended_by_signals
 from distdqn.storage.errors import CheckpointError
 from distdqn.storage.store import Store
 from distdqn.user_network import check_importable
@@ -164,8 +164,8 @@ class _Run:
         self._journal.write_status("starting")
         state = "failed"
         try:
-            with ended_by_sigterm():
-                reason = self._run_serial() if config.mode == "serial" else self._run_on_ray()
+            with ended_by_signals() as raise_again:
+                reason = self._run_serial() if config.mode == "serial" else self._run_on_ray(raise_again)
             state = reason
         except (KeyboardInterrupt, SystemExit) as error:
             if isinstance(error, KeyboardInterrupt):
@@ -194,7 +194,7 @@ class _Run:
             team = SerialTeam(self._config, self._spec)
             return self._run_in_rounds(team)
 
-    def _run_on_ray(self) -> str:
+    def _run_on_ray(self, raise_again: Callable[[], None]) -> str:
         from distdqn.distributed.launch import launched
 
         def tell(why: str) -> None:
@@ -205,8 +205,10 @@ class _Run:
             # Only now: connecting to Ray replaces handlers that were there before.
             if self._config.mode == "lockstep":
                 team = launch.make_team(self._journal.note)  # it may wait for room; a signal ends that
+                raise_again()
                 with self._stop:
                     return self._run_in_rounds(team)
+            raise_again()
             with self._stop:
                 return self._run_async(launch)
 

@@ -15,7 +15,7 @@ import pytest
 from distdqn.config import Config
 from distdqn.distributed import launch
 from distdqn.errors import TERMINATED
-from distdqn.stopping import StopRequest, ended_by_sigterm
+from distdqn.stopping import StopRequest, ended_by_signals
 from distdqn.training import train
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -126,7 +126,7 @@ def test_sigterm_outside_of_training_ends_what_is_open_and_has_its_own_exit_code
     closed: list[bool] = []
 
     def work() -> None:
-        with ended_by_sigterm():
+        with ended_by_signals():
             if handler:
                 signal.signal(signal.SIGTERM, handler)
             try:
@@ -146,7 +146,7 @@ def test_other_exits_and_a_handler_of_the_caller_stay_as_they_are() -> None:
     inside: list[object] = []
 
     def work() -> None:
-        with ended_by_sigterm():
+        with ended_by_signals():
             inside.append(signal.getsignal(signal.SIGTERM))
             sys.exit(3)
 
@@ -155,6 +155,23 @@ def test_other_exits_and_a_handler_of_the_caller_stay_as_they_are() -> None:
 
     assert (ended.value.code, inside) == (3, [ignore])
     assert signal.getsignal(signal.SIGTERM) is ignore
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_signal_that_came_to_nothing_in_a_callback_is_raised_again(
+    number: signal.Signals, error: type[BaseException]
+) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with ended_by_signals() as raise_again:
+        raise_again()
+        with contextlib.suppress(BaseException):  # as Python does with what a callback raises
+            send(number)
+        with pytest.raises(error):
+            raise_again()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize("when", ["connecting", "placing"])
