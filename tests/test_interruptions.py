@@ -7,6 +7,7 @@ from lockstep_resume import compare
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.long
 def test_fault_5_driver_killed_at_any_moment_goes_on_from_its_newest_checkpoint(tmp_path, record_property):
     assert make_kills(tmp_path, kills=3, seed=4)
     kills = read_kills(tmp_path)
