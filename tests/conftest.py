@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,9 @@ os.environ.update(
 )
 for _name in ("RAY_ADDRESS", "RAY_NAMESPACE"):
     os.environ.pop(_name, None)
+# A script's background job ignores Ctrl-C, and so would every command that is started from here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
