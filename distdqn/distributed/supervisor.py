@@ -29,8 +29,8 @@ from distdqn.reporting.journal import Journal
 from distdqn.resuming import Start
 from distdqn.stopping import StopRequest
 
-_REFILL_SECONDS = 0.02  # the same while replay is being put back
 _LOOK_SECONDS = 0.2  # at least this often the supervisor looks at signals and deadlines
+_REFILL_SECONDS = 0.02  # the same while replay is being put back
 
 
 class Supervisor:
