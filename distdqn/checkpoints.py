@@ -51,6 +51,18 @@ def _cut(shard: int, kind: str, counts: Tree, length: int) -> list[Segment]:
     return [Segment(shard, kind, begin, end, end - begin == length) for begin, end in ranges]
 
 
+def _count_segments(index: Tree) -> int:
+    """How many `segments_of` would find."""
+    kinds = [(index, index["rows_per_segment"])]
+    if index["frames"] is not None:
+        kinds.append((index["frames"], index["frames_per_segment"]))
+    return sum(
+        max(0, -(-each["inserted"] // length) - each["first"] // length)
+        for each, length in kinds
+        if each["first"] < each["inserted"]
+    )
+
+
 class Checkpoints:
     """Writes checkpoints, the same segment of replay only once.
 
@@ -64,7 +76,9 @@ class Checkpoints:
         self._store = store
         self._keep = keep
         self._note = note
-        self._written: dict[Segment, Any] = {}  # complete segments, as the store names them
+        self._written: dict[
+            Segment, Any
+        ] = {}  # those that need not be written again, as the store names them
         self._best: tuple[int, int] | None = None  # learner steps of the best weights, checkpoint
         self._failures = 0
         self._last = max(store.numbers(), default=-1)
@@ -75,6 +89,30 @@ class Checkpoints:
         self._written = {
             segment: document for segment, document in self._written.items() if segment.shard != shard
         }
+
+    def take_over(self, store: Store, document: Tree, shard: int, shards: int) -> Tree | None:
+        """Takes note that a shard is being put back from a checkpoint: what is here is not written again.
+
+        Args:
+            store: where the checkpoint is.
+            document: of the checkpoint.
+            shard: index of the one that is filled.
+            shards: how many there are now.
+
+        Returns:
+            The index that the shard will have, as the store names it. None where what it will
+            hold is not here as it is: in another store, or dealt out anew.
+        """
+        saved = saved_shards(document)
+        if store is not self._store or len(saved) != shards:
+            return None
+        index: Tree = saved[shard]["index"]
+        parts = saved[shard]["parts"]
+        if _count_segments(index) != len(parts):  # before a list is made of what a manifest claims
+            return None
+        for segment, part in zip(segments_of(shard, index), parts, strict=True):
+            self._written[segment] = part["state"]
+        return index
 
     def missing(self, indexes: Sequence[Tree]) -> list[Segment]:
         """The segments that have to be written for a checkpoint of shards with these `indexes`.
@@ -126,10 +164,14 @@ class Checkpoints:
         self._failures = 0
 
     def newest(self) -> tuple[Store, Tree] | None:
-        """The store, and the document of the newest checkpoint written here that is whole; or None."""
+        """The store, and the document of the newest checkpoint written here that is whole; or None.
+
+        Replay is not read for it where this process has written it: with gigabytes of images
+        that would take seconds, in which nothing is ordered. Who puts it back reads it.
+        """
         own = [number for number in self._store.numbers() if number > self._others]
         try:
-            return (self._store, self._store.newest_whole(*own)[1]) if own else None
+            return (self._store, self._store.newest_whole(*own, relied_on="replay")[1]) if own else None
         except (CheckpointError, OSError) as error:
             self._note(f"No checkpoint can be taken up: {error}")
             return None

@@ -145,14 +145,14 @@ class _Run:
         due = config.checkpoint_seconds if config.mode == "async" else config.checkpoint_period
         if due is None:
             return None
-        store = Store(checkpoint_root(config, self._directory.path))
+        root = checkpoint_root(config, self._directory.path)
+        start = self._start
+        # One store for both: it knows then what of the checkpoint to go on from it has read.
+        store = start.store if start is not None and start.store.is_at(root) else Store(root)
         try:
             store.check_writable()
         except OSError as error:
-            raise ConfigError(
-                f"`checkpoint_dir`: cannot write to {checkpoint_root(config, self._directory.path)}: {error} "
-                "(name another)."
-            ) from error
+            raise ConfigError(f"`checkpoint_dir`: cannot write to {root}: {error} (name another).") from error
         return Checkpoints(store, config.keep_checkpoints, self._journal.note)
 
     def to_its_end(self, notes: Sequence[str]) -> dict[str, Any]:

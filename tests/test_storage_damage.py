@@ -100,6 +100,32 @@ def test_fault_13_random_damage_is_found_and_the_checkpoint_before_is_taken(fold
         assert found.tobytes() == written.tobytes()
 
 
+def test_part_that_is_relied_on_is_looked_for_but_read_only_by_who_has_not_seen_it(folder):
+    writer = Store(str(folder))
+    parts = writer.write_tree({"learner": np.arange(3), "replay": np.arange(4)})
+    writer.write_manifest(1, parts)
+    path = folder / "blobs" / f"{parts['replay']['blob']}.npy"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"x")
+    assert writer.newest_whole(relied_on="replay")[:2] == (1, parts)
+    for damaged in (
+        lambda: writer.read_array(parts["replay"]),  # and so it does not rely on it any more:
+        lambda: writer.verify(1, "replay"),
+        lambda: Store(str(folder)).verify(1, "replay"),
+    ):
+        with pytest.raises(CheckpointDamaged, match="SHA-256 differs"):
+            damaged()
+    path.write_bytes(whole)
+    writer.verify(1)
+    path.write_bytes(whole[:-1])
+    with pytest.raises(CheckpointDamaged, match=f"is {len(whole) - 1} bytes long"):
+        writer.verify(1, "replay")
+    path.write_bytes(whole)
+    flip(folder / "blobs" / f"{parts['learner']['blob']}.npy", np.random.default_rng(0))
+    with pytest.raises(CheckpointDamaged, match="SHA-256 differs"):
+        writer.verify(1, "replay")
+
+
 def cut_and_flipped(whole):
     """The content cut at every length, and with every bit flipped."""
     yield from (whole[:length] for length in range(len(whole)))
@@ -190,3 +216,13 @@ def test_huge_manifest_is_refused_without_being_read(folder):
         tracemalloc.stop()
 
     assert peak < 1_000_000
+
+
+def test_store_knows_its_folder_by_any_of_its_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = Store("run/checkpoints")
+    assert store.is_at(str(tmp_path / "run" / "checkpoints"))
+    assert store.is_at("run/checkpoints/")
+    assert not store.is_at("checkpoints")
+    assert Store("memory://run/").is_at("memory://run")
+    assert not store.is_at("memory://run")

@@ -7,10 +7,11 @@ from concurrent.futures import Executor, Future
 from typing import Any
 
 from distdqn.checkpoints import Checkpoints, Segment, Tree
-from distdqn.distributed.calls import Call, Calls
-from distdqn.distributed.restoring import Refill
+from distdqn.distributed.calls import Call, Calls, Worker
+from distdqn.distributed.restoring import Found, Refill, Unreadable, stock_to_be
 from distdqn.distributed.roster import Roster
 from distdqn.goal import Goal
+from distdqn.replay.shards import Stock
 from distdqn.reporting.journal import Journal
 from distdqn.saving import run_tree, save
 
@@ -64,15 +65,30 @@ class AsyncSaver:
         self._asked: Segment | None = None
         self._is_under_way = False
 
-    def advance(self, calls: Calls, roster: Roster) -> None:
+    def fill(self, shard: Worker, shards: int, found: Found | None) -> Stock:
+        """Has a new shard, one of `shards`, filled from a checkpoint; returns what it will hold by then."""
+        index = None
+        if found is not None and self._checkpoints is not None:
+            index = self._checkpoints.take_over(*found, shard.index, shards)
+        self.refill.begin(shard, shards, found, index)
+        return stock_to_be(shard.index, shards, found)
+
+    def advance(self, calls: Calls, roster: Roster) -> Unreadable | None:
         """Takes the next step, if there is one to take.
+
+        Returns:
+            A shard that is to be filled otherwise, as its checkpoint cannot be read.
 
         Raises:
             CheckpointError: a checkpoint could not be written, five times running.
         """
         if self.refill.is_running:  # from a checkpoint that must stay, and of replay as it must not be saved
-            self.refill.advance(calls)
-            return
+            return self.refill.advance(calls)
+        self._save_on(calls, roster)
+        return None
+
+    def _save_on(self, calls: Calls, roster: Roster) -> None:
+        """Takes the next step of a checkpoint."""
         if self._checkpoints is None or self._is_writing():
             return
         if not self._is_under_way:
@@ -132,18 +148,33 @@ class AsyncSaver:
             self._checkpoints.forget_segments(shard)
 
     def finish(self, goal: Goal, journal: Journal, roster: Roster) -> None:
-        """Makes a last checkpoint and waits for it."""
+        """Makes a last checkpoint and waits for it, unless the one that the run goes on from is as good.
+
+        Shards that are being put back are not waited for: what they are to hold is saved.
+        """
         if self._checkpoints is None:
             return
         self.give_up()
         if self._task is not None and (error := self._task.exception()) is not None:
             journal.note(f"A checkpoint could not be written ({type(error).__name__}: {error}).")
         self._task = None
-        self.refill.complete(roster.ask)
+        if not journal.has_gone_on():
+            journal.note(
+                "Nothing was done since the checkpoint that this run goes on from: no other is made."
+            )
+            return
+        shards = roster.shards if self._with_replay else []
+        if shards:
+            self.refill.complete(roster.ask)
         learner = roster.ask(roster.learner, "get_state")
         tree = self._run_tree(learner, goal, journal, roster)
-        shards = [functools.partial(roster.ask, shard) for shard in roster.shards]
-        save(self._checkpoints, learner["learner_steps"], tree, shards if self._with_replay else [])
+        answers = [self._answers(roster, shard) for shard in shards]
+        save(self._checkpoints, learner["learner_steps"], tree, answers)
+
+    def _answers(self, roster: Roster, shard: Worker) -> Callable[..., Any]:
+        """Calls a method of a shard; of one that is being put back, all that is asked for is its index."""
+        index = self.refill.index_of(shard)
+        return functools.partial(roster.ask, shard) if index is None else lambda _get_index: index
 
     def newest(self) -> tuple[Any, Tree] | None:
         """Store and document of the newest checkpoint that is whole, if there is one."""

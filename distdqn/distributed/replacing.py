@@ -6,10 +6,10 @@ from distdqn.distributed.limits import Limits
 from distdqn.distributed.ordering import Orders
 from distdqn.distributed.restoring import (
     Found,
+    Unreadable,
     count_lost_learner,
     count_lost_replay,
     send_learner,
-    send_replay,
 )
 from distdqn.distributed.roster import Roster
 from distdqn.errors import EnvironmentFault, RoleFailure
@@ -17,6 +17,7 @@ from distdqn.goal import Goal
 from distdqn.pacing import Pacing
 from distdqn.reporting.journal import Journal
 from distdqn.resuming import Start
+from distdqn.storage.errors import CheckpointError
 
 
 class Replacements:
@@ -56,7 +57,7 @@ class Replacements:
 
     def _fill(self, shard: Worker, found: Found | None) -> None:
         stocks = self._orders.stocks
-        stocks[shard.index] = send_replay(self._saver.refill, shard, len(stocks), found)
+        stocks[shard.index] = self._saver.fill(shard, len(stocks), found)
 
     def replace(self, ended: Ended) -> None:
         """Answers a failed call: a new process in the place of the one that failed.
@@ -123,6 +124,22 @@ class Replacements:
             self._journal.note(f"An evaluation is left out, as its weights are lost: {last_line(why)}")
         else:
             self.forget(call)
+
+    def fill_again(self, unreadable: Unreadable) -> None:
+        """Fills a shard from the checkpoint before, as what it was given so far cannot be taken back.
+
+        Raises:
+            CheckpointError: there is none before: the run goes on from this one.
+        """
+        shard, error = unreadable.shard, unreadable.error
+        start = self._start
+        if start is not None and unreadable.found is not None and unreadable.found[1] is start.document:
+            raise CheckpointError(f"The checkpoint to go on from cannot be read: {error}") from error
+        lost = self._calls.abandon(shard)
+        losses = self._restore_replay(self._roster.replace(shard))
+        for each in lost:
+            self.forget(each)
+        self._journal.note(f"{shard.name} cannot be filled and is replaced{losses}: {error}")
 
     def forget(self, call: Call) -> None:
         """Takes back what a call that never ends was granted, or orders it again."""

@@ -5,12 +5,13 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from distdqn.checkpoints import Tree
+from distdqn.checkpoints import Tree, saved_shards
 from distdqn.distributed.calls import Calls, Worker
 from distdqn.distributed.fleet import Ref
 from distdqn.replay.shards import Stock
 from distdqn.reporting.journal import Counters
 from distdqn.resharding import restored_sizes, restoring_calls
+from distdqn.storage.errors import CheckpointError
 from distdqn.storage.store import Store
 
 _PARTS_AHEAD = 2  # under way to a shard: it takes one in, and one is there
@@ -27,13 +28,32 @@ class _Filling:
         shard: its process.
         parts: what is to come.
         next: the one after those sent, or None at the end.
+        found: the checkpoint, or None.
+        index: what its own will be, where all that it is going to hold is saved already.
         held: chunks to be inserted afterwards, with what the ends of those calls need.
     """
 
     shard: Worker
     parts: Iterator[Part]
     next: "Future[Part | None]"
+    found: Found | None
+    index: Tree | None
     held: list[tuple[Ref, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A shard for which the checkpoint cannot be read.
+
+    Attributes:
+        shard: its process.
+        found: the checkpoint.
+        error: why not.
+    """
+
+    shard: Worker
+    found: Found | None
+    error: Exception
 
 
 class Refill:
@@ -55,10 +75,26 @@ class Refill:
         """Whether any shard is being filled."""
         return bool(self._fillings)
 
-    def begin(self, shard: Worker, parts: Iterator[Part]) -> None:
-        """Starts to fill a new shard; one that had its place before it is not filled any more."""
+    def begin(self, shard: Worker, shards: int, found: Found | None, index: Tree | None = None) -> None:
+        """Starts to fill a new shard; one that had its place before it is not filled any more.
+
+        Args:
+            shard: it, one of `shards`.
+            shards: how many there are.
+            found: the checkpoint whose part it gets, however many shards that has; None leaves it empty.
+            index: what its own will be, where all that it is going to hold is saved already.
+        """
+        parts: Iterator[Part] = iter(())  # for what is held back for the one before
+        if found is not None:
+            parts = restoring_calls(*found, shards, shard.index)
         before = self._fillings.get(shard.index)
-        self._fillings[shard.index] = _Filling(shard, parts, self._read(parts), before.held if before else [])
+        held = before.held if before else []
+        self._fillings[shard.index] = _Filling(shard, parts, self._read(parts), found, index, held)
+
+    def index_of(self, shard: Worker) -> Tree | None:
+        """The index that a shard is going to have, as the store names it; see `begin`."""
+        filling = self._fillings.get(shard.index)
+        return None if filling is None else filling.index
 
     def insert(self, calls: Calls, shard: Worker, chunk: Ref, detail: Any) -> None:
         """Has a shard store a chunk, once it is filled."""
@@ -67,18 +103,17 @@ class Refill:
         else:
             calls.send("insert", shard, chunk, detail=detail)
 
-    def advance(self, calls: Calls) -> None:
-        """Sends on what was read.
-
-        Raises:
-            CheckpointError: it is damaged.
-        """
+    def advance(self, calls: Calls) -> Unreadable | None:
+        """Sends on what was read; names a shard whose next part cannot be read, until that is begun again."""
         for filling in list(self._fillings.values()):
             shard = filling.shard
             kinds = [call.kind for call in calls.under_way() if call.worker is shard]
             under_way = sum(kind.startswith("set_") for kind in kinds)
             while under_way < _PARTS_AHEAD and filling.next.done():
-                part = filling.next.result()
+                try:
+                    part = filling.next.result()
+                except (CheckpointError, OSError) as error:
+                    return Unreadable(shard, filling.found, error)
                 if part is None:
                     del self._fillings[shard.index]
                     for chunk, detail in filling.held:
@@ -87,10 +122,11 @@ class Refill:
                 calls.send(part[0], shard, part[1])
                 under_way += 1
                 filling.next = self._read(filling.parts)
+        return None
 
     def complete(self, ask: Callable[[Worker, str, Any], Any]) -> None:
-        """Fills what is left to fill; `ask` calls a method and waits."""
-        for filling in list(self._fillings.values()):
+        """Fills shards that hold what is not saved so; `ask` calls a method and waits."""
+        for filling in [each for each in self._fillings.values() if each.index is None]:
             while (part := filling.next.result()) is not None:
                 ask(filling.shard, *part)
                 filling.next = self._read(filling.parts)
@@ -106,19 +142,14 @@ def send_learner(calls: Calls, learner: Worker, found: Found) -> None:
     calls.send("set_state", learner, store.read_tree(document["learner"]))
 
 
-def send_replay(refill: Refill, shard: Worker, shards: int, found: Found | None) -> Stock:
-    """Fills a new shard, one of `shards`, with its part of the checkpoint, however many shards that has.
-
-    Returns:
-        How many transitions it will have taken in by then; it tells itself when there is
-        something to draw from.
-    """
+def stock_to_be(shard: int, shards: int, found: Found | None) -> Stock:
+    """What a shard will hold once it is filled; it tells itself when there is something to draw from."""
     if found is None:
-        refill.begin(shard, iter(()))  # for what is held back for the one before
         return Stock()
-    store, document = found
-    refill.begin(shard, restoring_calls(store, document, shards, shard.index))
-    return Stock(restored_sizes(document, shards)[shard.index])
+    saved = saved_shards(found[1])
+    inserted = restored_sizes(found[1], shards)[shard]
+    first = saved[shard]["index"]["first"] if len(saved) == shards else 0
+    return Stock(inserted, inserted - first)
 
 
 def count_lost_learner(counters: Counters, found: Found | None) -> int:

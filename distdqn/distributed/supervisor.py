@@ -82,7 +82,8 @@ class Supervisor:
         while (reason := self._finished()) is None:
             self._staffing.advance(self._orders.is_compiled)
             self._orders.send()
-            self._saver.advance(self._calls, self.roster)
+            if (unreadable := self._saver.advance(self._calls, self.roster)) is not None:
+                self._replacements.fill_again(unreadable)
             waiting, begin = self._orders.who_waits(), self._clock()
             # A part that was read wakes nobody.
             ended = self._calls.collect(_REFILL_SECONDS if self._saver.refill.is_running else _LOOK_SECONDS)

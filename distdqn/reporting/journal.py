@@ -132,6 +132,7 @@ class Journal:
         self._waited = {"actors": 0.0, "learner": 0.0}
         self._weights_version: tuple[int, int] = (0, 0)
         self._last = (self._clock(), 0, 0)
+        self._taken_up: tuple[int, int, int] | None = None  # done by the checkpoint that the run goes on from
         self._status_written = float("-inf")
         self._ray: dict[str, Any] | None = None
         self._roles: Sequence[dict[str, Any]] = ()
@@ -293,6 +294,7 @@ class Journal:
         self.counters = Counters(**state["counters"])
         self.counters.inserted = inserted
         self.counters.sampled = min(self.counters.sampled, most_sampled)
+        self._taken_up = self._done
         self.epsilon, self._learning_rate = state["epsilon"], state["learning_rate"]
         self._returns.extend(state["returns"])
         self._lengths.extend(state["lengths"])
@@ -303,6 +305,14 @@ class Journal:
         env_steps, learner_steps = state["reported"]
         self._last = (self._clock(), env_steps, learner_steps)
         self._started -= state["seconds"]
+
+    def has_gone_on(self) -> bool:
+        """Whether anything was done since the checkpoint that the run goes on from, or it began anew."""
+        return self._done != self._taken_up
+
+    @property
+    def _done(self) -> tuple[int, int, int]:
+        return self.counters.env_steps, self.counters.learner_steps, self.counters.evaluations
 
     def is_news(self) -> bool:
         """Whether anything was done since the last report."""

@@ -53,6 +53,10 @@ class Store:
         # Digests of blobs whose content was right when this process last saw it.
         self._seen_whole: set[bytes] = set()
 
+    def is_at(self, root: str) -> bool:
+        """Whether `root` names the folder or URL of this store."""
+        return _place(root) == _place(self._root)
+
     def check_writable(self) -> None:
         """Makes the folders if need be, and writes and deletes a file in each.
 
@@ -96,6 +100,7 @@ class Store:
         """
         if fault := entry_fault(entry):
             raise CheckpointDamaged(f"{self._root}: {fault}.")
+        self._seen_whole.discard(_digest(entry))
         with self._files.reading(blob_name(entry)) as (stream, size):
             array = read_blob(stream, size, entry, self._where(blob_name(entry)))
         self._remember(entry)
@@ -193,18 +198,29 @@ class Store:
             content = stream.read(size)
         return document_from_bytes(content, number, self._where(name))
 
-    def verify(self, number: int) -> dict[str, Any]:
+    def verify(self, number: int, relied_on: str | None = None) -> dict[str, Any]:
         """The document of a checkpoint of which every byte is as it was written.
 
         Arrays are read a chunk at a time.
+
+        Args:
+            number: of the checkpoint.
+            relied_on: key of a part of the document that is too large to be read twice. Arrays
+                in it that this process has written, or read, need a file of their length only:
+                if its content has changed since, `read_array` raises.
 
         Raises:
             CheckpointDamaged: it is not whole.
             CheckpointTooNew: a later release wrote it.
         """
         document = self.read_manifest(number)
+        part = {relied_on: document[relied_on]} if relied_on in document else {}
+        known = {_digest(entry) for entry in self.arrays(part)} & self._seen_whole
+        sizes = self._files.sizes("blobs") if known else {}
         for entry in self.arrays(document):
-            self._check(entry)
+            name = blob_name(entry).removeprefix("blobs/")
+            if _digest(entry) not in known or sizes.get(name) != entry["bytes"]:
+                self._check(entry)
         return document
 
     @staticmethod
@@ -225,8 +241,12 @@ class Store:
         """When a checkpoint was completed, in seconds since 1970."""
         return self._files.modified(manifest_name(number))
 
-    def newest_whole(self, *numbers: int) -> tuple[int, dict[str, Any], list[tuple[int, str]]]:
+    def newest_whole(
+        self, *numbers: int, relied_on: str | None = None
+    ) -> tuple[int, dict[str, Any], list[tuple[int, str]]]:
         """The newest checkpoint that can be loaded, of these or, if none are given, of all.
+
+        `relied_on` is what `verify` need not read.
 
         Returns:
             Its number, its document, and the newer ones passed over, each with the reason.
@@ -243,7 +263,7 @@ class Store:
         passed_over: list[tuple[int, str]] = []
         for number in candidates:
             try:
-                return number, self.verify(number), passed_over
+                return number, self.verify(number, relied_on), passed_over
             except CheckpointDamaged as error:
                 passed_over.append((number, str(error)))
         summary = f"{self._root}: no checkpoint is whole; nothing was deleted."
@@ -319,20 +339,21 @@ class Store:
         return {blob_name(entry) for entry in _entries(self.read_manifest(number))}
 
     def _check(self, entry: Entry) -> None:
+        self._seen_whole.discard(_digest(entry))
         with self._files.reading(blob_name(entry)) as (stream, size):
             check_blob(stream, size, entry, self._where(blob_name(entry)))
         self._remember(entry)
 
     def _is_whole(self, entry: Entry) -> bool:
         """Whether the file of an entry is right, read only if this process never saw it so."""
-        if bytes.fromhex(entry["blob"]) in self._seen_whole:
+        if _digest(entry) in self._seen_whole:
             return True
         return not self.fault(entry)
 
     def _remember(self, entry: Entry) -> None:
         if len(self._seen_whole) >= _MOST_REMEMBERED:
             self._seen_whole.clear()
-        self._seen_whole.add(bytes.fromhex(entry["blob"]))
+        self._seen_whole.add(_digest(entry))
 
     def _where(self, name: str) -> str:
         return f"{self._root}/{name}"
@@ -356,9 +377,18 @@ def find_checkpoints(place: str) -> tuple[Store, list[int]]:
     return store, numbers
 
 
+def _place(root: str) -> str:
+    return root.rstrip("/") if "://" in root else str(Path(root).resolve())
+
+
 def _entries(document: dict[str, Any]) -> list[Entry]:
     """The entries of a document in which all are known to be sound."""
     return [entry for entry in entries_of(document) if isinstance(entry, dict)]
+
+
+def _digest(entry: Entry) -> bytes:
+    """The SHA-256 sum that a sound entry names."""
+    return bytes.fromhex(entry["blob"])
 
 
 def _text(key: object) -> str:

@@ -6,6 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from distributed.fakes import FakeExecutor, FakeFleet, make_checkpoints, make_run, newest_start, starts
 
+from distdqn.checkpoints import Checkpoints
+from distdqn.resuming import Start
+from distdqn.storage.errors import CheckpointError
+from distdqn.storage.store import Store
+
 
 def _saving(folder, **options):
     return {"checkpoints": make_checkpoints(folder, options.pop("keep", 3)), "seconds": 5.0, **options}
@@ -42,19 +47,146 @@ def test_run_goes_on_while_a_slow_disk_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("end", [14.5, 17.0])
-def test_last_checkpoint_of_a_run_that_ends_meanwhile_holds_all_of_replay(tmp_path, end):
-    fleet = FakeFleet()
+def test_last_checkpoint_of_a_run_that_ends_meanwhile_holds_all_that_is_being_put_back(tmp_path, end):
+    fleet = FakeFleet(seconds={"set_rows": 5.0})
     fleet.at(14.0, lambda: fleet.kill("replay"))
     saving = _saving(tmp_path, executor=FakeExecutor(fleet, 1.0), keep=1)
     run = make_run(fleet, saving=saving, max_seconds=end)
     assert run.supervisor.run() == "max_seconds"
     assert run.saver.refill.is_running
+    began = fleet.now
     run.finish()
-    assert not run.saver.refill.is_running
+    assert fleet.now - began < 1.0  # it neither waits until all is back nor saves it again
+    again = make_run(max_env_steps=1, start=newest_start(tmp_path))
+    again.supervisor.run()
+    dead = next(handle.object for handle in fleet.started if handle.role == "replay")
+    assert again.replay.rows == dead.rows[: run.counters.inserted]
+    assert run.counters.inserted > 300
+    assert again.learner.restored == [run.learner.steps]
+
+
+def _interrupted(folder, shards=1):
+    """A run that ended with a checkpoint in `folder`."""
+    run = make_run(max_env_steps=2_000, replay_shards=shards, saving=_saving(folder))
+    run.supervisor.run()
+    run.finish()
+    return run
+
+
+def _goes_on(folder, fleet, **options):
+    """A run that goes on from the newest checkpoint in `folder`, and saves there."""
+    store = Store(str(folder))
+    start = Start(store, store.newest_whole()[1], [])
+    saving = {"checkpoints": Checkpoints(store, 3, lambda _text: None), "seconds": 1_000.0}
+    return make_run(fleet, start=start, saving=saving, max_env_steps=10**6, **options)
+
+
+def _stop_at(fleet, run, seconds, reason="interrupted"):
+    fleet.at(seconds, lambda: setattr(run.stop, "reason", reason))
+    assert run.supervisor.run() == reason
+
+
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+def test_fault_10_run_that_is_interrupted_as_it_is_put_back_ends_at_once_and_needs_no_checkpoint(
+    tmp_path, is_elsewhere
+):
+    _interrupted(tmp_path / "old")
+    before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*.json"))
+    fleet = FakeFleet(seconds={"set_rows": 5.0})
+    if is_elsewhere:
+        options = {"start": newest_start(tmp_path / "old"), "saving": _saving(tmp_path / "new")}
+        run = make_run(fleet, max_env_steps=10**6, **options)
+    else:
+        run = _goes_on(tmp_path / "old", fleet)
+    _stop_at(fleet, run, 8.0)
+    assert run.supervisor.has_weights
+    assert run.saver.refill.is_running
+    began = fleet.now
+    run.finish()
+    assert fleet.now == began
+    assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*.json")) == before
+    assert [note for note in run.console.notes if note.startswith("Nothing was done since the checkpoint")]
+
+
+def test_fault_10_run_that_is_interrupted_soon_after_it_was_put_back_saves_only_what_is_new(tmp_path):
+    before = _interrupted(tmp_path)
+    fleet = FakeFleet(seconds={"get_rows": 5.0})
+    run = _goes_on(tmp_path, fleet)
+    _stop_at(fleet, run, 7.0)
+    run.finish()
+    begin = before.replay.inserted  # a multiple of the length of a segment
+    asked = [record.arguments for record in fleet.calls_of("replay", "get_rows")]
+    assert [first for first, _ in asked] == list(range(begin, run.replay.inserted, 100))
     again = make_run(max_env_steps=1, start=newest_start(tmp_path))
     again.supervisor.run()
     assert again.replay.rows == run.replay.rows
-    assert len(again.replay.rows) == run.counters.inserted > 300
+    assert again.replay.rows[:begin] == before.replay.rows
+    assert again.learner.restored == [run.learner.steps]
+    assert run.learner.steps > before.learner.steps
+
+
+def test_fault_10_run_interrupted_as_one_of_its_shards_is_put_back_keeps_what_others_have(
+    tmp_path,
+):
+    _interrupted(tmp_path, shards=2)
+    slow = {"set_rows": lambda handle: 100.0 if handle.index == 1 else 0.01}
+    fleet = FakeFleet(seconds=slow)
+    run = _goes_on(tmp_path, fleet, replay_shards=2)
+    _stop_at(fleet, run, 9.0)
+    began = fleet.now
+    run.finish()
+    assert fleet.now - began < 1.0
+    again = make_run(max_env_steps=1, replay_shards=2, start=newest_start(tmp_path))
+    again.supervisor.run()
+    first, second = (again.fleet.newest("replay", index).object for index in (0, 1))
+    assert first.rows == fleet.newest("replay", 0).object.rows
+    assert len(first.rows) > 1_000 == len(second.rows)
+
+
+def _change(folder, entry):
+    path = folder / "blobs" / f"{entry['blob']}.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("is_only_the_newest", [True, False])
+def test_fault_13_replay_whose_checkpoint_was_changed_meanwhile_is_filled_from_the_one_before(
+    tmp_path, is_only_the_newest
+):
+    fleet = FakeFleet()
+    run = make_run(fleet, saving=_saving(tmp_path), max_env_steps=10_000)
+    inserted = []
+
+    def change_and_kill():
+        store = Store(str(tmp_path))
+        documents = [store.read_manifest(number) for number in store.numbers()]
+        inserted[:] = [document["replay"][0]["index"]["inserted"] for document in documents]
+        parts = documents[-1]["replay"][0]["parts"]
+        _change(tmp_path, parts[-1 if is_only_the_newest else 0]["state"]["columns"]["value"])
+        fleet.kill("replay")
+
+    fleet.at(12.0, change_and_kill)
+    assert run.supervisor.run() == "max_env_steps"
+    assert len(inserted) == 2
+    assert starts(fleet, "replay") == [0, 1, 2]
+    indexes = [record.arguments[0]["inserted"] for record in fleet.calls_of("replay", "set_index")]
+    assert indexes == ([inserted[0]] if is_only_the_newest else [])
+    assert run.counters.inserted + run.counters.lost_transitions == 10_000 == run.counters.env_steps
+    assert [note for note in run.console.notes if "cannot be filled and is replaced" in note]
+    run.finish()
+    again = make_run(max_env_steps=1, start=newest_start(tmp_path))
+    again.supervisor.run()
+    assert again.replay.rows == run.replay.rows
+
+
+def test_fault_13_run_whose_own_checkpoint_is_changed_as_it_is_put_back_ends(tmp_path):
+    _interrupted(tmp_path)
+    run = _goes_on(tmp_path, FakeFleet())
+    document = Store(str(tmp_path)).newest_whole()[1]
+    _change(tmp_path, document["replay"][0]["parts"][-1]["state"]["columns"]["value"])
+    with pytest.raises(CheckpointError, match="SHA-256 differs"):
+        run.supervisor.run()
 
 
 def test_replay_that_dies_while_it_is_put_back_is_put_back_again(tmp_path):
