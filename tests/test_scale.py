@@ -95,20 +95,22 @@ def test_commands_are_handed_over_in_their_order_and_numbered():
     assert asyncio.run(converse()) == ([1, 2], [(1, 5), (2, 2)])
 
 
-def test_who_watches_hears_of_the_newest_change_alone():
+def test_who_watches_hears_all_that_is_told_since_and_the_same_again():
     one, two = (Staff(2, acting, 0, 0, 0, 0) for acting in (1, 2))
 
     async def converse():
         control = Control()
-        early, again = (asyncio.create_task(control.watch(seen)) for seen in (None, one))
+        early, again = (asyncio.create_task(control.watch(heard)) for heard in (0, 1))
         await asyncio.sleep(0)
         await control.tell(one)
-        heard = await early
+        heard = [await early]
         over, _ = await asyncio.wait([again], timeout=0.01)
+        await control.tell(one)
+        heard.append(await again)
         await control.tell(two)
-        return heard, over, await again, await control.watch(one)
+        return [*heard, await control.watch(2), await control.watch(1)], over
 
-    assert asyncio.run(converse()) == (one, set(), two, two)
+    assert asyncio.run(converse()) == ([(1, one), (2, one), (3, two), (3, two)], set())
 
 
 def test_progress_names_those_who_start_wait_and_leave():

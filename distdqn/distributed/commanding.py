@@ -7,7 +7,7 @@ from distdqn.distributed.cluster import joined
 from distdqn.distributed.control import Staff
 from distdqn.errors import ClusterError
 
-_ANSWER_SECONDS = 30.0  # for the run to take in a command
+_ANSWER_SECONDS = 30.0  # a run tells how it stands several times meanwhile
 
 
 def scale(address: str, namespace: str, control: str, actors: int, say: Callable[[str], None]) -> None:
@@ -30,14 +30,17 @@ def scale(address: str, namespace: str, control: str, actors: int, say: Callable
             handle = ray.get_actor(control, namespace=namespace)
         except ValueError:
             raise ClusterError("The run is over: nothing was changed.") from None
-        staff: Staff = _answer(handle.watch.remote(None), _ANSWER_SECONDS)
+        heard, staff = _answer(handle.watch.remote(0))
         say(f"The run has {_count(staff.acting)}; {actors} are wanted.")
-        number = _answer(handle.scale.remote(actors), _ANSWER_SECONDS)
+        number = _answer(handle.scale.remote(actors))
         while staff.command < number:
-            staff = _answer(handle.watch.remote(staff), _ANSWER_SECONDS)
+            heard, staff = _answer(handle.watch.remote(heard))
+        said = ""
         while staff.wanted == actors and not staff.is_complete:
-            say(describe(staff))
-            staff = _answer(handle.watch.remote(staff), None)
+            if (now := describe(staff)) != said:
+                say(now)
+                said = now
+            heard, staff = _answer(handle.watch.remote(heard))
         if staff.wanted != actors:
             raise ClusterError(f"Another command has asked for {_count(staff.wanted)} since.")
     say(f"The run has {_count(actors)}.")
@@ -59,7 +62,7 @@ def _count(actors: int) -> str:
     return "1 actor" if actors == 1 else f"{actors} actors"
 
 
-def _answer(ref: Any, timeout_seconds: float | None) -> Any:
+def _answer(ref: Any) -> Any:
     """What the run says.
 
     Raises:
@@ -68,10 +71,13 @@ def _answer(ref: Any, timeout_seconds: float | None) -> Any:
     import ray
 
     try:
-        return ray.get(ref, timeout=timeout_seconds)
+        return ray.get(ref, timeout=_ANSWER_SECONDS)
     except ray.exceptions.GetTimeoutError as error:
         raise ClusterError(
-            f"The run does not answer within {timeout_seconds:g} s (it may be ending; see its output)."
+            f"The run does not answer within {_ANSWER_SECONDS:g} s (it may be ending; see its output)."
         ) from error
     except ray.exceptions.RayError as error:
-        raise ClusterError("The run has ended meanwhile.") from error
+        raise ClusterError(
+            "The run has ended meanwhile, or the process that takes its commands has (see its output; if it "
+            "goes on, give the command again)."
+        ) from error

@@ -34,13 +34,13 @@ class Control:
     """Takes commands for the run it belongs to, and tells whoever asks what became of them.
 
     Nobody polls: the run has one call under way here that ends when a command comes, and who
-    gave the command has one that ends when there is news.
+    gave the command has one that ends when the run tells how it stands.
     """
 
     def __init__(self) -> None:
         self._commands: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
         self._given = 0
-        self._staff: Staff | None = None
+        self._told: tuple[int, Staff] | None = None  # how often, and what the last time
         self._news = asyncio.Event()
 
     async def next_command(self) -> tuple[int, int]:
@@ -55,10 +55,10 @@ class Control:
     async def tell(self, staff: Staff) -> None:
         """Takes in how many actors the run has now.
 
-        Called by: the supervisor, whenever that changes. Waits for: nothing. After a restart:
-        told anew.
+        Called by: the supervisor, whenever that changes, and every few seconds besides, as a
+        message may be lost. Waits for: nothing. After a restart: told anew.
         """
-        self._staff = staff
+        self._told = (self._told[0] if self._told else 0) + 1, staff
         news, self._news = self._news, asyncio.Event()
         news.set()
 
@@ -71,12 +71,12 @@ class Control:
         self._commands.put_nowait((self._given, actors))
         return self._given
 
-    async def watch(self, seen: Staff | None) -> Staff:
-        """How many actors the run has, once that is something else than was `seen`.
+    async def watch(self, heard: int) -> tuple[int, Staff]:
+        """How many actors the run has, once it has told that more than `heard` times; how often it has.
 
-        Called by: `distdqn.scale`. Waits for: a change. After a restart: whoever called it is
+        Called by: `distdqn.scale`. Waits for: the run. After a restart: whoever called it is
         told by Ray.
         """
-        while self._staff is None or self._staff == seen:
+        while self._told is None or self._told[0] <= heard:
             await self._news.wait()
-        return self._staff
+        return self._told

@@ -16,6 +16,7 @@ from distdqn.reporting.journal import Journal
 
 _LEAVE_SECONDS = 10.0  # for the rollouts of an actor that leaves; then its process is ended all the same
 _FOLLOW_SECONDS = 5.0  # from one look at what the cluster has room for to the next
+_TELL_SECONDS = 5.0  # from one message about how many there are to the next, where nothing changes
 _LISTEN_SECONDS = 10.0  # of training, before a process for commands is started: short runs do without
 
 
@@ -68,6 +69,7 @@ class Staffing:
         self._listens_to: Worker | None = None
         self._is_listening = False
         self._told: tuple[Worker, Staff] | None = None
+        self._told_at = clock()
         if self._follows:
             others = [each.role for each in roster.working() if each.role != "actor"]
             calls.fleet.ask_for([*others, *["actor"] * (limits.max_actors or limits.min_actors)])
@@ -95,7 +97,7 @@ class Staffing:
                 self._end(actor)
         self._meet(now)
         self._placing.check(self._roster.working())
-        self._tell()
+        self._tell(now)
 
     def take_command(self, command: tuple[int, int]) -> None:
         """Takes in how many actors somebody wants."""
@@ -171,8 +173,8 @@ class Staffing:
         for call in lost:
             self._forget(call)
 
-    def _tell(self) -> None:
-        """Lets who watches know how many actors there are, if that has changed."""
+    def _tell(self, now: float) -> None:
+        """Lets who watches know how many actors there are; again after a while, as a message may be lost."""
         control = self._roster.control
         if control is None or not control.about:
             return
@@ -185,6 +187,7 @@ class Staffing:
             leaving=len(self._roster.actors) - len(self._roster.staying),
             command=self._command,
         )
-        if self._told is None or self._told[0] is not control or self._told[1] != staff:
-            self._told = (control, staff)
+        is_news = self._told is None or self._told[0] is not control or self._told[1] != staff
+        if is_news or now - self._told_at >= _TELL_SECONDS:
+            self._told, self._told_at = (control, staff), now
             self._calls.fleet.call(control.handle, "tell", staff)

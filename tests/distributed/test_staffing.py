@@ -1,5 +1,6 @@
 """How many actors a run has: commands, drains, and following a cluster, on a fake fleet."""
 
+import itertools
 import math
 
 import pytest
@@ -42,13 +43,18 @@ def hang_late(handle, method, n):
     return HANG if (handle.index, method) == (1, "rollout") and n > 20 else None
 
 
+def changes(run):
+    """What the process that takes commands was told, where it was something else than before."""
+    return [staff for staff, _ in itertools.groupby(staff for _, staff in run.fleet.told)]
+
+
 # Commands.
 
 
 def test_run_grows_and_shrinks_to_what_commands_ask_for():
     run = make_scaled((20.0, 8), (40.0, 2))
 
-    told = [(staff.wanted, staff.acting) for _, staff in run.fleet.told if staff.is_complete]
+    told = [(staff.wanted, staff.acting) for staff in changes(run) if staff.is_complete]
     assert told == [(1, 1), (8, 8), (2, 2)]
     assert [who_acts(run, *times) for times in ((5, 20), (25, 40), (50, 60))] == [
         {0},
@@ -129,7 +135,15 @@ def test_later_command_takes_the_place_of_the_one_before_it():
 def test_command_for_as_many_actors_as_there_are_is_answered():
     run = make_scaled((20.0, 2), actors=2)
 
-    assert [(staff.command, staff.is_complete) for _, staff in run.fleet.told] == [(0, True), (1, True)]
+    assert [(staff.command, staff.is_complete) for staff in changes(run)] == [(0, True), (1, True)]
+
+
+def test_how_many_actors_there_are_is_told_again_in_case_a_message_was_lost():
+    run = make_scaled((20.0, 2))
+
+    times = [at for at, _ in run.fleet.told]
+    assert len(times) > len(changes(run)) == len(set(changes(run)))
+    assert max(later - earlier for earlier, later in itertools.pairwise(times)) <= 5.0 + 0.2
 
 
 def test_command_reaches_the_run_though_the_process_that_took_them_was_killed():
