@@ -34,7 +34,7 @@ LAYERS = [
     ["fitting", "resuming"],
     ["saving"],
     ["serial"],
-    ["distributed.control", "distributed.fleet", "distributed.limits"],
+    ["distributed.control", "distributed.fleet", "distributed.limits", "distributed.reaping"],
     ["distributed.joining", "distributed.role_logs"],
     ["distributed.cluster"],
     ["distributed.calls", "distributed.capacity", "distributed.placement", "distributed.watching"],

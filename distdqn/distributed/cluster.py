@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from distdqn.distributed.joining import Target, check, choose_target, limit_waiting
+from distdqn.distributed.reaping import Reaper
 from distdqn.distributed.role_logs import ray_output
 from distdqn.errors import ClusterError
 
@@ -81,10 +82,10 @@ def connected(
         return
     target = choose_target(address)
     tell(target.why)
-    handlers = _signal_handlers()
+    handlers, reaper = _signal_handlers(), None
     try:
         if target.address is None:
-            _start_private(max(os.cpu_count() or 1, roles), hide_gpus)
+            reaper = _start_private(max(os.cpu_count() or 1, roles), hide_gpus)
         else:
             _join(target)
         if (output := ray_output()) is not None:
@@ -92,6 +93,8 @@ def connected(
         yield _describe(is_private=target.address is None)
     finally:
         ray.shutdown()
+        if reaper is not None:
+            reaper.dismiss()
         for number, handler in handlers.items():  # connecting to Ray replaces SIGTERM's
             signal.signal(number, handler)
 
@@ -138,8 +141,12 @@ def _join(target: Target) -> None:
         raise ClusterError(f"The Ray cluster at {target.address} cannot be joined: {lines[0]}") from error
 
 
-def _start_private(cpus: int, hide_gpus: bool) -> None:
-    """Starts a Ray that only this machine reaches, and only who can read this user's token."""
+def _start_private(cpus: int, hide_gpus: bool) -> Reaper:
+    """Starts a Ray that only this machine reaches, and only who can read this user's token.
+
+    Returns:
+        What ends its processes should this one be killed.
+    """
     import ray
 
     try:
@@ -150,8 +157,15 @@ def _start_private(cpus: int, hide_gpus: bool) -> None:
             "a file with a token elsewhere; RAY_AUTH_MODE=disabled does without)."
         ) from error
     unset = {name: value for name, value in THREAD_SETTINGS.items() if name not in os.environ}
-    with _environment({**unset, **(NO_GPU if hide_gpus else {})}), loopback_alone():
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **_quiet())
+    reaper = Reaper()
+    settings = {**unset, **(NO_GPU if hide_gpus else {}), **reaper.variables}
+    try:
+        with _environment(settings), loopback_alone():
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **_quiet())
+    except BaseException:
+        reaper.release()  # Ray itself leaves its agents behind
+        raise
+    return reaper
 
 
 def guard_token() -> None:
