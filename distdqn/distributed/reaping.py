@@ -33,7 +33,8 @@ class Reaper:
 
     def __init__(self, patience_seconds: float = _PATIENCE_SECONDS) -> None:
         mark = os.urandom(16).hex()
-        self.variables = {_MARK: mark}
+        # SPT_NOENV, known to setproctitle: the titles Ray gives its processes shall not overwrite the mark.
+        self.variables = {_MARK: mark, "SPT_NOENV": "1"}
         self._process: subprocess.Popen[bytes] | None = None
         if Path("/proc/self/environ").exists():
             self._process = subprocess.Popen(  # noqa: S603
