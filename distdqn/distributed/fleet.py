@@ -79,7 +79,10 @@ NO_WISHES = Wishes()
 
 
 class Fleet(Protocol):
-    """Starts roles and calls their methods without ever blocking in a call."""
+    """Starts roles and calls their methods without ever blocking in a call.
+
+    What it asks the cluster itself, and not a role, raises `ClusterError` if that is gone.
+    """
 
     def start(self, role: str, index: int, incarnation: int) -> Handle:
         """Starts a role's process; returns before it is up."""

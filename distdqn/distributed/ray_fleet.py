@@ -1,11 +1,12 @@
 """The fleet on Ray: every role is a Ray actor, wrapped here and nowhere else."""
 
+import contextlib
 import os
 import re
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,14 +81,16 @@ class RayFleet:
 
     def missing(self, handle: Handle) -> str | None:
         """See `Fleet`."""
-        entry = state.actors(handle._actor_id.hex())
-        if entry.get("State") not in _PENDING or _is_process(entry["Address"]):
-            return None
-        return self._placement.missing(*self._places[handle])
+        with self._asking_the_head():
+            entry = state.actors(handle._actor_id.hex())
+            if entry.get("State") not in _PENDING or _is_process(entry["Address"]):
+                return None
+            return self._placement.missing(*self._places[handle])
 
     def lost_nodes(self) -> set[str]:
         """See `Fleet`."""
-        return {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
+        with self._asking_the_head():
+            return {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
 
     def call(self, handle: Handle, method: str, *arguments: Any, returns: int = 1) -> tuple[Ref, ...]:
         """See `Fleet`."""
@@ -147,7 +150,8 @@ class RayFleet:
 
     def room(self) -> Room:
         """See `Fleet`."""
-        return capacity.measure_room(self._placement.needs("actor"))
+        with self._asking_the_head():
+            return capacity.measure_room(self._placement.needs("actor"))
 
     def ask_for(self, roles: list[str]) -> None:
         """See `Fleet`."""
@@ -165,7 +169,19 @@ class RayFleet:
         self._placement.end()
         self._logs.close(self._namespace)
 
-    def _gone(self, error: OSError) -> ClusterError:
+    @contextlib.contextmanager
+    def _asking_the_head(self) -> Iterator[None]:
+        """Turns what Ray raises when the head does not answer into what the user can act on.
+
+        Raises:
+            ClusterError: it does not.
+        """
+        try:
+            yield
+        except (RayError, RuntimeError, OSError) as error:
+            raise self._gone(error) from error
+
+    def _gone(self, error: Exception) -> ClusterError:
         """What is left to say when the Ray on this machine does not answer any more."""
         return ClusterError(
             f"The Ray at {self._cluster.address} is gone: {error} (start it again, or another one; "

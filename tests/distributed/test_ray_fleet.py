@@ -8,10 +8,12 @@ import time
 
 import psutil
 import pytest
+from ray._private.state import GlobalState
 
 from distdqn.builders import Blueprint
 from distdqn.distributed.cluster import connected
 from distdqn.distributed.fleet import CallFailed
+from distdqn.errors import ClusterError
 
 
 def _make_role():
@@ -269,3 +271,11 @@ def test_ray_that_runs_already_is_used_and_left_running(ray_session):
         assert not cluster.is_private
         assert cluster.cpus_per_role == 0.0  # it is on one machine
     assert ray_session.is_initialized()
+
+
+def test_fault_7_cluster_that_does_not_answer_is_told_with_how_to_go_on(fleet, start, monkeypatch):
+    actor = start("actor")
+    monkeypatch.setattr("ray._private.state.state", GlobalState())  # which knows of no head
+    for ask in (fleet.room, fleet.lost_nodes, lambda: fleet.missing(actor)):
+        with pytest.raises(ClusterError, match=r"The Ray at .* is gone: .*`--resume auto` goes on"):
+            ask()
