@@ -9,6 +9,9 @@ from distdqn.option_types import Range, choices, describe, is_of, numbers_in, pa
 # Options that say how to build the network, which a network of the user's own replaces.
 _REPLACED_BY_NETWORK = ("dueling", "noisy", "spectral_norm", "output_kernel_reach", "output_bias")
 
+# Options that say which Ray, and which of its nodes.
+_OF_RAY = ("address", "learner_gpus", "learner_resources", "actor_resources")
+
 
 def mistake_in(name: str, kind: Any, allowed: Range | None, value: Any) -> str | None:
     """What is wrong with one option by itself, as one line.
@@ -40,7 +43,7 @@ def contradictions(options: Mapping[str, Any]) -> list[str]:
         options: those that are right by themselves; no line is about any other.
     """
     checks = (
-        *(_address, _gpus, _resources),
+        *(_address, _gpus, _resources, _without_ray),
         *(_sizes, _actors, _shards, _support, _munchausen, _output_bias, _network, _points),
     )
     return [mistake for check in checks for mistake in check(options)]
@@ -109,6 +112,17 @@ def _resources(options: Mapping[str, Any]) -> list[str]:
         except ValueError as error:
             mistakes.append(f"`{name}` {error}.")
     return mistakes
+
+
+def _without_ray(options: Mapping[str, Any]) -> list[str]:
+    if options.get("mode") != "serial":
+        return []
+    return [
+        f"`{name}` has no effect in mode `serial`, which does without Ray (leave it out, or choose mode "
+        "`lockstep`, which ends with the same weights)."
+        for name in _OF_RAY
+        if options.get(name)
+    ]
 
 
 def _sizes(options: Mapping[str, Any]) -> list[str]:

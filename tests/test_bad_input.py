@@ -151,6 +151,7 @@ def test_fault_29_run_refuses_a_number_of_actors_that_cannot_be(
         (["--loss", "absolute"], "`loss` must be one of `huber`, `squared`, not `absolute`."),
         (["--actors"], "--actors"),
         (["--layer-norm=maybe"], "--layer-norm"),
+        (["--mode", "serial", "--local"], "`address` has no effect in mode `serial`"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -199,6 +199,19 @@ def test_modes_that_repeat_themselves_take_a_fixed_number_of_actors_alone(mode: 
     assert f"`{mode}`" in mistake
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("address", address) for address in ("local", "auto", "10.0.0.3:6379")),
+        *(("learner_gpus", 1.0), ("learner_resources", "fast=1"), ("actor_resources", "fast=1")),
+    ],
+)
+def test_fault_29_option_of_ray_is_refused_in_the_mode_that_does_without_it(name: str, value: Any) -> None:
+    assert mistakes_of(**{name: value, "mode": "lockstep"}) == []
+    (mistake,) = mistakes_of(**{name: value, "mode": "serial"})
+    assert mistake.startswith(f"`{name}` has no effect in mode `serial`")
+
+
 def test_every_mistake_is_listed_in_one_error() -> None:
     mistakes = mistakes_of(
         actors=1.5, discount=2, learning_rate=float("nan"), hidden_sizes=(), double=1, loss="absolute"
