@@ -93,7 +93,8 @@ class Staffing:
             self._follow()
         for actor in self._roster.actors:
             if actor.leaves_by is not None and actor.leaves_by <= now:
-                self._journal.note(f"{actor.name} did not end its rollout in time and is ended with it.")
+                if actor.under_way:  # else replay has yet to take in what it handed over
+                    self._journal.note(f"{actor.name} did not end its rollout in time and is ended with it.")
                 self._end(actor)
         self._meet(now)
         self._placing.check(self._roster.working())

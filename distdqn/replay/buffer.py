@@ -1,7 +1,6 @@
 """The replay memory: preallocated columns, the oldest item overwritten first."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -167,7 +166,7 @@ class Replay:
     def update_priorities(self, update: PriorityUpdate) -> Stock:
         """Gives items new priorities; of an item named twice, the last one counts.
 
-        Those that are too late, as their items have been overwritten, are only counted.
+        Those that are too late, as their items have been overwritten, change nothing.
 
         Called by: the supervisor, with what a learner's call returned. Waits for: nothing.
         After a restart: changes nothing for items that are no longer stored.
@@ -178,7 +177,7 @@ class Replay:
         item_id, priority = update.item_id.ravel(), update.priority.ravel()  # [U * B]
         is_stored = (item_id >= self._first) & (item_id < self._inserted)
         self._sampler.update(item_id[is_stored], priority[is_stored])
-        return replace(self.stock, too_late=int(np.count_nonzero(~is_stored)))
+        return self.stock
 
     def get_index(self) -> dict[str, Any]:
         """All of its state but rows and frames, as of now.

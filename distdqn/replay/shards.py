@@ -23,13 +23,11 @@ class Stock:
         size: transitions stored.
         mass: what its chance to be drawn from is in proportion to: `size`, or the sum of
             the powers of its priorities.
-        too_late: of the priorities that came with the call, those for items not stored any more.
     """
 
     inserted: int = 0
     size: int = 0
     mass: float = 0.0
-    too_late: int = 0
 
 
 @dataclass(frozen=True)

@@ -202,8 +202,9 @@ def test_replay_that_dies_while_it_is_put_back_is_put_back_again(tmp_path):
     assert run.counters.inserted == run.replay.inserted == 10_000 - run.counters.lost_transitions
 
 
-def test_actor_that_leaves_meanwhile_hands_over_what_is_open_afterwards(tmp_path):
-    fleet = FakeFleet(seconds={"set_rows": 0.5})
+@pytest.mark.parametrize("seconds", [0.5, 2.0])  # for each part; an actor has 10 s to leave
+def test_actor_that_leaves_meanwhile_hands_over_what_is_open_afterwards(tmp_path, seconds):
+    fleet = FakeFleet(seconds={"set_rows": seconds})
     fleet.at(24.0, lambda: fleet.kill("replay"))
     fleet.at(24.5, lambda: fleet.command(1))
     run = make_run(fleet, actors=3, saving=_saving(tmp_path), max_env_steps=20_000)
@@ -214,6 +215,8 @@ def test_actor_that_leaves_meanwhile_hands_over_what_is_open_afterwards(tmp_path
     last = kinds.index("set_index")
     assert 24.0 < cut.at < calls[last].at
     assert set(kinds[:last]) == {"set_rows"}
+    assert [note for note in run.console.notes if "in time" in note] == []
+    assert len(run.supervisor.roster.actors) == 1
 
 
 def test_replay_is_put_back_by_a_real_thread(tmp_path):
