@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from distdqn.checkpoints import Tree
 from distdqn.config import Config
 from distdqn.errors import ConfigError
 from distdqn.storage.errors import CheckpointDamaged, CheckpointError, NoCheckpoint
-from distdqn.storage.store import Store, find_checkpoints
+from distdqn.storage.store import Store, find_checkpoints, place_of
 
 Found = tuple[Store, int, Tree | None, list[str]]  # a checkpoint: where, its number, document, notes
 
@@ -76,7 +77,21 @@ def find_start(config: Config, spec: EnvironmentSpec) -> Start | None:
         changes = _compare(config, spec, number, document["about"])
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointDamaged(f"Checkpoint {number} does not say what run it is of.") from error
-    return Start(store, document, [*notes, f"Goes on from checkpoint {number}.", *changes])
+    where = f"Goes on from checkpoint {number}. It is in {_words(store.place)}."
+    return Start(store, document, [*notes, where, *changes])
+
+
+def notes_without_start(config: Config) -> list[str]:
+    """What to tell the user of a run that has no checkpoint to go on from."""
+    if config.resume is None:
+        return []
+    place = place_of(checkpoint_root(config, Path(config.run_dir or ".")))
+    return [f"Begins anew: no checkpoint is in {_words(place)}."]
+
+
+def _words(place: str) -> str:
+    """Where that is: a cluster may send a run to another host, with other folders."""
+    return place if "://" in place else f"{place} on {socket.gethostname()}"
 
 
 @contextlib.contextmanager

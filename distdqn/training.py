@@ -25,12 +25,19 @@ from distdqn.policy import save_policy
 from distdqn.reporting.console import Console, number
 from distdqn.reporting.journal import Journal
 from distdqn.reporting.run_directory import RunDirectory, check_folder, versions
-from distdqn.resuming import Start, checkpoint_root, describe_run, find_start, run_folder
+from distdqn.resuming import (
+    Start,
+    checkpoint_root,
+    describe_run,
+    find_start,
+    notes_without_start,
+    run_folder,
+)
 from distdqn.saving import RoundSaver, put_back
 from distdqn.serial import Finisher, SerialTeam, Team, evaluate_if_due, run_rounds
 from distdqn.stopping import StopRequest, ended_by_signals
 from distdqn.storage.errors import CheckpointError
-from distdqn.storage.store import Store
+from distdqn.storage.store import Store, place_of
 from distdqn.user_network import check_importable
 
 if TYPE_CHECKING:
@@ -66,7 +73,7 @@ def train(config: Config, *, quiet: bool = False, started: float | None = None) 
     directory = RunDirectory.create(folder, spec.name, goes_on, kept)
     try:
         run = _Run(config, spec, directory, quiet, started, start)
-        return run.to_its_end([*notes, *(start.notes if start else ())])
+        return run.to_its_end([*notes, *(start.notes if start else notes_without_start(config))])
     finally:
         directory.close()
 
@@ -148,7 +155,7 @@ class _Run:
         root = checkpoint_root(config, self._directory.path)
         start = self._start
         # One store for both: it knows then what of the checkpoint to go on from it has read.
-        store = start.store if start is not None and start.store.is_at(root) else Store(root)
+        store = start.store if start is not None and start.store.place == place_of(root) else Store(root)
         try:
             store.check_writable()
         except OSError as error:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from distdqn.acting.environments import EnvironmentSpec
 from distdqn.config import Config
 from distdqn.errors import ConfigError
-from distdqn.resuming import checkpoint_root, describe_run, find_start, run_folder
+from distdqn.resuming import checkpoint_root, describe_run, find_start, notes_without_start, run_folder
 from distdqn.storage.errors import CheckpointDamaged, CheckpointError, CheckpointTooNew, NoCheckpoint
 from distdqn.storage.manifests import manifest_bytes, manifest_name
 from distdqn.storage.store import Store
@@ -37,6 +38,11 @@ def write(root, *numbers, spec=SPEC, **options):
 def number_of(start):
     """Which checkpoint it is."""
     return int(start.store.read_tree(start.document["learner"])[0])
+
+
+def goes_on_from(number, folder):
+    """The line that says so: which folder, and of which host."""
+    return f"Goes on from checkpoint {number}. It is in {folder} on {socket.gethostname()}."
 
 
 def damage(store, root, number):
@@ -73,6 +79,15 @@ def test_auto_begins_anew_where_there_is_no_checkpoint(tmp_path, there):
     assert folder.exists() == (there != "nothing")
 
 
+def test_run_that_finds_nothing_to_go_on_from_says_in_which_folder_of_which_host(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (line,) = notes_without_start(config_of("run"))
+    assert line == f"Begins anew: no checkpoint is in {tmp_path}/run/checkpoints on {socket.gethostname()}."
+    (line,) = notes_without_start(config_of(None, checkpoint_dir="s3://bucket/run"))
+    assert line == "Begins anew: no checkpoint is in s3://bucket/run."
+    assert notes_without_start(config_of("run", resume=None)) == []
+
+
 def test_auto_without_a_place_to_look_in_is_a_mistake_that_tells_what_to_give():
     with pytest.raises(ConfigError, match=r"`resume` is `auto` .*give `run_dir`"):
         find_start(config_of(None), SPEC)
@@ -81,7 +96,7 @@ def test_auto_without_a_place_to_look_in_is_a_mistake_that_tells_what_to_give():
 def test_auto_takes_the_newest_checkpoint_of_the_runs_folder(run_dir):
     start = find_start(config_of(run_dir), SPEC)
     assert number_of(start) == 300
-    assert start.notes == ["Goes on from checkpoint 300."]
+    assert start.notes == [goes_on_from(300, run_dir / "checkpoints")]
 
 
 def test_auto_looks_in_the_folder_for_checkpoints_if_one_is_given(run_dir, tmp_path):
@@ -188,7 +203,7 @@ def test_fault_13_auto_passes_over_a_damaged_checkpoint_and_says_which_file_and_
     assert start.notes == [
         f"Checkpoint 300 is passed over: {path}: its content is not what was written (SHA-256 differs).",
         f"Checkpoint 200 is passed over: {root / manifest_name(200)}: is not a manifest (cut, or not JSON).",
-        "Goes on from checkpoint 100.",
+        goes_on_from(100, root),
     ]
 
 
@@ -323,7 +338,7 @@ def test_other_options_that_differ_are_told_and_have_their_new_values(tmp_path):
     write(tmp_path / "checkpoints", 1, learning_rate=0.01, actors=2, capacity=5_000)
     start = find_start(config_of(tmp_path, max_env_steps=10**6), SPEC)
     assert start.notes[:2] == [
-        "Goes on from checkpoint 1.",
+        goes_on_from(1, tmp_path / "checkpoints"),
         "Goes on with other options than the checkpoint's. Option: checkpoint / now",
     ]
     assert sorted(line.strip() for line in start.notes[2:]) == [
@@ -346,10 +361,10 @@ def test_other_options_that_differ_are_told_and_have_their_new_values(tmp_path):
 def test_nothing_is_told_of_options_that_are_the_same_after_a_file(tmp_path, same):
     write(tmp_path / "checkpoints", 1, **same)
     start = find_start(config_of(tmp_path, **same), SPEC)
-    assert start.notes == ["Goes on from checkpoint 1."]
+    assert start.notes == [goes_on_from(1, tmp_path / "checkpoints")]
 
 
 def test_where_the_run_is_and_how_it_was_started_are_not_compared(tmp_path):
     write(tmp_path / "there", 1, run_dir="runs/first", address="auto", resume=None)
     start = find_start(config_of(tmp_path, checkpoint_dir=str(tmp_path / "there"), address="local"), SPEC)
-    assert start.notes == ["Goes on from checkpoint 1."]
+    assert start.notes == [goes_on_from(1, tmp_path / "there")]

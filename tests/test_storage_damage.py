@@ -218,11 +218,10 @@ def test_huge_manifest_is_refused_without_being_read(folder):
     assert peak < 1_000_000
 
 
-def test_store_knows_its_folder_by_any_of_its_names(tmp_path, monkeypatch):
+def test_place_of_a_store_is_the_same_by_any_of_its_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    store = Store("run/checkpoints")
-    assert store.is_at(str(tmp_path / "run" / "checkpoints"))
-    assert store.is_at("run/checkpoints/")
-    assert not store.is_at("checkpoints")
-    assert Store("memory://run/").is_at("memory://run")
-    assert not store.is_at("memory://run")
+    places = [
+        Store(root).place for root in ("run/checkpoints", "run/checkpoints/", f"{tmp_path}/run/checkpoints")
+    ]
+    assert places == [str(tmp_path / "run" / "checkpoints")] * 3
+    assert Store("memory://run/").place == Store("memory://run").place == "memory://run"

@@ -44,18 +44,18 @@ class Store:
         root: local path, or URL of an object store that fsspec knows.
         grace_seconds: age below which files that no manifest names are left alone, as
             somebody may still be writing that manifest.
+
+    Attributes:
+        place: its URL or absolute path.
     """
 
     def __init__(self, root: str, grace_seconds: float = 3600.0) -> None:
         self._files = files_at(root)
+        self.place = place_of(root)
         self._root = root.rstrip("/") or "/"
         self._grace_seconds = grace_seconds
         # Digests of blobs whose content was right when this process last saw it.
         self._seen_whole: set[bytes] = set()
-
-    def is_at(self, root: str) -> bool:
-        """Whether `root` names the folder or URL of this store."""
-        return _place(root) == _place(self._root)
 
     def check_writable(self) -> None:
         """Makes the folders if need be, and writes and deletes a file in each.
@@ -377,8 +377,9 @@ def find_checkpoints(place: str) -> tuple[Store, list[int]]:
     return store, numbers
 
 
-def _place(root: str) -> str:
-    return root.rstrip("/") if "://" in root else str(Path(root).resolve())
+def place_of(root: str) -> str:
+    """The URL, or the absolute path, of a store."""
+    return root.rstrip("/") if "://" in root else str(Path(root).absolute())
 
 
 def _entries(document: dict[str, Any]) -> list[Entry]:
