@@ -12,6 +12,7 @@ from distdqn.policy import PolicyWeights
 from distdqn.reporting.journal import Journal
 from distdqn.resharding import restored_sizes, restoring_calls
 from distdqn.resuming import Start
+from distdqn.stopping import StopRequest
 
 
 class Savable(Protocol):
@@ -103,11 +104,18 @@ class RoundSaver:
         self._about = about
         self._saved = 0  # learner steps at the last one, or where the run went on from
 
-    def restore(self, team: Savable, goal: Goal, journal: Journal, pacing: Pacing, start: Start) -> None:
-        """Puts everything back as it was after `start`'s checkpoint."""
+    def restore(
+        self, team: Savable, goal: Goal, journal: Journal, pacing: Pacing, start: Start, stop: StopRequest
+    ) -> None:
+        """Puts everything back as it was after `start`'s checkpoint, unless asked to stop meanwhile.
+
+        Raises:
+            KeyboardInterrupt, SystemExit: it was; the checkpoint is what to go on from.
+        """
         document = start.document
         team.ask("learner", "set_state", start.store.read_tree(document["learner"]))
         for method, state in restoring_calls(start.store, document, 1, 0):
+            stop.leave_if_asked()
             team.ask("replay", method, state)
         put_back(start, goal, journal, pacing, shards=1)
         self._saved = journal.counters.learner_steps

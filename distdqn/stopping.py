@@ -36,6 +36,16 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    def leave_if_asked(self) -> None:
+        """Ends a run that was asked to stop at once, where it has done nothing yet that could be saved.
+
+        Raises:
+            KeyboardInterrupt: by Ctrl-C.
+            SystemExit: by SIGTERM.
+        """
+        if self.reason is not None:
+            raise SystemExit(TERMINATED) if self.reason == "terminated" else KeyboardInterrupt
+
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if self.reason is not None:
             raise KeyboardInterrupt

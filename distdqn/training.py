@@ -265,7 +265,7 @@ class _Run:
             describe_run(config, self._spec),
         )
         if self._start is not None:
-            saver.restore(team, self._goal, self._journal, self._pacing, self._start)
+            saver.restore(team, self._goal, self._journal, self._pacing, self._start, self._stop)
         with self._keeping_networks(team):
             reason = run_rounds(
                 team,

@@ -11,10 +11,12 @@ from pathlib import Path
 from types import FrameType, SimpleNamespace
 
 import pytest
+from distributed.fakes import make_checkpoints, make_run, newest_start
 
 from distdqn.config import Config
 from distdqn.distributed import launch
 from distdqn.errors import TERMINATED
+from distdqn.saving import RoundSaver
 from distdqn.stopping import StopRequest, ended_by_signals
 from distdqn.training import train
 
@@ -204,3 +206,31 @@ def test_fault_10_run_that_is_stopped_before_it_trains_says_so(
 
     assert json.loads((tmp_path / "status.json").read_text())["state"] == state
     assert f"{state.title()} before training began: there is nothing to save." in capsys.readouterr().out
+
+
+# A run in rounds that is put back.
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "code"), [(signal.SIGINT, KeyboardInterrupt, None), (signal.SIGTERM, SystemExit, 143)]
+)
+def test_fault_10_run_in_rounds_that_is_interrupted_as_replay_is_put_back_ends_before_the_next_part(
+    tmp_path: Path, number: signal.Signals, error: type[BaseException], code: int | None
+) -> None:
+    before = make_run(max_env_steps=2_000, saving={"checkpoints": make_checkpoints(tmp_path)})
+    before.supervisor.run()
+    before.finish()
+    asked: list[str] = []
+
+    def ask(_role: str, method: str, _state: object) -> None:
+        asked.append(method)
+        if asked.count("set_rows") == 3:
+            send(number)
+
+    run, saver, stop = make_run(), RoundSaver(None, None, with_replay=True, about={}), StopRequest()
+    with stop, pytest.raises(error) as raised:
+        saver.restore(
+            SimpleNamespace(ask=ask), run.goal, run.journal, run.pacing, newest_start(tmp_path), stop
+        )
+    assert asked == ["set_state", *["set_rows"] * 3]
+    assert getattr(raised.value, "code", None) == code
