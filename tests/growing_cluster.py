@@ -16,11 +16,20 @@ import time
 from pathlib import Path
 
 import psutil
-from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FakeMultiNodeProvider
 
-_PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+_PROVIDER = "growing_cluster.LateNodes"
+_LATE_SECONDS = 12.0  # until a node that is asked for begins to start
 _HEAD = "ray.head.default"  # the provider knows no other name
 _LISTS = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+
+
+class LateNodes(FakeMultiNodeProvider):
+    """Ray's provider of nodes that are processes; they take a while, as those of a cloud do."""
+
+    def create_node_with_resources_and_labels(self, *arguments):
+        time.sleep(_LATE_SECONDS)
+        super().create_node_with_resources_and_labels(*arguments)
 
 
 class GrowingCluster:

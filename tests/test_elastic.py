@@ -213,3 +213,17 @@ def test_fault_30_run_that_has_no_room_on_a_real_cluster_ends_with_exit_3(cluste
     output, _ = run.communicate(timeout=120)
     assert run.returncode == 3, output
     assert "33 are needed" in output.splitlines()[-1]
+
+
+@pytest.mark.long
+def test_fault_30_run_waits_for_nodes_of_a_real_cluster_that_are_on_their_way_and_says_so(cluster, tmp_path):
+    assert wait_for_nodes(cluster, 1, 90.0) == 1
+    options = ("--actors", 4, "--start-timeout-seconds", 6, "--max-env-steps", 2_000, "--eval-episodes", 1)
+    run = run_on(cluster, tmp_path / "run", *options)
+    output, _ = run.communicate(timeout=150)
+    assert run.returncode == 0, output
+    (line,) = [line for line in output.splitlines() if "have found room" in line]
+    assert "4 of 7 processes have found room on the cluster, which has 4 CPUs" in line
+    assert line.endswith("7 are needed; new nodes are on their way.")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["env_steps"], summary["actor_restarts"]) == (2_000, 0)
