@@ -7,8 +7,10 @@ import socket
 import pytest
 
 from distdqn import __main__, scale
+from distdqn.distributed import commanding
 from distdqn.distributed.commanding import describe
 from distdqn.distributed.control import Control, Staff
+from distdqn.errors import ClusterError
 
 
 def make_run(folder, state="running", mode="async", control="control", port=1, **config):
@@ -118,3 +120,36 @@ def test_progress_names_those_who_start_wait_and_leave():
         "  5 of 12 actors at work, 2 starting, 4 waiting for room on the cluster, 1 leaving"
     )
     assert describe(Staff(1, 1, 0, 0, 2, 1)) == "  1 of 1 actor at work, 2 leaving"
+
+
+@pytest.mark.parametrize("told", [[], [Staff(1, 1, 0, 0, 0, 0)], [Staff(3, 1, 2, 0, 0, 1)]])
+def test_fault_33_run_that_says_nothing_any_more_is_given_up_with_exit_3(ray_session, monkeypatch, told):
+    monkeypatch.setattr(commanding, "_ANSWER_SECONDS", 0.3)
+    control = ray_session.remote(Control).remote()
+    for staff in told:
+        ray_session.get(control.tell.remote(staff))
+    if not told:
+        ray_session.get(control.scale.remote(9))  # it is up
+    with pytest.raises(ClusterError, match=r"does not answer within 0\.3 s") as raised:
+        commanding._command(control, 3, lambda _line: None)
+    assert raised.value.exit_code == 3
+    ray_session.kill(control)
+
+
+def test_command_is_followed_until_the_run_tells_that_it_was_obeyed(ray_session):
+    control, lines = ray_session.remote(Control).remote(), []
+
+    def say(line):
+        lines.append(line)
+        if "at work" in line:
+            control.tell.remote(Staff(3, 1, 2, 0, 0, 1))  # the same again is no news
+            control.tell.remote(Staff(3, 3, 0, 0, 0, 1))
+
+    ray_session.get(control.tell.remote(Staff(3, 1, 2, 0, 0, 1)))
+    commanding._command(control, 3, say)
+    assert lines == [
+        "The run has 1 actor; 3 are wanted.",
+        "  1 of 3 actors at work, 2 starting",
+        "The run has 3 actors.",
+    ]
+    ray_session.kill(control)

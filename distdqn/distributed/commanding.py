@@ -30,19 +30,24 @@ def scale(address: str, namespace: str, control: str, actors: int, say: Callable
             handle = ray.get_actor(control, namespace=namespace)
         except ValueError:
             raise ClusterError("The run is over: nothing was changed.") from None
-        heard, staff = _answer(handle.watch.remote(0))
-        say(f"The run has {_count(staff.acting)}; {actors} are wanted.")
-        number = _answer(handle.scale.remote(actors))
-        while staff.command < number:
-            heard, staff = _answer(handle.watch.remote(heard))
-        said = ""
-        while staff.wanted == actors and not staff.is_complete:
-            if (now := describe(staff)) != said:
-                say(now)
-                said = now
-            heard, staff = _answer(handle.watch.remote(heard))
-        if staff.wanted != actors:
-            raise ClusterError(f"Another command has asked for {_count(staff.wanted)} since.")
+        _command(handle, actors, say)
+
+
+def _command(control: Any, actors: int, say: Callable[[str], None]) -> None:
+    """Gives `control` the command and waits until it is obeyed."""
+    heard, staff = _answer(control.watch.remote(0))
+    say(f"The run has {_count(staff.acting)}; {actors} are wanted.")
+    number = _answer(control.scale.remote(actors))
+    while staff.command < number:
+        heard, staff = _answer(control.watch.remote(heard))
+    said = ""
+    while staff.wanted == actors and not staff.is_complete:
+        if (now := describe(staff)) != said:
+            say(now)
+            said = now
+        heard, staff = _answer(control.watch.remote(heard))
+    if staff.wanted != actors:
+        raise ClusterError(f"Another command has asked for {_count(staff.wanted)} since.")
     say(f"The run has {_count(actors)}.")
 
 
