@@ -43,6 +43,11 @@ class Run:
         reached = self.eval_env_steps[self.eval_returns >= goal]
         return float(reached[0]) if len(reached) else NEVER
 
+    @property
+    def mean_return(self) -> float:
+        """Mean of all regular evaluations, nan where there was none: how fast it learned, and how well."""
+        return float(self.eval_returns.mean()) if len(self.eval_returns) else float("nan")
+
     def late_returns(self, env_steps: float) -> Array:
         """Mean returns `[M]` of the regular evaluations from `env_steps` on."""
         return self.eval_returns[self.eval_env_steps >= env_steps]
