@@ -228,8 +228,8 @@ def _minatar(results: Results) -> list[str]:
     text = (
         f"{RANDOM.task.env}, images of 10 x 10 with 4 channels, {RANDOM.task.env_steps:,} env steps: the "
         "convolutions against the same options without them (`--torso dense`), and against an agent that "
-        "acts at random. *Mean over the run* is that of all regular evaluations, so it tells how fast an agent "
-        "learned, too, and hangs less on where the last weights are in their ups and downs."
+        "acts at random. *Mean over the run* is that of all regular evaluations, so it tells how fast an "
+        "agent learned, too, and hangs less on where the last weights are in their ups and downs."
     )
     rows = [
         [
