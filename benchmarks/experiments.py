@@ -108,8 +108,7 @@ ABLATION = {
     "1-step returns": "--n-step 1",
     "16 samples per insert": "--samples-per-insert 16",
     "no gradient clipping": "--max-gradient-norm none",
-    "no lag of the target": "--target-update-rate 1",
-    "copies of the target": "--target-update-period 200",
+    "no lag of the target": "--target-update-period 1",
     "no decay of epsilon": "--epsilon-decay-steps 0",
     "no fall of the learning rate": "--learning-rate-schedule constant",
 }

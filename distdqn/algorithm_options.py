@@ -197,13 +197,12 @@ class AlgorithmOptions:
     )
     munchausen_least: float = option(_LEARNING, -1.0, "where that pay is cut off", Range(-1e9, 0))
     target_update_period: int = option(
-        _LEARNING, 1, "learner steps from one update of the target network to the next", Range(1, 10**12)
+        _LEARNING, 200, "learner steps from one update of the target network to the next", Range(1, 10**12)
     )
-    target_update_rate: float | None = option(
+    target_update_rate: float = option(
         _LEARNING,
-        None,
-        "how far the target network then moves: 1 copies, less moves softly; none means 0.005 after every "
-        "learner step, and copies where there are several between",
+        1.0,
+        "how far the target network then moves: 1 copies, less moves softly",
         Range(0, 1, above=True),
     )
     publish_period: int = option(

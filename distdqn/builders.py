@@ -106,7 +106,7 @@ def learner_blueprint(config: Config, spec: EnvironmentSpec, epoch: int = 0) -> 
             "double": config.double,
             "munchausen": _munchausen(config),
             "target_update_period": config.target_update_period,
-            "target_update_rate": _target_update_rate(config),
+            "target_update_rate": config.target_update_rate,
             "threads": config.learner_threads,
             "prioritized": config.sampler == "prioritized",
             "seed": config.seed,
@@ -203,13 +203,6 @@ def _munchausen(config: Config) -> Munchausen | None:
     if not config.munchausen:
         return None
     return Munchausen(config.munchausen_scale, config.munchausen_temperature, config.munchausen_least)
-
-
-def _target_update_rate(config: Config) -> float:
-    """How far the target network moves; 0.005 as in Haarnoja et al. (2018), table 1, arXiv:1801.01290."""
-    if config.target_update_rate is not None:
-        return config.target_update_rate
-    return 0.005 if config.target_update_period == 1 else 1.0
 
 
 def _epsilon(config: Config) -> Schedule:

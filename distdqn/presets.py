@@ -1,8 +1,7 @@
 """Named sets of options: the algorithms of whole papers.
 
 A preset says what an algorithm is made of. Sizes and rates that papers chose for two
-hundred million Atari frames stay at this package's defaults; the target network, which all
-of these papers copy every so often, is copied every 200 learner steps.
+hundred million Atari frames stay at this package's defaults.
 """
 
 from typing import Any
@@ -17,8 +16,6 @@ _PLAIN = {
     "head": "value",
     "layer_norm": False,
     "learning_rate_schedule": "constant",
-    "target_update_period": 200,
-    "target_update_rate": 1.0,
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -36,8 +33,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "head": "value",
         "layer_norm": False,
         "learning_rate_schedule": "constant",
-        "target_update_period": 200,
-        "target_update_rate": 1.0,
     },
     "rainbow": {
         "n_step": 3,
@@ -57,8 +52,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "v_max": 100.0,
         "layer_norm": False,
         "learning_rate_schedule": "constant",
-        "target_update_period": 200,
-        "target_update_rate": 1.0,
     },
     # The notebook of a first lecture on deep Q-learning, mistakes included: nothing lags behind
     # the network that learns (a copy after every update is none), values go on past an
