@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distdqn.builders import samples_per_insert
+from distdqn.builders import batch_size, samples_per_insert
 from distdqn.cli import parse_run_options
 from distdqn.config import Config
 
@@ -87,7 +87,7 @@ class Row:
         config = _config([*task, *own])
         # The option counts learner steps; each makes up for this many env steps.
         ratio = samples_per_insert(config, self.task.is_image)
-        period = round(self.task.eval_env_steps * ratio / config.batch_size)
+        period = round(self.task.eval_env_steps * ratio / batch_size(config, self.task.is_image))
         return [*task, "--eval-period", str(period), *own]
 
 
@@ -106,7 +106,8 @@ ABLATION = {
     "no layer normalization": "--no-layer-norm",
     "no double": "--no-double",
     "1-step returns": "--n-step 1",
-    "16 samples per insert": "--samples-per-insert 16",
+    "an update every eight env steps": "--samples-per-insert 16",
+    "batches of 64": "--batch-size 64",
     "no gradient clipping": "--max-gradient-norm none",
     "no lag of the target": "--target-update-period 1",
     "no decay of epsilon": "--epsilon-decay-steps 0",

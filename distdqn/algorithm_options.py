@@ -81,7 +81,8 @@ class AlgorithmOptions:
     samples_per_insert: float | None = option(
         _REPLAY,
         None,
-        "transitions sampled per transition inserted: couples learning to acting; none means 64, images 8",
+        "transitions sampled per transition inserted: couples learning to acting; none means `batch_size`, "
+        "so one update per env step, images an eighth of that",
         Range(0, above=True),
     )
     samples_per_insert_tolerance: float = option(
@@ -154,16 +155,18 @@ class AlgorithmOptions:
     )
     v_min: float = option(_LEARNING, -10.0, "smallest return of the categorical head", Range(-1e9, 1e9))
     v_max: float = option(_LEARNING, 10.0, "largest return of the categorical head", Range(-1e9, 1e9))
-    batch_size: int = option(_LEARNING, 64, "transitions in one update", Range(1, 10**7))
+    batch_size: int | None = option(
+        _LEARNING, None, "transitions in one update; none means 128, images 64", Range(1, 10**7)
+    )
     updates_per_call: int = option(
         _LEARNING, 64, "updates in one compiled call of the learner", Range(1, 100_000)
     )
     learning_rate: float = option(_LEARNING, 1e-3, "of Adam, at first", Range(0, 10, above=True))
     learning_rate_end: float = option(
-        _LEARNING, 1e-4, "of Adam, after `learning_rate_decay_steps`", Range(0, 10)
+        _LEARNING, 2e-5, "of Adam, after `learning_rate_decay_steps`", Range(0, 10)
     )
     learning_rate_decay_steps: int = option(
-        _LEARNING, 50_000, "total env steps over which the learning rate falls", Range(0, 10**15)
+        _LEARNING, 100_000, "total env steps over which the learning rate falls", Range(0, 10**15)
     )
     learning_rate_schedule: _Shape | None = option(
         _LEARNING,

@@ -98,7 +98,7 @@ def learner_blueprint(config: Config, spec: EnvironmentSpec, epoch: int = 0) -> 
         {
             "plan": _network_plan(config, spec),
             "head": _head(config),
-            "batch_size": config.batch_size,
+            "batch_size": batch_size(config, spec.is_image),
             "updates_per_call": config.updates_per_call,
             "learning_rate": config.learning_rate,  # its schedule's value comes with every call
             "adam_epsilon": config.adam_epsilon,
@@ -249,13 +249,18 @@ def make_budget(config: Config) -> Budget:
     return Budget(config.max_env_steps, config.max_seconds, config.max_episodes)
 
 
+def batch_size(config: Config, is_image: bool) -> int:
+    """Transitions in one update."""
+    return config.batch_size or (64 if is_image else 128)
+
+
 def samples_per_insert(config: Config, is_image: bool) -> float:
     """Transitions sampled per transition inserted.
 
-    An update of convolutions takes ten times as long as one of dense layers; 8 is what Mnih
-    et al. (2015) take: a batch of 32 every four env steps.
+    An update of convolutions takes ten times as long as one of dense layers; a batch of 64 gets
+    the 8 that Mnih et al. (2015) take: a batch of 32 every four env steps.
     """
-    return config.samples_per_insert or (8.0 if is_image else 64.0)
+    return config.samples_per_insert or batch_size(config, is_image) / (8.0 if is_image else 1.0)
 
 
 def make_pacing(config: Config, spec: EnvironmentSpec) -> Pacing:
@@ -265,6 +270,6 @@ def make_pacing(config: Config, spec: EnvironmentSpec) -> Pacing:
         samples_per_insert=ratio,
         tolerance=config.samples_per_insert_tolerance,
         min_size=config.min_size,
-        slack=2 * config.updates_per_call * config.batch_size,
+        slack=2 * config.updates_per_call * batch_size(config, spec.is_image),
         slack_per_actor=ratio * config.envs_per_actor * config.rollout_length,
     )

@@ -6,7 +6,7 @@ import os
 import numpy as np
 
 from distdqn.acting.environments import EnvironmentSpec
-from distdqn.builders import resolve_torso
+from distdqn.builders import batch_size, resolve_torso
 from distdqn.config import Config
 from distdqn.errors import ConfigError
 from distdqn.replay.shards import shard_capacities
@@ -42,6 +42,12 @@ def fit_to_observations(config: Config, spec: EnvironmentSpec) -> tuple[Config, 
             "`spectral_norm` is for convolutions, and observations of the shape "
             f"{spec.observation_shape} have none (leave it out, or name a `torso`)."
         )
+    batch = batch_size(config, spec.is_image)
+    if batch > config.capacity:  # a batch size that was named is held against it earlier
+        mistakes.append(
+            f"`batch_size` ({batch}) exceeds `capacity` ({config.capacity}): no batch could be all different "
+            "(lower `batch_size`)."
+        )
     needed, available = _replay_bytes(config, spec), _machine_bytes()
     if available is not None and needed > available:
         mistakes.append(
@@ -51,7 +57,7 @@ def fit_to_observations(config: Config, spec: EnvironmentSpec) -> tuple[Config, 
     if mistakes:
         raise ConfigError(mistakes)
     observation_bytes = int(np.prod(spec.observation_shape)) * np.dtype(spec.observation_dtype).itemsize
-    most = max(1, _MOST_BATCH_BYTES // (2 * config.batch_size * observation_bytes))
+    most = max(1, _MOST_BATCH_BYTES // (2 * batch * observation_bytes))
     if config.updates_per_call > most:
         notes.append(
             f"`updates_per_call` is {most} instead of {config.updates_per_call}: "

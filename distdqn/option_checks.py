@@ -138,7 +138,7 @@ def _sizes(options: Mapping[str, Any]) -> list[str]:
     return [
         f"`{small}` ({options[small]}) exceeds `{large}` ({options[large]}): {why}."
         for small, large, why in pairs
-        if small in options and large in options and options[small] > options[large]
+        if options.get(small) is not None and large in options and options[small] > options[large]
     ]
 
 

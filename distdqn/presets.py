@@ -1,7 +1,8 @@
 """Named sets of options: the algorithms of whole papers.
 
 A preset says what an algorithm is made of. Sizes and rates that papers chose for two
-hundred million Atari frames stay at this package's defaults.
+hundred million Atari frames stay at this package's defaults, but for batches of 64, which are
+nearer to the papers' 32 than the default is.
 """
 
 from typing import Any
@@ -16,6 +17,7 @@ _PLAIN = {
     "head": "value",
     "layer_norm": False,
     "learning_rate_schedule": "constant",
+    "batch_size": 64,
 }
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -33,6 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "head": "value",
         "layer_norm": False,
         "learning_rate_schedule": "constant",
+        "batch_size": 64,
     },
     "rainbow": {
         "n_step": 3,
@@ -52,6 +55,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "v_max": 100.0,
         "layer_norm": False,
         "learning_rate_schedule": "constant",
+        "batch_size": 64,
     },
     # The notebook of a first lecture on deep Q-learning, mistakes included: nothing lags behind
     # the network that learns (a copy after every update is none), values go on past an

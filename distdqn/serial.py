@@ -15,7 +15,13 @@ from typing import Any, Protocol
 from distdqn.acting.actor import CutReport, RolloutOrder, RolloutReport
 from distdqn.acting.environments import EnvironmentSpec
 from distdqn.acting.evaluator import Evaluation
-from distdqn.builders import actor_blueprint, evaluator_blueprint, learner_blueprint, replay_blueprint
+from distdqn.builders import (
+    actor_blueprint,
+    batch_size,
+    evaluator_blueprint,
+    learner_blueprint,
+    replay_blueprint,
+)
 from distdqn.config import Config
 from distdqn.goal import Budget, EvaluationOrder, Goal
 from distdqn.learning.learner import LearnReport
@@ -154,7 +160,7 @@ class SerialTeam:
         self._replay = replay_blueprint(config).build()
         self._actors = [actor_blueprint(config, spec, index).build() for index in range(int(config.actors))]
         self._evaluator = evaluator_blueprint(config).build()
-        self._batches = (config.updates_per_call, config.batch_size)
+        self._batches = (config.updates_per_call, batch_size(config, spec.is_image))
 
     def compile(self) -> str | None:
         """See `Team`."""

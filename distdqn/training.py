@@ -276,7 +276,7 @@ class _Run:
                 self._stop,
                 actors=int(config.actors),  # `auto` is for `async` alone
                 steps_per_rollout=config.rollout_length * config.envs_per_actor,
-                samples_per_call=config.updates_per_call * config.batch_size,
+                samples_per_call=config.updates_per_call * builders.batch_size(config, self._spec.is_image),
                 schedules=builders.make_learning_schedules(config, self._spec.is_image),
                 report_period=config.report_period,
                 saver=saver,

@@ -91,9 +91,9 @@ def test_learner_is_ordered_with_the_values_of_the_env_step():
 @pytest.mark.parametrize(
     ("config", "is_image", "late"),
     [
-        (Config(), False, 1e-4),
+        (Config(), False, 2e-5),
         (Config(), True, 1e-3),
-        (Config(learning_rate_schedule="linear"), True, 1e-4),
+        (Config(learning_rate_schedule="linear"), True, 2e-5),
         *(
             (Config.from_preset(preset), False, PRESETS[preset].get("learning_rate", 1e-3))
             for preset in PRESETS
@@ -103,4 +103,4 @@ def test_learner_is_ordered_with_the_values_of_the_env_step():
 def test_learning_rate_falls_by_default_but_neither_with_images_nor_in_a_preset(config, is_image, late):
     rate = make_learning_schedules(config, is_image).learning_rate
 
-    assert [rate.at(0), rate.at(50_000)] == pytest.approx([config.learning_rate, late])
+    assert [rate.at(0), rate.at(100_000)] == pytest.approx([config.learning_rate, late])

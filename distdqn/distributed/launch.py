@@ -69,7 +69,7 @@ class Launch:
             start_timeout_seconds=config.start_timeout_seconds,
             steps_per_rollout=config.rollout_length * config.envs_per_actor,
             updates_per_call=config.updates_per_call,
-            batch_size=config.batch_size,
+            batch_size=builders.batch_size(config, self.spec.is_image),
             publish_period=config.publish_period,
             report_seconds=config.report_seconds,
             max_failures=config.max_failures,
@@ -87,9 +87,8 @@ class Launch:
         config = self.config
         placing = Placing(self.calls.fleet, self.actors, config.start_timeout_seconds, note)
         prioritized = config.sampler == "prioritized"
-        return RayTeam(
-            self.calls, placing, self.actors, config.updates_per_call, config.batch_size, prioritized
-        )
+        batch_size = builders.batch_size(config, self.spec.is_image)
+        return RayTeam(self.calls, placing, self.actors, config.updates_per_call, batch_size, prioritized)
 
 
 @contextlib.contextmanager
