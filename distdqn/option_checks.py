@@ -1,6 +1,7 @@
 """What can be wrong with options: each by itself, and some together."""
 
 import itertools
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,7 +45,7 @@ def contradictions(options: Mapping[str, Any]) -> list[str]:
     """
     checks = (
         *(_address, _gpus, _resources, _without_ray),
-        *(_sizes, _actors, _shards, _support, _munchausen, _output_bias, _network, _points),
+        *(_passwords, _sizes, _actors, _shards, _support, _munchausen, _output_bias, _network, _points),
     )
     return [mistake for check in checks for mistake in check(options)]
 
@@ -122,6 +123,15 @@ def _without_ray(options: Mapping[str, Any]) -> list[str]:
         "`lockstep`, which ends with the same weights)."
         for name in _OF_RAY
         if options.get(name)
+    ]
+
+
+def _passwords(options: Mapping[str, Any]) -> list[str]:
+    return [
+        f"`{name}` has a password in it, which would be shown and saved (leave it out, and give it by the "
+        "environment or fsspec's own configuration)."
+        for name in ("checkpoint_dir", "resume")
+        if re.search(r"://[^/@]*:[^/@]*@", str(options.get(name)))
     ]
 
 

@@ -169,6 +169,14 @@ def test_shards_are_refused_when_some_would_stay_empty_or_the_mode_has_one_repla
         ]
 
 
+def test_url_with_a_password_is_refused_and_not_shown() -> None:
+    for url in ("s3://bucket/run", "sftp://me@host:22/run", "/a:b@c"):
+        assert mistakes_of(checkpoint_dir=url, resume=url) == []
+    found = mistakes_of(checkpoint_dir="sftp://me:hush@host/run", resume="ftp://:hush@host")
+    assert [mistake.split()[0] for mistake in found] == ["`checkpoint_dir`", "`resume`"]
+    assert "hush" not in "".join(found)
+
+
 def test_minimum_is_refused_when_it_exceeds_the_budget() -> None:
     assert mistakes_of(max_env_steps=1000, min_size=1000) == []
     (mistake,) = mistakes_of(max_env_steps=999, min_size=1000)
