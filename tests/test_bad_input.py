@@ -146,7 +146,7 @@ def test_fault_29_run_refuses_a_number_of_actors_that_cannot_be(
     [
         (["--discount", "2"], "`discount` must be at least 0, at most 1, not `2.0`."),
         (["--learning-rate", "nan"], "`learning_rate`"),
-        (["--capacity", "50", "--min-size", "50"], "`batch_size` (64) exceeds `capacity` (50)"),
+        (["--capacity", "50", "--min-size", "50"], "`batch_size` (128) exceeds `capacity` (50)"),
         (["--capacity", "500"], "`min_size` (1000) exceeds `capacity` (500)"),
         (["--loss", "absolute"], "`loss` must be one of `huber`, `squared`, not `absolute`."),
         (["--actors"], "--actors"),
