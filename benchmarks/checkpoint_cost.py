@@ -1,11 +1,13 @@
 """What checkpoints of a large replay cost the learner while it learns.
 
     python benchmarks/checkpoint_cost.py --output cost.json
+    python benchmarks/checkpoint_cost.py --once --window 60     # as a run by default makes them
 
 Fills replay with a million transitions of CartPole-v1, then takes turns: a window without any
 checkpoint, a window in which one of the whole replay is made after another, every segment anew,
-which is more than any run does. Prints learner steps/s in both, the longest time that the learner
-was not in a call of `learn`, and how long each kind of call for a checkpoint kept a role busy.
+which is more than any run does, or with `--once` a single one. Prints learner steps/s in both, the
+longest time that the learner was not in a call of `learn`, and how long each kind of call for a
+checkpoint kept a role busy.
 """
 
 import argparse
@@ -65,9 +67,12 @@ def timed(role: type[Any], *methods: str) -> type[Any]:
 class Turns(AsyncSaver):
     """Makes checkpoints in every second window, of all segments anew, from when replay is full."""
 
-    def prepare(self, checkpoints: Checkpoints, journal: Journal, size: int, window: float) -> None:
-        """Says how long a window is, and how much has to be in before the first begins."""
+    def prepare(
+        self, checkpoints: Checkpoints, journal: Journal, size: int, window: float, once: bool
+    ) -> None:
+        """Says how long a window is, how much has to be in before the first, and if one checkpoint is all."""
         self._all, self._journal, self._size, self._window = checkpoints, journal, size, window
+        self._once, self._last = once, -1
         self.begin: float | None = None  # of the first window
         self.made: list[tuple[float, float]] = []  # begin and end of each checkpoint
         self._begun: float | None = None
@@ -85,8 +90,10 @@ class Turns(AsyncSaver):
             if self._begun is not None:
                 self.made.append((self._begun, now))
                 self._begun = None
-            if window_of(now, self.begin, self._window) % 2 == 0:
+            number = window_of(now, self.begin, self._window)
+            if number % 2 == 0 or (self._once and number == self._last):
                 return
+            self._last = number
             self._all.forget_segments(0)
             self._begun, self._due = now, self._clock()
         super().advance(calls, roster)
@@ -103,6 +110,7 @@ def main() -> int:
     parser.add_argument("--transitions", type=int, default=1_000_000, help="in replay (default: 1,000,000)")
     parser.add_argument("--window", type=float, default=20.0, help="seconds of a window (default: 20)")
     parser.add_argument("--pairs", type=int, default=3, help="windows without and with (default: 3)")
+    parser.add_argument("--once", action="store_true", help="one checkpoint in each window that has any")
     parser.add_argument("--prioritized", action="store_true", help="with priorities, which are saved, too")
     parser.add_argument("--output", type=Path, help="file for all of it as JSON")
     options = parser.parse_args()
@@ -111,7 +119,12 @@ def main() -> int:
     builders.Replay = timed(Replay, "sample", "get_index", "get_rows")
     with tempfile.TemporaryDirectory() as folder:
         report = measure(
-            Path(folder), options.transitions, options.window, options.pairs, options.prioritized
+            Path(folder),
+            options.transitions,
+            options.window,
+            options.pairs,
+            options.prioritized,
+            options.once,
         )
     if options.output:
         options.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -119,7 +132,9 @@ def main() -> int:
     return 0
 
 
-def measure(folder: Path, transitions: int, window: float, pairs: int, prioritized: bool) -> dict[str, Any]:
+def measure(
+    folder: Path, transitions: int, window: float, pairs: int, prioritized: bool, once: bool
+) -> dict[str, Any]:
     """Runs until all windows are over; returns what was measured in them."""
     config = Config(
         actors=2,
@@ -140,7 +155,7 @@ def measure(folder: Path, transitions: int, window: float, pairs: int, prioritiz
     stop = StopRequest()
     with ThreadPoolExecutor(1) as executor, launched(config, spec, directory.path, print) as launch, stop:
         saver = Turns(checkpoints, 1e9, True, describe_run(config, spec), executor)
-        saver.prepare(checkpoints, journal, transitions, window)
+        saver.prepare(checkpoints, journal, transitions, window, once)
         ending = _StopAfter(saver, pairs * 2 * window)
         supervisor = launch.make_supervisor(
             builders.make_goal(config, spec),
@@ -159,7 +174,7 @@ def measure(folder: Path, transitions: int, window: float, pairs: int, prioritiz
     return {
         "transitions": transitions,
         "checkpoint_bytes": size,
-        **judge(timings, saver, config.updates_per_call, window, pairs),
+        **judge(timings, saver, config.updates_per_call, window, pairs, once),
     }
 
 
@@ -182,7 +197,9 @@ class _StopAfter:
         return False
 
 
-def judge(timings: dict[str, Any], saver: Turns, updates: int, window: float, pairs: int) -> dict[str, Any]:
+def judge(
+    timings: dict[str, Any], saver: Turns, updates: int, window: float, pairs: int, once: bool
+) -> dict[str, Any]:
     """Rates, gaps and durations from when each call began and ended."""
     begin = saver.begin or 0.0
     learn = [call for call in timings["learner"]["learn"] if begin <= call[0] < begin + 2 * pairs * window]
@@ -209,12 +226,13 @@ def judge(timings: dict[str, Any], saver: Turns, updates: int, window: float, pa
     ratio = statistics.mean(per_kind["with"]) / statistics.mean(per_kind["without"])
     seconds = statistics.median(end - start for start, end in saver.made)
     pauses = [max(gap for number, each in gaps.items() if number % 2 == k for gap in each) for k in (0, 1)]
+    how = f"one in each {window:g} s" if once else "one after another"
     return {
         "says": [
-            f"While {len(saver.made)} checkpoints were made one after another, {seconds:.2f} s each,",
-            f"there were {ratio:.2f} times as many learner steps/s as in the time between, so that one",
-            f"a minute costs {(1 - ratio) * seconds / 60:.2%}; the learner was without work for",
-            f"{1000 * pauses[1]:.0f} ms at most, and {1000 * pauses[0]:.0f} ms in the time between.",
+            f"While {len(saver.made)} checkpoints were made, {how}, {seconds:.2f} s each,",
+            f"there were {ratio:.3f} times as many learner steps/s as in the time between; the learner was",
+            f"without work for {1000 * pauses[1]:.0f} ms at most, and {1000 * pauses[0]:.0f} ms in the time",
+            "between.",
         ],
         "seconds_per_checkpoint": _spread([end - start for start, end in saver.made]),
         "learner_steps_per_second": per_kind,
