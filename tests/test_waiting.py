@@ -42,7 +42,12 @@ def watched(start_run):
     }
 
     def is_full(run):
-        return run.is_learning() and run.read("status.json")["counters"]["inserted"] >= 6000
+        if not run.is_learning():
+            return False
+        status = run.read("status.json")
+        # The process that takes commands comes last, and its imports take seconds of a core.
+        has_all = any(role["role"] == "control" and role["pid"] for role in status["roles"])
+        return has_all and status["counters"]["inserted"] >= 6000
 
     for run in runs.values():
         run.wait_until(lambda run=run: is_full(run), 120.0)
@@ -60,7 +65,8 @@ def watched(start_run):
 def test_fault_28_actors_that_are_faster_than_the_learner_wait_for_it_and_use_no_cpu(watched):
     seen = watched["fast actors"]
 
-    assert seen.cpu["actor-0"] < 0.25 < 0.3 < seen.cpu["learner"], seen.cpu
+    # The learner gets what the other run leaves of the cores: more or less, on one machine and another.
+    assert seen.cpu["actor-0"] < min(0.25, seen.cpu["learner"] / 4), seen.cpu
     assert seen.line["actors_wait_fraction"] > 0.5
     assert "actors wait for the learner" in seen.output
     assert 256 * 0.9 <= seen.line["samples_per_insert"] <= 256
