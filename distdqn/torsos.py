@@ -86,7 +86,8 @@ def torso_features(torso: str, shape: tuple[int, ...], images: Tensor, convolve:
     """Features `[B, F]` that `torso` sees in images.
 
     - `dense`: the numbers themselves.
-    - `small`: one convolution (Young and Tian 2019, section 3.1, arXiv:1903.03176).
+    - `small`: one convolution (Young and Tian 2019, section 3.1, arXiv:1903.03176), of 64
+      filters: 16 there, which see hardly more of MinAtar's games than dense layers do.
     - `nature`: three convolutions (Mnih et al. 2015, "Model architecture").
     - `impala`: fifteen, in residual blocks (Espeholt et al. 2018, figure 3, arXiv:1802.01561).
 
@@ -107,7 +108,7 @@ def torso_features(torso: str, shape: tuple[int, ...], images: Tensor, convolve:
     features = _channels_last(shape, images)  # [B, H, W, C]
     match torso:
         case "small":
-            features = convolve(features, 16, 3, padding="valid", activation="relu")
+            features = convolve(features, 64, 3, padding="valid", activation="relu")
         case "nature":
             for filters, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
                 features = convolve(features, filters, size, stride, "valid", "relu")

@@ -79,11 +79,11 @@ def test_nature_torso_has_the_layers_of_its_paper():
     assert model.get_weights()[6].shape == (7 * 7 * 64, 5)
 
 
-def test_small_torso_has_the_layer_of_its_paper():
+def test_small_torso_has_the_layer_of_its_paper_and_four_times_its_filters():
     model = make("small", (10, 10, 4))
 
-    assert [kernel.shape for kernel in convolutions(model)] == [(3, 3, 4, 16)]
-    assert model.get_weights()[2].shape == (8 * 8 * 16, 5)
+    assert [kernel.shape for kernel in convolutions(model)] == [(3, 3, 4, 64)]
+    assert model.get_weights()[2].shape == (8 * 8 * 64, 5)
 
 
 def test_impala_torso_has_the_layers_of_its_paper():
