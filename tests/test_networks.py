@@ -239,7 +239,7 @@ def test_spectral_normalization_starts_from_the_seed_alone():
     same = make_networks(SPECTRAL, 1)[0].get_weights()
     other = make_networks(SPECTRAL, 2)[0].get_weights()
 
-    assert [array.shape for array in first if array.shape[:1] == (1,)] == [(1, 16)]
+    assert [array.shape for array in first if array.shape[:1] == (1,)] == [(1, 64)]
     assert all(np.array_equal(a, b) for a, b in zip(first, same, strict=True))
     assert not any(np.array_equal(a, b) for a, b in zip(first, other, strict=True) if a.any())
 

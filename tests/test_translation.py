@@ -34,7 +34,7 @@ def test_spectral_normalization_is_translated_to_the_convolution_within():
 
     assert convolution["kind"] == "conv2d"
     shapes = [model.get_weights()[i].shape for i in convolution["arrays"]]
-    assert shapes == [(3, 3, 2, 16), (16,)]  # and not the vector that only training needs
+    assert shapes == [(3, 3, 2, 64), (64,)]  # and not the vector that only training needs
 
 
 def unknown_layer(case):

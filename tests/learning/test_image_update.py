@@ -124,8 +124,8 @@ def test_kernels_are_normalized_where_the_loss_is_taken_and_nowhere_else() -> No
 
     changed = [not np.array_equal(a, b) for a, b in zip(online, after, strict=True)]
     assert [array.shape for array, has in zip(online, changed, strict=True) if has] == [
-        (3, 3, 2, 16),
-        (1, 16),
+        (3, 3, 2, 64),
+        (1, 64),
     ]
     ratio = online[0] / after[0]
     np.testing.assert_allclose(ratio, ratio.flat[0], rtol=1e-5)  # one number for the whole kernel
