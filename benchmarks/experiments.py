@@ -115,8 +115,10 @@ ABLATION = {
 }
 
 RANDOM = Row("random", BREAKOUT, None)
-# Rewards of 1 a brick are Atari's clipped rewards, so the categorical support is the paper's.
-RAINBOW_BREAKOUT = "--preset rainbow --v-min -10 --v-max 10"
+# Images and rewards of 1 a brick as of Atari's clipped rewards, so what the preset leaves out for
+# vectors is the paper's here: the categorical support, and 8,000 env steps (32,000 frames) from
+# one copy to the target network to the next, which are 1,000 updates at the pace of images.
+RAINBOW_BREAKOUT = "--preset rainbow --v-min -10 --v-max 10 --target-update-period 1000"
 # (with convolutions, the same without)
 MINATAR = (
     (Row("default", BREAKOUT), Row("default dense", BREAKOUT, "--torso dense")),

@@ -100,8 +100,9 @@ SOURCES = {
     "dqn": "Mnih et al. (2015): one step, one network chooses and values, uniform replay",
     "double": "van Hasselt, Guez, Silver (2016), arXiv:1509.06461",
     "apex": "Horgan et al. (2018), arXiv:1803.00933, section 4.1 and appendix C",
-    "rainbow": "Hessel et al. (2018), arXiv:1710.02298, table 1; but for the support, -10 to 10 there, "
-    "for clipped Atari rewards; noise from Fortunato et al. (2018), arXiv:1706.10295",
+    "rainbow": "Hessel et al. (2018), arXiv:1710.02298, table 1; but for the support and the target "
+    "network's period: for images and clipped rewards, as there, add "
+    "`--v-min -10 --v-max 10 --target-update-period 1000`; noise from Fortunato et al. (2018), arXiv:1706.10295",
     "lecture": "the notebook of a first lecture on deep Q-learning",
     "qr": "Dabney et al. (2018), arXiv:1710.10044, section 4; but for the number of quantiles, which is 200 "
     "there",
