@@ -102,7 +102,8 @@ SOURCES = {
     "apex": "Horgan et al. (2018), arXiv:1803.00933, section 4.1 and appendix C",
     "rainbow": "Hessel et al. (2018), arXiv:1710.02298, table 1; but for the support and the target "
     "network's period: for images and clipped rewards, as there, add "
-    "`--v-min -10 --v-max 10 --target-update-period 1000`; noise from Fortunato et al. (2018), arXiv:1706.10295",
+    "`--v-min -10 --v-max 10 --target-update-period 1000`; noise from Fortunato et al. (2018), "
+    "arXiv:1706.10295",
     "lecture": "the notebook of a first lecture on deep Q-learning",
     "qr": "Dabney et al. (2018), arXiv:1710.10044, section 4; but for the number of quantiles, which is 200 "
     "there",
