@@ -1,6 +1,7 @@
 """What runs have left behind, read from their folders, and the few statistics made of it."""
 
 import json
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -47,6 +48,15 @@ class Run:
     def mean_return(self) -> float:
         """Mean of all regular evaluations, nan where there was none: how fast it learned, and how well."""
         return float(self.eval_returns.mean()) if len(self.eval_returns) else float("nan")
+
+    @property
+    def end_return(self) -> float:
+        """Mean of the last fifth of the regular evaluations, nan where there was none: how well it ended.
+
+        At the end, not at the best, and over more than one moment: Machado et al. (2018), arXiv:1709.06009.
+        """
+        count = math.ceil(len(self.eval_returns) / 5)
+        return float(self.eval_returns[-count:].mean()) if count else float("nan")
 
     def late_returns(self, env_steps: float) -> Array:
         """Mean returns `[M]` of the regular evaluations from `env_steps` on."""

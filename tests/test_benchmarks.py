@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -246,8 +247,8 @@ def test_bars_of_images_are_the_random_agent_and_the_same_without_convolutions()
     found = bars(results | {RANDOM: [make_run(0.5)]})
 
     assert [(bar.found, bar.passed) for bar in found[:2]] == [("5.0", True), ("5.0", False)]
-    assert [(bar.found, bar.passed) for bar in found[3:]] == [("9.0", True)]
-    assert [bar.asked.rpartition(": ")[2] for bar in found] == ["0.5", "5.5", "0.5", "0.5"]
+    assert [(bar.found, bar.passed) for bar in found[4:]] == [("9.0", True)]
+    assert [bar.asked.rpartition(": ")[2] for bar in found] == ["0.5", "5.5", "1.0", "0.5", "0.5"]
 
 
 def test_bars_of_images_compare_the_means_over_the_run_too() -> None:
@@ -258,6 +259,25 @@ def test_bars_of_images_compare_the_means_over_the_run_too() -> None:
 
     # The means are 2, 5.5 and 4; their median is 4, not the mean of all.
     assert (found.found, found.asked.rpartition(": ")[2], found.passed) == ("4.0", "3.5", True)
+
+
+def test_bars_of_images_compare_the_last_fifth_of_the_evaluations_too() -> None:
+    ((default, dense), _) = MINATAR
+    runs = [make_run(5.0, (0.0,) * 8 + end) for end in ((1.0, 3.0), (2.0, 9.0), (4.0, 4.0))]
+
+    found = bars({default: runs, dense: [make_run(5.5, (9.0, 9.0, 9.0, 9.0, 4.5))]})[-2]
+
+    # Two of ten evaluations, with means of 2, 5.5 and 4; and one of five.
+    assert (found.found, found.asked.rpartition(": ")[2], found.passed) == ("4.0", "4.5", False)
+
+
+@pytest.mark.parametrize(
+    ("returns", "end"), [((), math.nan), ((3.0,), 3.0), ((1.0, 2.0, 3.0, 4.0, 5.0, 7.0), 6.0)]
+)
+def test_last_fifth_of_evaluations_is_one_at_least_and_rounded_up(
+    returns: tuple[float, ...], end: float
+) -> None:
+    np.testing.assert_equal(make_run(5.0, returns).end_return, end)
 
 
 def test_page_shows_a_miss_and_a_pass_for_every_seed(tmp_path: Path) -> None:
