@@ -87,7 +87,7 @@ def torso_features(torso: str, shape: tuple[int, ...], images: Tensor, convolve:
 
     - `dense`: the numbers themselves.
     - `small`: one convolution (Young and Tian 2019, section 3.1, arXiv:1903.03176), of 64
-      filters: 16 there, which see hardly more of MinAtar's games than dense layers do.
+      filters: with its 16, dense layers nearly keep up on MinAtar's Breakout.
     - `nature`: three convolutions (Mnih et al. 2015, "Model architecture").
     - `impala`: fifteen, in residual blocks (Espeholt et al. 2018, figure 3, arXiv:1802.01561).
 
