@@ -2,8 +2,9 @@
 
 import shlex
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -99,65 +100,58 @@ class Bar:
 
 def bars(results: Results) -> list[Bar]:
     """Every bar whose rows have runs."""
-    found = []
-    if runs := results.get(CARTPOLE_DEFAULT):
-        reached = [run for run in runs if run.final >= CARTPOLE.goal]
-        late = np.concatenate([run.late_returns(LATE) for run in runs])
-        found += [
-            Bar(
-                "CartPole-v1, default options: final return",
-                f"at least {CARTPOLE.goal:g} with every seed",
-                f"{len(reached)} of {len(runs)} seeds, least {number(min(run.final for run in runs))}",
-                len(reached) == len(runs),
-            ),
-            Bar(
-                f"CartPole-v1, default options: late evaluations at {CARTPOLE.goal:g}",
-                "none set",
-                _share(late >= CARTPOLE.goal),
-                None,
-            ),
-        ]
-    if runs := results.get(ACROBOT_DEFAULT):
-        mean = statistics.fmean(run.final for run in runs)
-        found += [
-            Bar(
-                "Acrobot-v1, default options: mean final return",
-                f"at least {bar:g} ({name})",
-                f"{number(mean)} ({len(runs)} seeds)",
-                mean >= bar,
-            )
-            for name, bar in (("rl-zoo3's DQN", ZOO_DQN), ("rl-zoo3's QR-DQN", ZOO_QR_DQN))
-        ]
+    return [*_cartpole_bars(results), *_acrobot_bars(results), *_minatar_bars(results)]
+
+
+def _cartpole_bars(results: Results) -> Iterator[Bar]:
+    if not (runs := results.get(CARTPOLE_DEFAULT)):
+        return
+    reached = [run for run in runs if run.final >= CARTPOLE.goal]
+    yield Bar(
+        "CartPole-v1, default options: final return",
+        f"at least {CARTPOLE.goal:g} with every seed",
+        f"{len(reached)} of {len(runs)} seeds, least {number(min(run.final for run in runs))}",
+        len(reached) == len(runs),
+    )
+    late = np.concatenate([run.late_returns(LATE) for run in runs])
+    yield Bar(
+        f"CartPole-v1, default options: late evaluations at {CARTPOLE.goal:g}",
+        "none set",
+        _share(late >= CARTPOLE.goal),
+        None,
+    )
+
+
+def _acrobot_bars(results: Results) -> Iterator[Bar]:
+    if not (runs := results.get(ACROBOT_DEFAULT)):
+        return
+    mean = statistics.fmean(run.final for run in runs)
+    for name, bar in (("rl-zoo3's DQN", ZOO_DQN), ("rl-zoo3's QR-DQN", ZOO_QR_DQN)):
+        yield Bar(
+            "Acrobot-v1, default options: mean final return",
+            f"at least {bar:g} ({name})",
+            f"{number(mean)} ({len(runs)} seeds)",
+            mean >= bar,
+        )
+
+
+def _minatar_bars(results: Results) -> Iterator[Bar]:
     for row, dense in MINATAR:
-        for other, words in (
-            (RANDOM, "an agent that acts at random"),
-            (dense, "the same without convolutions"),
+        without = "the same without convolutions"
+        for what, return_of, other, words in (
+            ("median final return", attrgetter("final"), RANDOM, "an agent that acts at random"),
+            ("median final return", attrgetter("final"), dense, without),
+            ("median of the last fifth of the evaluations", attrgetter("end_return"), dense, without),
+            ("median of the means over the run", attrgetter("mean_return"), dense, without),
         ):
             if (runs := results.get(row)) and (others := results.get(other)):
-                mine, theirs = (statistics.median(run.final for run in each) for each in (runs, others))
-                found.append(
-                    Bar(
-                        f"{row.task.env}, {row.label}: median final return",
-                        f"above {words}: {number(theirs)}",
-                        number(mine),
-                        mine > theirs,
-                    )
+                mine, theirs = (statistics.median(map(return_of, each)) for each in (runs, others))
+                yield Bar(
+                    f"{row.task.env}, {row.label}: {what}",
+                    f"above {words}: {number(theirs)}",
+                    number(mine),
+                    mine > theirs,
                 )
-        if (runs := results.get(row)) and (others := results.get(dense)):
-            for what, returns in (
-                ("last fifth of the evaluations", lambda run: run.end_return),
-                ("means over the run", lambda run: run.mean_return),
-            ):
-                mine, theirs = (statistics.median(map(returns, each)) for each in (runs, others))
-                found.append(
-                    Bar(
-                        f"{row.task.env}, {row.label}: median of the {what}",
-                        f"above the same without convolutions: {number(theirs)}",
-                        number(mine),
-                        mine > theirs,
-                    )
-                )
-    return found
 
 
 def _bars_table(results: Results) -> str:
