@@ -12,6 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 _HOLDER = """
 import json, sys
+
+answers, sys.stdout = sys.stdout, sys.stderr  # Ray prints what its processes log, at any moment
 import ray
 from ray.cluster_utils import Cluster
 from ray._private.utils import write_ray_address
@@ -23,7 +25,7 @@ nodes = [cluster.head_node, *(cluster.add_node(**few, **each) for each in others
 write_ray_address(cluster.address)  # as `ray start` does
 answer = cluster.address
 while True:
-    print(json.dumps(answer), flush=True)
+    print(json.dumps(answer), file=answers, flush=True)
     if not (line := sys.stdin.readline()):
         break
     exec(json.loads(line))
