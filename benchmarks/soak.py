@@ -127,12 +127,13 @@ def slope_per_hour(seconds: np.ndarray, values: np.ndarray) -> float:
 
 
 def series_of(samples: Sequence[Json], capacity: int) -> dict[str, Json]:
-    """First, last, slope and verdict of every number, once warmed up."""
+    """First, last, slopes and verdict of every number, once warmed up: memory that settles slows down."""
     warm = [s for s in samples if s["inserted"] >= capacity and s["seconds"] >= _WARM_UP_SECONDS]
     if len(warm) < 3:
         sys.exit(f"Only {len(warm)} of {len(samples)} samples came after replay was full: take more minutes.")
     seconds = np.array([s["seconds"] for s in warm])
     hours = (seconds[-1] - seconds[0]) / 3600
+    is_late = seconds >= seconds[-1] - (seconds[-1] - seconds[0]) / 3
     found = {}
     for name in warm[0]:
         if (kind := name.rpartition(" ")[2]) in ALLOWED:
@@ -144,13 +145,14 @@ def series_of(samples: Sequence[Json], capacity: int) -> dict[str, Json]:
                 "first": float(values[0]),
                 "last": float(values[-1]),
                 "per_hour": slope,
+                "late_per_hour": slope_per_hour(seconds[is_late], values[is_late]),
                 "is_flat": bool(is_flat),
             }
     return found
 
 
 def table(series: dict[str, Json]) -> str:
-    """A line for each process, as Markdown: the value at the end and its slope per hour."""
+    """A line for each process, as Markdown: the value at the end and its slopes per hour."""
     rows: defaultdict[str, dict[str, Json]] = defaultdict(dict)
     for name, numbers in series.items():
         role, _, kind = name.rpartition(" ")
@@ -160,11 +162,13 @@ def table(series: dict[str, Json]) -> str:
         "|--" * (len(ALLOWED) + 1) + "|",
     ]
     for role, kinds in rows.items():
-        cells = [
-            f"{n['last']:,.0f} ({n['per_hour']:+,.1f})" if (n := kinds.get(kind)) else "" for kind in ALLOWED
-        ]
+        cells = [_cell(kinds[kind]) if kind in kinds else "" for kind in ALLOWED]
         lines.append(f"| {role} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _cell(numbers: Json) -> str:
+    return f"{numbers['last']:,.0f} ({numbers['per_hour']:+,.1f}, {numbers['late_per_hour']:+,.1f})"
 
 
 def soak(minutes: float, actors: int, seed: int, every: float) -> Json:
@@ -203,11 +207,15 @@ def says(report: Json) -> list[str]:
     return [
         f"`{report['command']}`: {report['learner_steps']:,} learner steps and {report['env_steps']:,} env "
         f"steps in {report['minutes']:.0f} minutes. The value at the end, and in brackets its slope per hour "
-        "once replay was full and a minute of learning over:",
+        "once replay was full and a minute of learning over, and that of the last third of this time:",
         "",
         *table(report["series"]).splitlines(),
         "",
-        f"Growing: {', '.join(growing)}." if growing else "Nothing grows.",
+        f"Growing: {', '.join(growing)}."
+        if growing
+        else "Nothing grows faster than is allowed for: of memory, {:g} MB and {:g} MB an hour.".format(
+            *ALLOWED["rss_mb"]
+        ),
     ]
 
 

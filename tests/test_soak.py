@@ -29,8 +29,26 @@ def test_slope_is_that_of_the_line_whatever_a_few_samples_say():
 def test_growth_during_the_warm_up_counts_for_nothing():
     series = series_of(samples_of(lambda second: 100.0 + min(second, 60)), capacity=100)
 
-    assert series["driver rss_mb"] == {"first": 160.0, "last": 160.0, "per_hour": 0.0, "is_flat": True}
+    assert series["driver rss_mb"] == {
+        "first": 160.0,
+        "last": 160.0,
+        "per_hour": 0.0,
+        "late_per_hour": 0.0,
+        "is_flat": True,
+    }
     assert series["driver files"]["is_flat"]
+
+
+def test_memory_that_settles_grows_over_all_and_not_in_the_last_third():
+    # The samples that count are from 60 to 1,795 s, their last third from 1,217 s on.
+    series = series_of(samples_of(lambda second: 100.0 + min(second, 1200) / 60), capacity=100)
+
+    assert series["driver rss_mb"]["per_hour"] > 10.0
+    assert series["driver rss_mb"]["late_per_hour"] == 0.0
+
+    series = series_of(samples_of(lambda second: 100.0 + max(second - 1220, 0) / 60), capacity=100)
+
+    assert series["driver rss_mb"]["late_per_hour"] == pytest.approx(60.0)
 
 
 def test_memory_that_grows_faster_than_allowed_is_told():
@@ -50,5 +68,5 @@ def test_run_whose_replay_is_not_full_is_too_short_to_judge():
 
 def test_table_has_a_line_for_each_process_with_end_and_slope():
     assert table(series_of(samples_of(lambda _: 150.0), capacity=100)).splitlines()[2:] == [
-        "| driver | 150 (+0.0) |  | 40 (+0.0) |  |  |  |"
+        "| driver | 150 (+0.0, +0.0) |  | 40 (+0.0, +0.0) |  |  |  |"
     ]
