@@ -94,7 +94,8 @@ def _leaky_relu(x: FloatArray, slope: float = 0.2) -> FloatArray:
 
 
 def _sigmoid(x: FloatArray) -> FloatArray:
-    result: FloatArray = 0.5 * (1.0 + np.tanh(0.5 * x))  # unlike `1 / (1 + exp(-x))`, never overflows
+    # Unlike `1 / (1 + exp(-x))`, this never overflows.
+    result: FloatArray = np.multiply(0.5, 1.0 + np.tanh(0.5 * x))
     return result
 
 
@@ -121,7 +122,7 @@ def _gelu(x: FloatArray) -> FloatArray:
 def _softmax(logits: FloatArray) -> FloatArray:
     """Probabilities `[..., K]` from logits `[..., K]`."""
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    probabilities: FloatArray = powers / powers.sum(axis=-1, keepdims=True)
+    probabilities: FloatArray = np.divide(powers, powers.sum(axis=-1, keepdims=True))
     return probabilities
 
 

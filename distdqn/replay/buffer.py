@@ -310,7 +310,7 @@ class Replay:
         """Whether frames and sampler agree with what is stored, and if not, how."""
         if self._frames is not None and self.size:
             needed = self._needed_frames(self._first, self._inserted)
-            oldest, newest = int(needed.min()), int(needed.max())
+            oldest, newest = int(np.min(needed)), int(np.max(needed))
             if oldest < self._frames.oldest:
                 return False, f"frame {oldest} is overwritten, and a stored item refers to it"
             if newest >= self._frames.end:

@@ -89,7 +89,7 @@ class FrameStore:
         ids = self._ids(frames, fitting(positions, self.capacity))  # [C', K]
         if len(ids) < len(positions):
             self.first_item = end - len(ids)
-        oldest = int(ids.min())
+        oldest = int(np.min(ids))
         while self._chunks and self._chunks[-1][1] >= oldest:
             self._chunks.pop()
         self._chunks.append((end, oldest))
@@ -171,7 +171,7 @@ def fitting(positions: npt.NDArray[np.integer], capacity: int) -> npt.NDArray[np
     Returns:
         `[C', K]`, the last rows of `positions`, as many as possible.
     """
-    last_row = np.full(positions.max() + 1, -1)
+    last_row = np.full(np.max(positions) + 1, -1)
     # Of equal positions the last counts.
     last_row[positions.ravel()] = np.repeat(np.arange(len(positions)), positions.shape[1])
     if len(last_row) <= capacity:
