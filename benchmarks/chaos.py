@@ -31,13 +31,13 @@ from typing import Any
 
 from driver import Driver
 
-from distdqn.checkpoints import saved_shards
-from distdqn.storage.errors import CheckpointError
-from distdqn.storage.store import Store
+from distdqn.checkpoints.checkpointer import saved_shards
+from distdqn.checkpoints.store import Store
+from distdqn.errors import CheckpointError
 
 DECK = ("actor",) * 5 + ("replay",) * 2 + ("evaluator",) * 2 + ("learner",)
 SOLVED = 475.0
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 _PROGRESS_SECONDS = 10.0
 _END_SECONDS = 60.0
 _BACK_SECONDS = 90.0  # longest that a role may take to come back
@@ -205,7 +205,7 @@ def torment(run: Run, chaos: Chaos, seconds: float) -> None:
         if now - told >= _PROGRESS_SECONDS:
             told = now
             print(_progress(now, seconds, chaos, status["counters"]), flush=True)
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 def _progress(now: float, seconds: float, chaos: Chaos, counters: Json) -> str:
@@ -331,7 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chaos = Chaos(options.every, options.seed)
         try:
             while not run.status()["counters"]["learner_steps"]:
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(_POLL_SECONDS)
             torment(run, chaos, options.seconds)
         finally:
             exit_code, left = run.end()

@@ -24,20 +24,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from distdqn import builders
-from distdqn.acting.environments import inspect_environment
-from distdqn.checkpoints import Checkpoints
-from distdqn.config import Config
-from distdqn.distributed.async_saver import AsyncSaver
-from distdqn.distributed.launch import launched
+from distdqn.checkpoints.checkpointer import Checkpointer
+from distdqn.checkpoints.resume import describe_run
+from distdqn.checkpoints.store import Store
+from distdqn.cluster.launch import launched
+from distdqn.config.config import Config
+from distdqn.distributed.checkpointing import AsyncCheckpointer
+from distdqn.environments.registry import inspect_environment
 from distdqn.learning.learner import Learner
-from distdqn.replay.buffer import Replay
+from distdqn.replay.replay import Replay
 from distdqn.reporting.console import Console
-from distdqn.reporting.journal import Journal
+from distdqn.reporting.metrics import Metrics
 from distdqn.reporting.run_directory import RunDirectory
-from distdqn.resuming import describe_run
-from distdqn.stopping import StopRequest
-from distdqn.storage.store import Store
+from distdqn.training import builders
+from distdqn.training.resolve import resolve
+from distdqn.training.stopping import StopRequest
 
 
 def timed(role: type[Any], *methods: str) -> type[Any]:
@@ -64,25 +65,25 @@ def timed(role: type[Any], *methods: str) -> type[Any]:
     return Timed
 
 
-class Turns(AsyncSaver):
+class Turns(AsyncCheckpointer):
     """Makes checkpoints in every second window, of all segments anew, from when replay is full."""
 
     def prepare(
-        self, checkpoints: Checkpoints, journal: Journal, size: int, window: float, once: bool
+        self, checkpoints: Checkpointer, metrics: Metrics, size: int, window: float, once: bool
     ) -> None:
         """Says how long a window is, how much has to be in before the first, and if one checkpoint is all."""
-        self._all, self._journal, self._size, self._window = checkpoints, journal, size, window
+        self._all, self._metrics, self._size, self._window = checkpoints, metrics, size, window
         self._once, self._last = once, -1
         self.begin: float | None = None  # of the first window
         self.made: list[tuple[float, float]] = []  # begin and end of each checkpoint
         self._begun: float | None = None
 
-    def advance(self, calls: Any, roster: Any) -> None:
+    def advance(self, calls: Any, workers: Any) -> None:
         """Takes the next step of a checkpoint, if this is a window for it."""
         now = time.monotonic()
         if self.begin is None:
             # A while after the first learner steps: by then the learner has all it waited for.
-            if self._journal.counters.inserted < self._size or self._journal.counters.learner_steps < 5000:
+            if self._metrics.counters.inserted < self._size or self._metrics.counters.learner_steps < 5000:
                 return
             self.begin = now
         is_under_way = self._is_under_way or self._task is not None
@@ -96,7 +97,7 @@ class Turns(AsyncSaver):
             self._last = number
             self._all.forget_segments(0)
             self._begun, self._due = now, self._clock()
-        super().advance(calls, roster)
+        super().advance(calls, workers)
 
 
 def window_of(at: float, begin: float, window: float) -> int:
@@ -139,36 +140,37 @@ def measure(
     config = Config(
         actors=2,
         envs_per_actor=64,
-        capacity=transitions,
-        min_size=transitions,
+        replay_capacity=transitions,
+        min_replay_size=transitions,
         max_env_steps=10**9,
         target_return=None,
         eval_period=10**9,
         sampler="prioritized" if prioritized else "uniform",
     )
     spec = inspect_environment(config.env)
+    given, config = config, resolve(config, spec)
     directory = RunDirectory.create(str(folder / "run"), spec.name)
-    journal = Journal(directory, Console(10**9, None, quiet=True), time.monotonic(), transitions, transitions)
+    metrics = Metrics(directory, Console(10**9, None, quiet=True), time.monotonic(), transitions, transitions)
     store = Store(str(folder / "checkpoints"))
     store.check_writable()
-    checkpoints = Checkpoints(store, 1, print)
+    checkpoints = Checkpointer(store, 1, print)
     stop = StopRequest()
     with ThreadPoolExecutor(1) as executor, launched(config, spec, directory.path, print) as launch, stop:
-        saver = Turns(checkpoints, 1e9, True, describe_run(config, spec), executor)
-        saver.prepare(checkpoints, journal, transitions, window, once)
+        saver = Turns(checkpoints, 1e9, True, describe_run(given, config, spec), executor)
+        saver.prepare(checkpoints, metrics, transitions, window, once)
         ending = _StopAfter(saver, pairs * 2 * window)
         supervisor = launch.make_supervisor(
-            builders.make_goal(config, spec),
+            builders.make_goal(config),
             ending,
-            builders.make_pacing(config, spec),
-            journal,
+            builders.make_rate_limiter(config),
+            metrics,
             stop,
             saver,
             None,
         )
         supervisor.run()
-        roster = supervisor.roster
-        timings = {role.role: roster.ask(role, "timings") for role in (roster.learner, *roster.shards)}
+        workers = supervisor.workers
+        timings = {role.role: workers.ask(role, "timings") for role in (workers.learner, *workers.shards)}
     directory.close()
     size = sum(path.stat().st_size for path in (folder / "checkpoints").rglob("*") if path.is_file())
     return {

@@ -15,8 +15,8 @@ from typing import Any
 
 import psutil
 
-from distdqn.storage.errors import NoCheckpoint
-from distdqn.storage.store import Store
+from distdqn.checkpoints.store import Store
+from distdqn.errors import NoCheckpoint
 
 _TAIL_BYTES = 16_384  # of metrics, more than a few lines
 

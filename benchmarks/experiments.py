@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distdqn.builders import batch_size, samples_per_insert
-from distdqn.cli import parse_run_options
-from distdqn.config import Config
+from distdqn.config.command_line import parse_run_options
+from distdqn.config.config import Config, resolved
+from distdqn.environments.registry import inspect_environment
+from distdqn.training.resolve import resolve
 
 EPISODES = 100  # greedy ones, of each run's final weights
 COMMON = "--mode serial --target-return none"  # one process, equal seeds equal runs, no early stop
@@ -27,19 +28,17 @@ class Task:
         env_steps: budget.
         eval_env_steps: from one evaluation to the next.
         goal: the mean return that counts as reached; infinite if none was set.
-        is_image: whether it is seen in pixels.
     """
 
     env: str
     env_steps: int
     eval_env_steps: int
     goal: float
-    is_image: bool = False
 
 
 CARTPOLE = Task("CartPole-v1", 50_000, 1_000, 475.0)
 ACROBOT = Task("Acrobot-v1", 100_000, 2_000, -100.0)
-BREAKOUT = Task("MinAtar/Breakout-v1", 500_000, 10_000, float("inf"), is_image=True)
+BREAKOUT = Task("MinAtar/Breakout-v1", 500_000, 10_000, float("inf"))
 
 
 @dataclass(frozen=True)
@@ -84,10 +83,10 @@ class Row:
     def _arguments(self) -> list[str]:
         own = shlex.split(f"{COMMON} {self.options}")
         task = ["--env", self.task.env, "--max-env-steps", str(self.task.env_steps)]
-        config = _config([*task, *own])
+        config = resolve(_config([*task, *own]), inspect_environment(self.task.env))
         # The option counts learner steps; each makes up for this many env steps.
-        ratio = samples_per_insert(config, self.task.is_image)
-        period = round(self.task.eval_env_steps * ratio / batch_size(config, self.task.is_image))
+        ratio = resolved(config.samples_per_insert)
+        period = round(self.task.eval_env_steps * ratio / resolved(config.batch_size))
         return [*task, "--eval-period", str(period), *own]
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from driver import Driver, close_when_terminated, newest_whole
 
-from distdqn.storage.store import Store
+from distdqn.checkpoints.store import Store
 
 OPTIONS = ("--actors", 2, "--checkpoint-seconds", 1, "--report-seconds", 0.2, "--max-env-steps", 10**9)
 WHEN = ("start", "training", "checkpoint")

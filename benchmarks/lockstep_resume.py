@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from driver import Driver, close_when_terminated, newest_whole
 
-from distdqn.policy import load_policy
-from distdqn.storage.store import Store
+from distdqn.checkpoints.store import Store
+from distdqn.networks.numpy_policy import load_policy
 
 OPTIONS: dict[str, object] = {
     "mode": "lockstep",
@@ -29,7 +29,7 @@ OPTIONS: dict[str, object] = {
     "rollout-length": 8,
     "max-env-steps": 6000,
     "min-size": 200,
-    "capacity": 1000,
+    "replay_capacity": 1000,
     "samples-per-insert": 16,
     "hidden-sizes": 16,
     "batch-size": 32,

@@ -29,7 +29,8 @@ from measured import is_complete, is_trained, other_options, read_runs
 from report import write_report
 
 import distdqn
-from distdqn.acting.environments import EnvironmentBatch, inspect_environment
+from distdqn.environments.registry import inspect_environment
+from distdqn.environments.vector import VectorEnvironment
 from distdqn.seeding import make_generator, make_integer_seed
 
 Task = tuple[Row, int]
@@ -143,7 +144,7 @@ def play_at_random(env: str, episodes: int, seed: int) -> dict[str, Any]:
     """Returns of an agent that acts at random, in the form of `python -m distdqn.evaluate`."""
     actions = inspect_environment(env).actions
     generator = make_generator(seed, "evaluation", 0)
-    batch = EnvironmentBatch(env, 1, make_integer_seed(seed, "evaluation", 0))
+    batch = VectorEnvironment(env, 1, make_integer_seed(seed, "evaluation", 0))
     returns: list[float] = []
     while len(returns) < episodes:
         returns += batch.step(generator.integers(actions, size=1)).episode_returns

@@ -24,11 +24,11 @@ from pathlib import Path
 
 import numpy as np
 
-from distdqn import builders
-from distdqn.config import Config
-from distdqn.distributed.cluster import connected
-from distdqn.replay.shards import split_draws
-from distdqn.transition import Transitions
+from distdqn.cluster.connection import connected
+from distdqn.config.config import Config
+from distdqn.replay.shards import assign_shards
+from distdqn.training import builders
+from distdqn.types import Transitions
 
 METHODS = {"insert": "in", "draw": "out"}
 _ROUNDS_AHEAD = 2
@@ -89,35 +89,35 @@ def measure(cluster, config, chunk, seconds):
     """Transitions that as many shards as `config` says take in, and give out, each second."""
     import ray
 
-    from distdqn.distributed.ray_fleet import RayFleet
+    from distdqn.cluster.ray_backend import RayBackend
 
     def blueprint(_role, index, _incarnation):
         return builders.replay_blueprint(config, index)
 
     folder = Path(tempfile.gettempdir()) / f"shards-{config.seed}-{config.replay_shards}"  # of logs
-    fleet = RayFleet(cluster, folder, blueprint)
-    handles = [fleet.start("replay", index, 0) for index in range(config.replay_shards)]
+    backend = RayBackend(cluster, folder, blueprint)
+    handles = [backend.start("replay", index, 0) for index in range(config.replay_shards)]
     in_store = ray.put(chunk)
     inserts = [(handle, in_store, len(chunk)) for handle in handles]
-    rounds = config.capacity // (len(chunk) * len(handles)) + 1
-    pump(fleet, "insert", itertools.repeat(inserts, rounds))  # full, as for most of a run
-    stocks = [fleet.get(*fleet.call(handle, "insert", in_store)) for handle in handles]
+    rounds = config.replay_capacity // (len(chunk) * len(handles)) + 1
+    pump(backend, "insert", itertools.repeat(inserts, rounds))  # full, as for most of a run
+    replay_infos = [backend.get(*backend.call(handle, "insert", in_store)) for handle in handles]
     generator, shape = np.random.default_rng(config.seed), (config.updates_per_call, config.batch_size)
 
     def draws():
         while True:
-            split = split_draws(stocks, *shape, 0.5, generator)
+            split = assign_shards(replay_infos, *shape, 0.5, generator)
             yield [(handles[index], count, count) for index, count in split.counts.items()]
 
     found = {}
     for method, rounds in (("insert", itertools.repeat(inserts)), ("draw", draws())):
         before, own, begin = processor_seconds(handles), time.process_time(), time.perf_counter()
         until = itertools.takewhile(lambda _, begin=begin: time.perf_counter() - begin < seconds, rounds)
-        count = pump(fleet, method, until)
+        count = pump(backend, method, until)
         rate, own = count / (time.perf_counter() - begin), time.process_time() - own
         found[method] = Measured(rate, (processor_seconds(handles) - before) / count, own / count)
     for handle in handles:
-        fleet.end(handle)
+        backend.end(handle)
     return found
 
 
@@ -128,13 +128,13 @@ def processor_seconds(handles):
     return sum(ray.get([handle.__ray_call__.remote(lambda _: time.process_time()) for handle in handles]))
 
 
-def pump(fleet, method, rounds):
+def pump(backend, method, rounds):
     """Makes the calls of all rounds, a few ahead of the oldest that is not over; counts transitions."""
     import ray
 
     under_way, transitions = collections.deque(), 0
     for orders in itertools.chain(rounds, [()] * _ROUNDS_AHEAD):
-        under_way.append([fleet.call(handle, method, argument)[0] for handle, argument, _ in orders])
+        under_way.append([backend.call(handle, method, argument)[0] for handle, argument, _ in orders])
         transitions += sum(count for *_, count in orders)
         if len(under_way) > _ROUNDS_AHEAD:
             refs = under_way.popleft()

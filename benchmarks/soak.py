@@ -196,7 +196,7 @@ def soak(minutes: float, actors: int, seed: int, every: float) -> Json:
         "learner_steps": summary["learner_steps"],
         "env_steps": summary["env_steps"],
         "not_sampled": sampler.failures,
-        "series": series_of(samples, config.capacity),
+        "series": series_of(samples, config.replay_capacity),
         "samples": samples,
     }
 

@@ -8,18 +8,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distdqn.config import Config
+    from distdqn.config.config import Config
     from distdqn.errors import ClusterError, ConfigError, DistdqnError, EnvironmentFault, RoleFailure
-    from distdqn.training import train
+    from distdqn.runner import train
 
 _HOMES = {
     "ClusterError": "errors",
-    "Config": "config",
+    "Config": "config.config",
     "ConfigError": "errors",
     "DistdqnError": "errors",
     "EnvironmentFault": "errors",
     "RoleFailure": "errors",
-    "train": "training",
+    "train": "runner",
 }
 
 __all__ = [

@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 
 GOAL_MISSED = 8
+
 INTERRUPTED = 130
+
 TERMINATED = 143
 
 
@@ -50,3 +52,21 @@ class RoleFailure(DistdqnError):
     """A role (actor, replay, learner, evaluator) keeps failing."""
 
     exit_code = 7
+
+
+class CheckpointError(DistdqnError):
+    """A checkpoint cannot be used."""
+
+    exit_code = 4
+
+
+class CheckpointDamaged(CheckpointError):
+    """A file of a checkpoint is missing, or is not what was written."""
+
+
+class CheckpointTooNew(CheckpointError):
+    """A checkpoint is whole, and of a format that a later release writes."""
+
+
+class NoCheckpoint(CheckpointError):
+    """There is no checkpoint at all."""

@@ -6,15 +6,14 @@ import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-
 import numpy as np
-
-from distdqn.acting.environments import inspect_environment, resolve_environment
+from distdqn.environments.registry import inspect_environment, resolve_environment
 from distdqn.acting.evaluator import Evaluator
-from distdqn.cli import Parser, print_mistakes
+from distdqn.config.command_line import Parser, print_mistakes
 from distdqn.errors import ConfigError, DistdqnError
-from distdqn.keras_policy import make_policy
-from distdqn.policy import PolicyWeights, load_policy
+from distdqn.networks.keras_policy import make_policy
+from distdqn.types import PolicyWeights
+from distdqn.networks.numpy_policy import load_policy
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

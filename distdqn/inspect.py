@@ -13,16 +13,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
-
-from distdqn.checkpoints import Tree
-from distdqn.cli import Parser, print_mistakes
-from distdqn.config import Config
+from distdqn.types import Tree
+from distdqn.config.command_line import Parser, print_mistakes
+from distdqn.config.config import Config
 from distdqn.errors import DistdqnError
-from distdqn.storage.arrays import Entry
-from distdqn.storage.errors import CheckpointDamaged, CheckpointError, NoCheckpoint
-from distdqn.storage.store import Store, find_checkpoints
+from distdqn.checkpoints.arrays import Entry
+from distdqn.errors import CheckpointDamaged, CheckpointError, NoCheckpoint
+from distdqn.checkpoints.store import Store, find_checkpoints
+
 
 _PROGRESS_SECONDS = 0.5
+
 _SHOWN_APART = ("env", "mode", "actors", "envs_per_actor", "seed", "run_dir", "resume")
 
 
@@ -118,18 +119,18 @@ def contents(document: Tree) -> Tree:
         LookupError, TypeError, ValueError, AttributeError, ArithmeticError: it is no
             checkpoint of a run.
     """
-    config, journal, learner = document["about"]["config"], document["journal"], document["learner"]
-    epoch, version = learner["weights_version"]
+    config, metrics, learner = document["about"]["config"], document["metrics"], document["learner"]
+    generation, version = learner["weights_version"]
     shapes = [tuple(map(int, entry["shape"])) for entry in learner["networks"]["online"]]
     return {
         **{name: config[name] for name in ("env", "mode", "actors", "envs_per_actor", "seed")},
         "options": _other_options(config),
         "learner_steps": int(learner["learner_steps"]),
-        "weights_version": [int(epoch), int(version)],
-        "env_steps": int(journal["counters"]["env_steps"]),
-        "episodes": int(journal["counters"]["episodes"]),
-        "epsilon": float(journal["epsilon"]),
-        "seconds": float(journal["seconds"]),
+        "weights_version": [int(generation), int(version)],
+        "env_steps": int(metrics["counters"]["env_steps"]),
+        "episodes": int(metrics["counters"]["episodes"]),
+        "epsilon": float(metrics["epsilon"]),
+        "seconds": float(metrics["seconds"]),
         "network_shapes": [list(shape) for shape in shapes],
         "network_numbers": sum(math.prod(shape) for shape in shapes),
         "replay": _replay(document["replay"]),

@@ -3,18 +3,17 @@
 import os
 import sys
 from collections.abc import Sequence
+import time
+from pathlib import Path
+from distdqn.config.command_line import UnknownOptions, parse_run_options, print_mistakes
+from distdqn.config.config import Config
+from distdqn.errors import GOAL_MISSED, INTERRUPTED, TERMINATED, ConfigError, DistdqnError
+from distdqn.runner import check_surroundings, train
+
 
 # Before NumPy is imported: its thread pools are sized when they are loaded.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
-
-import time
-from pathlib import Path
-
-from distdqn.cli import UnknownOptions, parse_run_options, print_mistakes
-from distdqn.config import Config
-from distdqn.errors import GOAL_MISSED, INTERRUPTED, TERMINATED, ConfigError, DistdqnError
-from distdqn.training import inspect_surroundings, train
 
 _IMPORTED = time.monotonic()
 
@@ -55,7 +54,7 @@ def _config(arguments: Sequence[str]) -> Config:
     except ConfigError as error:
         mistakes += error.mistakes
     try:
-        inspect_surroundings(
+        check_surroundings(
             texts.get("env", "CartPole-v1"), texts.get("run_dir"), texts.get("network"), "resume" in texts
         )
     except DistdqnError as error:

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from distdqn.cli import Parser, print_mistakes
+from distdqn.config.command_line import Parser, print_mistakes
 from distdqn.errors import INTERRUPTED, ClusterError, ConfigError, DistdqnError
-from distdqn.option_checks import mistake_in
-from distdqn.option_types import Range, Unreadable
+from distdqn.config.validation import mistake_in
+from distdqn.config.option_types import Range, Unreadable
 
-_MOST_ACTORS = 10_000
+
+_MAX_ACTORS = 10_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         actors = _number(options.actors)
         ray = _find(Path(options.run), actors)
         # Ray takes a second to import, which mistakes need not wait for.
-        from distdqn.distributed.commanding import scale
+        from distdqn.cluster.control import scale
 
         say = functools.partial(print, flush=True)
         scale(ray["address"], ray["namespace"], ray["control"], actors, say)
@@ -58,7 +58,7 @@ def _number(text: str) -> int:
         actors: Any = int(text)
     except ValueError:
         actors = Unreadable(text)
-    if (mistake := mistake_in("actors", int, Range(1, _MOST_ACTORS), actors)) is not None:
+    if (mistake := mistake_in("actors", int, Range(1, _MAX_ACTORS), actors)) is not None:
         raise ConfigError(mistake)
     return int(actors)
 

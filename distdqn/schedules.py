@@ -105,33 +105,3 @@ def make_schedule(shape: str, start: float, end: float, steps: int, points: Poin
             return PiecewiseSchedule(points)
         case _:
             return LinearSchedule(start, end, steps)
-
-
-@dataclass(frozen=True)
-class LearnOrder:
-    """What a call of the learner is made with.
-
-    Attributes:
-        learning_rate: of Adam.
-        importance_exponent: how far importance weights undo prioritized sampling.
-    """
-
-    learning_rate: float
-    importance_exponent: float
-
-
-@dataclass(frozen=True)
-class LearningSchedules:
-    """What of the learning changes over a run.
-
-    Attributes:
-        learning_rate: of Adam.
-        importance_exponent: of the importance weights; 0 where replay is uniform.
-    """
-
-    learning_rate: Schedule
-    importance_exponent: Schedule
-
-    def at(self, env_steps: int) -> LearnOrder:
-        """The order for a call after `env_steps` of all actors together."""
-        return LearnOrder(self.learning_rate.at(env_steps), self.importance_exponent.at(env_steps))

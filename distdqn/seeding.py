@@ -12,6 +12,7 @@ _STREAMS = ("exploration", "environment", "replay", "network", "evaluation", "sh
 # that every Gymnasium environment takes (31 bits). `SyncVectorEnv` counts upwards
 # from the seed it is given; the margin keeps that inside the half.
 _HALF = 2**30
+
 _MARGIN = 2**16
 
 

@@ -13,11 +13,10 @@ import time
 import numpy as np
 
 import distdqn.run
-from distdqn import builders
-from distdqn.builders import Blueprint
-from distdqn.distributed import cluster
-from distdqn.learning.learner import LearnReport
-from distdqn.policy import PolicyWeights
+from distdqn.cluster import connection as cluster
+from distdqn.training import builders
+from distdqn.training.builders import Blueprint
+from distdqn.types import LearnReport, PolicyWeights
 
 _SECONDS_PER_UPDATE = 0.001
 
@@ -25,8 +24,8 @@ _SECONDS_PER_UPDATE = 0.001
 class CountingLearner:
     """Learns nothing: counts its updates and publishes weights that never change."""
 
-    def __init__(self, epoch, inputs, actions, ballast_bytes):
-        self._version = (epoch, 0)
+    def __init__(self, generation, inputs, actions, ballast_bytes):
+        self._version = (generation, 0)
         self._steps = 0
         self._arrays = [
             np.ones((inputs, actions), np.float32),
@@ -46,8 +45,8 @@ class CountingLearner:
         return LearnReport(updates, self._steps, 0.5, 1.0, 2.0, 0.01, version), weights, None
 
     def publish(self):
-        epoch, version = self._version
-        self._version = (epoch, version + 1)
+        generation, version = self._version
+        self._version = (generation, version + 1)
         first = {"name": "x", "kind": "input", "inputs": [], "arrays": []}
         last = {"name": "q", "kind": "dense", "inputs": ["x"], "arrays": [0, 1], "activation": "linear"}
         return PolicyWeights([first, last], self._arrays, self._version, self._steps)
@@ -60,17 +59,17 @@ class CountingLearner:
 
     def set_state(self, state):
         self._steps = state["learner_steps"]
-        epoch, version = state["weights_version"]
-        if self._version[0] <= epoch:  # it was made before
-            self._version = (epoch, version)
+        generation, version = state["weights_version"]
+        if self._version[0] <= generation:  # it was made before
+            self._version = (generation, version)
 
 
-def _learner_blueprint(_config, spec, epoch=0):
+def _learner_blueprint(_config, spec, generation=0):
     ballast_bytes = int(os.environ.get("LIGHT_WEIGHTS_BYTES", "0"))
     inputs = int(np.prod(spec.observation_shape))
     return Blueprint(
         CountingLearner,
-        {"epoch": epoch, "inputs": inputs, "actions": spec.actions, "ballast_bytes": ballast_bytes},
+        {"generation": generation, "inputs": inputs, "actions": spec.actions, "ballast_bytes": ballast_bytes},
     )
 
 

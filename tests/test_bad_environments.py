@@ -7,7 +7,9 @@ import pytest
 from distdqn.run import main
 
 # As small as can be: building and compiling the learner is most of it.
-_OPTIONS = "--mode serial --actors 1 --envs-per-actor 2 --hidden-sizes 4 --updates-per-call 1 --min-size 64"
+_OPTIONS = (
+    "--mode serial --actors 1 --envs-per-actor 2 --hidden-sizes 4 --updates-per-call 1 --min-replay-size 64"
+)
 _OPTIONS += " --target-return none --max-env-steps 2000"
 
 

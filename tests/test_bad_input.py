@@ -146,8 +146,11 @@ def test_fault_29_run_refuses_a_number_of_actors_that_cannot_be(
     [
         (["--discount", "2"], "`discount` must be at least 0, at most 1, not `2.0`."),
         (["--learning-rate", "nan"], "`learning_rate`"),
-        (["--capacity", "50", "--min-size", "50"], "`batch_size` (128) exceeds `capacity` (50)"),
-        (["--capacity", "500"], "`min_size` (1000) exceeds `capacity` (500)"),
+        (
+            ["--replay-capacity", "50", "--min-replay-size", "50"],
+            "`batch_size` (128) exceeds `replay_capacity` (50)",
+        ),
+        (["--replay-capacity", "500"], "`min_replay_size` (1000) exceeds `replay_capacity` (500)"),
         (["--loss", "absolute"], "`loss` must be one of `huber`, `squared`, not `absolute`."),
         (["--actors"], "--actors"),
         (["--layer-norm=maybe"], "--layer-norm"),
@@ -176,13 +179,13 @@ def test_fault_29_run_lists_mistakes_of_all_kinds_together(launch: Launch) -> No
 
 
 def test_fault_29_run_lists_values_out_of_range_together_with_contradictions(launch: Launch) -> None:
-    ended = launch(*RUN, "--discount", "2", "--capacity", "500")
+    ended = launch(*RUN, "--discount", "2", "--replay-capacity", "500")
 
     assert_refused(
         ended,
         2,
         "`discount` must be",
-        "`min_size` (1000) exceeds `capacity` (500)",
+        "`min_replay_size` (1000) exceeds `replay_capacity` (500)",
         most_seconds=OPTIONS_SECONDS,
     )
 
@@ -257,9 +260,9 @@ def test_fault_22_run_shows_the_original_error_when_the_constructor_fails(launch
 
 @pytest.mark.parametrize("env", ["Pixels", "FirstAxisPixels"])
 def test_fault_27_run_refuses_images_that_exceed_the_memory_of_the_machine(launch: Launch, env: str) -> None:
-    ended = launch(*RUN, "--env", f"playground:{env}", "--capacity", str(10**10))
+    ended = launch(*RUN, "--env", f"playground:{env}", "--replay-capacity", str(10**10))
 
-    assert_refused(ended, 2, "`capacity` (10000000000) needs ")
+    assert_refused(ended, 2, "`replay_capacity` (10000000000) needs ")
     needed, there = re.findall(r"(?:needs|has) ([0-9]+)\.[0-9] GB", ended.lines[0])
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     assert int(needed) >= 10**10 * 84 * 84 // 2**30  # one new frame each

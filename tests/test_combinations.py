@@ -10,8 +10,8 @@ import tensorflow as tf
 from toy_environments import LENGTHS, CountingEnvironment
 from toy_parts import Parts, make_parts
 
-from distdqn.policy import Policy
-from distdqn.transition import SampledBatches
+from distdqn.networks.numpy_policy import Policy
+from distdqn.types import SampledBatches
 
 DISCOUNT, BATCH_SIZE = 0.9, 24
 V_MIN, V_MAX, ATOMS = -5.0, 40.0, 7
@@ -79,7 +79,7 @@ def combination(request: pytest.FixtureRequest) -> Combination:
     )
     parts.act(2)
     parts.learn(2, 1, BATCH_SIZE)
-    batches = parts.replay.sample(1, BATCH_SIZE, importance_exponent=0.5)
+    batches = parts.replay.sample(1, BATCH_SIZE, importance_sampling_exponent=0.5)
     made = Combination(head, double, n_step, sampler, parts, batches)
     generator = np.random.default_rng(5)
     while not np.any(favourites(made, "online") != favourites(made, "target")):

@@ -13,8 +13,8 @@ import pytest
 from growing_cluster import GrowingCluster
 
 import distdqn
-from distdqn.checkpoints import saved_shards
-from distdqn.storage.store import Store
+from distdqn.checkpoints.checkpointer import saved_shards
+from distdqn.checkpoints.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +22,7 @@ _PATHS = [str(Path(distdqn.__file__).resolve().parents[1]), str(Path(__file__).r
 _SLOW = ("--env", "toy_slow:SlowCartPole", "--envs-per-actor", 1, "--rollout-length", 5)
 _ENDLESS = ("--target-return", "none", "--max-env-steps", 10**9, "--max-seconds", 200)
 # Learning takes little of a machine that eight actors share.
-_EASY = ("--min-size", 100, "--samples-per-insert", 1, "--updates-per-call", 1, "--batch-size", 32)
+_EASY = ("--min-replay-size", 100, "--samples-per-insert", 1, "--updates-per-call", 1, "--batch-size", 32)
 _MEASURED_SECONDS = 4.0
 
 

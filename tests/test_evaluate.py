@@ -14,7 +14,8 @@ import pytest
 import distdqn
 from distdqn.errors import ConfigError
 from distdqn.evaluate import evaluate, main
-from distdqn.policy import PolicyWeights, save_policy
+from distdqn.networks.numpy_policy import save_policy
+from distdqn.types import PolicyWeights
 
 # Pays what its generator drew at reset, but only where the greedy action (1) is taken.
 ENVIRONMENT = """

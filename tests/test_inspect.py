@@ -12,15 +12,15 @@ import pytest
 from toy_replay_state import make_replay, make_vectors
 
 import distdqn
-from distdqn.acting.environments import EnvironmentSpec
-from distdqn.acting.evaluator import Evaluation
-from distdqn.checkpoints import Checkpoints
-from distdqn.config import Config
+from distdqn.checkpoints.checkpointer import Checkpointer
+from distdqn.checkpoints.format import manifest_bytes, manifest_name
+from distdqn.checkpoints.resume import describe_run
+from distdqn.checkpoints.store import Store
+from distdqn.config.config import Config
 from distdqn.inspect import Progress, inspect, main
-from distdqn.reporting.journal import Counters
-from distdqn.resuming import describe_run
-from distdqn.storage.manifests import manifest_bytes, manifest_name
-from distdqn.storage.store import Store
+from distdqn.reporting.metrics import Counters
+from distdqn.training.resolve import resolve
+from distdqn.types import EnvironmentSpec, Evaluation
 
 SPEC = EnvironmentSpec("CartPole-v1", (4,), 2, 475.0, "float32", -np.inf, np.inf, None)
 BEST = Evaluation([490.0, 500.0, 480.0], [490, 500, 480], (0, 7), 150, 1.0)
@@ -34,9 +34,9 @@ def tree_of(learner_steps, **options):
     }
     counters = Counters(env_steps=4 * learner_steps, learner_steps=learner_steps, episodes=12)
     return {
-        "about": describe_run(Config(**options), SPEC),
+        "about": describe_run(Config(**options), resolve(Config(**options), SPEC), SPEC),
         "learner": {"learner_steps": learner_steps, "weights_version": [1, 5], "networks": networks},
-        "journal": {"counters": vars(counters), "epsilon": 0.25, "seconds": 61.0},
+        "metrics": {"counters": vars(counters), "epsilon": 0.25, "seconds": 61.0},
         "goal": {"best": dataclasses.asdict(BEST)},
     }
 
@@ -45,7 +45,7 @@ def write(folder, *numbers, replay=None, **options):
     """A run's checkpoints, with `replay` in each."""
     store = Store(str(folder / "checkpoints"))
     store.check_writable()
-    checkpoints = Checkpoints(store, 100, print)
+    checkpoints = Checkpointer(store, 100, print)
     for number in numbers:
         indexes = [replay.get_index()] if replay else []
         fresh = {
@@ -129,7 +129,7 @@ def test_inspect_finds_the_checkpoints_of_a_run_that_keeps_them_elsewhere(run_di
 def test_inspect_reads_checkpoints_by_their_url(capsys):
     store = Store("memory://inspected/run")
     store.check_writable()
-    Checkpoints(store, 3, print).write(5, tree_of(5), [], {})
+    Checkpointer(store, 3, print).write(5, tree_of(5), [], {})
     assert main(["memory://inspected/run"]) == 0
     out = capsys.readouterr().out
     assert "5 learner steps" in out
@@ -174,7 +174,7 @@ def test_inspect_says_one_line_where_there_is_no_checkpoint(tmp_path, capsys, pl
 
 HOSTILE = [
     {"about": {"config": []}},
-    {"about": None, "learner": None, "journal": None, "goal": None, "replay": None},
+    {"about": None, "learner": None, "metrics": None, "goal": None, "replay": None},
     {
         **tree_of(1),
         "learner": {"learner_steps": "many", "weights_version": [1, 2], "networks": {"online": []}},
@@ -182,10 +182,10 @@ HOSTILE = [
     {**tree_of(1), "replay": {"index": {"inserted": 3}}},
     {**tree_of(1), "replay": [5]},
     {**tree_of(1), "goal": {"best": {"returns": [], "learner_steps": 0}}},
-    {**tree_of(1), "journal": {"counters": [1], "epsilon": 0.0, "seconds": 0.0}},
+    {**tree_of(1), "metrics": {"counters": [1], "epsilon": 0.0, "seconds": 0.0}},
     {
         **tree_of(1),
-        "journal": {"counters": {"env_steps": 1e999, "episodes": 0}, "epsilon": 0.0, "seconds": 0.0},
+        "metrics": {"counters": {"env_steps": 1e999, "episodes": 0}, "epsilon": 0.0, "seconds": 0.0},
     },
 ]
 

@@ -6,7 +6,7 @@ import statistics
 import pytest
 
 from distdqn import Config, train
-from distdqn.presets import PRESETS
+from distdqn.config.presets import PRESETS
 
 
 @pytest.mark.long

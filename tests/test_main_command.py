@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distdqn.policy import Policy, load_policy
-from distdqn.storage.store import Store
+from distdqn.checkpoints.store import Store
+from distdqn.networks.numpy_policy import Policy, load_policy
 
 _FILES = {
     "config.json",

@@ -9,7 +9,7 @@ from toy_parts import Parts, make_parts
 from toy_probes import ActionDecides, ActionMustSuit, OneReward, RewardIsLate, RewardIsObserved
 
 from distdqn.learning.learner import Learner
-from distdqn.policy import Policy
+from distdqn.networks.numpy_policy import Policy
 
 DISCOUNT = 0.5
 # Observations, and the Q-values of every action there.

@@ -11,11 +11,10 @@ import pytest
 from toy_environments import CountingEnvironment, PicturesEnvironment
 
 from distdqn import Config, train
-from distdqn.errors import ConfigError, Diverged
+from distdqn.checkpoints.store import Store
+from distdqn.errors import CheckpointError, ConfigError, Diverged, NoCheckpoint
 from distdqn.inspect import main as inspect
-from distdqn.policy import load_policy
-from distdqn.storage.errors import CheckpointError, NoCheckpoint
-from distdqn.storage.store import Store
+from distdqn.networks.numpy_policy import load_policy
 
 # Keras's saving meets NumPy's newest rules with a warning.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -28,8 +27,8 @@ _OPTIONS = {
     "envs_per_actor": 4,
     "rollout_length": 8,
     "max_env_steps": 1500,
-    "min_size": 200,
-    "capacity": 1000,
+    "min_replay_size": 200,
+    "replay_capacity": 1000,
     "samples_per_insert": 16.0,
     "hidden_sizes": (16,),
     "batch_size": 32,
@@ -215,7 +214,7 @@ def assert_networks_are_kept(folder):
 
 def test_fault_21_last_finite_networks_are_kept_by_a_run_that_diverges(tmp_path):
     count = itertools.count()
-    options = {"capacity": 300, "checkpoint_period": None, "eval_period": 10**6, "n_step": 1}
+    options = {"replay_capacity": 300, "checkpoint_period": None, "eval_period": 10**6, "n_step": 1}
 
     with pytest.raises(Diverged, match="10 updates running met NaN or infinity") as caught:
         run(tmp_path / "run", env=lambda: FaultyEnvironment(count, 600, 3e38), **options)  # float32's end

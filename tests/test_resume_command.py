@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distdqn.acting.environments import inspect_environment
-from distdqn.config import Config
-from distdqn.resuming import describe_run
+from distdqn.checkpoints import format as manifests
+from distdqn.checkpoints.format import manifest_bytes, manifest_name
+from distdqn.checkpoints.resume import describe_run
+from distdqn.checkpoints.store import Store
+from distdqn.config.config import Config
+from distdqn.environments.registry import inspect_environment
 from distdqn.run import main
-from distdqn.storage import manifests
-from distdqn.storage.manifests import manifest_bytes, manifest_name
-from distdqn.storage.store import Store
+from distdqn.training.resolve import resolve
 
 
 @pytest.fixture
@@ -20,7 +21,8 @@ def run_dir(tmp_path):
     """The folder of a run with the checkpoints 100 and 200, of which each has an array of its own."""
     store = Store(str(tmp_path / "run" / "checkpoints"))
     store.check_writable()
-    about = describe_run(Config(), inspect_environment("CartPole-v1"))
+    spec = inspect_environment("CartPole-v1")
+    about = describe_run(Config(), resolve(Config(), spec), spec)
     for number in (100, 200):
         store.write_manifest(number, store.write_tree({"about": about, "learner": np.full(99, number)}))
     return tmp_path / "run"

@@ -7,10 +7,10 @@ import socket
 import pytest
 
 from distdqn import __main__, scale
-from distdqn.distributed import commanding
-from distdqn.distributed.commanding import describe
-from distdqn.distributed.control import Control, Staff
+from distdqn.cluster import control as commanding
+from distdqn.cluster.control import Control, describe
 from distdqn.errors import ClusterError
+from distdqn.types import ActorPoolStatus
 
 
 def make_run(folder, state="running", mode="async", control="control", port=1, **config):
@@ -98,7 +98,7 @@ def test_commands_are_handed_over_in_their_order_and_numbered():
 
 
 def test_who_watches_hears_all_that_is_told_since_and_the_same_again():
-    one, two = (Staff(2, acting, 0, 0, 0, 0) for acting in (1, 2))
+    one, two = (ActorPoolStatus(2, acting, 0, 0, 0, 0) for acting in (1, 2))
 
     async def converse():
         control = Control()
@@ -116,13 +116,15 @@ def test_who_watches_hears_all_that_is_told_since_and_the_same_again():
 
 
 def test_progress_names_those_who_start_wait_and_leave():
-    assert describe(Staff(12, 5, 6, 4, 1, 1)) == (
-        "  5 of 12 actors at work, 2 starting, 4 waiting for room on the cluster, 1 leaving"
+    assert describe(ActorPoolStatus(12, 5, 6, 4, 1, 1)) == (
+        "  5 of 12 actors at work, 2 starting, 4 waiting for room on the cluster, 1 draining"
     )
-    assert describe(Staff(1, 1, 0, 0, 2, 1)) == "  1 of 1 actor at work, 2 leaving"
+    assert describe(ActorPoolStatus(1, 1, 0, 0, 2, 1)) == "  1 of 1 actor at work, 2 draining"
 
 
-@pytest.mark.parametrize("told", [[], [Staff(1, 1, 0, 0, 0, 0)], [Staff(3, 1, 2, 0, 0, 1)]])
+@pytest.mark.parametrize(
+    "told", [[], [ActorPoolStatus(1, 1, 0, 0, 0, 0)], [ActorPoolStatus(3, 1, 2, 0, 0, 1)]]
+)
 def test_fault_33_run_that_says_nothing_any_more_is_given_up_with_exit_3(ray_session, monkeypatch, told):
     monkeypatch.setattr(commanding, "_ANSWER_SECONDS", 0.3)
     control = ray_session.remote(Control).remote()
@@ -142,10 +144,10 @@ def test_command_is_followed_until_the_run_tells_that_it_was_obeyed(ray_session)
     def say(line):
         lines.append(line)
         if "at work" in line:
-            control.tell.remote(Staff(3, 1, 2, 0, 0, 1))  # the same again is no news
-            control.tell.remote(Staff(3, 3, 0, 0, 0, 1))
+            control.tell.remote(ActorPoolStatus(3, 1, 2, 0, 0, 1))  # the same again is no news
+            control.tell.remote(ActorPoolStatus(3, 3, 0, 0, 0, 1))
 
-    ray_session.get(control.tell.remote(Staff(3, 1, 2, 0, 0, 1)))
+    ray_session.get(control.tell.remote(ActorPoolStatus(3, 1, 2, 0, 0, 1)))
     commanding._command(control, 3, say)
     assert lines == [
         "The run has 1 actor; 3 are wanted.",

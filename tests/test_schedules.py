@@ -2,17 +2,17 @@ import math
 
 import pytest
 
-from distdqn.builders import make_learning_schedules
-from distdqn.config import Config
-from distdqn.presets import PRESETS
+from distdqn.config.config import Config
+from distdqn.config.presets import PRESETS
 from distdqn.schedules import (
     CosineSchedule,
-    LearningSchedules,
-    LearnOrder,
     LinearSchedule,
     PiecewiseSchedule,
     make_schedule,
 )
+from distdqn.training.builders import LearningSchedules, make_learning_schedules
+from distdqn.training.resolve import resolve
+from distdqn.types import EnvironmentSpec, LearnRequest
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,9 @@ def test_schedule_is_of_the_shape_asked_for(shape, expected):
 def test_learner_is_ordered_with_the_values_of_the_env_step():
     schedules = LearningSchedules(LinearSchedule(0.5, 0.1, 100), LinearSchedule(0.4, 1.0, 200))
 
-    assert schedules.at(100) == LearnOrder(learning_rate=0.1, importance_exponent=0.4 + 0.6 * 100 / 200)
+    assert schedules.at(100) == LearnRequest(
+        learning_rate=0.1, importance_sampling_exponent=0.4 + 0.6 * 100 / 200
+    )
 
 
 @pytest.mark.parametrize(
@@ -101,6 +103,8 @@ def test_learner_is_ordered_with_the_values_of_the_env_step():
     ],
 )
 def test_learning_rate_falls_by_default_but_neither_with_images_nor_in_a_preset(config, is_image, late):
-    rate = make_learning_schedules(config, is_image).learning_rate
+    shape, dtype = ((10, 10, 4), "uint8") if is_image else ((4,), "float32")
+    spec = EnvironmentSpec("Toy", shape, 2, None, dtype, 0.0, 1.0, None)
+    rate = make_learning_schedules(resolve(config, spec)).learning_rate
 
     assert [rate.at(0), rate.at(100_000)] == pytest.approx([config.learning_rate, late])

@@ -33,9 +33,9 @@ def test_generators_of_different_keys_draw_different_numbers():
 
 def test_integer_seeds_of_different_keys_are_different_numbers():
     keys = [
-        (seed, stream, index, incarnation)
+        (seed, stream, index, restarts)
         for seed, stream in itertools.product((0, 1), STREAMS)
-        for index, incarnation in itertools.product(range(8), range(2))
+        for index, restarts in itertools.product(range(8), range(2))
     ]
 
     assert len({make_integer_seed(*key) for key in keys}) == len(keys) == 2 * len(STREAMS) * 16

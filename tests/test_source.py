@@ -2,20 +2,17 @@
 
 import ast
 import functools
-import itertools
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from layers import FOLDER_NAMES, FOLDERS, LAYERS
 
 import distdqn
-from distdqn.cli import make_run_parser, options_table, presets_table
-from distdqn.config import Config
+from distdqn.config.command_line import make_run_parser, options_table, presets_table
+from distdqn.config.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = sorted((ROOT / "distdqn").rglob("*.py"))
@@ -23,22 +20,9 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 ALL_FILES = PACKAGE + TESTS + BENCHMARKS
 
-READERS_OF_THE_CONFIG = {
-    "builders",
-    "fitting",
-    "resuming",
-    "run",
-    "cli",
-    "training",
-    "serial",
-    "distributed.launch",
-}
-READERS_OF_THE_CONFIG |= {"__init__", "inspect"}
-NUMPY_ONLY = {"frames", "transition", "seeding", "acting.n_step"}  # and replay/
 ARRAY_TYPES = {"FloatArray", "AnyArray", "IntArray", "BoolArray", "ItemIds", "Tensor", "ndarray", "NDArray"}
 TOP_LEVEL = {"pyproject.toml", "distdqn", "tests", "benchmarks", "docs", "cluster.yaml", "README.md"}
 TOP_LEVEL |= {"LICENSE", "CHANGELOG.md"}
-KERAS_USERS = {"networks", "noisy", "torsos", "user_network", "keras_policy", "tensorflow_process"}
 NEW_RANDOM_API = {"default_rng", "Generator", "SeedSequence", "BitGenerator", "PCG64"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -121,91 +105,6 @@ def dotted(node: ast.AST) -> str:
         names.append(node.attr)
         node = node.value
     return ".".join([node.id, *reversed(names)]) if isinstance(node, ast.Name) else ""
-
-
-def test_every_module_stands_in_the_list_of_layers() -> None:
-    listed = list(itertools.chain(*LAYERS, FOLDERS))
-
-    assert sorted(listed) == sorted(module_name(path) for path in PACKAGE)
-
-
-def test_no_module_imports_from_its_own_layer_or_above() -> None:
-    height = {name: i for i, layer in enumerate(LAYERS) for name in layer}
-    upwards = []
-    for path in PACKAGE:
-        own = height.get(module_name(path), -1)
-        for node, imported in imported_modules(tree_of(path)):
-            if imported.split(".")[0] != "distdqn" and not imported.startswith("."):
-                continue
-            name = imported.removeprefix("distdqn").removeprefix(".") or "__init__"
-            if name not in height and name in FOLDER_NAMES:
-                continue  # a folder's docstring
-            if height.get(name, len(LAYERS)) >= own:
-                upwards.append(where(path, node, imported))
-
-    assert upwards == []
-
-
-def test_ray_is_imported_in_the_distributed_folder_only() -> None:
-    outside = [
-        where(path, node)
-        for path in PACKAGE
-        for node, name in imported_modules(tree_of(path))
-        if name.split(".")[0] == "ray" and not module_name(path).startswith("distributed.")
-    ]
-
-    assert outside == []
-
-
-def test_tensorflow_and_keras_are_imported_in_networks_and_learning_only() -> None:
-    outside = [
-        where(path, node)
-        for path in PACKAGE
-        for node, name in imported_modules(tree_of(path))
-        if name.split(".")[0] in ("tensorflow", "keras")
-        and module_name(path) not in KERAS_USERS
-        and not module_name(path).startswith("learning.")
-    ]
-
-    assert outside == []
-
-
-def test_tensorflow_and_keras_are_imported_inside_functions_only() -> None:
-    early = []
-    for path in PACKAGE:
-        tree = tree_of(path)
-        inside = {id(node) for function in functions_of(tree) for node, _ in imported_modules(function)}
-        for node, name in imported_modules(tree):
-            if name.split(".")[0] in ("tensorflow", "keras") and id(node) not in inside:
-                early.append(where(path, node))
-
-    assert early == []
-
-
-def test_replay_and_transitions_import_nothing_but_numpy_and_the_like() -> None:
-    wrong = []
-    for path in PACKAGE:
-        own = module_name(path)
-        if own not in NUMPY_ONLY and not own.startswith("replay."):
-            continue
-        for node, name in imported_modules(tree_of(path)):
-            top, _, rest = name.partition(".")
-            is_ours = top == "distdqn" and (rest in NUMPY_ONLY or rest.startswith("replay."))
-            if not (is_ours or top == "numpy" or top in sys.stdlib_module_names):
-                wrong.append(where(path, node, name))
-
-    assert wrong == []
-
-
-def test_config_is_imported_by_builders_and_commands_only() -> None:
-    wrong = [
-        where(path, node)
-        for path in PACKAGE
-        for node, name in imported_modules(tree_of(path))
-        if name == "distdqn.config" and module_name(path) not in READERS_OF_THE_CONFIG
-    ]
-
-    assert wrong == []
 
 
 def test_no_function_is_longer_than_sixty_lines() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-_OPTIONS = ("--actors", 1, "--capacity", 2000, "--target-return", "none", "--max-env-steps", 10**9)
+_OPTIONS = ("--actors", 1, "--replay-capacity", 2000, "--target-return", "none", "--max-env-steps", 10**9)
 _SECONDS = 6.0  # for which a run is watched
 
 

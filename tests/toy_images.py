@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from distdqn.frames import FrameLayout, pack_frames
-from distdqn.transition import Transitions
+from distdqn.replay.frames import pack_frames
+from distdqn.types import FrameLayout, Transitions
 
 LAYOUTS = [FrameLayout((3, 2, 2), 0), FrameLayout((2, 2, 3), 2), FrameLayout((2, 2), None)]
 

@@ -1,6 +1,6 @@
 """The network of the value head, by its few settings."""
 
-from distdqn.networks import NetworkPlan, make_networks
+from distdqn.networks.q_network import NetworkPlan, make_networks
 
 
 def make_q_network(observation_shape, actions, hidden_sizes, layer_norm, seed, dueling=False):

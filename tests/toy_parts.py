@@ -2,12 +2,13 @@
 
 from typing import Any, NamedTuple
 
-from distdqn.acting.actor import Actor, RolloutOrder
-from distdqn.acting.environments import inspect_environment
-from distdqn.builders import actor_blueprint, learner_blueprint, replay_blueprint
-from distdqn.config import Config
+from distdqn.acting.actor import Actor
+from distdqn.config.config import Config
+from distdqn.environments.registry import inspect_environment
 from distdqn.learning.learner import Learner
-from distdqn.replay.buffer import Replay
+from distdqn.replay.replay import Replay
+from distdqn.training.builders import actor_blueprint, learner_blueprint, replay_blueprint
+from distdqn.types import RolloutRequest
 
 
 class Parts(NamedTuple):
@@ -21,14 +22,14 @@ class Parts(NamedTuple):
         """Rollouts under the learner's newest weights, into replay."""
         for _ in range(rollouts):
             _, transitions = self.actor.rollout(
-                RolloutOrder(env_steps=0, limit=10**9), self.learner.publish()
+                RolloutRequest(env_steps=0, limit=10**9), self.learner.publish()
             )
             self.replay.insert(transitions)
 
     def learn(self, calls: int, updates: int, batch_size: int) -> None:
         """Calls of the learner, and what they say of priorities, back to replay."""
         for _ in range(calls):
-            batches = self.replay.sample(updates, batch_size, importance_exponent=0.5)
+            batches = self.replay.sample(updates, batch_size, importance_sampling_exponent=0.5)
             _, _, priorities = self.learner.learn(batches, publish=False)
             if priorities is not None:
                 self.replay.update_priorities(priorities)

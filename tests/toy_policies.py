@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from distdqn.policy import Policy, PolicyWeights
-from distdqn.translation import layers_from_model
+from distdqn.networks.keras_to_numpy import layers_from_model
+from distdqn.networks.numpy_policy import Policy
+from distdqn.types import PolicyWeights
 
 
 def make_weights(*layers, arrays=()):

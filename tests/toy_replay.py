@@ -18,7 +18,7 @@ class EveryItem:
     def evict(self, item_id):
         pass
 
-    def mass(self, first, end):
+    def total_priority(self, first, end):
         return float(end - first)
 
     def check_valid(self, first, end):  # noqa: ARG002

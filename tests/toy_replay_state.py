@@ -5,11 +5,11 @@ import json
 
 import numpy as np
 
-from distdqn.frames import make_frame_layout
-from distdqn.replay.buffer import Replay
-from distdqn.replay.ring import segments
+from distdqn.replay.frames import make_frame_layout
+from distdqn.replay.replay import Replay
+from distdqn.replay.ring_buffer import segments
 from distdqn.replay.samplers import PrioritizedSampler, UniformSampler
-from distdqn.transition import Transitions
+from distdqn.types import Transitions
 
 SAMPLERS = ["uniform", "prioritized"]
 STACKS = make_frame_layout((3, 2, 2), 255)

@@ -2,89 +2,31 @@
 
 import dataclasses
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from distdqn.acting.environments import EnvironmentSource, environment_name
 from distdqn.acting.exploration import EpsilonLadder, epsilon_greedy_actions
-from distdqn.acting.n_step import NStepWindows, Steps
-from distdqn.acting.not_finite import FiniteSteps
-from distdqn.acting.recovery import RecoveringBatch
-from distdqn.frames import pack_frames
-from distdqn.keras_policy import KerasPolicy, make_policy
-from distdqn.policy import Policy, PolicyWeights
+from distdqn.acting.n_step import NStepWindows
+from distdqn.acting.nan_guard import NaNGuard
+from distdqn.environments.registry import EnvironmentSource, environment_name
+from distdqn.environments.vector import RebuildingEnvironment
+from distdqn.networks.keras_policy import KerasPolicy, make_policy
+from distdqn.networks.numpy_policy import Policy
+from distdqn.replay.frames import pack_frames
 from distdqn.schedules import Schedule
 from distdqn.seeding import make_generator
-from distdqn.transition import FloatArray, IntArray, Transitions
-
-
-@dataclass(frozen=True)
-class RolloutOrder:
-    """What an actor is asked for.
-
-    Attributes:
-        env_steps: total of the run when the order was given; sets epsilon.
-        limit: most env steps to take.
-        place: of the actor among all that act now, from 0.
-        places: how many act now. With `place` it sets the rungs of the epsilon ladder.
-    """
-
-    env_steps: int
-    limit: int
-    place: int = 0
-    places: int = 1
-
-
-@dataclass(frozen=True)
-class RolloutReport:
-    """What an actor says of one rollout; the transitions travel apart.
-
-    Attributes:
-        env_steps: real transitions of the environments, resets excluded.
-        transitions: n-step transitions completed, the size of the chunk.
-        episode_returns: undiscounted returns of the episodes that ended.
-        episode_lengths: their env steps.
-        epsilon: mean over the environments.
-        weights_version: of the network that acted; None before the first weights.
-        weights_learner_steps: learner steps behind that network.
-        env_seconds: time inside the environments.
-        network_seconds: time inside the network and action selection.
-        total_seconds: the whole rollout.
-        env_faults: how often the environment raised, and all were built anew.
-        env_tracebacks: of those, each that this actor never reported before.
-        episodes_lost: open episodes that these faults broke off.
-        not_finite: steps left out because their reward or observation was NaN or infinite.
-    """
-
-    env_steps: int
-    transitions: int
-    episode_returns: list[float]
-    episode_lengths: list[int]
-    epsilon: float
-    weights_version: tuple[int, int] | None
-    weights_learner_steps: int
-    env_seconds: float
-    network_seconds: float
-    total_seconds: float
-    env_faults: int = 0
-    env_tracebacks: list[str] = field(default_factory=list)
-    episodes_lost: int = 0
-    not_finite: int = 0
-
-
-@dataclass(frozen=True)
-class CutReport:
-    """What an actor says of a clean cut; the transitions travel apart.
-
-    Attributes:
-        episodes_lost: open episodes with at least one env step, which are broken off.
-        transitions: windows that were open, closed as if their episodes had been cut off.
-    """
-
-    episodes_lost: int
-    transitions: int
+from distdqn.types import (
+    FloatArray,
+    FlushReport,
+    IntArray,
+    PolicyWeights,
+    RolloutReport,
+    RolloutRequest,
+    Steps,
+    Transitions,
+)
 
 
 @dataclass(frozen=True)
@@ -157,7 +99,7 @@ class Actor:
         epsilon: Schedule,
         seed: int,
         index: int,
-        incarnation: int,
+        restarts: int,
         epsilon_ladder: EpsilonLadder | None = None,
         reward_scale: float = 1.0,
         reward_clip: float | None = None,
@@ -176,16 +118,16 @@ class Actor:
         self._early_end = early_end
         self._bootstrap_on_termination = bootstrap_on_termination
         self._prioritized = prioritized
-        self._stream = (seed, "exploration", index, incarnation)
+        self._stream = (seed, "exploration", index, restarts)
         self._generator = make_generator(*self._stream)
-        self._batch = RecoveringBatch(source, environments, seed, index, incarnation, max_failures)
-        self._finite = FiniteSteps(environment_name(source), environments)
+        self._batch = RebuildingEnvironment(source, environments, seed, index, restarts, max_failures)
+        self._finite = NaNGuard(environment_name(source), environments)
         self._windows = NStepWindows(n_step, discount)
         self._weights: PolicyWeights | None = None
         self._policy: Policy | KerasPolicy | None = None
 
     def rollout(
-        self, order: RolloutOrder, weights: PolicyWeights | None = None
+        self, request: RolloutRequest, weights: PolicyWeights | None = None
     ) -> tuple[RolloutReport, Transitions]:
         """Takes up to `rollout_length` steps in every environment.
 
@@ -196,15 +138,15 @@ class Actor:
         seed, and open n-step windows are lost.
 
         Args:
-            order: the run's env steps so far, and the most to take.
+            request: the run's env steps so far, and the most to take.
             weights: a newer version, or None to go on with the last one.
         """
         begin = time.perf_counter()
         if weights is not None:
             self._weights, self._policy = weights, make_policy(weights)
-        epsilon = self._epsilon_now(order)  # [E]
-        seen = self._act(order.limit, epsilon)
-        not_finite = self._finite.leave_out(seen.steps)
+        epsilon = self._epsilon_now(request)  # [E]
+        seen = self._act(request.limit, epsilon)
+        not_finite = self._finite.mask(seen.steps)
         ended = [episode for episode in seen.ended if seen.steps.is_transition[episode[:2]]]
         self._prepare_for_learning(seen.steps, ended)
         transitions = self._packed(self._with_priority(self._windows.add(seen.steps)))
@@ -227,7 +169,7 @@ class Actor:
         )
         return report, transitions
 
-    def cut(self, number: int) -> tuple[CutReport, Transitions]:
+    def flush(self, number: int) -> tuple[FlushReport, Transitions]:
         """Ends everything open, so that nothing needs to be kept to go on from here.
 
         Open n-step windows are closed as if their episodes had been cut off here, and all
@@ -247,7 +189,7 @@ class Actor:
         lost = self._batch.restart(number)
         self._finite.forget()
         self._generator = make_generator(*self._stream, number)
-        return CutReport(lost, len(transitions)), transitions
+        return FlushReport(lost, len(transitions)), transitions
 
     def _room_for(self, length: int) -> Steps:
         """Steps to be filled, with the shapes of this environment."""
@@ -281,11 +223,11 @@ class Actor:
             used += 1
         return _Seen(steps[:used], ended, env_seconds, network_seconds)
 
-    def _epsilon_now(self, order: RolloutOrder) -> FloatArray:
+    def _epsilon_now(self, request: RolloutRequest) -> FloatArray:
         """Probability of a random action in each environment, `[E]`; 1 before the first weights."""
         if self._policy is not None and self._epsilon_ladder is not None:
-            return self._epsilon_ladder.rungs(self._environments, order.place, order.places)
-        epsilon = self._epsilon.at(order.env_steps) if self._policy is not None else 1.0
+            return self._epsilon_ladder.rungs(self._environments, request.position, request.actors)
+        epsilon = self._epsilon.at(request.env_steps) if self._policy is not None else 1.0
         return np.full(self._environments, epsilon)
 
     def _with_priority(self, transitions: Transitions) -> Transitions:

@@ -2,67 +2,25 @@
 
 import contextlib
 import itertools
-import math
 import time
-from dataclasses import dataclass, field
 
 import numpy as np
 
-from distdqn.acting.environments import EnvironmentBatch, EnvironmentRaised, EnvironmentSource
 from distdqn.acting.exploration import greedy_actions
-from distdqn.acting.recovery import Faults
-from distdqn.keras_policy import KerasPolicy, make_policy
-from distdqn.policy import Policy, PolicyWeights
+from distdqn.environments.registry import EnvironmentSource
+from distdqn.environments.vector import EnvironmentRaised, Faults, VectorEnvironment
+from distdqn.networks.keras_policy import KerasPolicy, make_policy
+from distdqn.networks.numpy_policy import Policy
 from distdqn.seeding import make_generator, make_integer_seed
+from distdqn.types import Evaluation, PolicyWeights
 
 # Environments stepped at once: more make an evaluation shorter until the largest batch
 # costs more than the steps it saves.
-_MOST_ENVIRONMENTS = 200
+_MAX_ENVIRONMENTS = 200
 
 # Atari's limit of 108,000 frames, four a step. MinAtar has none, and a greedy policy can
 # wait there for ever.
-_MOST_EPISODE_STEPS = 27_000
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What greedy episodes of one version of the weights brought.
-
-    Attributes:
-        returns: undiscounted, one for each episode.
-        lengths: env steps, one for each episode.
-        weights_version: of the network that acted.
-        learner_steps: gradient updates behind it.
-        seconds: how long it took.
-        env_faults: how often the environment raised, and all was played again.
-        env_tracebacks: of those, each that this evaluator never reported before.
-    """
-
-    returns: list[float]
-    lengths: list[int]
-    weights_version: tuple[int, int]
-    learner_steps: int
-    seconds: float
-    env_faults: int = 0
-    env_tracebacks: list[str] = field(default_factory=list)
-
-    @property
-    def mean(self) -> float:
-        """Mean return."""
-        return float(np.mean(self.returns))
-
-    @property
-    def standard_deviation(self) -> float:
-        """Sample standard deviation of the returns; 0 for one episode."""
-        with np.errstate(invalid="ignore"):  # of infinite returns there is none
-            return float(np.std(self.returns, ddof=1)) if len(self.returns) > 1 else 0.0
-
-    @property
-    def lower_bound(self) -> float:
-        """Two standard errors below the mean; below everything where a return is not finite."""
-        if not np.isfinite(self.returns).all():
-            return -math.inf
-        return self.mean - 2.0 * self.standard_deviation / math.sqrt(len(self.returns))
+_MAX_EPISODE_STEPS = 27_000
 
 
 class Evaluator:
@@ -121,9 +79,9 @@ class Evaluator:
         self, weights: PolicyWeights, episodes: int, number: int, attempt: int
     ) -> list[tuple[float, int]]:
         """Returns and lengths of all episodes."""
-        environments = min(episodes, _MOST_ENVIRONMENTS)
+        environments = min(episodes, _MAX_ENVIRONMENTS)
         policy, generator = make_policy(weights), make_generator(self._seed, "evaluation", number)
-        batch = EnvironmentBatch(self._source, environments, self._round_seed(number, attempt, 0))
+        batch = VectorEnvironment(self._source, environments, self._round_seed(number, attempt, 0))
         played: list[tuple[float, int]] = []
         with contextlib.closing(batch):
             for i, first in enumerate(range(0, episodes, environments)):
@@ -139,12 +97,12 @@ class Evaluator:
 
 
 def _play_one_each(
-    batch: EnvironmentBatch, episodes: int, policy: Policy | KerasPolicy, generator: np.random.Generator
+    batch: VectorEnvironment, episodes: int, policy: Policy | KerasPolicy, generator: np.random.Generator
 ) -> list[tuple[float, int]]:
     """Returns and lengths of the first episode in each of the first `episodes` environments."""
     played: list[tuple[float, int]] = []
     is_open = np.arange(len(batch.open_lengths)) < episodes  # [E]
-    for _ in range(_MOST_EPISODE_STEPS):
+    for _ in range(_MAX_EPISODE_STEPS):
         result = batch.step(greedy_actions(policy.q_values(batch.observation), generator))
         for position, episode_return, length in zip(
             result.ended, result.episode_returns, result.episode_lengths, strict=True

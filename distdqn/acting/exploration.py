@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distdqn.transition import FloatArray, IntArray
+from distdqn.types import FloatArray, IntArray
 
 
 @dataclass(frozen=True)

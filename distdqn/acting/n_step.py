@@ -1,62 +1,10 @@
 """n-step transitions out of the steps of many environments at once."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 
 import numpy as np
 
-from distdqn.transition import AnyArray, BoolArray, FloatArray, IntArray, Transitions
-
-
-@dataclass(frozen=True)
-class Steps:
-    """What happened in `E` environments over `T` vector steps.
-
-    Attributes:
-        observation: `[T, E, *observation_shape]`, what was acted on.
-        action: `[T, E]` int32 from 0.
-        reward: `[T, E]` float32.
-        terminated: `[T, E]` bool, the episode ended for good.
-        truncated: `[T, E]` bool, the episode was cut off.
-        next_observation: `[T, E, *observation_shape]`, what the step led to, an
-            episode's last observation included.
-        is_transition: `[T, E]` bool. False where the environment only reset itself, or
-            where the step is left out: no window contains such a step.
-    """
-
-    observation: AnyArray
-    action: IntArray
-    reward: FloatArray
-    terminated: BoolArray
-    truncated: BoolArray
-    next_observation: AnyArray
-    is_transition: BoolArray
-
-    @classmethod
-    def empty(
-        cls, length: int, environments: int, shape: tuple[int, ...], dtype: np.dtype[np.generic]
-    ) -> "Steps":
-        """Room for `length` vector steps of `environments`, to be filled in place."""
-        size = (length, environments)
-        return cls(
-            observation=np.zeros((*size, *shape), dtype),
-            action=np.zeros(size, np.int32),
-            reward=np.zeros(size, np.float32),
-            terminated=np.zeros(size, np.bool_),
-            truncated=np.zeros(size, np.bool_),
-            next_observation=np.zeros((*size, *shape), dtype),
-            is_transition=np.zeros(size, np.bool_),
-        )
-
-    def __len__(self) -> int:
-        return len(self.action)
-
-    def __getitem__(self, rows: slice) -> "Steps":
-        return Steps(*(getattr(self, f.name)[rows] for f in fields(self)))
-
-    def followed_by(self, later: "Steps") -> "Steps":
-        """These steps and then `later` ones, along time."""
-        pairs = ((getattr(self, f.name), getattr(later, f.name)) for f in fields(self))
-        return Steps(*(np.concatenate(pair) for pair in pairs))
+from distdqn.types import BoolArray, FloatArray, IntArray, Steps, Transitions
 
 
 class NStepWindows:

@@ -6,15 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from distdqn.distributed.fleet import CallFailed, Fleet, Handle, Ref
 from distdqn.errors import RoleFailure
+from distdqn.training.backend import Backend, CallFailed, Handle, Ref
 
 _PLAY = ("rollout", "evaluate")  # calls that last as long as the environment takes
+
 _PLACE_SECONDS = 5.0  # from one look at which roles have a place in the cluster to the next
+
 _WORK = ("rollout", "learn", "evaluate")  # calls that prove, when they end well, that a role can do its work
+
 # Calls that may be made twice: they tell how things stand.
 _REPEATABLE = ("publish", "evaluate", "export", "get_state", "get_index", "get_rows", "get_frames")
+
 _AGAIN_SECONDS = 0.5  # until a call whose message was lost is made again
+
 _EPISODES_PER_DEADLINE = 10  # of an evaluation, in the time one rollout may take
 
 
@@ -54,7 +59,7 @@ class Worker:
     role: str
     index: int
     handle: Handle
-    incarnation: int
+    restarts: int
     is_numbered: bool = False  # besides actors, which always are
     failures: tuple[Failure, ...] = ()  # running, without a completed call between
     under_way: int = 0
@@ -75,7 +80,7 @@ class Worker:
             "role": self.name,
             "pid": self.about.get("pid"),
             "host": self.about.get("host"),
-            "incarnation": self.incarnation,
+            "restarts": self.restarts,
             "last_sign_of_life": self.last_sign_of_life,
         }
 
@@ -128,12 +133,12 @@ class Calls:
 
     def __init__(
         self,
-        fleet: Fleet,
+        backend: Backend,
         env_timeout_seconds: float,
         start_timeout_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.fleet = fleet
+        self.backend = backend
         self.env_timeout_seconds = env_timeout_seconds
         self.start_timeout_seconds = start_timeout_seconds
         self._clock = clock
@@ -142,12 +147,12 @@ class Calls:
         self._calls: dict[Ref, Call] = {}
         self._handles: list[Handle] = []
 
-    def start(self, role: str, index: int = 0, incarnation: int = 0, is_numbered: bool = False) -> Worker:
+    def start(self, role: str, index: int = 0, restarts: int = 0, is_numbered: bool = False) -> Worker:
         """Starts a role's process and asks who it is."""
-        handle = self.fleet.start(role, index, incarnation)
+        handle = self.backend.start(role, index, restarts)
         self._handles.append(handle)
-        worker = Worker(role, index, handle, incarnation, is_numbered)
-        self._note("identify", worker, (self.fleet.identify(worker.handle),), None)
+        worker = Worker(role, index, handle, restarts, is_numbered)
+        self._note("identify", worker, (self.backend.identify(worker.handle),), None)
         return worker
 
     def send(
@@ -171,7 +176,7 @@ class Calls:
             turns: how many times the usual deadline it may take.
             method: of the role; None means `kind`.
         """
-        refs = self.fleet.call(worker.handle, method or kind, *arguments, returns=returns)
+        refs = self.backend.call(worker.handle, method or kind, *arguments, returns=returns)
         self._note(kind, worker, refs, detail, turns)
         return refs
 
@@ -190,11 +195,11 @@ class Calls:
     def collect(self, timeout_seconds: float) -> list[Ended]:
         """The calls that ended or overran their deadlines, waiting for the first of them."""
         ended = []
-        for ref in self.fleet.wait(list(self._calls), timeout_seconds):
+        for ref in self.backend.wait(list(self._calls), timeout_seconds):
             call = self._calls.pop(ref)
             call.worker.under_way -= 1
             try:
-                ended.append(Ended(call, result=self.fleet.get(ref)))
+                ended.append(Ended(call, result=self.backend.get(ref)))
             except CallFailed as error:
                 ended.append(Ended(call, None, str(error), error.lacks_input, node=error.node))
             else:
@@ -233,13 +238,13 @@ class Calls:
         """
         deadline = self._clock() + self.start_timeout_seconds * turns
         while True:
-            (ref,) = self.fleet.call(worker.handle, method, *arguments)
+            (ref,) = self.backend.call(worker.handle, method, *arguments)
             try:
-                return self.fleet.get(ref, self.start_timeout_seconds * turns)
+                return self.backend.get(ref, self.start_timeout_seconds * turns)
             except CallFailed as error:
                 if not error.is_lost or method not in _REPEATABLE or self._clock() >= deadline:
                     raise _role_failure(worker, method, error) from error
-            self.fleet.wait([], _AGAIN_SECONDS)
+            self.backend.wait([], _AGAIN_SECONDS)
 
     def fetch(self, worker: Worker, method: str, ref: Ref, turns: float = 1.0) -> Any:
         """Waits for the result of a call of `method`, `turns` times the usual deadline at most.
@@ -248,13 +253,13 @@ class Calls:
             RoleFailure: none came.
         """
         try:
-            return self.fleet.get(ref, self.start_timeout_seconds * turns)
+            return self.backend.get(ref, self.start_timeout_seconds * turns)
         except CallFailed as error:
             raise _role_failure(worker, method, error) from error
 
     def _end(self, handle: Handle) -> None:
         self._handles.remove(handle)
-        self.fleet.end(handle)
+        self.backend.end(handle)
 
     def _note(
         self, kind: str, worker: Worker, refs: tuple[Ref, ...], detail: Any, turns: float = 1.0
@@ -285,7 +290,7 @@ class Calls:
             return
         self._look_at = now + self._place_seconds
         for worker in [call.worker for call in self._calls.values() if call.kind == "identify"]:
-            worker.lacks = self.fleet.missing(worker.handle)
+            worker.lacks = self.backend.missing(worker.handle)
             if worker.lacks is not None:
                 self._renew(worker)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from distdqn.schedules import LearningSchedules
+from distdqn.training.builders import LearningSchedules
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Limits:
         steps_per_rollout: most env steps of one rollout.
         updates_per_call: learner steps in one call.
         batch_size: transitions in one update.
-        publish_period: learner steps from one version of the weights to the next.
+        weights_update_period: learner steps from one version of the weights to the next.
         report_seconds: from one report to the next.
         max_failures: of one role running, without a completed call between.
         stall_timeout_seconds: in which nothing goes on, before the run gives up.
@@ -37,7 +37,7 @@ class Limits:
     steps_per_rollout: int
     updates_per_call: int
     batch_size: int
-    publish_period: int
+    weights_update_period: int
     report_seconds: float
     max_failures: int
     stall_timeout_seconds: float

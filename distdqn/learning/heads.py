@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from distdqn.learning import losses
-from distdqn.transition import FloatArray
+from distdqn.types import FloatArray
 
 Tensor = Any  # TensorFlow ships no types
 
@@ -69,7 +69,7 @@ class ValueHead:
 
     def target(self, reward: Tensor, discount: Tensor, chosen: Tensor) -> Tensor:
         """See `Head.target`: returns `[B]`."""
-        return losses.bootstrapped(reward, discount, chosen)
+        return losses.td_target(reward, discount, chosen)
 
     def soft_target(
         self, reward: Tensor, discount: Tensor, outputs: Tensor, probability: Tensor, bonus: Tensor
@@ -77,7 +77,7 @@ class ValueHead:
         """See `Head.soft_target`: returns `[B]`."""
         import tensorflow as tf
 
-        return losses.bootstrapped(reward, discount, tf.reduce_sum(probability * (outputs + bonus), axis=1))
+        return losses.td_target(reward, discount, tf.reduce_sum(probability * (outputs + bonus), axis=1))
 
     def loss(self, taken: Tensor, target: Tensor, importance_weight: Tensor) -> tuple[Tensor, Tensor]:
         """See `Head.loss`: Huber or squared loss of the TD error `[B]`."""
@@ -98,7 +98,7 @@ class QuantileHead:
 
     def target(self, reward: Tensor, discount: Tensor, chosen: Tensor) -> Tensor:
         """See `Head.target`: quantiles `[B, K]`."""
-        return losses.bootstrapped(reward[:, None], discount[:, None], chosen)
+        return losses.td_target(reward[:, None], discount[:, None], chosen)
 
     def soft_target(
         self, reward: Tensor, discount: Tensor, outputs: Tensor, probability: Tensor, bonus: Tensor

@@ -2,51 +2,28 @@
 
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distdqn.errors import ConfigError, Diverged
-from distdqn.keras_policy import policy_layers
 from distdqn.learning.update import Updated, UpdateLoop, path_not_finite
-from distdqn.networks import NetworkPlan, make_networks, plain_q_network
-from distdqn.policy import PolicyWeights
-from distdqn.replay.shards import SampledRows, Split, merge, split_update
+from distdqn.networks.keras_policy import policy_layers
+from distdqn.networks.q_network import NetworkPlan, make_networks, plain_q_network
+from distdqn.networks.tensorflow_setup import gpu_notice, import_tensorflow, without_stderr
+from distdqn.replay.shards import merge, split_update
 from distdqn.seeding import make_integer_seed
-from distdqn.tensorflow_process import gpu_notice, import_tensorflow, without_stderr
-from distdqn.transition import PriorityUpdate, SampledBatches
+from distdqn.types import (
+    LearnReport,
+    PolicyWeights,
+    PriorityUpdate,
+    SampledBatches,
+    SampledRows,
+    ShardAssignment,
+)
 
-_MOST_RUNNING = 10  # updates that are skipped
-
-
-@dataclass(frozen=True)
-class LearnReport:
-    """What the learner says of one call.
-
-    Attributes:
-        updates: gradient updates in this call, those that were skipped included.
-        learner_steps: gradient updates in all, those that were skipped included.
-        loss: mean over the updates that were not skipped, as the two after it; 0 if all were.
-        q_mean: mean Q-value of the actions in the batches.
-        gradient_norm: mean global norm, before clipping.
-        seconds: time inside the call.
-        weights_version: of the weights published with it, or None.
-        not_finite: updates that were skipped, as they would have brought NaN or infinity
-            into the weights.
-        first_not_finite: which tensor was the cause of the first of those, or None.
-    """
-
-    updates: int
-    learner_steps: int
-    loss: float
-    q_mean: float
-    gradient_norm: float
-    seconds: float
-    weights_version: tuple[int, int] | None
-    not_finite: int = 0
-    first_not_finite: str | None = None
+_MAX_CONSECUTIVE = 10  # updates that are skipped
 
 
 class Learner:
@@ -64,7 +41,7 @@ class Learner:
         threads: int,
         prioritized: bool,
         seed: int,
-        epoch: int,
+        generation: int,
         **update_arguments: Any,
     ) -> None:
         import_tensorflow(threads)
@@ -80,7 +57,7 @@ class Learner:
         self._layers, self._notice = policy_layers(plan, self._q_network)
         noise_seed = make_integer_seed(seed, "network", 1)
         self._loop = UpdateLoop(online, target, noise_seed=noise_seed, **update_arguments)
-        self._weights_version = (epoch, 0)
+        self._weights_version = (generation, 0)
         self._learner_steps = 0
         self._skipped_running = 0
         self._first_skipped: str | None = None  # what caused the first of those
@@ -142,7 +119,7 @@ class Learner:
         return report, weights, priorities
 
     def learn_from_shards(
-        self, split: Split, publish: bool, learning_rate: float | None, *parts: SampledRows
+        self, split: ShardAssignment, publish: bool, learning_rate: float | None, *parts: SampledRows
     ) -> tuple[LearnReport, PolicyWeights | None, *tuple[PriorityUpdate | None, ...]]:
         """See `learn`; of the batches every shard has drawn a part.
 
@@ -171,7 +148,7 @@ class Learner:
             self._first_skipped = updated.first_not_finite
         for is_finite in updated.is_finite.tolist():
             self._skipped_running = 0 if is_finite else self._skipped_running + 1
-            if self._skipped_running >= _MOST_RUNNING:
+            if self._skipped_running >= _MAX_CONSECUTIVE:
                 raise Diverged(
                     f"{self._skipped_running} updates running met NaN or infinity, first in the "
                     f"{self._first_skipped} (lower `learning_rate`, set `max_gradient_norm`, or see "
@@ -189,8 +166,8 @@ class Learner:
         """
         if (path := path_not_finite(self._q_network.weights)) is not None:
             raise Diverged(f"The weights `{path}` are not finite any more (lower `learning_rate`).")
-        epoch, version = self._weights_version
-        self._weights_version = (epoch, version + 1)
+        generation, version = self._weights_version
+        self._weights_version = (generation, version + 1)
         return PolicyWeights(
             layers=self._layers,
             arrays=[np.asarray(array) for array in self._q_network.get_weights()],
@@ -224,7 +201,7 @@ class Learner:
             "first_skipped": self._first_skipped,
         }
 
-    def set_state(self, state: dict[str, Any], *, epoch: int | None = None) -> None:
+    def set_state(self, state: dict[str, Any], *, generation: int | None = None) -> None:
         """Goes on from what `get_state` returned, to the bit.
 
         A life that begins in a newer epoch than the checkpoint's begins to count versions
@@ -244,7 +221,7 @@ class Learner:
         self._loop.set_state(state["networks"])
         self._learner_steps = state["learner_steps"]
         saved_epoch, saved_version = state["weights_version"]
-        own_epoch = self._weights_version[0] if epoch is None else epoch
+        own_epoch = self._weights_version[0] if generation is None else generation
         is_newer = own_epoch > saved_epoch
         self._weights_version = (own_epoch, 0) if is_newer else (saved_epoch, saved_version)
         self._skipped_running = state["skipped_running"]

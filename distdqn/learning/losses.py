@@ -8,7 +8,7 @@ from typing import Any
 Tensor = Any  # TensorFlow ships no types
 
 
-def chosen_outputs(outputs: Tensor, q_values: Tensor) -> Tensor:
+def gather_greedy(outputs: Tensor, q_values: Tensor) -> Tensor:
     """What the target network says of the action that `q_values` like best.
 
     `outputs[argmax_a q_values[a]]`
@@ -32,7 +32,7 @@ def chosen_outputs(outputs: Tensor, q_values: Tensor) -> Tensor:
     return tf.gather(outputs, tf.argmax(q_values, axis=1), batch_dims=1)
 
 
-def bootstrapped(reward: Tensor, discount: Tensor, chosen: Tensor) -> Tensor:
+def td_target(reward: Tensor, discount: Tensor, chosen: Tensor) -> Tensor:
     """Return estimated from the rewards of the window and what comes after it.
 
     `target = reward + discount * chosen`
@@ -213,7 +213,7 @@ def cross_entropy_loss(logits: Tensor, target: Tensor, importance_weight: Tensor
     return tf.reduce_mean(importance_weight * item)
 
 
-def moved_target(target: Tensor, online: Tensor, rate: float) -> Tensor:
+def polyak_update(target: Tensor, online: Tensor, rate: float) -> Tensor:
     """A target network's variable moved towards the online network's.
 
     `target' = (1 - rate) * target + rate * online`; a rate of 1 copies exactly.

@@ -9,7 +9,7 @@ import numpy as np
 
 from distdqn.learning import losses
 from distdqn.learning.heads import Head
-from distdqn.transition import AnyArray, BoolArray, FloatArray, Transitions
+from distdqn.types import AnyArray, BoolArray, FloatArray, Transitions
 
 Tensor = Any  # TensorFlow ships no types
 
@@ -161,15 +161,17 @@ class UpdateLoop:
         begin = tf.constant(learner_steps, tf.int64)
         columns = self._tensors(transitions, importance_weight)
         results = self._run(columns, tf.constant(updates), begin)
-        figures, half_squares, td_error = (result.numpy() for result in results)  # [U, 4], [U, V], [U, B]
-        is_finite = figures[:, 0] == 1.0  # [U]
-        means = figures[is_finite, 1:].mean(axis=0) if is_finite.any() else np.zeros(3)
+        step_metrics, half_squared_norms, td_error = (
+            result.numpy() for result in results
+        )  # [U, 4], [U, V], [U, B]
+        is_finite = step_metrics[:, 0] == 1.0  # [U]
+        means = step_metrics[is_finite, 1:].mean(axis=0) if is_finite.any() else np.zeros(3)
         loss, q_mean, gradient_norm = means.tolist()
         first = None
         if not is_finite.all():
             u = int(np.argmin(is_finite))
             inputs = {name: column[u].numpy() for name, column in columns.items()}
-            first = self._first_not_finite(inputs, figures[u, 1], half_squares[u])
+            first = self._first_not_finite(inputs, step_metrics[u, 1], half_squared_norms[u])
         return Updated(loss, q_mean, gradient_norm, td_error, is_finite, first)
 
     def get_state(self) -> dict[str, Any]:
@@ -206,7 +208,9 @@ class UpdateLoop:
             "optimizer": self.optimizer.variables,
         }
 
-    def _first_not_finite(self, inputs: dict[str, AnyArray], loss: float, half_squares: FloatArray) -> str:
+    def _first_not_finite(
+        self, inputs: dict[str, AnyArray], loss: float, half_squared_norms: FloatArray
+    ) -> str:
         """What made an update not finite, in the order of its computation.
 
         Args:
@@ -221,8 +225,10 @@ class UpdateLoop:
             return f"weights of `{path}`"
         if not np.isfinite(loss):
             return "loss"
-        for variable, half_square in zip(self.online.trainable_variables, half_squares, strict=True):
-            if not np.isfinite(half_square):
+        for variable, half_squared_norm in zip(
+            self.online.trainable_variables, half_squared_norms, strict=True
+        ):
+            if not np.isfinite(half_squared_norm):
                 return f"gradient of `{variable.path}`"
         return "norm of the gradient or the statistics of a layer"
 
@@ -267,8 +273,8 @@ class UpdateLoop:
         variables = self.online.trainable_variables
         gradients = tape.gradient(regularized, variables, unconnected_gradients="zero")
         gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
-        half_squares = tf.stack([tf.nn.l2_loss(gradient) for gradient in gradients])  # [V]
-        norm = tf.sqrt(2.0 * tf.reduce_sum(half_squares))
+        half_squared_norms = tf.stack([tf.nn.l2_loss(gradient) for gradient in gradients])  # [V]
+        norm = tf.sqrt(2.0 * tf.reduce_sum(half_squared_norms))
         statistics = [statistic.value for _, statistic in self._statistics]
         is_finite = batch["is_finite"] & _all_finite([loss, norm, *statistics])  # []
         if self._max_gradient_norm is not None:
@@ -276,8 +282,8 @@ class UpdateLoop:
         self._apply(gradients, is_finite, before)
         self._move_target(learner_steps, is_finite)
         q_taken = tf.gather(self._head.q_values(outputs), batch["action"], batch_dims=1)  # [B]
-        figures = tf.stack([tf.cast(is_finite, tf.float32), loss, tf.reduce_mean(q_taken), norm])
-        return figures, half_squares, tf.where(is_finite, td_error, 0.0)
+        step_metrics = tf.stack([tf.cast(is_finite, tf.float32), loss, tf.reduce_mean(q_taken), norm])
+        return step_metrics, half_squared_norms, tf.where(is_finite, td_error, 0.0)
 
     def _what_to_restore(self) -> list[Any]:
         """Variables whose values from before an update are needed to skip it."""
@@ -329,7 +335,7 @@ class UpdateLoop:
         is_due = is_finite & tf.equal((learner_steps + 1) % period, 0)
         pairs = zip(self.target.trainable_variables, self.online.trainable_variables, strict=True)
         for lagging, online in pairs:
-            lagging.assign(tf.where(is_due, losses.moved_target(lagging, online, rate), lagging))
+            lagging.assign(tf.where(is_due, losses.polyak_update(lagging, online, rate), lagging))
         for lagging, online in self._statistics:
             lagging.assign(tf.where(is_due, online, lagging))
 
@@ -351,7 +357,7 @@ class UpdateLoop:
         outputs = self.target(batch["next_observation"])  # [B, A] or [B, A, K]
         if self._munchausen is None:
             chooser = self.online(batch["next_observation"]) if self._double else outputs
-            chosen = losses.chosen_outputs(outputs, self._head.q_values(chooser))  # [B] or [B, K]
+            chosen = losses.gather_greedy(outputs, self._head.q_values(chooser))  # [B] or [B, K]
             return self._head.target(reward, discount, chosen)
         settings = self._munchausen
         q_before = self._head.q_values(self.target(batch["observation"]))  # [B, A]

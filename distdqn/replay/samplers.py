@@ -9,14 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from distdqn.replay.sum_tree import SumTree
-from distdqn.transition import FloatArray
+from distdqn.types import FloatArray
 
 ItemIds = npt.NDArray[np.int64]
 
 # Added to every priority, so that no item can become impossible to draw (Schaul et al.
 # (2016), section 3.3, leaves the number open).
-_LEAST_PRIORITY = 1e-6
+_MIN_PRIORITY = 1e-6
 
 
 class Sampler(Protocol):
@@ -49,7 +48,7 @@ class Sampler(Protocol):
         """How likely one draw was to give each of `item_id` `[C]`, as `[C]`."""
         ...
 
-    def mass(self, first: int, end: int) -> float:
+    def total_priority(self, first: int, end: int) -> float:
         """What the items together weigh against those of other samplers of this kind."""
         ...
 
@@ -89,8 +88,8 @@ class UniformSampler:
         """See `Sampler.probability`: `1 / size` for each of `[C]`."""
         return np.full(item_id.shape, 1.0 / (end - first))
 
-    def mass(self, first: int, end: int) -> float:
-        """See `Sampler.mass`: how many there are."""
+    def total_priority(self, first: int, end: int) -> float:
+        """See `Sampler.total_priority`: how many there are."""
         return float(end - first)
 
     def check_valid(self, first: int, end: int) -> tuple[bool, str]:  # noqa: ARG002
@@ -124,7 +123,7 @@ class PrioritizedSampler:
 
     def update(self, item_id: ItemIds, priority: FloatArray) -> None:
         """See `Sampler.update`, items and priorities `[C]`."""
-        powers = (priority.astype(np.float64) + _LEAST_PRIORITY) ** self._exponent
+        powers = (priority.astype(np.float64) + _MIN_PRIORITY) ** self._exponent
         self._tree.set(item_id % self._capacity, powers)
 
     def evict(self, item_id: ItemIds) -> None:
@@ -141,8 +140,8 @@ class PrioritizedSampler:
         """See `Sampler.probability`, items `[C]`."""
         return self._tree.get(item_id % self._capacity) / self._tree.total
 
-    def mass(self, first: int, end: int) -> float:  # noqa: ARG002
-        """See `Sampler.mass`: the sum of the powers of their priorities."""
+    def total_priority(self, first: int, end: int) -> float:  # noqa: ARG002
+        """See `Sampler.total_priority`: the sum of the powers of their priorities."""
         return self._tree.total
 
     def check_valid(self, first: int, end: int) -> tuple[bool, str]:
@@ -181,7 +180,77 @@ def priorities_in(state: dict[str, Any] | None) -> FloatArray | None:
     if state is None or state["exponent"] == 0.0:
         return None
     values: npt.NDArray[np.float64] = state["values"]
-    priority: FloatArray = np.maximum(values ** (1.0 / state["exponent"]) - _LEAST_PRIORITY, 0.0).astype(
+    priority: FloatArray = np.maximum(values ** (1.0 / state["exponent"]) - _MIN_PRIORITY, 0.0).astype(
         np.float32
     )
     return priority
+
+
+Values = npt.NDArray[np.float64]
+
+
+class SumTree:
+    """Keeps `replay_capacity` non-negative values and the sums of all halves, quarters and so on.
+
+    Every operation works on a whole array of positions, level by level. A sum is always
+    computed anew from the two below it, so no rounding error builds up.
+
+    Source: Schaul et al. (2016), appendix B.2.1, arXiv:1511.05952.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._depth = max(0, (capacity - 1).bit_length())
+        self._leaves = 1 << self._depth
+        # Node 1 is the root, 2i and 2i+1 are below node i, the leaves come last.
+        self._nodes = np.zeros(2 * self._leaves, np.float64)
+
+    @property
+    def total(self) -> float:
+        """Sum of all values."""
+        return float(self._nodes[1])
+
+    def get(self, positions: ItemIds) -> Values:
+        """Values `[C]` at `positions` `[C]`."""
+        return self._nodes[self._leaves + positions]
+
+    def set(self, positions: ItemIds, values: Values | FloatArray) -> None:
+        """Replaces the values at `positions` `[C]` by `values` `[C]`; of equal positions the last counts.
+
+        Raises:
+            ValueError: a value is negative or not finite, and would spoil every sum above it.
+        """
+        if not np.all(np.isfinite(values) & (values >= 0.0)):
+            raise ValueError("`values` of a sum tree must be finite and at least 0.")
+        node = self._leaves + positions
+        self._nodes[node] = values
+        for _ in range(self._depth):
+            node = node // 2
+            self._nodes[node] = self._nodes[2 * node] + self._nodes[2 * node + 1]
+
+    def find(self, targets: Values) -> ItemIds:
+        """For each target the position at which the running sum of values exceeds it.
+
+        Args:
+            targets: `[C]` in [0, total).
+
+        Returns:
+            `[C]` positions, never one whose value is 0.
+        """
+        node = np.ones(len(targets), np.int64)
+        rest = targets.astype(np.float64)
+        for _ in range(self._depth):
+            left = self._nodes[2 * node]
+            # Rounding may leave a target past the last value: it goes to that value.
+            goes_right = (rest >= left) & (self._nodes[2 * node + 1] > 0.0)
+            rest = np.where(goes_right, rest - left, rest)
+            node = 2 * node + goes_right
+        return node - self._leaves
+
+    def check_valid(self) -> tuple[bool, str]:
+        """Whether every sum is that of the two below it, and if not, which is wrong."""
+        inner = np.arange(1, self._leaves)
+        wrong = inner[self._nodes[inner] != self._nodes[2 * inner] + self._nodes[2 * inner + 1]]
+        return len(wrong) == 0, f"nodes {wrong[:5].tolist()} are not the sums of those below" if len(
+            wrong
+        ) else ""

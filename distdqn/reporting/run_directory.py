@@ -34,7 +34,7 @@ class RunDirectory:
 
     @classmethod
     def create(
-        cls, path: str | None, environment_name: str, goes_on: bool = False, metrics_bytes: int = 0
+        cls, path: str | None, environment_name: str, is_resuming: bool = False, metrics_bytes: int = 0
     ) -> "RunDirectory":
         """Makes the folder, by default `runs/<environment>-<time>`.
 
@@ -47,7 +47,7 @@ class RunDirectory:
         Raises:
             ConfigError: it cannot be written to, or holds another run.
         """
-        check_folder(path, goes_on)
+        check_folder(path, is_resuming)
         folder = _fresh_default(environment_name) if path is None else Path(path)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def _known(values: dict[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
 
-def check_folder(path: str | None, goes_on: bool = False) -> None:
+def check_folder(path: str | None, is_resuming: bool = False) -> None:
     """Checks, without making anything, that a run's results could go into `path`.
 
     Raises:
@@ -96,7 +96,7 @@ def check_folder(path: str | None, goes_on: bool = False) -> None:
         return
     folder = Path(path)
     try:
-        if not goes_on and (folder / "metrics.jsonl").exists():
+        if not is_resuming and (folder / "metrics.jsonl").exists():
             raise ConfigError(
                 f"`run_dir`: {folder} holds another run (choose another folder, or give `--resume auto`)."
             )

@@ -7,16 +7,15 @@ import pytest
 from gymnasium.vector import AutoresetMode
 from toy_environments import COUNTING_IDS, LENGTHS, CountingEnvironment
 
-from distdqn.acting.actor import Actor, RolloutOrder
+from distdqn.acting.actor import Actor
 from distdqn.acting.exploration import EpsilonLadder, epsilon_ladder
-from distdqn.policy import PolicyWeights
 from distdqn.schedules import LinearSchedule
 from distdqn.seeding import make_integer_seed
-from distdqn.transition import Transitions
+from distdqn.types import PolicyWeights, RolloutRequest, Transitions
 
 MODES = list(AutoresetMode)
 IDS = [mode.name for mode in MODES]
-PLENTY = RolloutOrder(env_steps=0, limit=10**9)
+PLENTY = RolloutRequest(env_steps=0, limit=10**9)
 
 
 def make_actor(source, **changes):
@@ -30,7 +29,7 @@ def make_actor(source, **changes):
         "epsilon": LinearSchedule(0.0, 0.0, 0),
         "seed": 0,
         "index": 0,
-        "incarnation": 0,
+        "restarts": 0,
     }
     return Actor(**(arguments | changes))
 
@@ -124,7 +123,7 @@ def test_transitions_stay_inside_episodes_when_the_limit_leaves_steps_out(mode, 
     actor = make_actor(COUNTING_IDS[mode], n_step=n_step)
     chunks = []
     for limit in [3, 7, 1, 40, 2, 40, 9]:
-        report, chunk = actor.rollout(RolloutOrder(0, limit), make_weights([0, 0, 1]))
+        report, chunk = actor.rollout(RolloutRequest(0, limit), make_weights([0, 0, 1]))
         assert report.env_steps <= limit
         chunks.append(chunk)
 
@@ -141,7 +140,7 @@ def test_rollouts_meet_the_budget_exactly(mode, budget):
     actor, taken, stored = make_actor(COUNTING_IDS[mode]), 0, 0
     rounds = 0
     while taken < budget:
-        report, transitions = actor.rollout(RolloutOrder(taken, budget - taken))
+        report, transitions = actor.rollout(RolloutRequest(taken, budget - taken))
         taken += report.env_steps
         stored += len(transitions)
         rounds += 1
@@ -152,14 +151,14 @@ def test_rollouts_meet_the_budget_exactly(mode, budget):
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 11])
 def test_one_rollout_meets_a_limit_below_its_length_exactly(limit):
-    report, transitions = make_actor("CartPole-v1", actions=2).rollout(RolloutOrder(0, limit))
+    report, transitions = make_actor("CartPole-v1", actions=2).rollout(RolloutRequest(0, limit))
 
     assert report.env_steps == len(transitions) == limit
 
 
 @pytest.mark.parametrize("n_step", [1, 3])
 def test_rollout_without_any_steps_to_take_brings_nothing(n_step):
-    report, transitions = make_actor(CountingEnvironment, n_step=n_step).rollout(RolloutOrder(0, 0))
+    report, transitions = make_actor(CountingEnvironment, n_step=n_step).rollout(RolloutRequest(0, 0))
 
     assert (report.env_steps, report.transitions, len(transitions)) == (0, 0, 0)
     assert report.episode_returns == []
@@ -170,7 +169,7 @@ def test_limit_counts_no_environment_that_only_resets():
     index = next(i for i in range(99) if make_integer_seed(0, "environment", i, 0) % 2 == 0)
     actor = make_actor(partial(CountingEnvironment, lengths=(1, 3)), environments=2, index=index)
 
-    report, transitions = actor.rollout(RolloutOrder(0, 3))
+    report, transitions = actor.rollout(RolloutRequest(0, 3))
 
     first = transitions.observation[0, 0]
     assert report.env_steps == 3
@@ -180,8 +179,8 @@ def test_limit_counts_no_environment_that_only_resets():
 def test_open_windows_are_carried_on_when_the_limit_cuts_a_rollout_short():
     actor = make_actor(partial(CountingEnvironment, lengths=(40,)), environments=1, n_step=3)
 
-    _, first = actor.rollout(RolloutOrder(0, 2), make_weights([1, 0, 0]))
-    _, second = actor.rollout(RolloutOrder(2, 2))
+    _, first = actor.rollout(RolloutRequest(0, 2), make_weights([1, 0, 0]))
+    _, second = actor.rollout(RolloutRequest(2, 2))
 
     assert len(first) == 0
     assert second.reward.tolist() == [0 + 0.5 * 10 + 0.25 * 20, 10 + 0.5 * 20 + 0.25 * 30]
@@ -190,7 +189,7 @@ def test_open_windows_are_carried_on_when_the_limit_cuts_a_rollout_short():
 def test_episode_that_ends_in_a_step_left_out_is_not_reported():
     actor = make_actor(partial(CountingEnvironment, lengths=(1,)), environments=2)
 
-    report, _ = actor.rollout(RolloutOrder(0, 1), make_weights([0, 0, 1]))
+    report, _ = actor.rollout(RolloutRequest(0, 1), make_weights([0, 0, 1]))
 
     assert report.episode_lengths == [1]
     assert report.episode_returns == [2.0]
@@ -216,9 +215,9 @@ def test_same_seed_gives_the_same_chunks():
         np.testing.assert_array_equal(column, again[name])
 
 
-@pytest.mark.parametrize("change", [{"index": 2}, {"incarnation": 1}, {"seed": 4}], ids=str)
+@pytest.mark.parametrize("change", [{"index": 2}, {"restarts": 1}, {"seed": 4}], ids=str)
 def test_other_actor_life_or_seed_gives_other_chunks(change):
-    same = {"actions": 2, "seed": 3, "index": 1, "incarnation": 0}
+    same = {"actions": 2, "seed": 3, "index": 1, "restarts": 0}
     first, _ = rollouts(make_actor("CartPole-v1", **same), 1)
     other, _ = rollouts(make_actor("CartPole-v1", **(same | change)), 1)
 
@@ -269,7 +268,7 @@ def test_epsilon_comes_from_the_env_steps_of_the_order(env_steps, expected):
     schedule = {"epsilon": LinearSchedule(0.9, 0.1, 100)}
     actor = make_actor(CountingEnvironment, environments=30, rollout_length=100, **schedule)
 
-    report, transitions = actor.rollout(RolloutOrder(env_steps, 10**9), make_weights([0, 1, 0]))
+    report, transitions = actor.rollout(RolloutRequest(env_steps, 10**9), make_weights([0, 1, 0]))
 
     assert report.epsilon == pytest.approx(expected)  # 0.9 - 0.8 * env_steps / 100, at least 0.1
     # Actions that are not greedy: 2 of 3 random ones; a deviation is below sqrt(0.25 / 1,800) = 0.012.
@@ -302,8 +301,8 @@ def test_columns_keep_their_axes_with_one_environment_and_one_step():
 PROGRAM = """
 import sys
 import numpy as np
-from distdqn.acting.actor import Actor, RolloutOrder
-from distdqn.policy import PolicyWeights
+from distdqn.acting.actor import Actor, RolloutRequest
+from distdqn.types import PolicyWeights
 from distdqn.schedules import LinearSchedule
 
 layers = [
@@ -312,7 +311,7 @@ layers = [
 ]
 weights = PolicyWeights(layers, [np.ones((4, 2), np.float32)], (0, 1), 1)
 actor = Actor("CartPole-v1", 2, 2, 5, 3, 0.99, LinearSchedule(1.0, 0.1, 100), 0, 0, 0)
-report, _ = actor.rollout(RolloutOrder(50, 1000), weights)
+report, _ = actor.rollout(RolloutRequest(50, 1000), weights)
 print(report.env_steps, sorted({"tensorflow", "keras", "ray"} & set(sys.modules)))
 """
 
@@ -377,7 +376,7 @@ def test_rungs_of_an_actor_change_with_the_number_of_actors_in_its_orders():
     weights = make_weights([0.0, 1.0, 0.0])
 
     alone, first, second = (
-        actor.rollout(RolloutOrder(0, 10**9, place, places), weights)[0].epsilon
+        actor.rollout(RolloutRequest(0, 10**9, place, places), weights)[0].epsilon
         for place, places in ((0, 1), (0, 2), (1, 2))
     )
 

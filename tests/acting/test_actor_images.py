@@ -5,18 +5,18 @@ import numpy as np
 import pytest
 from toy_environments import CountingEnvironment, PicturesEnvironment
 
-from distdqn.acting.actor import Actor, RolloutOrder
-from distdqn.policy import PolicyWeights
+from distdqn.acting.actor import Actor
 from distdqn.schedules import LinearSchedule
+from distdqn.types import PolicyWeights, RolloutRequest
 
 PICTURES = partial(PicturesEnvironment, stack=3, size=4, axis=0)
-WHOLE = RolloutOrder(env_steps=0, limit=10**9)
+WHOLE = RolloutRequest(env_steps=0, limit=10**9)
 
 
 def make_actor(source, **changes):
     arguments = {"rollout_length": 10, "n_step": 3, "discount": 0.5, "prioritized": True} | changes
     epsilon = LinearSchedule(0.5, 0.5, 0)
-    return Actor(source, 3, 4, epsilon=epsilon, seed=0, index=0, incarnation=0, **arguments)
+    return Actor(source, 3, 4, epsilon=epsilon, seed=0, index=0, restarts=0, **arguments)
 
 
 def make_weights(inputs):
@@ -68,7 +68,7 @@ def test_chunk_of_pictures_takes_a_fraction_of_the_bytes_to_send():
 
 
 def test_rollout_of_pictures_without_any_steps_brings_no_frames():
-    _, chunk = make_actor(PICTURES).rollout(RolloutOrder(0, 0))
+    _, chunk = make_actor(PICTURES).rollout(RolloutRequest(0, 0))
 
     assert (len(chunk), len(chunk.frames.image)) == (0, 0)
 

@@ -12,10 +12,10 @@ from toy_environments import (
 )
 
 from distdqn.acting import evaluator as evaluator_module
-from distdqn.acting.actor import Actor, RolloutOrder
-from distdqn.acting.evaluator import Evaluation, Evaluator
-from distdqn.policy import PolicyWeights
+from distdqn.acting.actor import Actor
+from distdqn.acting.evaluator import Evaluator
 from distdqn.schedules import LinearSchedule
+from distdqn.types import Evaluation, PolicyWeights, RolloutRequest
 
 
 def make_weights(bias, features=1):
@@ -53,7 +53,7 @@ def test_evaluation_favours_no_short_episodes(episodes, seed):
 
 
 def test_evaluation_plays_rounds_of_first_episodes_each_from_its_own_seed(monkeypatch):
-    monkeypatch.setattr(evaluator_module, "_MOST_ENVIRONMENTS", 4)
+    monkeypatch.setattr(evaluator_module, "_MAX_ENVIRONMENTS", 4)
     monkeypatch.setattr(RandomRewardEnvironment, "seeds", [])
 
     found = Evaluator(RandomRewardEnvironment, 0).evaluate(TWO_ACTIONS, 10, 0)
@@ -64,9 +64,9 @@ def test_evaluation_plays_rounds_of_first_episodes_each_from_its_own_seed(monkey
 
 
 def test_episode_that_never_ends_counts_as_it_stands_at_the_limit(monkeypatch):
-    assert evaluator_module._MOST_EPISODE_STEPS * 4 == 108_000
-    monkeypatch.setattr(evaluator_module, "_MOST_EPISODE_STEPS", 30)
-    monkeypatch.setattr(evaluator_module, "_MOST_ENVIRONMENTS", 4)
+    assert evaluator_module._MAX_EPISODE_STEPS * 4 == 108_000
+    monkeypatch.setattr(evaluator_module, "_MAX_EPISODE_STEPS", 30)
+    monkeypatch.setattr(evaluator_module, "_MAX_ENVIRONMENTS", 4)
     evaluator = Evaluator(partial(CountingEnvironment, lengths=(5, 10**9)), 0)
 
     found = evaluator.evaluate(make_weights([1, 0, 0], features=3), 6, 0)
@@ -115,7 +115,7 @@ def test_evaluation_environments_get_seeds_that_training_never_uses(monkeypatch)
     monkeypatch.setattr(RandomRewardEnvironment, "seeds", [])
     for index in range(5):
         actor = Actor(RandomRewardEnvironment, 2, 4, 5, 1, 0.9, LinearSchedule(0.0, 0.0, 0), 7, index, 0)
-        actor.rollout(RolloutOrder(0, 100))
+        actor.rollout(RolloutRequest(0, 100))
     training = list(RandomRewardEnvironment.seeds)
     RandomRewardEnvironment.seeds.clear()
 

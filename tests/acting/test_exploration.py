@@ -1,12 +1,7 @@
 import numpy as np
 import pytest
 
-from distdqn.acting.exploration import (
-    EpsilonLadder,
-    epsilon_greedy_actions,
-    epsilon_ladder,
-    greedy_actions,
-)
+from distdqn.acting.exploration import EpsilonLadder, epsilon_greedy_actions, epsilon_ladder, greedy_actions
 
 
 def test_ladder_goes_from_its_base_down_to_the_last_power():

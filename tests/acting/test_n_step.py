@@ -3,7 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from distdqn.acting.n_step import NStepWindows, Steps, n_step_returns
+from distdqn.acting.n_step import NStepWindows, n_step_returns
+from distdqn.types import Steps
 
 JUNK = 1e6  # stands wherever no window may look
 

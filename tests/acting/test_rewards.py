@@ -5,8 +5,9 @@ from functools import partial
 import numpy as np
 from toy_environments import CountingEnvironment
 
-from distdqn.acting.actor import Actor, EarlyEnd, RolloutOrder
+from distdqn.acting.actor import Actor, EarlyEnd
 from distdqn.schedules import LinearSchedule
+from distdqn.types import RolloutRequest
 
 LENGTHS = (2, 3)  # of the episodes, in turns
 
@@ -23,9 +24,9 @@ def rollout(**changes):
         "epsilon": LinearSchedule(0.0, 0.0, 0),
         "seed": 0,
         "index": 0,
-        "incarnation": 0,
+        "restarts": 0,
     }
-    report, transitions = Actor(**(arguments | changes)).rollout(RolloutOrder(env_steps=0, limit=10**9))
+    report, transitions = Actor(**(arguments | changes)).rollout(RolloutRequest(env_steps=0, limit=10**9))
     return transitions, report
 
 

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from cluster.cluster_file import ROOT, load_cluster_file, on_premises
 
-from distdqn.cli import parse_run_options
-from distdqn.config import Config
+from distdqn.config.command_line import parse_run_options
+from distdqn.config.config import Config
 
 # Of AWS's package, the one call that the head makes: images in no order, by owner.
 _BOTO3 = """

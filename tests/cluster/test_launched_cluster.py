@@ -125,7 +125,7 @@ def test_roles_of_a_killed_host_move_to_one_that_is_switched_on(seen):
 
     assert set(hosts) == {"h1", "h2", "h3", f"h{_LATE}"} - {seen["victim"]}
     assert is_complete(seen["recovered"])
-    assert all(entry["incarnation"] > 0 for entry in moved)
+    assert all(entry["restarts"] > 0 for entry in moved)
 
 
 def test_run_whose_host_is_killed_goes_on_learning(seen):

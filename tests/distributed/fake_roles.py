@@ -7,11 +7,7 @@ import itertools
 
 import numpy as np
 
-from distdqn.acting.actor import CutReport, RolloutReport
-from distdqn.acting.evaluator import Evaluation
-from distdqn.learning.learner import LearnReport
-from distdqn.policy import PolicyWeights
-from distdqn.replay.shards import Stock
+from distdqn.types import Evaluation, FlushReport, LearnReport, PolicyWeights, ReplayInfo, RolloutReport
 
 ROWS_PER_SEGMENT = 100
 
@@ -44,12 +40,12 @@ class FakeActor:
             total_seconds=1.0,
         ), f"chunk of {steps}"
 
-    def cut(self, number):  # noqa: ARG002
-        return CutReport(episodes_lost=0, transitions=0), "chunk of 0"
+    def flush(self, number):  # noqa: ARG002
+        return FlushReport(episodes_lost=0, transitions=0), "chunk of 0"
 
 
 class FakeReplay:
-    """Keeps one number for each transition, the newest `capacity`; counts what goes in and out."""
+    """Keeps one number for each transition, the newest `replay_capacity`; counts what goes in and out."""
 
     def __init__(self, capacity=10**9):
         self._capacity = capacity
@@ -71,19 +67,19 @@ class FakeReplay:
         count = int(chunk.removeprefix("chunk of "))
         self.rows += itertools.islice(_values, count)
         self.inserted += count
-        return self.stock
+        return self.info
 
     @property
-    def stock(self):
+    def info(self):
         size = self.inserted - self.first
-        return Stock(self.inserted, size, float(size))
+        return ReplayInfo(self.inserted, size, float(size))
 
     def update_priorities(self, update):
         self.updates.append(update)
-        return self.stock
+        return self.info
 
-    def sample(self, batches, batch_size, importance_exponent):
-        self.exponents.append(importance_exponent)
+    def sample(self, batches, batch_size, importance_sampling_exponent):
+        self.exponents.append(importance_sampling_exponent)
         self.draw(batches * batch_size)
         return [f"batch of {self.life}"] * batches
 
@@ -124,14 +120,14 @@ class FakeReplay:
             raise ValueError("rows are missing")
         del self.rows[index["inserted"] :]
         self.inserted = index["inserted"]
-        return self.stock
+        return self.info
 
 
 class FakeLearner:
-    """Counts updates and versions; whoever starts it sets `epoch`, its incarnation."""
+    """Counts updates and versions; whoever starts it sets `generation`, its incarnation."""
 
     def __init__(self, notice=None):
-        self.epoch = 0
+        self.generation = 0
         self._version = 0
         self.steps = 0
         self._notice = notice
@@ -160,7 +156,7 @@ class FakeLearner:
     def publish(self):
         self._version += 1
         arrays = [np.full(2, self.steps, np.float32)]
-        return PolicyWeights([], arrays, (self.epoch, self._version), self.steps)
+        return PolicyWeights([], arrays, (self.generation, self._version), self.steps)
 
     def export(self, weights):
         return f"network {weights.weights_version}".encode()
@@ -169,17 +165,17 @@ class FakeLearner:
         return {
             "networks": {"online": np.full(2, self.steps, np.float32)},
             "learner_steps": self.steps,
-            "weights_version": [self.epoch, self._version],
+            "weights_version": [self.generation, self._version],
         }
 
-    def set_state(self, state, epoch=None):
+    def set_state(self, state, generation=None):
         self.restored.append(state["learner_steps"])
         assert state["networks"]["online"].tolist() == [state["learner_steps"]] * 2
         self.steps = state["learner_steps"]
-        self.epoch = self.epoch if epoch is None else epoch
+        self.generation = self.generation if generation is None else generation
         saved_epoch, saved_version = state["weights_version"]
-        if self.epoch <= saved_epoch:  # as `Learner.set_state`
-            self.epoch, self._version = saved_epoch, saved_version
+        if self.generation <= saved_epoch:  # as `Learner.set_state`
+            self.generation, self._version = saved_epoch, saved_version
 
 
 class FakeControl:

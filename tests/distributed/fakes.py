@@ -4,22 +4,22 @@ import math
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 
-from distributed.fake_fleet import HANG, FakeFleet
+from distributed.fake_backend import HANG, FakeBackend
 from distributed.fake_roles import ROWS_PER_SEGMENT, FakeActor, FakeEvaluator, FakeLearner, FakeReplay
 
-from distdqn.checkpoints import Checkpoints
-from distdqn.distributed.async_saver import AsyncSaver
+from distdqn.checkpoints.checkpointer import Checkpointer
+from distdqn.checkpoints.resume import Start
+from distdqn.checkpoints.store import Store
 from distdqn.distributed.calls import Calls
+from distdqn.distributed.checkpointing import AsyncCheckpointer
 from distdqn.distributed.limits import Limits
 from distdqn.distributed.supervisor import Supervisor
-from distdqn.goal import Budget, Goal
-from distdqn.pacing import Pacing
-from distdqn.reporting.journal import Journal
-from distdqn.resuming import Start
-from distdqn.saving import put_back
-from distdqn.schedules import LearningSchedules, LinearSchedule
-from distdqn.stopping import StopRequest
-from distdqn.storage.store import Store
+from distdqn.replay.rate_limiter import RateLimiter
+from distdqn.reporting.metrics import Metrics
+from distdqn.schedules import LinearSchedule
+from distdqn.training.builders import LearningSchedules
+from distdqn.training.checkpointing import restore_state
+from distdqn.training.stopping import Budget, Goal, StopRequest
 
 __all__ = [
     "HANG",
@@ -27,7 +27,7 @@ __all__ = [
     "FakeActor",
     "FakeEvaluator",
     "FakeExecutor",
-    "FakeFleet",
+    "FakeBackend",
     "FakeLearner",
     "FakeReplay",
     "fault",
@@ -77,17 +77,17 @@ class FakeExecutor(Executor):
         tasks: when each task came, but for those that read on.
     """
 
-    def __init__(self, fleet=None, seconds=0.0):
+    def __init__(self, backend=None, seconds=0.0):
         self.tasks = []
-        self._fleet = fleet
+        self._backend = backend
         self._seconds = seconds
 
     def submit(self, function, /, *arguments, **named):
         future = _FakeFuture(lambda: function(*arguments, **named))
-        if self._fleet is not None and function is not next:
-            self.tasks.append(self._fleet.now)
+        if self._backend is not None and function is not next:
+            self.tasks.append(self._backend.now)
         if self._seconds:
-            self._fleet.at(self._fleet.now + self._seconds, future.exception)
+            self._backend.at(self._backend.now + self._seconds, future.exception)
         else:
             future.exception()
         return future
@@ -118,36 +118,36 @@ class _FakeFuture(Future):
 class FakeRun:
     """A supervisor on a fake fleet, with all that a test looks at."""
 
-    fleet: FakeFleet
+    backend: FakeBackend
     calls: Calls
     supervisor: Supervisor
     goal: Goal
-    pacing: Pacing
-    journal: Journal
+    rate_limiter: RateLimiter
+    metrics: Metrics
     console: FakeConsole
     directory: FakeDirectory
     stop: StopRequest
-    saver: AsyncSaver
+    saver: AsyncCheckpointer
 
     @property
     def counters(self):
-        return self.journal.counters
+        return self.metrics.counters
 
     @property
     def replay(self):
-        return self.fleet.newest("replay").object
+        return self.backend.newest("replay").object
 
     @property
     def learner(self):
-        return self.fleet.newest("learner").object
+        return self.backend.newest("learner").object
 
     def finish(self):
         """Makes the last checkpoint, as a run does at its end."""
-        self.saver.finish(self.goal, self.journal, self.supervisor.roster)
+        self.saver.finish(self.goal, self.metrics, self.supervisor.workers)
 
 
 def make_run(
-    fleet=None,
+    backend=None,
     *,
     actors=2,
     steps_per_rollout=50,
@@ -156,7 +156,7 @@ def make_run(
     max_episodes=None,
     samples_per_insert=4.0,
     tolerance=0.1,
-    min_size=100,
+    min_replay_size=100,
     slack=None,
     target_return=None,
     eval_period=10**9,
@@ -170,25 +170,27 @@ def make_run(
     """A run of the supervisor; its budget is met after about a thousand fake calls.
 
     It waits `placing_seconds` at its start for room on the cluster, if that is small.
-    `start` is a checkpoint to go on from, `saving` what an `AsyncSaver` is to be made with.
+    `start` is a checkpoint to go on from, `saving` what an `AsyncCheckpointer` is to be made with.
     """
-    fleet = fleet or FakeFleet()
+    backend = backend or FakeBackend()
     console, directory, stop = FakeConsole(), FakeDirectory(), StopRequest()
-    calls = Calls(fleet, env_timeout_seconds, start_timeout_seconds, fleet.clock)
+    calls = Calls(backend, env_timeout_seconds, start_timeout_seconds, backend.clock)
     limits = make_limits(actors, steps_per_rollout, start_timeout_seconds=placing_seconds, **limits)
-    if slack is None:  # as `builders.make_pacing` chooses it
+    if slack is None:  # as `builders.make_rate_limiter` chooses it
         slack, slack_per_actor = 2 * limits.samples_per_call, samples_per_insert * steps_per_rollout
     else:
         slack_per_actor = 0.0
-    pacing = Pacing(samples_per_insert, tolerance, min_size, slack, slack_per_actor)
-    journal = Journal(directory, console, fleet.now, 10**6, min_size, clock=fleet.clock)
+    rate_limiter = RateLimiter(samples_per_insert, tolerance, min_replay_size, slack, slack_per_actor)
+    metrics = Metrics(directory, console, backend.now, 10**6, min_replay_size, clock=backend.clock)
     goal = Goal(target_return, eval_period, eval_episodes=5, confirm_episodes=10)
     if start is not None:
-        put_back(start, goal, journal, pacing, limits.replay_shards)
-    saver = make_saver(fleet, **(saving or {}))
+        restore_state(start, goal, metrics, rate_limiter, limits.replay_shards)
+    saver = make_saver(backend, **(saving or {}))
     budget = Budget(max_env_steps, max_seconds, max_episodes)
-    supervisor = Supervisor(calls, limits, goal, budget, pacing, journal, stop, saver, start, fleet.clock)
-    return FakeRun(fleet, calls, supervisor, goal, pacing, journal, console, directory, stop, saver)
+    supervisor = Supervisor(
+        calls, limits, goal, budget, rate_limiter, metrics, stop, saver, start, backend.clock
+    )
+    return FakeRun(backend, calls, supervisor, goal, rate_limiter, metrics, console, directory, stop, saver)
 
 
 def make_limits(actors, steps_per_rollout, **others):
@@ -199,7 +201,7 @@ def make_limits(actors, steps_per_rollout, **others):
         "follows_cluster": False,
         "updates_per_call": 4,
         "batch_size": 25,
-        "publish_period": 8,
+        "weights_update_period": 8,
         "report_seconds": 1.0,
         "max_failures": 3,
         "stall_timeout_seconds": 10_000.0,
@@ -210,17 +212,19 @@ def make_limits(actors, steps_per_rollout, **others):
     return Limits(actors=actors, steps_per_rollout=steps_per_rollout, **{**usual, **others})
 
 
-def make_saver(fleet, checkpoints=None, seconds=None, with_replay=True, executor=None):
+def make_saver(backend, checkpoints=None, seconds=None, with_replay=True, executor=None):
     """What makes the checkpoints of a run; never any by default."""
     about = {"config": {"actors": "auto", "envs_per_actor": 16}}
-    return AsyncSaver(checkpoints, seconds, with_replay, about, executor or FakeExecutor(), fleet.clock)
+    return AsyncCheckpointer(
+        checkpoints, seconds, with_replay, about, executor or FakeExecutor(), backend.clock
+    )
 
 
 def make_checkpoints(folder, keep=3, note=lambda _text: None):
-    """Checkpoints in a folder that is made."""
+    """Checkpointer in a folder that is made."""
     store = Store(str(folder))
     store.check_writable()
-    return Checkpoints(store, keep, note)
+    return Checkpointer(store, keep, note)
 
 
 def newest_start(folder):
@@ -235,7 +239,7 @@ def fault(role, method, *numbers, words="Boom", incarnations=None):
 
     def faults(handle, called, n):
         is_meant = (handle.role, called) == (role, method) and (not numbers or n in numbers)
-        if incarnations is not None and handle.incarnation not in incarnations:
+        if incarnations is not None and handle.restarts not in incarnations:
             return None
         return words if is_meant else None
 
@@ -247,6 +251,6 @@ def faults_of(*several):
     return lambda *call: next((words for each in several if (words := each(*call))), None)
 
 
-def starts(fleet, role, index=0):
+def starts(backend, role, index=0):
     """Incarnations of one role, in the order they were started."""
-    return [handle.incarnation for handle in fleet.started if (handle.role, handle.index) == (role, index)]
+    return [handle.restarts for handle in backend.started if (handle.role, handle.index) == (role, index)]

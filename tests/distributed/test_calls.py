@@ -1,22 +1,22 @@
 import pytest
-from distributed.fake_fleet import LOST
-from distributed.fakes import HANG, FakeFleet, fault
+from distributed.fake_backend import LOST
+from distributed.fakes import HANG, FakeBackend, fault
 
-from distdqn.acting.actor import RolloutOrder
 from distdqn.distributed.calls import Calls, Failure
 from distdqn.errors import RoleFailure
+from distdqn.types import RolloutRequest
 
-_ORDER = RolloutOrder(0, 10)
+_ORDER = RolloutRequest(0, 10)
 _FAILURES = (Failure("node-0", is_hang=False), Failure("node-1", is_hang=True))
 
 
-def _calls(fleet, env_timeout_seconds=10.0, start_timeout_seconds=100.0):
-    return Calls(fleet, env_timeout_seconds, start_timeout_seconds, fleet.clock)
+def _calls(backend, env_timeout_seconds=10.0, start_timeout_seconds=100.0):
+    return Calls(backend, env_timeout_seconds, start_timeout_seconds, backend.clock)
 
 
-def _started(fleet, role="actor", **options):
+def _started(backend, role="actor", **options):
     """Calls with one worker that is up."""
-    calls = _calls(fleet, **options)
+    calls = _calls(backend, **options)
     worker = calls.start(role)
     (identified,) = calls.collect(10.0)
     assert identified.call.kind == "identify"
@@ -24,14 +24,14 @@ def _started(fleet, role="actor", **options):
 
 
 def test_started_worker_is_known_by_pid_and_host_when_it_is_up():
-    fleet = FakeFleet(seconds={"start": 3.0})
-    calls = _calls(fleet)
-    worker = calls.start("actor", index=2, incarnation=1)
+    backend = FakeBackend(seconds={"start": 3.0})
+    calls = _calls(backend)
+    worker = calls.start("actor", index=2, restarts=1)
     assert worker.to_json() == {
         "role": "actor-2",
         "pid": None,
         "host": None,
-        "incarnation": 1,
+        "restarts": 1,
         "last_sign_of_life": None,
     }
     assert calls.collect(2.0) == []
@@ -42,7 +42,7 @@ def test_started_worker_is_known_by_pid_and_host_when_it_is_up():
 
 
 def test_worker_name_carries_an_index_only_for_actors():
-    calls = _calls(FakeFleet())
+    calls = _calls(FakeBackend())
     assert [calls.start(role, 0).name for role in ("actor", "replay", "learner", "evaluator")] == [
         "actor-0",
         "replay",
@@ -52,35 +52,37 @@ def test_worker_name_carries_an_index_only_for_actors():
 
 
 def test_collect_returns_results_in_the_order_of_their_ends():
-    fleet = FakeFleet(seconds={"rollout": lambda handle: 3.0 - handle.index})
-    calls = _calls(fleet)
+    backend = FakeBackend(seconds={"rollout": lambda handle: 3.0 - handle.index})
+    calls = _calls(backend)
     workers = [calls.start("actor", index) for index in range(2)]
     calls.collect(10.0)
     for worker in workers:
         calls.send("rollout", worker, _ORDER, returns=2)
-    ends = [(fleet.now, ended.call.worker.index) for _ in range(2) for ended in calls.collect(10.0)]
+    ends = [(backend.now, ended.call.worker.index) for _ in range(2) for ended in calls.collect(10.0)]
     assert ends == [(1.0 + 2.0, 1), (1.0 + 3.0, 0)]
 
 
 def test_collect_waits_no_longer_than_it_is_told():
-    fleet = FakeFleet(seconds={"rollout": 5.0})
-    calls, worker = _started(fleet)
+    backend = FakeBackend(seconds={"rollout": 5.0})
+    calls, worker = _started(backend)
     calls.send("rollout", worker, _ORDER, returns=2)
     assert calls.collect(0.25) == []
-    assert fleet.now == 1.0 + 0.25
+    assert backend.now == 1.0 + 0.25
 
 
 def test_collect_hands_on_detail_and_words_of_a_failure():
-    fleet = FakeFleet(faults=lambda _handle, method, _n: "ValueError: no" if method == "rollout" else None)
-    calls, worker = _started(fleet)
+    backend = FakeBackend(
+        faults=lambda _handle, method, _n: "ValueError: no" if method == "rollout" else None
+    )
+    calls, worker = _started(backend)
     calls.send("rollout", worker, _ORDER, returns=2, detail="the order")
     (ended,) = calls.collect(10.0)
     assert (ended.call.kind, ended.call.detail, ended.failure) == ("rollout", "the order", "ValueError: no")
 
 
 def test_call_over_its_deadline_ends_once_as_a_failure():
-    fleet = FakeFleet(faults=lambda _handle, method, _n: HANG if method == "rollout" else None)
-    calls, worker = _started(fleet, env_timeout_seconds=10.0)
+    backend = FakeBackend(faults=lambda _handle, method, _n: HANG if method == "rollout" else None)
+    calls, worker = _started(backend, env_timeout_seconds=10.0)
     calls.send("rollout", worker, _ORDER, returns=2)
     assert calls.collect(9.9) == []
     (ended,) = calls.collect(0.2)
@@ -90,8 +92,8 @@ def test_call_over_its_deadline_ends_once_as_a_failure():
 
 
 def test_queued_call_has_the_time_of_those_before_it_too():
-    fleet = FakeFleet(seconds={"rollout": 9.0})
-    calls, worker = _started(fleet, env_timeout_seconds=10.0)
+    backend = FakeBackend(seconds={"rollout": 9.0})
+    calls, worker = _started(backend, env_timeout_seconds=10.0)
     for _ in range(2):  # the second ends after 18 s, within 2 * 10 s
         calls.send("rollout", worker, _ORDER, returns=2)
     ended = [end for _ in range(100) for end in calls.collect(0.2)]
@@ -99,8 +101,8 @@ def test_queued_call_has_the_time_of_those_before_it_too():
 
 
 def test_worker_that_does_not_start_is_given_the_start_timeout():
-    fleet = FakeFleet(faults=lambda _handle, method, _n: HANG if method == "identify" else None)
-    calls = _calls(fleet, env_timeout_seconds=10.0, start_timeout_seconds=100.0)
+    backend = FakeBackend(faults=lambda _handle, method, _n: HANG if method == "identify" else None)
+    calls = _calls(backend, env_timeout_seconds=10.0, start_timeout_seconds=100.0)
     calls.start("actor")
     assert calls.collect(99.0) == []
     (ended,) = calls.collect(2.0)
@@ -109,8 +111,8 @@ def test_worker_that_does_not_start_is_given_the_start_timeout():
 
 
 def test_call_queued_before_its_role_is_up_is_given_the_start_timeout():
-    fleet = FakeFleet(seconds={"start": 50.0, "rollout": 1.0})
-    calls = _calls(fleet, env_timeout_seconds=10.0, start_timeout_seconds=100.0)
+    backend = FakeBackend(seconds={"start": 50.0, "rollout": 1.0})
+    calls = _calls(backend, env_timeout_seconds=10.0, start_timeout_seconds=100.0)
     worker = calls.start("actor")
     calls.send("rollout", worker, _ORDER, returns=2)
     ended = [end for _ in range(100) for end in calls.collect(1.0)]
@@ -118,8 +120,8 @@ def test_call_queued_before_its_role_is_up_is_given_the_start_timeout():
 
 
 def test_completed_call_sets_failures_back_but_starting_does_not():
-    fleet = FakeFleet()
-    calls = _calls(fleet)
+    backend = FakeBackend()
+    calls = _calls(backend)
     worker = calls.start("actor")
     worker.failures = _FAILURES
     calls.collect(10.0)
@@ -130,8 +132,8 @@ def test_completed_call_sets_failures_back_but_starting_does_not():
 
 
 def test_failed_call_is_no_sign_of_life():
-    fleet = FakeFleet(faults=lambda _handle, method, _n: "no" if method == "rollout" else None)
-    calls, worker = _started(fleet)
+    backend = FakeBackend(faults=lambda _handle, method, _n: "no" if method == "rollout" else None)
+    calls, worker = _started(backend)
     worker.failures, worker.last_sign_of_life = _FAILURES, None
     calls.send("rollout", worker, _ORDER, returns=2)
     calls.collect(10.0)
@@ -139,8 +141,8 @@ def test_failed_call_is_no_sign_of_life():
 
 
 def test_under_way_counts_what_was_sent_and_has_not_ended():
-    fleet = FakeFleet()
-    calls, worker = _started(fleet)
+    backend = FakeBackend()
+    calls, worker = _started(backend)
     counts = [worker.under_way]
     for _ in range(2):
         calls.send("rollout", worker, _ORDER, returns=2)
@@ -150,7 +152,7 @@ def test_under_way_counts_what_was_sent_and_has_not_ended():
 
 
 def test_are_under_way_asks_for_any_of_the_kinds():
-    calls, worker = _started(FakeFleet())
+    calls, worker = _started(FakeBackend())
     calls.send("rollout", worker, _ORDER, returns=2)
     assert calls.are_under_way("learn", "rollout")
     assert not calls.are_under_way("learn", "evaluate")
@@ -159,67 +161,67 @@ def test_are_under_way_asks_for_any_of_the_kinds():
 
 
 def test_abandoned_worker_is_ended_and_its_calls_never_end():
-    fleet = FakeFleet()
-    calls = _calls(fleet)
+    backend = FakeBackend()
+    calls = _calls(backend)
     gone, other = calls.start("actor", 0), calls.start("actor", 1)
     calls.collect(10.0)
     for worker in (gone, other):
         calls.send("rollout", worker, _ORDER, returns=2, detail=worker.index)
     assert [call.detail for call in calls.abandon(gone)] == [0]
-    assert fleet.ended == [gone.handle]
+    assert backend.ended == [gone.handle]
     assert [ended.call.worker for ended in calls.collect(10.0) + calls.collect(10.0)] == [other]
 
 
 def test_end_all_ends_every_process_once_and_only_once():
-    fleet = FakeFleet()
-    calls = _calls(fleet)
+    backend = FakeBackend()
+    calls = _calls(backend)
     workers = [calls.start("actor", index) for index in range(3)]
     calls.abandon(workers[1])
     calls.end_all()
-    assert sorted(handle.index for handle in fleet.ended) == [0, 1, 2]
+    assert sorted(handle.index for handle in backend.ended) == [0, 1, 2]
     calls.end_all()
-    assert len(fleet.ended) == 3
+    assert len(backend.ended) == 3
     assert not calls.are_under_way("identify")
 
 
 def test_ask_waits_for_the_answer_of_a_role():
-    fleet = FakeFleet(seconds={"publish": 30.0})
-    calls, learner = _started(fleet, role="learner")
+    backend = FakeBackend(seconds={"publish": 30.0})
+    calls, learner = _started(backend, role="learner")
     assert calls.ask(learner, "publish").weights_version == (0, 1)
-    assert fleet.now == 1.0 + 30.0
+    assert backend.now == 1.0 + 30.0
 
 
 @pytest.mark.parametrize("fault", [HANG, "MemoryError"])
 def test_ask_says_who_failed_in_what_when_no_answer_comes(fault):
-    fleet = FakeFleet(faults=lambda _handle, method, _n: fault if method == "publish" else None)
-    calls, learner = _started(fleet, role="learner", start_timeout_seconds=100.0)
+    backend = FakeBackend(faults=lambda _handle, method, _n: fault if method == "publish" else None)
+    calls, learner = _started(backend, role="learner", start_timeout_seconds=100.0)
     with pytest.raises(RoleFailure, match="learner failed in `publish`"):
         calls.ask(learner, "publish")
-    assert fleet.now <= 1.0 + 100.0
+    assert backend.now <= 1.0 + 100.0
 
 
 # Calls that are waited for.
 
 
 def test_question_whose_answer_is_lost_is_asked_again():
-    fleet = FakeFleet(faults=lambda _handle, method, n: LOST if method == "publish" and n < 4 else None)
-    calls, learner = _started(fleet, "learner")
+    backend = FakeBackend(faults=lambda _handle, method, n: LOST if method == "publish" and n < 4 else None)
+    calls, learner = _started(backend, "learner")
     assert calls.ask(learner, "publish").weights_version == (0, 1)
-    assert len(fleet.calls_of("learner", "publish")) == 4
+    assert len(backend.calls_of("learner", "publish")) == 4
 
 
 def test_question_whose_answer_is_always_lost_is_given_up_in_time():
-    fleet = FakeFleet(faults=lambda _handle, method, _n: LOST if method == "publish" else None)
-    calls, learner = _started(fleet, "learner", start_timeout_seconds=30.0)
-    begin = fleet.now
+    backend = FakeBackend(faults=lambda _handle, method, _n: LOST if method == "publish" else None)
+    calls, learner = _started(backend, "learner", start_timeout_seconds=30.0)
+    begin = backend.now
     with pytest.raises(RoleFailure, match="learner failed in `publish`: the message was lost"):
         calls.ask(learner, "publish")
-    assert 30.0 <= fleet.now - begin <= 31.0
+    assert 30.0 <= backend.now - begin <= 31.0
 
 
 def test_order_that_may_have_been_carried_out_is_not_given_again():
-    fleet = FakeFleet(faults=fault("learner", "set_state", 1, words=LOST))
-    calls, learner = _started(fleet, "learner")
+    backend = FakeBackend(faults=fault("learner", "set_state", 1, words=LOST))
+    calls, learner = _started(backend, "learner")
     with pytest.raises(RoleFailure, match="learner failed in `set_state`"):
         calls.ask(learner, "set_state", {"learner_steps": 3, "weights_version": [0, 1]})
-    assert len(fleet.calls_of("learner", "set_state")) == 1
+    assert len(backend.calls_of("learner", "set_state")) == 1

@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 import distdqn
-import distdqn.training
-from distdqn.policy import load_policy
-from distdqn.stopping import StopRequest
+import distdqn.runner
+from distdqn.networks.numpy_policy import load_policy
+from distdqn.training.stopping import StopRequest
 
 _FILES = {
     "config.json",
@@ -85,7 +85,7 @@ def test_run_on_ray_writes_every_file_of_its_directory(short_run):
 def test_run_on_ray_holds_samples_per_insert_to_the_end(short_run):
     run_dir, summary, _, _ = short_run
     last = _metrics(run_dir)[-1]
-    # Sampled in whole calls; a batch of 128 for each of the transitions beyond `min_size`.
+    # Sampled in whole calls; a batch of 128 for each of the transitions beyond `min_replay_size`.
     call = distdqn.Config().updates_per_call * 128
     paced = last["replay_size"] - 1000
     assert last["samples_per_insert"] <= 128.0
@@ -188,7 +188,7 @@ def killed_run(ray_session, tmp_path_factory, short_run):  # noqa: ARG001
             requests.append(self)
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(distdqn.training, "StopRequest", KeptRequest)
+    patch.setattr(distdqn.runner, "StopRequest", KeptRequest)
     thread = threading.Thread(target=run.train, args=(config,))
     thread.start()
     try:

@@ -4,12 +4,12 @@ import itertools
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from distributed.fakes import FakeExecutor, FakeFleet, make_checkpoints, make_run, newest_start, starts
+from distributed.fakes import FakeBackend, FakeExecutor, make_checkpoints, make_run, newest_start, starts
 
-from distdqn.checkpoints import Checkpoints
-from distdqn.resuming import Start
-from distdqn.storage.errors import CheckpointError
-from distdqn.storage.store import Store
+from distdqn.checkpoints.checkpointer import Checkpointer
+from distdqn.checkpoints.resume import Start
+from distdqn.checkpoints.store import Store
+from distdqn.errors import CheckpointError
 
 
 def _saving(folder, **options):
@@ -17,11 +17,11 @@ def _saving(folder, **options):
 
 
 def test_replay_is_put_back_a_few_parts_at_a_time_and_before_all_else(tmp_path):
-    fleet = FakeFleet(seconds={"set_rows": 0.5})
-    fleet.at(14.0, lambda: fleet.kill("replay"))
-    run = make_run(fleet, saving=_saving(tmp_path, keep=1), max_env_steps=10_000)
+    backend = FakeBackend(seconds={"set_rows": 0.5})
+    backend.at(14.0, lambda: backend.kill("replay"))
+    run = make_run(backend, saving=_saving(tmp_path, keep=1), max_env_steps=10_000)
     assert run.supervisor.run() == "max_env_steps"
-    calls = [record for record in fleet.calls_of("replay") if record.handle.incarnation == 1]
+    calls = [record for record in backend.calls_of("replay") if record.handle.restarts == 1]
     kinds = [record.method for record in calls]
     last = kinds.index("set_index")
     assert set(kinds[:last]) == {"set_rows"}
@@ -32,14 +32,14 @@ def test_replay_is_put_back_a_few_parts_at_a_time_and_before_all_else(tmp_path):
 
 
 def test_run_goes_on_while_a_slow_disk_is_read(tmp_path):
-    fleet = FakeFleet(seconds={"rollout": 0.4})
-    fleet.at(14.0, lambda: fleet.kill("replay"))
-    saving = _saving(tmp_path, executor=FakeExecutor(fleet, 1.0))
-    run = make_run(fleet, actors=4, saving=saving, max_env_steps=20_000)
+    backend = FakeBackend(seconds={"rollout": 0.4})
+    backend.at(14.0, lambda: backend.kill("replay"))
+    saving = _saving(tmp_path, executor=FakeExecutor(backend, 1.0))
+    run = make_run(backend, actors=4, saving=saving, max_env_steps=20_000)
     assert run.supervisor.run() == "max_env_steps"
-    index = next(r for r in fleet.calls_of("replay", "set_index") if r.handle.incarnation == 1)
+    index = next(r for r in backend.calls_of("replay", "set_index") if r.handle.restarts == 1)
     assert index.at > 14.0 + 5 * 1.0
-    rollouts = [r for r in fleet.calls_of("actor", "rollout") if 14.0 < r.at < index.at]
+    rollouts = [r for r in backend.calls_of("actor", "rollout") if 14.0 < r.at < index.at]
     assert len(rollouts) >= 4  # until they are as far ahead as pacing lets them be
     times = [line["wall_seconds"] for line in run.console.lines]
     assert max(after - before for before, after in itertools.pairwise(times)) < 1.5  # nobody waits
@@ -48,18 +48,18 @@ def test_run_goes_on_while_a_slow_disk_is_read(tmp_path):
 
 @pytest.mark.parametrize("end", [14.5, 17.0])
 def test_last_checkpoint_of_a_run_that_ends_meanwhile_holds_all_that_is_being_put_back(tmp_path, end):
-    fleet = FakeFleet(seconds={"set_rows": 5.0})
-    fleet.at(14.0, lambda: fleet.kill("replay"))
-    saving = _saving(tmp_path, executor=FakeExecutor(fleet, 1.0), keep=1)
-    run = make_run(fleet, saving=saving, max_seconds=end)
+    backend = FakeBackend(seconds={"set_rows": 5.0})
+    backend.at(14.0, lambda: backend.kill("replay"))
+    saving = _saving(tmp_path, executor=FakeExecutor(backend, 1.0), keep=1)
+    run = make_run(backend, saving=saving, max_seconds=end)
     assert run.supervisor.run() == "max_seconds"
     assert run.saver.refill.is_running
-    began = fleet.now
+    began = backend.now
     run.finish()
-    assert fleet.now - began < 1.0  # it neither waits until all is back nor saves it again
+    assert backend.now - began < 1.0  # it neither waits until all is back nor saves it again
     again = make_run(max_env_steps=1, start=newest_start(tmp_path))
     again.supervisor.run()
-    dead = next(handle.object for handle in fleet.started if handle.role == "replay")
+    dead = next(handle.object for handle in backend.started if handle.role == "replay")
     assert again.replay.rows == dead.rows[: run.counters.inserted]
     assert run.counters.inserted > 300
     assert again.learner.restored == [run.learner.steps]
@@ -73,16 +73,16 @@ def _interrupted(folder, shards=1):
     return run
 
 
-def _goes_on(folder, fleet, **options):
+def _goes_on(folder, backend, **options):
     """A run that goes on from the newest checkpoint in `folder`, and saves there."""
     store = Store(str(folder))
     start = Start(store, store.newest_whole()[1], [])
-    saving = {"checkpoints": Checkpoints(store, 3, lambda _text: None), "seconds": 1_000.0}
-    return make_run(fleet, start=start, saving=saving, max_env_steps=10**6, **options)
+    saving = {"checkpoints": Checkpointer(store, 3, lambda _text: None), "seconds": 1_000.0}
+    return make_run(backend, start=start, saving=saving, max_env_steps=10**6, **options)
 
 
-def _stop_at(fleet, run, seconds, reason="interrupted"):
-    fleet.at(seconds, lambda: setattr(run.stop, "reason", reason))
+def _stop_at(backend, run, seconds, reason="interrupted"):
+    backend.at(seconds, lambda: setattr(run.stop, "reason", reason))
     assert run.supervisor.run() == reason
 
 
@@ -92,30 +92,30 @@ def test_fault_10_run_that_is_interrupted_as_it_is_put_back_ends_at_once_and_nee
 ):
     _interrupted(tmp_path / "old")
     before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*.json"))
-    fleet = FakeFleet(seconds={"set_rows": 5.0})
+    backend = FakeBackend(seconds={"set_rows": 5.0})
     if is_elsewhere:
         options = {"start": newest_start(tmp_path / "old"), "saving": _saving(tmp_path / "new")}
-        run = make_run(fleet, max_env_steps=10**6, **options)
+        run = make_run(backend, max_env_steps=10**6, **options)
     else:
-        run = _goes_on(tmp_path / "old", fleet)
-    _stop_at(fleet, run, 8.0)
+        run = _goes_on(tmp_path / "old", backend)
+    _stop_at(backend, run, 8.0)
     assert run.supervisor.has_weights
     assert run.saver.refill.is_running
-    began = fleet.now
+    began = backend.now
     run.finish()
-    assert fleet.now == began
+    assert backend.now == began
     assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*.json")) == before
     assert [note for note in run.console.notes if note.startswith("Nothing was done since the checkpoint")]
 
 
 def test_fault_10_run_that_is_interrupted_soon_after_it_was_put_back_saves_only_what_is_new(tmp_path):
     before = _interrupted(tmp_path)
-    fleet = FakeFleet(seconds={"get_rows": 5.0})
-    run = _goes_on(tmp_path, fleet)
-    _stop_at(fleet, run, 7.0)
+    backend = FakeBackend(seconds={"get_rows": 5.0})
+    run = _goes_on(tmp_path, backend)
+    _stop_at(backend, run, 7.0)
     run.finish()
     begin = before.replay.inserted  # a multiple of the length of a segment
-    asked = [record.arguments for record in fleet.calls_of("replay", "get_rows")]
+    asked = [record.arguments for record in backend.calls_of("replay", "get_rows")]
     assert [first for first, _ in asked] == list(range(begin, run.replay.inserted, 100))
     again = make_run(max_env_steps=1, start=newest_start(tmp_path))
     again.supervisor.run()
@@ -130,16 +130,16 @@ def test_fault_10_run_interrupted_as_one_of_its_shards_is_put_back_keeps_what_ot
 ):
     _interrupted(tmp_path, shards=2)
     slow = {"set_rows": lambda handle: 100.0 if handle.index == 1 else 0.01}
-    fleet = FakeFleet(seconds=slow)
-    run = _goes_on(tmp_path, fleet, replay_shards=2)
-    _stop_at(fleet, run, 9.0)
-    began = fleet.now
+    backend = FakeBackend(seconds=slow)
+    run = _goes_on(tmp_path, backend, replay_shards=2)
+    _stop_at(backend, run, 9.0)
+    began = backend.now
     run.finish()
-    assert fleet.now - began < 1.0
+    assert backend.now - began < 1.0
     again = make_run(max_env_steps=1, replay_shards=2, start=newest_start(tmp_path))
     again.supervisor.run()
-    first, second = (again.fleet.newest("replay", index).object for index in (0, 1))
-    assert first.rows == fleet.newest("replay", 0).object.rows
+    first, second = (again.backend.newest("replay", index).object for index in (0, 1))
+    assert first.rows == backend.newest("replay", 0).object.rows
     assert len(first.rows) > 1_000 == len(second.rows)
 
 
@@ -154,8 +154,8 @@ def _change(folder, entry):
 def test_fault_13_replay_whose_checkpoint_was_changed_meanwhile_is_filled_from_the_one_before(
     tmp_path, is_only_the_newest
 ):
-    fleet = FakeFleet()
-    run = make_run(fleet, saving=_saving(tmp_path), max_env_steps=10_000)
+    backend = FakeBackend()
+    run = make_run(backend, saving=_saving(tmp_path), max_env_steps=10_000)
     inserted = []
 
     def change_and_kill():
@@ -164,13 +164,13 @@ def test_fault_13_replay_whose_checkpoint_was_changed_meanwhile_is_filled_from_t
         inserted[:] = [document["replay"][0]["index"]["inserted"] for document in documents]
         parts = documents[-1]["replay"][0]["parts"]
         _change(tmp_path, parts[-1 if is_only_the_newest else 0]["state"]["columns"]["value"])
-        fleet.kill("replay")
+        backend.kill("replay")
 
-    fleet.at(12.0, change_and_kill)
+    backend.at(12.0, change_and_kill)
     assert run.supervisor.run() == "max_env_steps"
     assert len(inserted) == 2
-    assert starts(fleet, "replay") == [0, 1, 2]
-    indexes = [record.arguments[0]["inserted"] for record in fleet.calls_of("replay", "set_index")]
+    assert starts(backend, "replay") == [0, 1, 2]
+    indexes = [record.arguments[0]["inserted"] for record in backend.calls_of("replay", "set_index")]
     assert indexes == ([inserted[0]] if is_only_the_newest else [])
     assert run.counters.inserted + run.counters.lost_transitions == 10_000 == run.counters.env_steps
     assert [note for note in run.console.notes if "cannot be filled and is replaced" in note]
@@ -182,7 +182,7 @@ def test_fault_13_replay_whose_checkpoint_was_changed_meanwhile_is_filled_from_t
 
 def test_fault_13_run_whose_own_checkpoint_is_changed_as_it_is_put_back_ends(tmp_path):
     _interrupted(tmp_path)
-    run = _goes_on(tmp_path, FakeFleet())
+    run = _goes_on(tmp_path, FakeBackend())
     document = Store(str(tmp_path)).newest_whole()[1]
     _change(tmp_path, document["replay"][0]["parts"][-1]["state"]["columns"]["value"])
     with pytest.raises(CheckpointError, match="SHA-256 differs"):
@@ -190,13 +190,13 @@ def test_fault_13_run_whose_own_checkpoint_is_changed_as_it_is_put_back_ends(tmp
 
 
 def test_replay_that_dies_while_it_is_put_back_is_put_back_again(tmp_path):
-    fleet = FakeFleet(seconds={"set_rows": 0.5})
+    backend = FakeBackend(seconds={"set_rows": 0.5})
     for at in (14.0, 17.0):
-        fleet.at(at, lambda: fleet.kill("replay"))
-    run = make_run(fleet, saving=_saving(tmp_path), max_env_steps=10_000)
+        backend.at(at, lambda: backend.kill("replay"))
+    run = make_run(backend, saving=_saving(tmp_path), max_env_steps=10_000)
     assert run.supervisor.run() == "max_env_steps"
-    assert starts(fleet, "replay") == [0, 1, 2]
-    first, second = ([h.object for h in fleet.started if h.role == "replay"])[1:]
+    assert starts(backend, "replay") == [0, 1, 2]
+    first, second = ([h.object for h in backend.started if h.role == "replay"])[1:]
     assert "set_index" not in first.restored
     assert second.restored[-1] == "set_index"
     assert run.counters.inserted == run.replay.inserted == 10_000 - run.counters.lost_transitions
@@ -204,19 +204,19 @@ def test_replay_that_dies_while_it_is_put_back_is_put_back_again(tmp_path):
 
 @pytest.mark.parametrize("seconds", [0.5, 2.0])  # for each part; an actor has 10 s to leave
 def test_actor_that_leaves_meanwhile_hands_over_what_is_open_afterwards(tmp_path, seconds):
-    fleet = FakeFleet(seconds={"set_rows": seconds})
-    fleet.at(24.0, lambda: fleet.kill("replay"))
-    fleet.at(24.5, lambda: fleet.command(1))
-    run = make_run(fleet, actors=3, saving=_saving(tmp_path), max_env_steps=20_000)
+    backend = FakeBackend(seconds={"set_rows": seconds})
+    backend.at(24.0, lambda: backend.kill("replay"))
+    backend.at(24.5, lambda: backend.command(1))
+    run = make_run(backend, actors=3, saving=_saving(tmp_path), max_env_steps=20_000)
     assert run.supervisor.run() == "max_env_steps"
-    (cut, _) = fleet.calls_of("actor", "cut")
-    calls = [record for record in fleet.calls_of("replay") if record.handle.incarnation == 1]
+    (cut, _) = backend.calls_of("actor", "flush")
+    calls = [record for record in backend.calls_of("replay") if record.handle.restarts == 1]
     kinds = [record.method for record in calls]
     last = kinds.index("set_index")
     assert 24.0 < cut.at < calls[last].at
     assert set(kinds[:last]) == {"set_rows"}
     assert [note for note in run.console.notes if "in time" in note] == []
-    assert len(run.supervisor.roster.actors) == 1
+    assert len(run.supervisor.workers.actors) == 1
 
 
 def test_replay_is_put_back_by_a_real_thread(tmp_path):

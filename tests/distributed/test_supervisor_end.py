@@ -3,9 +3,9 @@
 import itertools
 
 import pytest
-from distributed.fakes import FakeEvaluator, FakeFleet, fault, make_run
+from distributed.fakes import FakeBackend, FakeEvaluator, fault, make_run
 
-from distdqn.acting.evaluator import Evaluation
+from distdqn.types import Evaluation
 
 _LOOK = 0.2  # the supervisor looks at signals and deadlines this often
 
@@ -14,23 +14,23 @@ _LOOK = 0.2  # the supervisor looks at signals and deadlines this often
 
 
 def test_run_ends_at_once_when_the_goal_is_confirmed():
-    fleet = FakeFleet(make_role={"evaluator": lambda: FakeEvaluator(lambda steps: float(steps))})
-    run = make_run(fleet, target_return=300.0, eval_period=100, max_env_steps=10**6)
+    backend = FakeBackend(make_role={"evaluator": lambda: FakeEvaluator(lambda steps: float(steps))})
+    run = make_run(backend, target_return=300.0, eval_period=100, max_env_steps=10**6)
     assert run.supervisor.run() == "goal_reached"
-    confirming = fleet.calls_of("evaluator", "evaluate")[-1]
+    confirming = backend.calls_of("evaluator", "evaluate")[-1]
     assert confirming.arguments[1] == 10
     assert run.goal.best.learner_steps >= 300
-    assert fleet.now == pytest.approx(confirming.at + 0.5)
-    assert all(record.at < fleet.now for record in fleet.records)
+    assert backend.now == pytest.approx(confirming.at + 0.5)
+    assert all(record.at < backend.now for record in backend.records)
 
 
 def test_same_weights_are_confirmed_that_reached_the_goal():
-    fleet = FakeFleet(make_role={"evaluator": lambda: FakeEvaluator(lambda steps: float(steps))})
-    run = make_run(fleet, target_return=300.0, eval_period=100, max_env_steps=10**6)
+    backend = FakeBackend(make_role={"evaluator": lambda: FakeEvaluator(lambda steps: float(steps))})
+    run = make_run(backend, target_return=300.0, eval_period=100, max_env_steps=10**6)
     run.supervisor.run()
-    *_, candidate, confirming = fleet.calls_of("evaluator", "evaluate")
+    *_, candidate, confirming = backend.calls_of("evaluator", "evaluate")
     assert confirming.arguments[0] is candidate.arguments[0]
-    assert run.supervisor.roster.value(run.goal.best_weights) is candidate.arguments[0]
+    assert run.supervisor.workers.value(run.goal.best_weights) is candidate.arguments[0]
 
 
 class _LuckyEvaluator:
@@ -44,46 +44,48 @@ class _LuckyEvaluator:
 
 
 def test_run_goes_on_when_the_goal_is_not_confirmed():
-    run = make_run(FakeFleet(make_role={"evaluator": _LuckyEvaluator}), target_return=475.0, eval_period=100)
+    run = make_run(
+        FakeBackend(make_role={"evaluator": _LuckyEvaluator}), target_return=475.0, eval_period=100
+    )
     assert run.supervisor.run() == "max_env_steps"
     assert not run.goal.reached
 
 
 def test_learner_that_is_far_ahead_is_evaluated_one_order_at_a_time():
-    fleet = FakeFleet(seconds={"evaluate": 7.0})
-    run = make_run(fleet, eval_period=8, max_env_steps=20_000)
+    backend = FakeBackend(seconds={"evaluate": 7.0})
+    run = make_run(backend, eval_period=8, max_env_steps=20_000)
     run.supervisor.run()
-    times = [record.at for record in fleet.calls_of("evaluator", "evaluate")]
+    times = [record.at for record in backend.calls_of("evaluator", "evaluate")]
     assert len(times) > 3
     assert all(later - earlier >= 6.999 for earlier, later in itertools.pairwise(times))
 
 
 def test_evaluation_under_way_is_waited_for_when_the_budget_is_spent():
-    fleet = FakeFleet(seconds={"evaluate": 20.0})
-    run = make_run(fleet, eval_period=400, max_env_steps=3_000)
+    backend = FakeBackend(seconds={"evaluate": 20.0})
+    run = make_run(backend, eval_period=400, max_env_steps=3_000)
     run.supervisor.run()
-    assert run.counters.evaluations == len(fleet.calls_of("evaluator", "evaluate")) == 1
+    assert run.counters.evaluations == len(backend.calls_of("evaluator", "evaluate")) == 1
 
 
 def test_run_ends_when_its_seconds_are_spent():
     run = make_run(max_env_steps=10**9, max_seconds=12.3)
     assert run.supervisor.run() == "max_seconds"
-    assert 12.3 <= run.fleet.now <= 12.3 + _LOOK
+    assert 12.3 <= run.backend.now <= 12.3 + _LOOK
 
 
 @pytest.mark.parametrize("reason", ["interrupted", "terminated"])
 @pytest.mark.parametrize("at", [0.5, 25.0])
 def test_run_ends_soon_after_a_stop_is_requested(reason, at):
-    fleet = FakeFleet(seconds={"rollout": 7.0, "learn": 7.0})
-    run = make_run(fleet, max_env_steps=10**9)
-    fleet.at(at, lambda: setattr(run.stop, "reason", reason))
+    backend = FakeBackend(seconds={"rollout": 7.0, "learn": 7.0})
+    run = make_run(backend, max_env_steps=10**9)
+    backend.at(at, lambda: setattr(run.stop, "reason", reason))
     assert run.supervisor.run() == reason
-    assert fleet.now <= at + _LOOK
+    assert backend.now <= at + _LOOK
 
 
 def test_weights_are_there_only_after_the_first_were_published():
-    fleet = FakeFleet(seconds={"start": 3.0})
-    run = make_run(fleet, max_seconds=1.0)
+    backend = FakeBackend(seconds={"start": 3.0})
+    run = make_run(backend, max_seconds=1.0)
     run.supervisor.run()
     assert not run.supervisor.has_weights
     run = make_run(max_seconds=10.0)
@@ -92,13 +94,13 @@ def test_weights_are_there_only_after_the_first_were_published():
 
 
 def test_last_weights_are_published_and_exported_after_the_run():
-    run = make_run(publish_period=8)
+    run = make_run(weights_update_period=8)
     run.supervisor.run()
-    last = run.supervisor.roster.publish()
+    last = run.supervisor.workers.publish()
     assert last.learner_steps == run.counters.learner_steps == 784
     assert last.weights_version == (0, 784 // 8 + 2)
-    assert run.supervisor.roster.value(last) is last
-    assert run.supervisor.roster.export(last) == b"network (0, 100)"
+    assert run.supervisor.workers.value(last) is last
+    assert run.supervisor.workers.export(last) == b"network (0, 100)"
 
 
 # Reports.
@@ -107,7 +109,7 @@ def test_last_weights_are_published_and_exported_after_the_run():
 @pytest.mark.parametrize("rollout", [0.05, 8.0])
 def test_report_is_made_at_least_every_period(rollout):
     run = make_run(
-        FakeFleet(seconds={"rollout": rollout, "start": 5.0}), report_seconds=1.5, max_seconds=60.0
+        FakeBackend(seconds={"rollout": rollout, "start": 5.0}), report_seconds=1.5, max_seconds=60.0
     )
     run.supervisor.run()
     times = [0.0, *(line["wall_seconds"] for line in run.console.lines)]
@@ -116,25 +118,25 @@ def test_report_is_made_at_least_every_period(rollout):
 
 
 def test_every_evaluation_has_one_report_of_its_own():
-    fleet = FakeFleet(make_role={"evaluator": lambda: FakeEvaluator(lambda steps: float(steps))})
-    run = make_run(fleet, eval_period=100, max_env_steps=20_000)
+    backend = FakeBackend(make_role={"evaluator": lambda: FakeEvaluator(lambda steps: float(steps))})
+    run = make_run(backend, eval_period=100, max_env_steps=20_000)
     run.supervisor.run()
     lines = [line for line in run.console.lines if line["eval_return_mean"] is not None]
-    evaluated = [record.arguments[0].learner_steps for record in fleet.calls_of("evaluator", "evaluate")]
+    evaluated = [record.arguments[0].learner_steps for record in backend.calls_of("evaluator", "evaluate")]
     assert [line["eval_learner_steps"] for line in lines] == evaluated
     assert [line["eval_return_mean"] for line in lines] == [float(steps) for steps in evaluated]
     assert len(lines) > 5
 
 
 def test_report_counts_the_actors_that_are_up():
-    fleet = FakeFleet(seconds={"rollout": 0.5, "learn": 0.01})
-    run = make_run(fleet, actors=3, max_seconds=20.0, max_env_steps=10**6)
+    backend = FakeBackend(seconds={"rollout": 0.5, "learn": 0.01})
+    run = make_run(backend, actors=3, max_seconds=20.0, max_env_steps=10**6)
 
     def kill_and_start_slowly():
-        fleet.kill("actor", 1)
-        fleet.seconds["start"] = 5.0
+        backend.kill("actor", 1)
+        backend.seconds["start"] = 5.0
 
-    fleet.at(10.05, kill_and_start_slowly)
+    backend.at(10.05, kill_and_start_slowly)
     run.supervisor.run()
     alive = {round(line["wall_seconds"]): line["actors_alive"] for line in run.console.lines}
     assert (alive[5], alive[12], alive[18]) == (3, 2, 3)
@@ -142,12 +144,12 @@ def test_report_counts_the_actors_that_are_up():
 
 
 def test_status_names_every_role_with_its_process():
-    fleet = FakeFleet(seconds={"rollout": 0.5, "learn": 0.01})
-    fleet.at(10.0, lambda: fleet.kill("actor", 1))
-    run = make_run(fleet, actors=2, max_seconds=20.0, max_env_steps=10**6)
+    backend = FakeBackend(seconds={"rollout": 0.5, "learn": 0.01})
+    backend.at(10.0, lambda: backend.kill("actor", 1))
+    run = make_run(backend, actors=2, max_seconds=20.0, max_env_steps=10**6)
     run.supervisor.run()
     status = run.directory.files["status.json"]
-    incarnations = {role["role"]: role["incarnation"] for role in status["roles"]}
+    incarnations = {role["role"]: role["restarts"] for role in status["roles"]}
     others = {"learner": 0, "replay": 0, "evaluator": 0, "control": 0}
     assert incarnations == {**others, "actor-0": 0, "actor-1": 1}
     assert len({role["pid"] for role in status["roles"]} - {None}) == 6
@@ -164,15 +166,15 @@ def _sizes(thing):
 
 def test_state_stays_bounded_over_thousands_of_calls():
     # Every actor dies after 20 rollouts, so replaced processes must be forgotten, too.
-    fleet = FakeFleet(faults=fault("actor", "rollout", 21), keep_records=False)
-    run = make_run(fleet, actors=4, max_env_steps=200_000, eval_period=200)
+    backend = FakeBackend(faults=fault("actor", "rollout", 21), keep_records=False)
+    run = make_run(backend, actors=4, max_env_steps=200_000, eval_period=200)
     sizes = []
 
     def measure():
-        sizes.append((_sizes(run.calls) + _sizes(run.supervisor) + _sizes(run.goal), len(fleet.live_refs)))
-        fleet.at(fleet.now + 10.0, measure)
+        sizes.append((_sizes(run.calls) + _sizes(run.supervisor) + _sizes(run.goal), len(backend.live_refs)))
+        backend.at(backend.now + 10.0, measure)
 
-    fleet.at(10.0, measure)
+    backend.at(10.0, measure)
     run.supervisor.run()
     assert run.counters.actor_restarts > 150
     assert run.counters.learner_steps > 30_000
@@ -194,20 +196,20 @@ def test_weights_of_the_best_evaluation_are_kept_in_the_driver_itself():
 
 
 def test_old_weights_are_let_go_of():
-    fleet = FakeFleet(keep_records=False)
-    run = make_run(fleet, actors=2, max_env_steps=50_000, publish_period=4, eval_period=100)
+    backend = FakeBackend(keep_records=False)
+    run = make_run(backend, actors=2, max_env_steps=50_000, weights_update_period=4, eval_period=100)
     counts = []
 
     def measure():
         versions = {
             ref.task.values[1].weights_version
-            for ref in fleet.live_refs
+            for ref in backend.live_refs
             if ref.task.method == "learn" and ref.task.values[1] is not None
         }
         counts.append(len(versions))
-        fleet.at(fleet.now + 5.0, measure)
+        backend.at(backend.now + 5.0, measure)
 
-    fleet.at(10.0, measure)
+    backend.at(10.0, measure)
     run.supervisor.run()
     assert run.counters.learner_steps > 5_000
     # The newest, the best, one under evaluation, two under way, one a rollout still needs.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distdqn.storage.store import Store
+from distdqn.checkpoints.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,16 @@ def test_fault_2_all_actors_killed_at_once_three_times_and_then_in_every_life(
     start_light_run, ray_session, record_property
 ):
     address = ray_session.get_runtime_context().gcs_address
-    options = ("--address", address, "--actors", 3, "--env", "toy_faults:ToyHanging-v0", "--min-size", 100)
+    options = (
+        "--address",
+        address,
+        "--actors",
+        3,
+        "--env",
+        "toy_faults:ToyHanging-v0",
+        "--min-replay-size",
+        100,
+    )
     times = ("--max-failures", 4, "--max-env-steps", 10**9, "--eval-period", 10**9)
     run = start_light_run(*options, *times, LIGHT_CPUS="0.3")
     run.wait_until(run.is_learning, 60)

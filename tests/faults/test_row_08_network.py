@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from faults.clusters import Nodes
 
-from distdqn.checkpoints import replay_parts, saved_shards
-from distdqn.storage.store import Store
+from distdqn.checkpoints.checkpointer import replay_parts, saved_shards
+from distdqn.checkpoints.store import Store
 
 pytestmark = pytest.mark.slow
 

@@ -24,7 +24,7 @@ def test_fault_9_run_goes_on_in_an_object_store_that_has_no_room(start_light_run
     address = ray_session.get_runtime_context().gcs_address
     options = ("--address", address, "--actors", 2, "--target-return", "none", "--max-seconds", 12)
     run = start_light_run(
-        *options, "--publish-period", 64, LIGHT_CPUS="0.3", LIGHT_WEIGHTS_BYTES=str(_WEIGHTS_BYTES)
+        *options, "--weights-update-period", 64, LIGHT_CPUS="0.3", LIGHT_WEIGHTS_BYTES=str(_WEIGHTS_BYTES)
     )
 
     assert run.wait(90) == 0, run.output()

@@ -5,7 +5,7 @@ import re
 import pytest
 from faults.clusters import Nodes
 
-from distdqn.storage.store import Store
+from distdqn.checkpoints.store import Store
 
 pytestmark = pytest.mark.slow
 

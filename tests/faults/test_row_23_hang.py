@@ -29,7 +29,16 @@ def test_fault_23_environment_that_hangs_is_replaced_and_in_the_end_named(
     start_light_run, ray_session, flags
 ):
     address = ray_session.get_runtime_context().gcs_address
-    options = ("--address", address, "--actors", 2, "--env", "toy_faults:ToyHanging-v0", "--min-size", 100)
+    options = (
+        "--address",
+        address,
+        "--actors",
+        2,
+        "--env",
+        "toy_faults:ToyHanging-v0",
+        "--min-replay-size",
+        100,
+    )
     times = (
         "--env-timeout-seconds",
         2,

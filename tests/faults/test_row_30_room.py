@@ -10,7 +10,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def nodes():
-    """Room for learner, replay, evaluator and one actor."""
+    """ClusterCapacity for learner, replay, evaluator and one actor."""
     nodes = Nodes(cpus=4)
     yield nodes
     nodes.close()

@@ -7,7 +7,7 @@ import psutil
 import pytest
 from faults.clusters import Nodes, raylet_of
 
-from distdqn.storage.store import Store
+from distdqn.checkpoints.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -120,7 +120,7 @@ def test_fault_6_actors_of_a_dead_node_are_lost_and_the_rest_go_on(seen, record_
     assert seen["second is dead"]["counters"]["learner_restarts"] == 0
     roles = {entry["role"]: entry for entry in seen["second is dead"]["roles"]}
     assert roles["actor-1"]["pid"] is None
-    assert roles["actor-1"]["incarnation"] >= 1
+    assert roles["actor-1"]["restarts"] >= 1
 
 
 def test_actors_of_a_dead_node_come_back_on_one_that_joins_later(seen):

@@ -7,8 +7,8 @@ import numpy as np
 
 from distdqn.learning.heads import CategoricalHead, Head, QuantileHead, ValueHead
 from distdqn.learning.learner import Learner
-from distdqn.networks import NetworkPlan
-from distdqn.transition import SampledBatches, Transitions
+from distdqn.networks.q_network import NetworkPlan
+from distdqn.types import SampledBatches, Transitions
 
 UPDATES, BATCH_SIZE, ACTIONS = 2, 4, 3
 HEADS: dict[str, Head] = {
@@ -30,7 +30,7 @@ def make_plan(**changes: Any) -> NetworkPlan:
     return NetworkPlan(**(arguments | changes))
 
 
-def build_learner(plan: NetworkPlan, seed: int = 0, epoch: int = 0, **changes: Any) -> Learner:
+def build_learner(plan: NetworkPlan, seed: int = 0, generation: int = 0, **changes: Any) -> Learner:
     """A learner for a prioritized replay."""
     arguments: dict[str, Any] = {
         "head": HEADS[plan.head],
@@ -46,7 +46,7 @@ def build_learner(plan: NetworkPlan, seed: int = 0, epoch: int = 0, **changes: A
         "target_update_period": 3,
         "target_update_rate": 1.0,
     }
-    return Learner(plan=plan, seed=seed, epoch=epoch, **(arguments | changes))
+    return Learner(plan=plan, seed=seed, generation=generation, **(arguments | changes))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from toy_networks import make_q_network
 
 from distdqn.learning.heads import ValueHead
 from distdqn.learning.update import UpdateLoop
-from distdqn.transition import Transitions
+from distdqn.types import Transitions
 
 SETTINGS: dict[str, Any] = {
     "learning_rate": 0.01,

@@ -10,10 +10,10 @@ from learning.loops import make_update_loop
 
 from distdqn.learning.heads import CategoricalHead, QuantileHead, ValueHead
 from distdqn.learning.losses import categorical_projection, cross_entropy_loss, quantile_huber_loss
-from distdqn.networks import NetworkPlan, make_networks
-from distdqn.policy import Policy, PolicyWeights
-from distdqn.transition import Transitions
-from distdqn.translation import layers_from_model
+from distdqn.networks.keras_to_numpy import layers_from_model
+from distdqn.networks.numpy_policy import Policy
+from distdqn.networks.q_network import NetworkPlan, make_networks
+from distdqn.types import PolicyWeights, Transitions
 
 SUPPORT = np.array([0.0, 1.0, 2.0], np.float32)
 PLANS = {

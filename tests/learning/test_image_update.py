@@ -10,8 +10,8 @@ from learning.loops import make_update_loop, part
 
 from distdqn.learning.heads import CategoricalHead, Head, QuantileHead, ValueHead
 from distdqn.learning.update import UpdateLoop
-from distdqn.networks import NetworkPlan, make_networks
-from distdqn.transition import Transitions
+from distdqn.networks.q_network import NetworkPlan, make_networks
+from distdqn.types import Transitions
 
 PLAN = NetworkPlan(
     (6, 6, 2), 3, (5,), torso="small", observation_dtype="uint8", observation_high=255.0, atoms=4, v_max=2.0

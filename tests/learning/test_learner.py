@@ -9,11 +9,11 @@ import pytest
 
 from distdqn.learning.heads import ValueHead
 from distdqn.learning.learner import Learner
-from distdqn.networks import NetworkPlan
-from distdqn.policy import Policy, PolicyWeights
-from distdqn.replay.buffer import Replay
-from distdqn.replay.shards import merge, split_draws
-from distdqn.transition import SampledBatches, Transitions
+from distdqn.networks.numpy_policy import Policy
+from distdqn.networks.q_network import NetworkPlan
+from distdqn.replay.replay import Replay
+from distdqn.replay.shards import assign_shards, merge
+from distdqn.types import PolicyWeights, SampledBatches, Transitions
 
 UPDATES, BATCH_SIZE = 3, 4
 
@@ -23,7 +23,7 @@ keras_saves_with_a_warning = pytest.mark.filterwarnings(
 )
 
 
-def make_learner(seed: int = 0, epoch: int = 0, **changes: Any) -> Learner:
+def make_learner(seed: int = 0, generation: int = 0, **changes: Any) -> Learner:
     """Two inputs, five hidden units, three actions."""
     arguments: dict[str, Any] = {
         "plan": NetworkPlan((2,), 3, (5,)),
@@ -40,7 +40,7 @@ def make_learner(seed: int = 0, epoch: int = 0, **changes: Any) -> Learner:
         "target_update_period": 2,
         "target_update_rate": 1.0,
     }
-    return Learner(seed=seed, epoch=epoch, **(arguments | changes))
+    return Learner(seed=seed, generation=generation, **(arguments | changes))
 
 
 def test_priorities_are_the_sizes_of_td_errors_and_come_only_when_replay_wants_them() -> None:
@@ -62,7 +62,9 @@ def test_parts_of_shards_are_learned_from_as_the_batches_they_make_up() -> None:
     for shard in shards:
         rows = make_batches(7).transitions.columns()
         shard.insert(Transitions(**{name: column[0] for name, column in rows.items()}))  # type: ignore[arg-type]
-    split = split_draws([shard.stock for shard in shards], UPDATES, BATCH_SIZE, 0.0, np.random.default_rng(0))
+    split = assign_shards(
+        [shard.info for shard in shards], UPDATES, BATCH_SIZE, 0.0, np.random.default_rng(0)
+    )
     parts = [shards[index].draw(count) for index, count in split.counts.items()]
     learners = [make_learner(prioritized=True) for _ in range(2)]
 
@@ -117,33 +119,33 @@ def shared() -> Learner:
     return make_learner()
 
 
-@pytest.mark.parametrize("epoch", [0, 2])
-def test_versions_count_upwards_from_one_within_their_epoch(epoch: int) -> None:
-    learner = make_learner(epoch=epoch)
+@pytest.mark.parametrize("generation", [0, 2])
+def test_versions_count_upwards_from_one_within_their_epoch(generation: int) -> None:
+    learner = make_learner(generation=generation)
 
     versions = [learner.publish().weights_version for _ in range(3)]
 
-    assert versions == [(epoch, 1), (epoch, 2), (epoch, 3)]
+    assert versions == [(generation, 1), (generation, 2), (generation, 3)]
 
 
 def test_weights_published_while_learning_have_the_next_version(shared: Learner) -> None:
-    epoch, version = shared.publish().weights_version
+    generation, version = shared.publish().weights_version
 
     report, weights, _ = shared.learn(make_batches(0), publish=True)
 
     assert weights is not None
-    assert weights.weights_version == report.weights_version == (epoch, version + 1)
-    assert shared.publish().weights_version == (epoch, version + 2)
+    assert weights.weights_version == report.weights_version == (generation, version + 1)
+    assert shared.publish().weights_version == (generation, version + 2)
 
 
 def test_learn_publishes_only_when_asked_to(shared: Learner) -> None:
-    epoch, version = shared.publish().weights_version
+    generation, version = shared.publish().weights_version
 
     report, weights, _ = shared.learn(make_batches(0), publish=False)
 
     assert weights is None
     assert report.weights_version is None
-    assert shared.publish().weights_version == (epoch, version + 1)
+    assert shared.publish().weights_version == (generation, version + 1)
 
 
 def test_learner_steps_count_every_update_of_every_call() -> None:

@@ -10,9 +10,9 @@ import pytest
 from learning.learners import IMAGE, Batches, build_learner, make_plan
 from toy_replay_state import plain
 
+from distdqn.checkpoints.store import Store
 from distdqn.learning.learner import Learner
-from distdqn.networks import NetworkPlan
-from distdqn.storage.store import Store
+from distdqn.networks.q_network import NetworkPlan
 
 PLANS = {
     "value": make_plan(),
@@ -103,7 +103,7 @@ def test_versions_go_on_unless_the_learner_lives_in_a_newer_epoch(
 ) -> None:
     state = shared.get_state() | {"weights_version": list(saved), "learner_steps": 30}
 
-    shared.set_state(state, epoch=own)
+    shared.set_state(state, generation=own)
 
     weights = shared.publish()
     assert weights.weights_version == expected
@@ -111,7 +111,7 @@ def test_versions_go_on_unless_the_learner_lives_in_a_newer_epoch(
 
 
 def test_epoch_is_that_of_the_constructor_unless_it_is_given(shared: Learner) -> None:
-    learner = build_learner(make_plan(), epoch=4)
+    learner = build_learner(make_plan(), generation=4)
 
     learner.set_state(shared.get_state() | {"weights_version": [3, 9]})
 

@@ -7,25 +7,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from distdqn.learning.losses import (
-    bootstrapped,
-    chosen_outputs,
-    huber_loss,
-    moved_target,
-    squared_loss,
-)
+from distdqn.learning.losses import gather_greedy, huber_loss, polyak_update, squared_loss, td_target
 
 SEEDS = range(5)
 
 
 def max_q_target(reward: Any, discount: Any, next_q_target: Any) -> Any:
     """The target of DQN: one network chooses and values."""
-    return bootstrapped(reward, discount, chosen_outputs(next_q_target, next_q_target))
+    return td_target(reward, discount, gather_greedy(next_q_target, next_q_target))
 
 
 def double_q_target(reward: Any, discount: Any, next_q_online: Any, next_q_target: Any) -> Any:
     """The target of double DQN: the online network chooses, the target network values."""
-    return bootstrapped(reward, discount, chosen_outputs(next_q_target, next_q_online))
+    return td_target(reward, discount, gather_greedy(next_q_target, next_q_online))
 
 
 def random_case(seed: int) -> dict[str, np.ndarray]:
@@ -149,7 +143,7 @@ def test_moved_target_goes_its_share_of_the_way_by_hand() -> None:
     target, online = tf.constant([1.0, -2.0]), tf.constant([3.0, 2.0])
 
     np.testing.assert_array_equal(
-        moved_target(target, online, 0.25).numpy(), [0.75 * 1.0 + 0.25 * 3.0, 0.75 * -2.0 + 0.25 * 2.0]
+        polyak_update(target, online, 0.25).numpy(), [0.75 * 1.0 + 0.25 * 3.0, 0.75 * -2.0 + 0.25 * 2.0]
     )
 
 
@@ -157,6 +151,6 @@ def test_moved_target_goes_its_share_of_the_way_by_hand() -> None:
 def test_moved_target_copies_exactly_at_rate_one(seed: int) -> None:
     target, online = np.random.default_rng(seed).normal(size=(2, 4, 3)).astype(np.float32)
 
-    moved = moved_target(tf.constant(target), tf.constant(online), 1.0)
+    moved = polyak_update(tf.constant(target), tf.constant(online), 1.0)
 
     np.testing.assert_array_equal(moved.numpy(), online)

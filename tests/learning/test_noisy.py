@@ -9,10 +9,11 @@ import tensorflow as tf
 from learning.loops import make_batches, make_update_loop
 
 from distdqn.learning.heads import QuantileHead, ValueHead
-from distdqn.networks import NetworkPlan, make_networks, plain_q_network
-from distdqn.noisy import noisy_dense_layer
-from distdqn.policy import Policy, PolicyWeights
-from distdqn.translation import layers_from_model
+from distdqn.networks.keras_to_numpy import layers_from_model
+from distdqn.networks.noisy import noisy_dense_layer
+from distdqn.networks.numpy_policy import Policy
+from distdqn.networks.q_network import NetworkPlan, make_networks, plain_q_network
+from distdqn.types import PolicyWeights
 
 PLAN = NetworkPlan((3,), 4, (5,), noisy_sigma=0.5)
 OBSERVATION = np.array([[0.3, -1.0, 2.0], [1.5, 0.2, -0.7]], np.float32)

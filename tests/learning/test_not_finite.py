@@ -9,8 +9,8 @@ from learning.loops import make_batches, make_loop, make_update_loop, part
 
 from distdqn.learning.heads import CategoricalHead, Head, QuantileHead, ValueHead
 from distdqn.learning.update import UpdateLoop
-from distdqn.networks import NetworkPlan, make_networks
-from distdqn.transition import Transitions
+from distdqn.networks.q_network import NetworkPlan, make_networks
+from distdqn.types import Transitions
 
 INPUTS = ["observation", "reward", "discount", "next_observation", "importance_weight"]
 IMAGES = NetworkPlan(

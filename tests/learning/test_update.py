@@ -8,7 +8,7 @@ from learning.loops import SETTINGS, build_loop, make_batches, make_loop, make_u
 from toy_networks import make_q_network
 
 from distdqn.learning.update import UpdateLoop
-from distdqn.transition import Transitions
+from distdqn.types import Transitions
 
 
 def snapshot(loop: UpdateLoop) -> list[np.ndarray]:

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distdqn import keras_policy
 from distdqn.errors import ConfigError
-from distdqn.keras_policy import KerasPolicy, make_policy
 from distdqn.learning.heads import Head, QuantileHead, ValueHead
 from distdqn.learning.learner import Learner
-from distdqn.networks import NetworkPlan
-from distdqn.policy import Policy, PolicyWeights, load_policy, save_policy
-from distdqn.transition import SampledBatches, Transitions
+from distdqn.networks import keras_policy
+from distdqn.networks.keras_policy import KerasPolicy, make_policy
+from distdqn.networks.numpy_policy import Policy, load_policy, save_policy
+from distdqn.networks.q_network import NetworkPlan
+from distdqn.types import PolicyWeights, SampledBatches, Transitions
 
 UPDATES, BATCH_SIZE = 2, 4
 IMAGE = {"observation_shape": (6, 6, 2), "observation_dtype": "uint8", "observation_high": 255.0}
@@ -32,7 +32,7 @@ def make_learner(function: str, meaning: Head | None = None, **changes: Any) -> 
         threads=1,
         prioritized=False,
         seed=0,
-        epoch=0,
+        generation=0,
         head=meaning or ValueHead("huber"),
         learning_rate=0.01,
         adam_epsilon=1e-8,

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from distdqn.frames import FrameLayout, Frames
-from distdqn.replay.frame_store import FrameStore, fitting, frame_capacity
+from distdqn.replay.frames import FrameStore, fitting, frame_capacity
+from distdqn.types import FrameLayout, Frames
 
 LAYOUT = FrameLayout((1, 1), None)
 

@@ -9,12 +9,12 @@ from toy_environments import PicturesEnvironment
 from toy_images import LAYOUTS, Walk, assert_batches_are, packed, rows_of
 from toy_replay import EveryItem
 
-from distdqn.acting.actor import Actor, RolloutOrder
-from distdqn.frames import FrameLayout, make_frame_layout
-from distdqn.replay.buffer import Replay
+from distdqn.acting.actor import Actor
+from distdqn.replay.frames import make_frame_layout
+from distdqn.replay.replay import Replay
 from distdqn.replay.samplers import PrioritizedSampler, UniformSampler
 from distdqn.schedules import LinearSchedule
-from distdqn.transition import PriorityUpdate
+from distdqn.types import FrameLayout, PriorityUpdate, RolloutRequest
 
 SAMPLERS = {
     "every": lambda _: EveryItem,
@@ -70,7 +70,7 @@ def test_replay_keeps_fewer_images_when_episodes_are_very_short():
     for _ in range(40):
         replay.insert(packed(layout, walk.chunk(16)))
 
-    # Room for 200 + 25 + 2 * 16 frames and one black one: at most 128 transitions, by whole chunks.
+    # ClusterCapacity for 200 + 25 + 2 * 16 frames and one black one: at most 128 transitions, by whole chunks.
     assert 200 * 9 / 16 - 16 <= replay.size <= 128
 
 
@@ -133,7 +133,7 @@ def test_stacked_images_take_little_more_than_their_distinct_frames():
     replay, naive = Replay(capacity, 0), deque(maxlen=capacity)
     while replay.inserted < 1.4 * capacity:
         for actor in actors:
-            _, chunk = actor.rollout(RolloutOrder(0, 10**9))
+            _, chunk = actor.rollout(RolloutRequest(0, 10**9))
             naive += zip(chunk.observation, chunk.next_observation, strict=True)
             replay.insert(packed(layout, chunk))
 

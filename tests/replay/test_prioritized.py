@@ -3,9 +3,9 @@ from functools import partial
 import numpy as np
 import pytest
 
-from distdqn.replay.buffer import Replay
+from distdqn.replay.replay import Replay
 from distdqn.replay.samplers import PrioritizedSampler
-from distdqn.transition import PriorityUpdate, Transitions
+from distdqn.types import PriorityUpdate, Transitions
 
 CHI_SQUARE_7_DEGREES = 24.3  # exceeded by chance once in a thousand
 
@@ -52,16 +52,16 @@ def test_strata_give_every_item_its_share_almost_exactly():
     assert np.abs(counts - [100, 100, 200, 400]).max() <= 1
 
 
-@pytest.mark.parametrize("importance_exponent", [0.0, 0.4, 1.0])
-def test_importance_weights_equal_their_definition(importance_exponent):
+@pytest.mark.parametrize("importance_sampling_exponent", [0.0, 0.4, 1.0])
+def test_importance_weights_equal_their_definition(importance_sampling_exponent):
     priority = np.array([1.0, 2.0, 4.0, 8.0])
     replay = make_replay(4, exponent=0.5)
     replay.insert(make_chunk(range(4), priority))
 
-    batches = replay.sample(3, 5, importance_exponent)
+    batches = replay.sample(3, 5, importance_sampling_exponent)
 
     probability = np.sqrt(priority) / np.sqrt(priority).sum()
-    weight = (4 * probability[batches.item_id]) ** -importance_exponent  # (N * P)^-beta
+    weight = (4 * probability[batches.item_id]) ** -importance_sampling_exponent  # (N * P)^-beta
     np.testing.assert_allclose(
         batches.importance_weight, weight / weight.max(axis=1, keepdims=True), rtol=1e-5
     )

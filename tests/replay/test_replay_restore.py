@@ -1,11 +1,11 @@
-"""Checkpoints of replay put back where something has changed, or of which something is missing."""
+"""Checkpointer of replay put back where something has changed, or of which something is missing."""
 
 import numpy as np
 import pytest
 from toy_images import LAYOUTS, Walk, assert_batches_are, packed, rows_of
 from toy_replay_state import SAMPLERS, STACKS, make_replay, make_vectors, restore, saved
 
-from distdqn.replay.ring import segments
+from distdqn.replay.ring_buffer import segments
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)

@@ -1,4 +1,4 @@
-"""Checkpoints of replay: what is put back goes on bit for bit as what was saved."""
+"""Checkpointer of replay: what is put back goes on bit for bit as what was saved."""
 
 import functools
 from itertools import pairwise
@@ -8,8 +8,7 @@ import pytest
 from toy_images import LAYOUTS, Walk, packed
 from toy_replay_state import SAMPLERS, STACKS, make_replay, make_vectors, plain, restore, saved
 
-from distdqn.frames import FrameLayout
-from distdqn.transition import PriorityUpdate
+from distdqn.types import FrameLayout, PriorityUpdate
 
 
 def walks(seed, layout):

@@ -3,10 +3,10 @@ from functools import partial
 import numpy as np
 import pytest
 
-from distdqn.replay.buffer import Replay
+from distdqn.replay.replay import Replay
 from distdqn.replay.samplers import PrioritizedSampler, UniformSampler
-from distdqn.replay.shards import Stock, merge, shard_capacities, split_draws, split_update
-from distdqn.transition import PriorityUpdate, Transitions
+from distdqn.replay.shards import assign_shards, merge, shard_capacities, split_update
+from distdqn.types import PriorityUpdate, ReplayInfo, Transitions
 
 PRIORITY = np.random.default_rng(7).gamma(0.7, size=40) + 0.02  # of items 0 to 39
 OWNERS = np.array([0] * 4 + [1] * 22 + [2] * 1 + [3] * 13)  # the shard of each
@@ -34,7 +34,7 @@ def make_shards(sampler="prioritized", seed=0):
 
 def draw(shards, batches, batch_size, exponent, generator):
     """Batches from all shards, and how they were split."""
-    split = split_draws([shard.stock for shard in shards], batches, batch_size, exponent, generator)
+    split = assign_shards([shard.info for shard in shards], batches, batch_size, exponent, generator)
     parts = [shards[index].draw(count) for index, count in split.counts.items()]
     return merge(split, parts), split
 
@@ -87,18 +87,18 @@ def test_importance_weights_are_those_of_one_replay_with_all_items(sampler, expo
 
 def test_weights_correct_what_was_really_drawn_when_the_masses_are_old():
     shards, generator = make_shards(), np.random.default_rng(0)
-    old = [shard.stock for shard in shards]
+    old = [shard.info for shard in shards]
     ids = np.arange(22)[None]
     shards[1].update_priorities(PriorityUpdate(ids, np.full((1, 22), 9.0, np.float32)))
 
-    split = split_draws(old, 1, 64, 1.0, generator)
+    split = assign_shards(old, 1, 64, 1.0, generator)
     batches = merge(split, [shards[index].draw(count) for index, count in split.counts.items()])
 
     of_second = batches.transitions.action[OWNERS[batches.transitions.action] == 1]
     assert len(of_second)
-    share = old[1].mass / sum(stock.mass for stock in old)
+    share = old[1].total_priority / sum(info.total_priority for info in old)
     power = (PRIORITY.astype(np.float32) + 1e-6) ** 0.6
-    probability = power / sum(stock.mass for stock in old)
+    probability = power / sum(info.total_priority for info in old)
     probability[OWNERS == 1] = share / 22  # alike within the shard by now
     weight = 1.0 / (40 * probability[batches.transitions.action])
     np.testing.assert_allclose(batches.importance_weight, weight / weight.max(), rtol=0, atol=1e-6)
@@ -108,8 +108,11 @@ def test_weights_correct_what_was_really_drawn_when_the_masses_are_old():
 
 
 def test_split_gives_every_shard_the_whole_number_below_or_above_its_share():
-    generator, stocks = np.random.default_rng(0), [Stock(9, 9, mass) for mass in (1.0, 0.0, 2.5, 0.25)]
-    splits = [split_draws(stocks, 2, 5, 0.0, generator) for _ in range(4_000)]
+    generator, replay_infos = (
+        np.random.default_rng(0),
+        [ReplayInfo(9, 9, total_priority) for total_priority in (1.0, 0.0, 2.5, 0.25)],
+    )
+    splits = [assign_shards(replay_infos, 2, 5, 0.0, generator) for _ in range(4_000)]
 
     counts = np.array([[split.counts.get(shard, 0) for shard in range(4)] for split in splits])
     shares = np.array([1.0, 0.0, 2.5, 0.25]) / 3.75
@@ -121,24 +124,29 @@ def test_split_gives_every_shard_the_whole_number_below_or_above_its_share():
 
 @pytest.mark.parametrize("masses", [(0.0, 0.1, 0.0), (1e-300, 1e-290, 0.0), (1e12, 1e-12, 0.0, 3.0, 0.0)])
 def test_shard_without_mass_is_never_drawn_from(masses):
-    generator, stocks = np.random.default_rng(1), [Stock(5, 5, mass) for mass in masses]
+    generator, replay_infos = (
+        np.random.default_rng(1),
+        [ReplayInfo(5, 5, total_priority) for total_priority in masses],
+    )
     for _ in range(300):
-        counts = split_draws(stocks, 4, 16, 0.0, generator).counts
+        counts = assign_shards(replay_infos, 4, 16, 0.0, generator).counts
         assert sum(counts.values()) == 64
         assert all(masses[shard] > 0.0 for shard in counts)
 
 
 def test_shards_are_spread_over_all_batches_alike():
-    stocks = [Stock(8, 8, 1.0), Stock(8, 8, 1.0)]
-    split = split_draws(stocks, 50, 40, 0.0, np.random.default_rng(2))
+    replay_infos = [ReplayInfo(8, 8, 1.0), ReplayInfo(8, 8, 1.0)]
+    split = assign_shards(replay_infos, 50, 40, 0.0, np.random.default_rng(2))
     of_second = split.shard.sum(axis=1)  # of 40 each
     assert of_second.sum() == 50 * 40 / 2
     assert 5 < of_second.min() < 20 < of_second.max() < 35
 
 
 def test_same_generator_gives_the_same_split():
-    stocks = [Stock(8, 8, 1.0), Stock(8, 8, 3.0)]
-    splits = [split_draws(stocks, 3, 7, 0.0, np.random.default_rng(5)).shard.tolist() for _ in range(2)]
+    replay_infos = [ReplayInfo(8, 8, 1.0), ReplayInfo(8, 8, 3.0)]
+    splits = [
+        assign_shards(replay_infos, 3, 7, 0.0, np.random.default_rng(5)).shard.tolist() for _ in range(2)
+    ]
     assert splits[0] == splits[1]
 
 

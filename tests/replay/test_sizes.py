@@ -4,11 +4,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from distdqn.frames import make_frame_layout, pack_frames
-from distdqn.replay.buffer import Replay
+from distdqn.replay.frames import make_frame_layout, pack_frames
+from distdqn.replay.replay import Replay
 from distdqn.replay.samplers import PrioritizedSampler, UniformSampler
-from distdqn.replay.sizes import replay_bytes
-from distdqn.transition import Transitions
+from distdqn.replay.shards import replay_bytes
+from distdqn.types import Transitions
 
 
 def held_bytes(replay):

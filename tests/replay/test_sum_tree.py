@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from distdqn.replay.sum_tree import SumTree
+from distdqn.replay.samplers import SumTree
 
 
 class NaiveSumTree:

@@ -147,7 +147,7 @@ def test_fault_19_second_run_in_a_folder_is_refused_with_the_first_ones_process(
     first = RunDirectory.create(str(tmp_path / "run"), "Toy-v0")
 
     with pytest.raises(ConfigError, match=f"in use by process {os.getpid()} on "):
-        RunDirectory.create(str(tmp_path / "run"), "Toy-v0", goes_on=True)
+        RunDirectory.create(str(tmp_path / "run"), "Toy-v0", is_resuming=True)
 
     first.close()
 
@@ -162,7 +162,7 @@ os.kill(os.getpid(), 9)
     subprocess.run([sys.executable, "-c", program], check=False)
     assert (tmp_path / "run" / "run.lock").read_text().startswith("process ")
 
-    RunDirectory.create(str(tmp_path / "run"), "Toy-v0", goes_on=True).close()
+    RunDirectory.create(str(tmp_path / "run"), "Toy-v0", is_resuming=True).close()
 
 
 def test_run_that_goes_on_keeps_the_metrics_of_before_its_checkpoint_alone(tmp_path):
@@ -172,7 +172,7 @@ def test_run_that_goes_on_keeps_the_metrics_of_before_its_checkpoint_alone(tmp_p
     first.add_metrics({"learner_steps": 2})
     first.close()
 
-    again = RunDirectory.create(str(tmp_path / "run"), "Toy-v0", goes_on=True, metrics_bytes=kept)
+    again = RunDirectory.create(str(tmp_path / "run"), "Toy-v0", is_resuming=True, metrics_bytes=kept)
     again.add_metrics({"learner_steps": 3})
     again.close()
 

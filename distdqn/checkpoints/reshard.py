@@ -1,0 +1,192 @@
+"""A saved replay dealt out to another number of shards than it was saved with."""
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from distdqn.checkpoints.checkpointer import replay_parts, saved_shards
+from distdqn.checkpoints.store import Store
+from distdqn.replay.samplers import priorities_in
+from distdqn.replay.shards import shard_capacities
+from distdqn.types import FloatArray, FrameLayout, Frames, Transitions, Tree
+
+# Rows that lie side by side share frames, so they stay together in blocks.
+_MAX_ROWS = 1024
+
+_MIN_BLOCKS = 8  # for each new shard, so that all get rows of every age
+
+
+def restore_calls(store: Store, document: Tree, shards: int, shard: int) -> Iterator[tuple[str, Any]]:
+    """Methods of `Replay` and their arguments that put a checkpoint's replay back into one shard.
+
+    Args:
+        store: where the checkpoint is.
+        document: of the checkpoint.
+        shards: how many there are now.
+        shard: index of the one that is filled.
+    """
+    saved = saved_shards(document)
+    if len(saved) == shards:
+        yield from replay_parts(store, saved[shard])
+    else:
+        for chunk in reshard(store, saved, shards, shard):
+            yield "set_chunk", chunk
+
+
+def restored_sizes(document: Tree, shards: int) -> list[int]:
+    """Transitions that each of the shards will have taken in once it is filled.
+
+    Where they are dealt out anew, those that had been overwritten are not among them.
+    """
+    saved = saved_shards(document)
+    if len(saved) == shards:
+        return [int(each["index"]["inserted"]) for each in saved]
+    return shard_capacities(sum(end - begin for each in saved for begin, end, _ in _rows(each)), shards)
+
+
+def reshard(store: Store, saved: Sequence[Tree], shards: int, shard: int) -> Iterator[Transitions]:
+    """What to insert into one of the new shards, the oldest first.
+
+    Blocks of rows that lay side by side go to the shards in turns, with their priorities,
+    the same number of rows to each. No more is in memory at a time than a segment of rows
+    and the frames of one block of each saved shard; every new shard reads all rows once.
+
+    Args:
+        store: where the rows are.
+        saved: the shards as a checkpoint holds them.
+        shards: how many there are now.
+        shard: index of the one that is filled.
+    """
+    sources = [_SavedShard(store, each) for each in saved]
+    size = sum(source.size for source in sources)
+    room = shard_capacities(size, shards)
+    block_rows = min(_MAX_ROWS, max(1, size // (_MIN_BLOCKS * shards)))
+    blocks = heapq.merge(*(source.blocks(block_rows) for source in sources), key=lambda block: block.age)
+    turn = 0
+    for block in blocks:
+        begin = 0
+        while begin < block.rows:
+            while not room[turn]:
+                turn = (turn + 1) % shards
+            end = min(block.rows, begin + room[turn])
+            room[turn] -= end - begin
+            if turn == shard and (chunk := block.chunk(begin, end)) is not None:
+                yield chunk
+            begin, turn = end, (turn + 1) % shards
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Rows of a saved shard that lie side by side.
+
+    Attributes:
+        source: the shard.
+        age: minus the number of rows from the first of them to the shard's end.
+        columns: `[C, ...]` as they were stored.
+        priority: `[C]`, or None.
+    """
+
+    source: "_SavedShard"
+    age: int
+    columns: dict[str, Any]
+    priority: FloatArray | None
+
+    @property
+    def rows(self) -> int:
+        return len(self.columns["action"])
+
+    def chunk(self, begin: int, end: int) -> Transitions | None:
+        """Its rows `[begin, end)`, except those whose frames are gone; None if none is left."""
+        columns = {name: column[begin:end] for name, column in self.columns.items()}
+        priority = None if self.priority is None else self.priority[begin:end]
+        if self.source.frames is None:
+            return Transitions(**columns, priority=priority)
+        return self.source.frames.packed(columns, priority)
+
+
+class _SavedShard:
+    """One shard of a checkpoint, read segment by segment."""
+
+    def __init__(self, store: Store, saved: Tree) -> None:
+        index = saved["index"]
+        self._store = store
+        self._first, self._inserted = int(index["first"]), int(index["inserted"])
+        self._segments = _rows(saved)
+        self._priority = priorities_in(store.read_tree(index["sampler"]))
+        self.frames = None if index["frames"] is None else _SavedFrames(store, saved)
+
+    @property
+    def size(self) -> int:
+        """Rows that are there."""
+        return sum(end - begin for begin, end, _ in self._segments)
+
+    def blocks(self, block_rows: int) -> Iterator[_Block]:
+        """Its rows, the oldest first."""
+        for begin, end, document in self._segments:
+            columns, saved_begin = self._store.read_tree(document)["columns"], document["begin"]
+            for first in range(begin, end, block_rows):
+                last = min(first + block_rows, end)
+                at = slice(first - saved_begin, last - saved_begin)
+                rows = {name: column[at] for name, column in columns.items()}
+                of_rows = slice(first - self._first, last - self._first)
+                priority = None if self._priority is None else self._priority[of_rows]
+                yield _Block(self, first - self._inserted, rows, priority)
+
+
+class _SavedFrames:
+    """The frames of one shard of a checkpoint; the segments of the last block stay in memory."""
+
+    def __init__(self, store: Store, saved: Tree) -> None:
+        index = saved["index"]["frames"]
+        self._store = store
+        self._layout = FrameLayout(tuple(index["observation_shape"]), index["stack_axis"])
+        self._segments = _ranges(saved, "frames", "key")
+        self._read: dict[int, Tree] = {}  # columns, by where they begin
+
+    def packed(self, columns: dict[str, Any], priority: FloatArray | None) -> Transitions | None:
+        """A chunk of those of the rows `[C, ...]` whose frames are all there; None if there are none."""
+        both = np.stack([columns["observation"], columns["next_observation"]], axis=1)  # [C, 2, S]
+        ids = np.unique(both)
+        there = [
+            (begin, ids[(ids >= begin) & (ids < end)], document)
+            for begin, end, document in self._segments
+            if np.any((ids >= begin) & (ids < end))
+        ]
+        self._read = {
+            begin: self._read.get(begin) or self._store.read_tree(document)["columns"]
+            for begin, _, document in there
+        }
+        found = np.concatenate([ids[:0], *(some for _, some, _ in there)])
+        is_whole = np.isin(both, found).all(axis=(1, 2))  # [C]
+        if not is_whole.any():
+            return None
+        at = np.searchsorted(found, both[is_whole]).astype(np.int32)  # [C', 2, S]
+        image, key = (
+            np.concatenate([self._read[begin][name][some - begin] for begin, some, _ in there])
+            for name in ("image", "key")
+        )
+        kept = {name: column[is_whole] for name, column in columns.items()}
+        kept |= {"observation": at[:, 0], "next_observation": at[:, 1]}
+        priority = None if priority is None else priority[is_whole]
+        return Transitions(**kept, priority=priority, frames=Frames(image, key, self._layout))
+
+
+def _rows(saved: Tree) -> list[tuple[int, int, Tree]]:
+    """`_ranges` of the rows, those left out that were overwritten before the checkpoint began."""
+    first = int(saved["index"]["first"])
+    ranges = _ranges(saved, "rows", "action")
+    return [(max(begin, first), end, document) for begin, end, document in ranges if end > first]
+
+
+def _ranges(saved: Tree, kind: str, column: str) -> list[tuple[int, int, Tree]]:
+    """Of the segments of a `kind` that are not empty: first id, one past the last, and document."""
+    documents = [part["state"] for part in saved["parts"] if part["kind"] == kind]
+    ranges = [
+        (document["begin"], document["begin"] + document["columns"][column]["shape"][0], document)
+        for document in documents
+        if document["columns"]
+    ]
+    return sorted((each for each in ranges if each[0] < each[1]), key=lambda each: each[0])

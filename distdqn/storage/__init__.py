@@ -1,1 +1,0 @@
-"""Checkpoints on disk: arrays named by their content, and one manifest per checkpoint."""

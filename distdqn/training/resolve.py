@@ -1,0 +1,114 @@
+"""What `auto` and `none` become once the environment is known. Nothing resolves options after this."""
+
+import dataclasses
+import os
+from typing import Any
+
+import numpy as np
+
+from distdqn.config.config import Config, resolved
+from distdqn.errors import ConfigError
+from distdqn.networks.torsos import check_torso, choose_torso
+from distdqn.replay.shards import replay_bytes, shard_capacities
+from distdqn.types import EnvironmentSpec
+
+_MAX_CALL_BYTES = 64 * 2**20  # of the batches of one learner call
+_ATOMS = {"value": None, "quantile": 11, "categorical": 51}  # measured; Bellemare et al. (2017)
+
+
+def resolve(config: Config, spec: EnvironmentSpec) -> Config:
+    """The options with a value in place of each `auto` and `none` that stands for one.
+
+    What has no effect beside the other options stays as it is, and so does `actors auto`, which follows the
+    cluster.
+    """
+    batch_size = config.batch_size or (64 if spec.is_image else 128)
+    target_return = spec.reward_threshold if config.target_return == "auto" else config.target_return
+    torso: str = config.torso
+    if torso == "auto" and config.network is None:
+        torso = choose_torso(spec.observation_shape, spec.is_image)
+    values: dict[str, Any] = {
+        "torso": torso,
+        "atoms": config.atoms or _ATOMS[config.head],
+        "batch_size": batch_size,
+        # An update of convolutions takes ten times as long as one of dense layers. Mnih et al. (2015)
+        # sample a batch of 32 every four env steps.
+        "samples_per_insert": config.samples_per_insert or batch_size / (8.0 if spec.is_image else 1.0),
+        # With images, an env step is an eighth as many updates, and learning takes many more env steps.
+        "learning_rate_schedule": config.learning_rate_schedule
+        or ("constant" if spec.is_image else "linear"),
+        "target_return": target_return,
+        "updates_per_call": min(config.updates_per_call, _max_updates_per_call(batch_size, spec)),
+    }
+    return dataclasses.replace(config, **values)
+
+
+def describe_resolution(config: Config, result: Config, spec: EnvironmentSpec) -> list[str]:
+    """One line for each thing about `resolve(config, spec)` that the user should know."""
+    lines = [] if spec.conversion is None else [spec.conversion]
+    if result.updates_per_call < config.updates_per_call:
+        lines.append(
+            f"`updates_per_call` is {result.updates_per_call} instead of {config.updates_per_call}: "
+            f"more batches of such observations would exceed {_MAX_CALL_BYTES >> 20} MB."
+        )
+    return lines
+
+
+def _max_updates_per_call(batch_size: int, spec: EnvironmentSpec) -> int:
+    observation_bytes = int(np.prod(spec.observation_shape)) * np.dtype(spec.observation_dtype).itemsize
+    return max(1, _MAX_CALL_BYTES // (2 * batch_size * observation_bytes))
+
+
+def check_fit(config: Config, spec: EnvironmentSpec) -> None:
+    """Checks resolved options against the environment and this machine's memory.
+
+    Raises:
+        ConfigError: they do not fit; all mistakes together.
+    """
+    mistakes = []
+    shape, capacity = spec.observation_shape, config.replay_capacity
+    if config.network is None:
+        try:
+            check_torso(config.torso, shape)
+        except ConfigError as error:
+            mistakes += error.mistakes
+    if config.spectral_norm and config.torso == "dense":
+        mistakes.append(
+            f"`spectral_norm` is for convolutions, and observations of the shape {shape} have none "
+            "(leave it out, or name a `torso`)."
+        )
+    if (batch_size := resolved(config.batch_size)) > capacity:  # a given batch size is checked earlier
+        mistakes.append(
+            f"`batch_size` ({batch_size}) exceeds `replay_capacity` ({capacity}): no batch could be all "
+            "different (lower `batch_size`)."
+        )
+    needed, available = _replay_bytes(config, spec), _machine_bytes()
+    if available is not None and needed > available:
+        mistakes.append(
+            f"`replay_capacity` ({capacity}) needs {_gigabytes(needed)} for observations of the shape "
+            f"{shape}, and this machine has {_gigabytes(available)} (lower `replay_capacity`)."
+        )
+    if mistakes:
+        raise ConfigError(mistakes)
+
+
+def _replay_bytes(config: Config, spec: EnvironmentSpec) -> int:
+    """Replay's memory on this machine, or on one like it: on a cluster of the largest shard."""
+    shards = [
+        replay_bytes(capacity, spec, config.sampler == "prioritized")
+        for capacity in shard_capacities(config.replay_capacity, config.replay_shards)
+    ]
+    named = config.address or os.environ.get("RAY_ADDRESS")
+    return sum(shards) if named in (None, "", "local") else max(shards)
+
+
+def _machine_bytes() -> int | None:
+    """This machine's memory, where the system tells it."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 2**30:.1f} GB"

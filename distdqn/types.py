@@ -1,0 +1,326 @@
+"""All that travels between roles: transitions, batches, weights, requests and reports.
+
+Leading axes: `[C]` a chunk of transitions, `[U, B]` the batches of one learner call, `[T, E]` vector steps.
+"""
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.integer]
+BoolArray = npt.NDArray[np.bool_]
+AnyArray = npt.NDArray[np.generic]
+FrameArray = npt.NDArray[np.generic]  # of uint8
+Positions = npt.NDArray[np.int32]
+
+Layer = dict[str, Any]  # of a network: see `PolicyWeights.layers`
+Tree = dict[str, Any]  # nested dictionaries and lists of arrays, numbers and text
+
+
+@dataclass(frozen=True)
+class EnvironmentSpec:
+    """What the rest of the program needs to know of an environment."""
+
+    name: str  # as shown to people and in the run directory's name
+    observation_shape: tuple[int, ...]
+    actions: int  # number of actions `A`
+    reward_threshold: float | None  # mean return at which Gymnasium calls it solved
+    observation_dtype: str  # in replay: `uint8` for images, else `float32`
+    observation_low: float  # smallest value of the observation space
+    observation_high: float  # largest value of the observation space
+    conversion: str | None  # a line for the user about observations that are converted
+
+    @property
+    def is_image(self) -> bool:
+        """Whether observations are images, kept as uint8."""
+        return self.observation_dtype == "uint8"
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What happened in `E` environments over `T` vector steps."""
+
+    observation: AnyArray  # [T, E, *observation_shape], what was acted on
+    action: IntArray  # [T, E] int32 from 0
+    reward: FloatArray  # [T, E]
+    terminated: BoolArray  # [T, E]
+    truncated: BoolArray  # [T, E]
+    next_observation: AnyArray  # [T, E, *observation_shape], an episode's last observation included
+    # [T, E]. False where the environment only reset itself, or the step is masked: no window contains it.
+    is_transition: BoolArray
+
+    @classmethod
+    def empty(
+        cls, length: int, environments: int, shape: tuple[int, ...], dtype: np.dtype[np.generic]
+    ) -> "Steps":
+        """Room for `length` vector steps of `environments`, to be filled in place."""
+        size = (length, environments)
+        return cls(
+            observation=np.zeros((*size, *shape), dtype),
+            action=np.zeros(size, np.int32),
+            reward=np.zeros(size, np.float32),
+            terminated=np.zeros(size, np.bool_),
+            truncated=np.zeros(size, np.bool_),
+            next_observation=np.zeros((*size, *shape), dtype),
+            is_transition=np.zeros(size, np.bool_),
+        )
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+    def __getitem__(self, rows: slice) -> "Steps":
+        return Steps(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+    def followed_by(self, later: "Steps") -> "Steps":
+        """These steps and then `later` ones, along time."""
+        pairs = ((getattr(self, f.name), getattr(later, f.name)) for f in fields(self))
+        return Steps(*(np.concatenate(pair) for pair in pairs))
+
+
+@dataclass(frozen=True)
+class FrameLayout:
+    """How an observation is made of `S` frames."""
+
+    observation_shape: tuple[int, ...]
+    stack_axis: int | None  # axis of the frames; None if the whole observation is one frame
+
+    @property
+    def frames(self) -> int:
+        """`S`, frames in one observation."""
+        return 1 if self.stack_axis is None else self.observation_shape[self.stack_axis]
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """Shape of one frame."""
+        return tuple(n for axis, n in enumerate(self.observation_shape) if axis != self.stack_axis)
+
+    def split(self, observation: FrameArray) -> FrameArray:
+        """The frames `[C, S, *frame_shape]` of observations `[C, *observation_shape]`."""
+        if self.stack_axis is None:
+            return observation[:, None]
+        return np.moveaxis(observation, 1 + self.stack_axis, 1)
+
+    def join(self, frames: FrameArray) -> FrameArray:
+        """The observations `[C, *observation_shape]` made of frames `[C, S, *frame_shape]`."""
+        if self.stack_axis is None:
+            return frames[:, 0]
+        return np.ascontiguousarray(np.moveaxis(frames, 1, 1 + self.stack_axis))
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The distinct frames of a chunk of transitions."""
+
+    image: FrameArray  # [F, *frame_shape] uint8
+    key: npt.NDArray[np.int64]  # [F], a digest of each frame's content
+    layout: FrameLayout
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """Columns of n-step transitions, alike in their leading axes `[...]`."""
+
+    observation: AnyArray  # [..., *observation_shape], where the window starts
+    action: IntArray  # [...] int32 from 0
+    reward: FloatArray  # [...], discounted sum of the window's rewards
+    # [...], product of the discounts over the window; 0 where the episode terminated, not where truncated.
+    discount: FloatArray
+    next_observation: AnyArray  # [..., *observation_shape], where the window ends
+    priority: FloatArray | None = None  # [C], first priorities for a prioritized replay; never stored here
+    # Of a chunk of images. The two observations are then [C, S] int32, positions of their frames.
+    frames: Frames | None = None
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+    def columns(self) -> dict[str, AnyArray]:
+        """The columns that are stored, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("priority", "frames")}
+
+
+@dataclass(frozen=True)
+class SampledBatches:
+    """`U` batches of `B` transitions, stacked, as replay draws them for one learner call."""
+
+    transitions: Transitions  # [U, B]
+    item_id: npt.NDArray[np.int64]  # [U, B], insertion numbers
+    importance_weight: FloatArray  # [U, B] in (0, 1], factor of each loss
+
+
+@dataclass(frozen=True)
+class PriorityUpdate:
+    """New priorities, from the learner back to replay."""
+
+    item_id: npt.NDArray[np.int64]  # [U, B], in the order of the updates
+    priority: FloatArray  # [U, B], at least 0
+
+
+@dataclass(frozen=True)
+class ReplayInfo:
+    """What a replay holds."""
+
+    inserted: int = 0  # transitions ever inserted
+    size: int = 0  # transitions stored
+    total_priority: float = 0.0  # `size`, or the sum of the powers of its priorities
+
+
+@dataclass(frozen=True)
+class SampledRows:
+    """The part of a learner call's batches that one shard draws."""
+
+    transitions: Transitions  # [C]
+    item_id: npt.NDArray[np.int64]  # [C], insertion numbers within the shard
+    probability: npt.NDArray[np.float64]  # [C], of each item in one draw from this shard
+
+
+@dataclass(frozen=True)
+class ShardAssignment:
+    """From which shard each draw of one learner call is."""
+
+    shard: IntArray  # [U, B], index of the shard
+    shard_probability: npt.NDArray[np.float64]  # [S], of each shard in one draw
+    size: int  # transitions in all shards
+    importance_sampling_exponent: float
+
+    @property
+    def counts(self) -> dict[int, int]:
+        """Draws by shard, of the shards that are drawn from."""
+        shards, counts = np.unique(self.shard, return_counts=True)
+        return dict(zip(shards.tolist(), counts.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class PolicyWeights:
+    """One published version of the Q-network: all that is needed to act."""
+
+    # In the order of evaluation, each with `name`, `kind`, `inputs` (names), `arrays` (positions in `arrays`)
+    # and the settings of its kind; or one layer of the kind `keras`, see `KerasPolicy`.
+    layers: list[Layer]
+    arrays: list[FloatArray] = field(repr=False)  # [...] each
+    weights_version: tuple[int, int]  # (generation, version): the generation counts restarts of the learner
+    learner_steps: int  # gradient updates behind these weights
+
+
+@dataclass(frozen=True)
+class RolloutRequest:
+    """What an actor is asked for."""
+
+    env_steps: int  # total of the run at the time of the request; sets epsilon
+    limit: int  # most env steps to take
+    position: int = (
+        0  # of the actor among the acting ones, from 0; with `actors` it sets its rungs of the ladder
+    )
+    actors: int = 1  # how many act now
+
+
+@dataclass(frozen=True)
+class RolloutReport:
+    """What an actor reports of one rollout; the transitions travel apart."""
+
+    env_steps: int  # real transitions of the environments, resets excluded
+    transitions: int  # n-step transitions completed, the size of the chunk
+    episode_returns: list[float]  # undiscounted, of the episodes that ended
+    episode_lengths: list[int]  # in env steps
+    epsilon: float  # mean over the environments
+    weights_version: tuple[int, int] | None  # of the network that acted; None before the first weights
+    weights_learner_steps: int  # learner steps behind that network
+    env_seconds: float  # inside the environments
+    network_seconds: float  # inside the network and action selection
+    total_seconds: float
+    env_faults: int = 0  # times an environment raised and all were rebuilt
+    env_tracebacks: list[str] = field(default_factory=list)  # those never reported before
+    episodes_lost: int = 0  # open episodes that these faults ended
+    not_finite: int = 0  # steps masked because of NaN or infinity
+
+
+@dataclass(frozen=True)
+class FlushReport:
+    """What an actor reports of a flush; the transitions travel apart."""
+
+    episodes_lost: int  # open episodes with at least one env step
+    transitions: int  # open windows, closed as if their episodes had been truncated
+
+
+@dataclass(frozen=True)
+class LearnRequest:
+    """What a call of the learner is made with."""
+
+    learning_rate: float  # of Adam
+    importance_sampling_exponent: float
+
+
+@dataclass(frozen=True)
+class LearnReport:
+    """What the learner reports of one call. Means are over the updates that were applied, 0 if none was."""
+
+    updates: int  # in this call, skipped ones included
+    learner_steps: int  # in all, skipped ones included
+    loss: float
+    q_mean: float  # mean Q-value of the actions in the batches
+    gradient_norm: float  # mean global norm before clipping
+    seconds: float
+    weights_version: tuple[int, int] | None  # of the weights published with it
+    not_finite: int = 0  # updates skipped because of NaN or infinity
+    first_not_finite: str | None = None  # the tensor that caused the first of those
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """One evaluation to make."""
+
+    weights: Any  # `PolicyWeights`, or a reference to them
+    episodes: int
+    number: int  # of this evaluation in the run; fixes its episodes
+    confirms: bool  # whether it decides that the goal is reached
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of greedy episodes of one version of the weights."""
+
+    returns: list[float]  # undiscounted, one for each episode
+    lengths: list[int]  # env steps, one for each episode
+    weights_version: tuple[int, int]
+    learner_steps: int  # gradient updates behind the weights
+    seconds: float
+    env_faults: int = 0  # times an environment raised and all episodes were repeated
+    env_tracebacks: list[str] = field(default_factory=list)  # those never reported before
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(np.mean(self.returns))
+
+    @property
+    def standard_deviation(self) -> float:
+        """Sample standard deviation of the returns; 0 for one episode."""
+        with np.errstate(invalid="ignore"):  # infinite returns have none
+            return float(np.std(self.returns, ddof=1)) if len(self.returns) > 1 else 0.0
+
+    @property
+    def lower_bound(self) -> float:
+        """Two standard errors below the mean; minus infinity where a return is not finite."""
+        if not np.isfinite(self.returns).all():
+            return -math.inf
+        return self.mean - 2.0 * self.standard_deviation / math.sqrt(len(self.returns))
+
+
+@dataclass(frozen=True)
+class ActorPoolStatus:
+    """How many actors a run has."""
+
+    wanted: int
+    acting: int  # processes that are up and stay
+    starting: int  # processes that are not up yet
+    waiting: int  # of the starting ones, those for which the cluster has no free resources
+    draining: int  # processes that finish their last rollout
+    command: int  # number of the last command received; 0 before any
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run has the actors it wants, and no others."""
+        return self.acting == self.wanted and not self.starting and not self.draining

@@ -1,0 +1,247 @@
+"""Checkpointer made by somebody who means harm: refused before anything is opened, made or run."""
+
+import hashlib
+import io
+import json
+import os
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from distdqn.checkpoints.store import Store
+from distdqn.errors import CheckpointDamaged
+
+DIGEST = hashlib.sha256(b"").hexdigest()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with an empty store in it, which has a file beside it."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # most of the time, and not the subject here
+    (tmp_path / "outside.npy").write_bytes(b"secret")
+    Store(str(tmp_path / "run")).check_writable()
+    return tmp_path / "run"
+
+
+def forge(folder, document, number=1):
+    """A manifest whose own sum is right, of any document; by the rule, not by our code."""
+    signed = {"format": 1, "number": number, "document": document}
+    digest = hashlib.sha256(json.dumps(signed, separators=(",", ":")).encode()).hexdigest()
+    whole = {"format": 1, "number": number, "sha256": digest, "document": document}
+    path = folder / "checkpoint-000000000001.json"
+    path.write_text(json.dumps(whole, separators=(",", ":")) + "\n")
+    return path
+
+
+def forge_blob(folder, content, **changes):
+    """A file of any content under its true sum, and an entry for it."""
+    digest = hashlib.sha256(content).hexdigest()
+    (folder / "blobs" / f"{digest}.npy").write_bytes(content)
+    return {"blob": digest, "bytes": len(content), "dtype": "float32", "shape": [0], **changes}
+
+
+def assert_refused(folder, entry, reason):
+    """Neither reading nor verifying accepts the entry, and each says why in one line."""
+    forge(folder, {"weights": [entry]})
+    store = Store(str(folder))
+    for read in (lambda: store.read_array(entry), lambda: store.verify(1), store.newest_whole):
+        with pytest.raises(CheckpointDamaged, match=reason) as caught:
+            read()
+        assert caught.value.exit_code == 4
+        assert str(folder) in str(caught.value)
+        assert all("\n" not in mistake and len(mistake) < 600 for mistake in caught.value.mistakes)
+
+
+SOUND = {"blob": DIGEST, "bytes": 128 + 8, "dtype": "float32", "shape": [2]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"blob": "../../outside"}, "64 hexadecimal"),
+        ({"blob": "/etc/passwd"}, "64 hexadecimal"),
+        ({"blob": "../" + DIGEST[3:]}, "64 hexadecimal"),
+        ({"blob": DIGEST[:-1]}, "64 hexadecimal"),
+        ({"blob": DIGEST + "\n"}, "64 hexadecimal"),
+        ({"blob": DIGEST.upper()}, "64 hexadecimal"),
+        ({"blob": "\N{ARABIC-INDIC DIGIT ONE}" * 64}, "64 hexadecimal"),
+        ({"blob": None}, "64 hexadecimal"),
+        ({"blob": [DIGEST]}, "64 hexadecimal"),
+        ({"blob": {"blob": DIGEST}}, "64 hexadecimal"),
+        ({"dtype": "object"}, "`dtype`"),
+        ({"dtype": "O"}, "`dtype`"),
+        ({"dtype": ">f4"}, "`dtype`"),
+        ({"dtype": "float32,float32"}, "`dtype`"),
+        ({"dtype": ["float32"]}, "`dtype`"),
+        ({"dtype": None}, "`dtype`"),
+        ({"shape": 2}, "`shape`"),
+        ({"shape": [-2]}, "`shape`"),
+        ({"shape": [2.0]}, "`shape`"),
+        ({"shape": [True, 2]}, "`shape`"),
+        ({"shape": [[2]]}, "`shape`"),
+        ({"shape": [1] * 33}, "`shape`"),
+        ({"shape": [10**4000]}, "`shape`"),
+        ({"shape": [2**62, 2**62, 0], "bytes": 128}, "`shape`"),
+        ({"shape": [2**60]}, "`bytes` must be"),
+        ({"bytes": -1}, "`bytes` must be"),
+        ({"bytes": 136.0}, "`bytes` must be"),
+        ({"bytes": "136"}, "`bytes` must be"),
+        ({"bytes": 137}, "`bytes` must be"),
+        ({"extra": 1}, "and nothing else"),
+    ],
+)
+def test_malformed_entry_is_refused_before_any_file_is_opened(folder, monkeypatch, changes, reason):
+    opened = []
+    entry = {**SOUND, **changes}
+    path = forge(folder, {"weights": [entry]})
+    real = os.open
+    monkeypatch.setattr(os, "open", lambda p, *rest: opened.append(str(p)) or real(p, *rest))
+
+    assert_refused(folder, entry, reason)
+
+    assert set(opened) <= {str(path)}
+
+
+@pytest.mark.parametrize("missing", ["bytes", "dtype", "shape"])
+def test_entry_without_one_of_its_keys_is_refused(folder, missing):
+    assert_refused(folder, {k: v for k, v in SOUND.items() if k != missing}, "and nothing else")
+
+
+def test_fault_17_absurd_shape_takes_no_memory_at_all(folder):
+    entry = forge_blob(folder, b"x" * 200, shape=[2**60], bytes=2**62 + 128)
+    tracemalloc.start()
+    try:
+        assert_refused(folder, entry, "is 200 bytes long, not 4611686018427388032")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 3_000_000
+
+
+def test_array_that_memory_does_not_suffice_for_is_refused(folder, monkeypatch):
+    entry = Store(str(folder)).write_array(np.ones(2, np.float32))
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(np, "empty", fail)
+    with pytest.raises(CheckpointDamaged, match="136 bytes do not fit into memory"):
+        Store(str(folder)).read_array(entry)
+
+
+class Trap:
+    """Makes a file when unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (os.mkdir, (self.path,))
+
+
+def test_fault_17_pickled_content_is_refused_and_never_unpickled(folder, tmp_path):
+    trap = tmp_path / "sprung"
+    stream = io.BytesIO()
+    np.save(stream, np.array([Trap(str(trap))], dtype=object), allow_pickle=True)
+    content = stream.getvalue().ljust(512, b".")
+
+    assert_refused(folder, forge_blob(folder, content, dtype="object", shape=[1]), "`dtype`")
+    assert_refused(folder, forge_blob(folder, content, shape=[96]), "does not hold float32")
+
+    assert not trap.exists()
+    np.load(io.BytesIO(content), allow_pickle=True)  # the trap is armed
+    assert trap.exists()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [np.zeros(2, np.int32), np.zeros((2, 1), np.float32), np.zeros((1, 2), np.float32, order="F")],
+    ids=["type", "shape", "axes"],
+)
+def test_file_that_holds_another_array_than_its_entry_says_is_refused(folder, other):
+    entry = Store(str(folder)).write_array(other)
+
+    assert_refused(
+        folder, {**entry, "dtype": "float32", "shape": [2]}, r"does not hold float32 of shape \[2\]"
+    )
+
+
+def test_file_under_two_entries_is_held_against_each(folder):
+    entry = Store(str(folder)).write_array(np.zeros((2, 1), np.float32))
+    forge(folder, {"weights": [{**entry, "shape": [2]}, entry]})
+
+    with pytest.raises(CheckpointDamaged, match="does not hold"):
+        Store(str(folder)).verify(1)
+
+
+def test_fault_17_symbolic_links_and_pipes_are_refused_without_waiting(folder):
+    entry = Store(str(folder)).write_array(np.ones(2, np.float32))
+    path = folder / "blobs" / f"{entry['blob']}.npy"
+    elsewhere = path.rename(folder.parent / "elsewhere.npy")
+
+    path.symlink_to(elsewhere)  # the right content, from a place that is not ours
+    assert_refused(folder, entry, "is a symbolic link")
+    path.unlink()
+    path.symlink_to("nowhere")
+    assert_refused(folder, entry, "is a symbolic link")
+    path.unlink()
+    os.mkfifo(path)
+    assert_refused(folder, entry, "is not a regular file")
+    path.unlink()
+    path.mkdir()
+    assert_refused(folder, entry, "is not a regular file")
+
+
+def test_linked_file_is_replaced_by_a_real_one_when_its_content_is_written(folder):
+    store = Store(str(folder))
+    entry = store.write_array(np.ones(2, np.float32))
+    path = folder / "blobs" / f"{entry['blob']}.npy"
+    path.rename(folder.parent / "elsewhere.npy")
+
+    # A link's own size is the length of its text: the second is as long as the file.
+    for text in ("../../elsewhere.npy", "../" + "/" * (entry["bytes"] - 19) + "../elsewhere.npy"):
+        path.symlink_to(text)
+        store.write_array(np.ones(2, np.float32))
+
+        assert not path.is_symlink()
+        assert store.read_array(entry).tolist() == [1.0, 1.0]
+        path.unlink()
+
+
+def test_linked_manifest_is_reported_and_not_followed(folder):
+    store = Store(str(folder))
+    store.write_manifest(1, {"a": 1})
+    path = folder / "checkpoint-000000000001.json"
+    path.symlink_to(path.rename(folder.parent / "elsewhere.json"))
+
+    assert store.numbers() == [1]
+    with pytest.raises(CheckpointDamaged, match="is a symbolic link"):
+        store.newest_whole()
+
+
+@pytest.mark.parametrize("document", [None, [], "text", 1])
+def test_signed_manifest_without_an_object_is_refused(folder, document):
+    forge(folder, document)
+
+    with pytest.raises(CheckpointDamaged, match="not an object"):
+        Store(str(folder)).read_manifest(1)
+
+
+def test_signed_manifest_nested_too_deeply_is_refused(folder):
+    document = {}
+    for _ in range(200):
+        document = {"a": document}
+    forge(folder, document)
+
+    with pytest.raises(CheckpointDamaged, match="nested deeper than 100"):
+        Store(str(folder)).read_manifest(1)
+
+
+@pytest.mark.parametrize("number", [2, True, "1", None, 1.0])
+def test_manifest_of_another_number_is_refused(folder, number):
+    forge(folder, {}, number)
+
+    with pytest.raises(CheckpointDamaged, match="under another's name"):
+        Store(str(folder)).read_manifest(1)

@@ -1,0 +1,95 @@
+"""Object stores whose own library raises what it likes: no credentials, no network, no such bucket."""
+
+import contextlib
+import itertools
+
+import fsspec
+import numpy as np
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from distdqn.checkpoints.checkpointer import Checkpointer
+from distdqn.checkpoints.store import Store
+from distdqn.inspect import main
+from distdqn.training.checkpointing import save
+
+_names = itertools.count()
+
+
+class EndpointUnreachable(Exception):
+    """As such libraries have it: no `OSError`."""
+
+
+class CloudFileSystem(MemoryFileSystem):
+    """An object store that can be cut off."""
+
+    protocol = "cloud"
+    store: dict[str, object] = {}  # noqa: RUF012 - as its parent has it
+    pseudo_dirs = [""]  # noqa: RUF012
+    is_cut_off = False
+
+    def __getattribute__(self, name):
+        if name in ("pipe_file", "info", "ls", "open", "rm_file", "modified") and CloudFileSystem.is_cut_off:
+            raise EndpointUnreachable("could not connect to the endpoint")
+        return super().__getattribute__(name)
+
+
+@pytest.fixture
+def root():
+    """URL of an empty place in a store that can be reached, until it is cut off."""
+    fsspec.register_implementation("cloud", CloudFileSystem, clobber=True)
+    CloudFileSystem.is_cut_off = False
+    yield f"cloud://bucket{next(_names)}/run"
+    CloudFileSystem.is_cut_off = False
+
+
+@contextlib.contextmanager
+def cut_off():
+    """Nothing can be reached meanwhile."""
+    CloudFileSystem.is_cut_off = True
+    try:
+        yield
+    finally:
+        CloudFileSystem.is_cut_off = False
+
+
+def tree_of(number):
+    return {"learner": np.full(9, number), "goal": {"best": None}}
+
+
+def test_fault_18_store_that_cannot_be_reached_is_a_failed_checkpoint_and_the_next_is_made(root):
+    notes = []
+    checkpoints = Checkpointer(Store(root), 3, notes.append)
+    save(checkpoints, 1, tree_of(1), ask_shards=[])
+    with cut_off():
+        save(checkpoints, 2, tree_of(2), ask_shards=[])
+    save(checkpoints, 3, tree_of(3), ask_shards=[])
+    assert len(notes) == 1
+    assert "EndpointUnreachable: could not connect" in notes[0]
+    assert Store(root).numbers() == [1, 3]
+    assert Store(root).newest_whole()[2] == []
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda store: store.check_writable(),
+        lambda store: store.numbers(),
+        lambda store: store.verify(1),
+        lambda store: store.written_at(1),
+        lambda store: store.prune(1),
+    ],
+    ids=["check_writable", "numbers", "verify", "written_at", "prune"],
+)
+def test_whatever_the_library_of_a_store_raises_is_a_fault_of_the_place(root, use):
+    store = Store(root)
+    save(Checkpointer(store, 3, print), 1, tree_of(1), ask_shards=[])
+    with cut_off(), pytest.raises(OSError, match="EndpointUnreachable: could not connect"):
+        use(store)
+
+
+def test_inspect_says_one_line_of_a_store_that_cannot_be_reached(root, capsys):
+    with cut_off():
+        assert main([root]) == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"distdqn: error: {root} cannot be read: EndpointUnreachable")

@@ -1,0 +1,391 @@
+"""The store of checkpoints when nothing goes wrong: what goes in comes out, and is kept once."""
+
+import hashlib
+import itertools
+import json
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from distdqn.checkpoints.files import LocalFiles, RemoteFiles, files_at
+from distdqn.checkpoints.store import Store
+from distdqn.errors import ConfigError
+
+DTYPES = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
+DTYPES += ["float16", "float32", "float64"]
+SHAPES = [(), (0,), (1,), (3, 0, 2), (7,), (2, 3, 4), (1,) * 32]
+_names = itertools.count()
+
+
+@pytest.fixture(params=["local", "memory"])
+def root(request, tmp_path):
+    """A place for a store: a folder, and an object store that lives in this process."""
+    return str(tmp_path / "a" / "b") if request.param == "local" else f"memory://store{next(_names)}/run"
+
+
+@pytest.fixture
+def store(root):
+    """An empty store, ready to be written to."""
+    made = Store(root)
+    made.check_writable()
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with an empty store in it."""
+    Store(str(tmp_path)).check_writable()
+    return tmp_path
+
+
+def random_array(dtype, shape):
+    """Any bit patterns, so that every value of the type can occur, NaN too."""
+    count = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    content = np.random.default_rng(0).integers(0, 256, count, dtype=np.uint8)
+    return ((content > 127) if dtype == "bool" else content.view(dtype)).reshape(shape)
+
+
+def test_array_comes_back_bit_for_bit_for_every_type_and_shape(store):
+    for dtype, shape in itertools.product(DTYPES, SHAPES):
+        array = random_array(dtype, shape)
+
+        entry = store.write_array(array)
+        found = store.read_array(json.loads(json.dumps(entry)))
+
+        assert (entry["dtype"], entry["shape"]) == (dtype, list(shape))
+        assert (found.dtype, found.shape) == (array.dtype, shape)
+        assert found.tobytes() == array.tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_array_file_is_one_that_numpy_reads_and_is_named_by_its_sum(folder, dtype):
+    for shape in SHAPES:
+        array = random_array(dtype, shape)
+
+        entry = Store(str(folder)).write_array(array)
+
+        path = folder / "blobs" / f"{entry['blob']}.npy"
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == entry["blob"]
+        assert path.stat().st_size == entry["bytes"]
+        loaded = np.load(path, allow_pickle=False)
+        assert (loaded.dtype, loaded.shape, loaded.tobytes()) == (array.dtype, shape, array.tobytes())
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(12.0).reshape(3, 4).T,
+        np.asfortranarray(np.arange(24).reshape(2, 3, 4)),
+        np.arange(20, dtype=np.int32)[::-3],
+        np.broadcast_to(np.float32(1.5), (3, 2)),
+        np.arange(5, dtype=">f4"),
+        np.array(258, dtype=">u2"),
+    ],
+    ids=["transposed", "fortran", "strided", "broadcast", "big-endian", "big-endian-scalar"],
+)
+def test_array_that_lies_otherwise_in_memory_comes_back_equal(store, array):
+    found = store.read_array(store.write_array(array))
+
+    assert found.tolist() == array.tolist()
+    assert (found.dtype, found.shape) == (array.dtype.newbyteorder("="), array.shape)
+    assert store.write_array(found) == store.write_array(array)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([{}, []], dtype=object),
+        np.array(["a"]),
+        np.array([b"a"]),
+        np.array([1j]),
+        np.array(["2026-01-01"], dtype="M8[D]"),
+        np.zeros(2, dtype=[("x", "f4")]),
+        np.zeros(2, dtype=np.longdouble),
+        np.zeros((1,) * 33),
+    ],
+    ids=["object", "text", "bytes", "complex", "time", "fields", "longdouble", "33-axes"],
+)
+def test_array_that_could_not_be_read_back_is_refused(store, array):
+    with pytest.raises(ValueError, match="only booleans, integers and floats"):
+        store.write_array(array)
+
+
+def test_array_read_back_is_writable_and_independent_of_the_store(store):
+    entry = store.write_array(np.zeros(3))
+
+    store.read_array(entry)[:] = 1.0
+
+    assert store.read_array(entry).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_million_rows_are_stored_without_a_copy_and_read_with_one(folder):
+    array = np.random.default_rng(0).random((1_000_000, 4), dtype=np.float32)  # 16 MB
+    store = Store(str(folder))
+    tracemalloc.start()
+    try:
+        entry = store.write_array(array)
+        peak_of_write = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        found = store.read_array(entry)
+        peak_of_read = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        Store(str(folder)).write_array(array)  # reads back what is there
+        peak_of_check = tracemalloc.get_traced_memory()[1] - found.nbytes
+    finally:
+        tracemalloc.stop()
+
+    assert np.array_equal(found, array)
+    assert peak_of_write < 1_000_000
+    assert peak_of_read < array.nbytes + 1_000_000
+    assert peak_of_check < 4_000_000
+
+
+def test_equal_content_is_stored_once_and_not_written_again(folder):
+    first = Store(str(folder)).write_array(np.arange(6))
+    (path,) = (folder / "blobs").iterdir()
+    inode = path.stat().st_ino
+
+    again = Store(str(folder)).write_array(np.arange(6))
+
+    assert again == first
+    assert [p.stat().st_ino for p in (folder / "blobs").iterdir()] == [inode]
+    # The same bytes under another shape or type are another array.
+    Store(str(folder)).write_array(np.arange(6).reshape(2, 3))
+    assert len(list((folder / "blobs").iterdir())) == 2
+
+
+def test_file_that_is_there_is_read_back_once_before_it_is_relied_on(folder, monkeypatch):
+    Store(str(folder)).write_array(np.arange(6))
+    read = []
+    reading = LocalFiles.reading
+    monkeypatch.setattr(LocalFiles, "reading", lambda self, name: read.append(name) or reading(self, name))
+    store = Store(str(folder))
+
+    for _ in range(3):
+        store.write_array(np.arange(6))
+        store.write_array(np.arange(7))  # written by this very store: known
+
+    assert len(read) == 1
+
+
+def test_damaged_file_is_replaced_when_its_content_is_written_again(folder):
+    entry = Store(str(folder)).write_array(np.arange(6))
+    path = folder / "blobs" / f"{entry['blob']}.npy"
+    whole = path.read_bytes()
+
+    for damaged in (whole[:-1] + b"\x01", whole[:-1], b""):
+        path.write_bytes(damaged)
+        Store(str(folder)).write_array(np.arange(6))
+        assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("name", ["PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"])
+def test_random_generator_goes_on_from_a_stored_state(store, name):
+    generator = np.random.Generator(getattr(np.random, name)(3))
+    generator.integers(0, 9, 5, dtype=np.int32)  # leaves half a word behind
+    store.write_manifest(1, {"generator": store.write_tree(generator.bit_generator.state)})
+    other = np.random.Generator(getattr(np.random, name)(4))
+
+    other.bit_generator.state = store.read_tree(store.read_manifest(1))["generator"]
+
+    assert other.random(10).tolist() == generator.random(10).tolist()
+
+
+def test_tree_comes_back_with_its_arrays_and_scalars(store):
+    entry = store.write_array(np.arange(2))
+    tree = {
+        "weights": [np.ones((2, 2), np.float32), (np.zeros(0), 2**200)],
+        "z before a": {"b": None, "a": True, "ü": "\ud800\n"},
+        "numpy": [np.float32(0.1), np.int64(-7), np.bool_(True)],
+        "floats": [0.1, -0.0, float("inf"), 5e-324],
+        "entry": entry,
+    }
+
+    document = store.write_tree(tree)
+    store.write_manifest(7, document)
+    found = store.read_tree(store.read_manifest(7))
+
+    assert document["entry"] == entry
+    assert list(found) == list(tree)
+    assert found["weights"][0].tolist() == [[1.0, 1.0], [1.0, 1.0]]
+    assert found["weights"][1][0].shape == (0,)
+    assert found["weights"][1][1] == 2**200
+    assert found["z before a"] == tree["z before a"]
+    assert found["numpy"] == [float(np.float32(0.1)), -7, True]
+    assert [value.hex() for value in found["floats"]] == [value.hex() for value in tree["floats"]]
+    assert found["entry"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("leaf", [{1, 2}, b"bytes", 1j, np.complex64(1), object(), Path("x")])
+def test_tree_refuses_what_is_neither_an_array_nor_json(store, leaf):
+    with pytest.raises(TypeError, match="neither an array nor JSON"):
+        store.write_tree({"a": [leaf]})
+
+
+@pytest.mark.parametrize("tree", [{1: "a"}, {"a": {None: 1}}, {"blob": 1}, {"blob": "0" * 64, "bytes": 4}])
+def test_tree_refuses_keys_that_would_not_come_back(store, tree):
+    with pytest.raises(ValueError, match="`tree` has the key"):
+        store.write_tree({"a": [tree]})
+
+
+def test_nan_survives_a_manifest_as_every_other_float_does(store):
+    store.write_manifest(1, {"best": float("nan")})
+
+    assert np.isnan(store.verify(1)["best"])
+
+
+def nested(levels):
+    """A dictionary in a dictionary and so on."""
+    return {"a": nested(levels - 1)} if levels else {}
+
+
+@pytest.mark.parametrize(
+    ("document", "reason"),
+    [
+        ({"a": {1: "a"}}, "keys that are no text"),
+        (nested(100), "deeper than 100"),
+        ({"a": {"blob": "../x"}}, "an array's entry needs"),
+        ({"a": "x" * (64 * 2**20)}, "use arrays"),
+    ],
+    ids=["key", "depth", "entry", "length"],
+)
+def test_manifest_that_could_not_be_read_back_is_not_written(store, document, reason):
+    with pytest.raises(ValueError, match=reason):
+        store.write_manifest(1, document)
+
+    assert store.numbers() == []
+
+
+def test_deepest_manifest_that_is_written_can_be_read(store):
+    store.write_manifest(1, nested(99))
+
+    assert store.verify(1) == nested(99)
+
+
+def test_manifest_is_refused_when_an_array_it_names_is_gone(store):
+    document = {"a": store.write_array(np.ones(3)), "b": {**Store("memory://other").write_array(np.ones(4))}}
+
+    with pytest.raises(FileNotFoundError, match="gone") as caught:
+        store.write_manifest(1, document)
+
+    assert document["b"]["blob"] in str(caught.value)
+    assert store.numbers() == []
+
+
+def test_numbers_are_those_of_manifests_in_ascending_order(folder):
+    store = Store(str(folder))
+    for number in (10**12, 20, 0, 3):
+        store.write_manifest(number, {})
+    for name in ("checkpoint-5.json", "checkpoint-000000000006.json.bak", "checkpoint-0000000000007.json"):
+        (folder / name).write_text("{}")
+    (folder / "checkpoint-00000000000\N{ARABIC-INDIC DIGIT ONE}.json").write_text("{}")
+
+    assert store.numbers() == [0, 3, 20, 10**12]
+    assert store.verify(10**12) == {}
+
+
+def test_number_of_a_checkpoint_is_never_negative(store):
+    with pytest.raises(ValueError, match="at least 0"):
+        store.write_manifest(-1, {})
+
+
+def test_checkpoint_written_again_replaces_the_one_before(store):
+    store.write_manifest(5, {"try": 1})
+    store.write_manifest(5, {"try": 2})
+
+    assert store.numbers() == [5]
+    assert store.newest_whole() == (5, {"try": 2}, [])
+
+
+def test_manifest_is_json_that_says_what_the_design_says(folder):
+    Store(str(folder)).write_manifest(123, {"a": 1})
+
+    found = json.loads((folder / "checkpoint-000000000123.json").read_text())
+
+    signed = b'{"format":2,"number":123,"document":{"a":1}}'
+    assert found == {
+        "format": 2,
+        "number": 123,
+        "sha256": hashlib.sha256(signed).hexdigest(),
+        "document": {"a": 1},
+    }
+
+
+def test_folders_are_made_by_the_check_and_by_nothing_else(tmp_path):
+    store = Store(str(tmp_path / "a" / "b"))
+    for write in (lambda: store.write_array(np.ones(1)), lambda: store.write_manifest(1, {})):
+        with pytest.raises(FileNotFoundError):
+            write()
+    assert store.numbers() == []
+    assert list(tmp_path.iterdir()) == []
+
+    store.check_writable()
+
+    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")] == ["a", "a/b", "a/b/blobs"]
+
+
+@pytest.mark.parametrize("below", ["file", "file/below"])
+def test_check_fails_when_the_path_is_a_file(tmp_path, below):
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(OSError, match="file"):
+        Store(str(tmp_path / below)).check_writable()
+
+
+def test_url_of_the_local_disk_is_written_as_safely_as_a_path(tmp_path):
+    assert isinstance(files_at(f"file://{tmp_path}"), LocalFiles)
+    store = Store(f"file://{tmp_path}/x")
+    store.check_writable()
+
+    store.write_manifest(1, {"a": store.write_array(np.ones(3))})
+
+    assert Store(str(tmp_path / "x")).newest_whole()[0] == 1
+
+
+def test_url_of_an_unknown_kind_is_a_mistake_in_the_options():
+    with pytest.raises(ConfigError, match="nowhere://x"):
+        Store("nowhere://x")
+
+
+class CachingFileSystem(MemoryFileSystem):
+    """Remembers listings until told not to, as those of real object stores do."""
+
+    cachable = False
+    protocol = "caching"
+
+    def __init__(self):
+        super().__init__()
+        self.listings = {}
+
+    def ls(self, path, detail=True, **options):  # noqa: ARG002
+        if path not in self.listings:
+            self.listings[path] = super().ls(path, detail=True)
+        return self.listings[path]
+
+    def info(self, path, **options):  # noqa: ARG002
+        return next((item for item in self.ls(path.rpartition("/")[0]) if item["name"] == path), None) or {
+            "type": "directory"
+        }
+
+    def invalidate_cache(self, path=None):  # noqa: ARG002
+        self.listings.clear()
+
+
+def test_objects_of_other_writers_are_seen_in_spite_of_cached_listings():
+    root = f"/store{next(_names)}"
+    files = RemoteFiles(CachingFileSystem(), root)
+    files.write("blobs/a", b"1")
+    assert (files.sizes("blobs"), files.holds("blobs/b", 2)) == ({"a": 1}, False)
+
+    RemoteFiles(MemoryFileSystem(), root).write("blobs/b", b"22")
+    held = files.holds("blobs/b", 2)
+    RemoteFiles(MemoryFileSystem(), root).write("blobs/c", b"333")
+    with files.reading("blobs/c") as (stream, size):
+        assert (stream.read(), size) == (b"333", 3)
+    RemoteFiles(MemoryFileSystem(), root).write("blobs/d", b"")
+
+    assert held
+    assert files.sizes("blobs") == {"a": 1, "b": 2, "c": 3, "d": 0}

@@ -1,0 +1,281 @@
+"""The fleet on a real Ray, with small roles in place of the real ones."""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import time
+
+import psutil
+import pytest
+from ray._private.state import GlobalState
+
+from distdqn.cluster.connection import connected
+from distdqn.errors import ClusterError
+from distdqn.training.backend import CallFailed
+from distdqn.training.builders import Blueprint
+
+
+def _make_role():
+    """A class that travels by value: Ray's workers cannot import this file."""
+
+    class Role:
+        def __init__(self, index, restarts):
+            if index == 13:
+                raise ValueError("no thirteenth")
+            self._name = (index, restarts)
+            self._log = []
+
+        def name(self):
+            return self._name
+
+        def add(self, value):
+            self._log.append(value)
+            return list(self._log)
+
+        def both(self):
+            return "first", "second"
+
+        def sleep(self, seconds):
+            import time
+
+            time.sleep(seconds)
+
+        def hold_the_interpreter(self, seconds):
+            import ctypes
+
+            ctypes.PyDLL(None).usleep(int(seconds * 1e6))  # unlike CDLL, it keeps the lock
+
+        def fail(self):
+            raise KeyError("odd")
+
+        def variables(self):
+            import os
+
+            return dict(os.environ)
+
+    return Role
+
+
+@pytest.fixture(scope="module")
+def make_fleet(ray_session, tmp_path_factory):  # noqa: ARG001
+    """Makes a fleet whose roles ask for so many CPUs each; closes it at the end."""
+    from distdqn.cluster.ray_backend import RayBackend
+
+    role = _make_role()
+
+    def blueprint(_name, index, restarts):
+        return Blueprint(role, {"index": index, "restarts": restarts})
+
+    with connected(None, roles=4) as cluster, contextlib.ExitStack() as stack:
+
+        def make(cpus):
+            there = dataclasses.replace(cluster, cpus_per_role=cpus)
+            backend = RayBackend(there, tmp_path_factory.mktemp("backend") / "a-run", blueprint)
+            stack.callback(backend.close)
+            return backend
+
+        yield make
+
+
+@pytest.fixture(scope="module")
+def backend(make_fleet):
+    return make_fleet(0.0)
+
+
+@pytest.fixture
+def start(backend):
+    """Starts roles and ends them after the test."""
+    handles = []
+
+    def start_one(role, index=0, restarts=0):
+        handles.append(backend.start(role, index, restarts))
+        return handles[-1]
+
+    yield start_one
+    for handle in handles:
+        backend.end(handle)
+
+
+def _answer(backend, handle, method, *arguments):
+    return backend.get(*backend.call(handle, method, *arguments), timeout_seconds=30.0)
+
+
+def test_role_is_built_with_its_index_and_incarnation(backend, start):
+    assert _answer(backend, start("actor", 3, 2), "name") == (3, 2)
+
+
+def test_role_is_known_to_ray_by_its_run_and_its_name(backend, start):
+    from ray.util import list_named_actors
+
+    start("actor", 12, 0), start("actor", 12, 1)
+    named = {
+        each["name"] for each in list_named_actors(True) if each["namespace"] == backend.about()["namespace"]
+    }
+    assert named >= {"a-run/actor-12", "a-run/actor-12.1"}
+
+
+def test_replacement_may_be_started_beside_the_one_before_it(backend, start):
+    first, second = start("actor", 0, 0), start("actor", 0, 1)
+    assert (_answer(backend, first, "name"), _answer(backend, second, "name")) == ((0, 0), (0, 1))
+
+
+def test_identify_tells_a_process_that_really_runs(backend, start):
+    about = backend.get(backend.identify(start("actor", 1)), timeout_seconds=30.0)
+    assert about["pid"] != os.getpid()
+    assert psutil.pid_exists(about["pid"])
+    assert about["host"] == os.uname().nodename
+
+
+def test_calls_of_a_role_are_made_in_their_order(backend, start):
+    handle = start("replay", 1)
+    refs = [backend.call(handle, "add", value)[0] for value in range(20)]
+    assert backend.get(refs[-1], timeout_seconds=30.0) == list(range(20))
+
+
+def test_call_with_two_returns_gives_a_reference_for_each(backend, start):
+    refs = backend.call(start("actor", 2), "both", returns=2)
+    assert [backend.get(ref, timeout_seconds=30.0) for ref in refs] == ["first", "second"]
+
+
+def test_reference_is_passed_on_as_what_it_stands_for(backend, start):
+    handle = start("actor", 3)
+    (name,) = backend.call(handle, "name")
+    assert _answer(backend, start("replay", 2), "add", name) == [(3, 0)]
+
+
+def test_wait_returns_what_is_there_and_nothing_that_is_not(backend, start):
+    slow, fast = start("actor", 4), start("actor", 5)
+    _answer(backend, slow, "name"), _answer(backend, fast, "name")
+    (late,), (soon,) = backend.call(slow, "sleep", 3.0), backend.call(fast, "name")
+    assert backend.wait([late, soon], 2.0) == [soon]
+
+
+def test_wait_ends_when_its_time_is_up(backend, start):
+    handle = start("actor", 6)
+    _answer(backend, handle, "name")
+    (late,) = backend.call(handle, "sleep", 5.0)
+    begin = time.monotonic()
+    assert backend.wait([late], 0.3) == backend.wait([], 0.3) == []
+    assert 0.6 <= time.monotonic() - begin < 3.0
+
+
+def test_get_fails_when_the_time_is_up(backend, start):
+    handle = start("actor", 7)
+    (late,) = backend.call(handle, "sleep", 20.0)
+    with pytest.raises(CallFailed):
+        backend.get(late, timeout_seconds=0.2)
+
+
+def test_get_fails_with_what_was_raised_and_where(backend, start):
+    with pytest.raises(CallFailed, match=r"(?s)line \d+, in fail.*KeyError.*odd"):
+        _answer(backend, start("actor", 8), "fail")
+
+
+@pytest.mark.parametrize("giver_dies", [False, True])
+def test_call_whose_argument_failed_is_told_from_one_that_failed_itself(backend, start, giver_dies):
+    giver, taker = start("actor", 20), start("actor", 21)
+    about = backend.get(backend.identify(giver), timeout_seconds=30.0)
+    (given,) = backend.call(giver, *(("sleep", 60.0) if giver_dies else ("fail",)))
+    (taken,) = backend.call(taker, "add", given)
+    if giver_dies:
+        os.kill(about["pid"], signal.SIGKILL)
+    with pytest.raises(CallFailed) as of_taker:
+        backend.get(taken, timeout_seconds=30.0)
+    with pytest.raises(CallFailed) as of_giver:
+        backend.get(given, timeout_seconds=30.0)
+    assert (of_taker.value.lacks_input, of_giver.value.lacks_input) == (True, False)
+
+
+def test_state_of_a_call_tells_how_it_stands(backend, start):
+    handle = start("actor", 22)
+    refs = [backend.call(handle, *call)[0] for call in (("name",), ("fail",), ("sleep", 20.0))]
+    with pytest.raises(CallFailed):
+        backend.get(refs[1], timeout_seconds=30.0)
+    assert [backend.state(ref) for ref in refs] == ["done", "failed", "under way"]
+
+
+def test_role_without_a_place_is_told_from_one_that_has_it(make_fleet, ray_session):
+    backend = make_fleet(0.5)
+    up = backend.start("actor", 23, 0)
+    node = backend.get(backend.identify(up), timeout_seconds=30.0)["node"]
+    assert node == ray_session.get_runtime_context().get_node_id()
+    assert node not in backend.lost_nodes()
+    waiting = [backend.start("actor", index, 0) for index in range(24, 28)]  # half a CPU each, of two
+    lacks = []
+    deadline = time.monotonic() + 30.0
+    while lacks != ["needs 0.5 CPU on one node; of 1 nodes, none has more than 0 CPU free"]:
+        assert time.monotonic() < deadline, lacks
+        time.sleep(0.1)
+        lacks = [words for handle in waiting if (words := backend.missing(handle)) is not None]
+    assert backend.missing(up) is None
+    for handle in (up, *waiting):
+        backend.end(handle)
+
+
+def test_constructor_that_raises_fails_every_call(backend, start):
+    handle = start("actor", 13)
+    with pytest.raises(CallFailed, match="no thirteenth"):
+        backend.get(backend.identify(handle), timeout_seconds=30.0)
+    with pytest.raises(CallFailed):
+        _answer(backend, handle, "name")
+
+
+def test_killed_process_fails_running_and_queued_calls_and_stays_dead(backend, start):
+    handle = start("actor", 9)
+    pid = backend.get(backend.identify(handle), timeout_seconds=30.0)["pid"]
+    refs = [*backend.call(handle, "sleep", 60.0), *backend.call(handle, "name")]
+    os.kill(pid, signal.SIGKILL)
+    for ref in refs:
+        with pytest.raises(CallFailed, match="its worker process has died") as caught:
+            backend.get(ref, timeout_seconds=30.0)
+        assert "Some common causes" not in str(caught.value)
+    with pytest.raises(CallFailed):  # Ray does not restart it: the supervisor replaces it
+        _answer(backend, handle, "name")
+
+
+def test_ended_role_is_gone_with_its_process(backend, start):
+    handle = start("actor", 10)
+    pid = backend.get(backend.identify(handle), timeout_seconds=30.0)["pid"]
+    process = psutil.Process(pid)
+    backend.end(handle)
+    process.wait(10)
+    assert not process.is_running()
+
+
+def test_role_that_holds_the_interpreter_is_ended_all_the_same(backend, start):
+    handle = start("actor", 28)
+    process = psutil.Process(backend.get(backend.identify(handle), timeout_seconds=30.0)["pid"])
+    (ref,) = backend.call(handle, "hold_the_interpreter", 60.0)
+    time.sleep(0.5)
+    backend.end(handle)
+    process.wait(10)
+    with pytest.raises(CallFailed):
+        backend.get(ref)
+
+
+def test_roles_compute_with_one_thread_each(backend, start):
+    found = _answer(backend, start("actor", 11), "variables")
+    assert (found["OMP_NUM_THREADS"], found["OPENBLAS_NUM_THREADS"]) == ("1", "1")
+
+
+def test_fleet_tells_address_and_namespace_of_its_cluster(backend, ray_session):
+    about = backend.about()
+    assert about["address"] == ray_session.get_runtime_context().gcs_address
+    assert about["namespace"].startswith("a-run-")
+    assert about["control"] is None
+
+
+def test_ray_that_runs_already_is_used_and_left_running(ray_session):
+    with connected(None, roles=3) as cluster:
+        assert not cluster.is_private
+        assert cluster.cpus_per_role == 0.0  # it is on one machine
+    assert ray_session.is_initialized()
+
+
+def test_fault_7_cluster_that_does_not_answer_is_told_with_how_to_go_on(backend, start, monkeypatch):
+    actor = start("actor")
+    monkeypatch.setattr("ray._private.state.state", GlobalState())  # which knows of no head
+    for ask in (backend.room, backend.lost_nodes, lambda: backend.missing(actor)):
+        with pytest.raises(ClusterError, match=r"The Ray at .* is gone: .*`--resume auto` goes on"):
+            ask()

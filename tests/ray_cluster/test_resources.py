@@ -1,0 +1,173 @@
+"""Who runs where: what Ray is told of each role, and what it makes of it on a cluster of four nodes."""
+
+import pytest
+from ray_cluster.clusters import HeldCluster
+
+from distdqn.cluster.connection import Cluster
+from distdqn.errors import ClusterError
+from distdqn.training.backend import ResourceRequest
+
+_ACTORS = 4
+
+# Starts every role of a run, with a class that tells where it is, on the cluster that is joined.
+_ROLES = """
+import os, sys
+from pathlib import Path
+from distdqn.training.builders import Blueprint
+from distdqn.training.backend import ResourceRequest
+from distdqn.cluster.resources import Placement
+from distdqn.cluster.ray_backend import RayBackend
+
+def make():
+    class Role:
+        def where(self):
+            import os, ray
+            about = ray.get_runtime_context()
+            names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+            return {
+                "node": about.get_node_id(),
+                "gpus": about.get_accelerator_ids()["GPU"],
+                "environment": {name: os.environ.get(name) for name in names},
+            }
+    return Role
+
+role = make()
+wishes = ResourceRequest(0.5, {"fast": 1.0}, {"simulator": 1.0})
+folder = Path(os.environ["RAY_TMPDIR"]) / "a-run"
+fleet = RayBackend(cluster, folder, lambda *_: Blueprint(role, {}), wishes)
+roles = [("learner", 0), ("replay", 0), ("evaluator", 0), *(("actor", index) for index in range(ACTORS))]
+refs = {f"{name}-{index}": fleet.call(fleet.start(name, index, 0), "where")[0] for name, index in roles}
+told["roles"] = {name: fleet.get(ref, 60.0) for name, ref in refs.items()}
+import ray
+told["missing"] = {name: fleet._placement.missing(name, 0) for name in ("learner", "replay", "actor")}
+told["too much"] = Placement(cluster, ResourceRequest(2.0)).missing("learner", 0)
+told["nodes"] = {node["NodeID"]: node["Resources"] for node in ray.nodes()}
+fleet.close()
+"""
+
+
+@pytest.fixture
+def place():
+    """What a role of a private Ray is started with."""
+    from distdqn.cluster.resources import Placement
+
+    return lambda resource_request: Placement(
+        Cluster("here", is_private=True, cpus_per_role=0.0), resource_request
+    )
+
+
+def test_roles_of_a_private_ray_ask_for_nothing(place):
+    placement = place(ResourceRequest())
+    assert [placement.options(role, 0) for role in ("learner", "replay", "actor")] == 3 * [{"num_cpus": 0.0}]
+
+
+def test_custom_resources_are_asked_for_actors_and_the_evaluator_or_for_the_learner(place):
+    placement = place(ResourceRequest(0.0, {"fast": 1.0}, {"simulator": 0.5}))
+    asked = {role: placement.options(role, 0).get("resources") for role in ("learner", "replay", "actor")}
+    assert asked == {"learner": {"fast": 1.0}, "replay": None, "actor": {"simulator": 0.5}}
+    assert placement.options("evaluator", 0)["resources"] == {"simulator": 0.5}
+
+
+def test_actors_beside_a_learner_with_a_gpu_see_none_even_in_a_private_ray(place):
+    options = place(ResourceRequest(1.0)).options("actor", 0)
+    assert "num_gpus" not in options
+    assert options["runtime_env"]["env_vars"]["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_head_that_does_not_answer_ends_a_wish_for_nodes_with_what_a_run_expects(monkeypatch):
+    from ray.exceptions import RpcError
+
+    from distdqn.cluster import resources as capacity
+
+    def fail(**_named):
+        raise RpcError("no head")
+
+    monkeypatch.setattr(capacity, "is_autoscaler_v2", fail)
+    with pytest.raises(ClusterError, match="cannot be asked for nodes: no head"):
+        capacity.request([])
+
+
+# On a real cluster: slow.
+
+
+@pytest.fixture(scope="module")
+def placed():
+    """Where each role of a run came to live, and what the nodes are."""
+    nodes = [
+        {"num_cpus": 2},
+        {"num_cpus": 4, "num_gpus": 1, "resources": {"fast": 1}},
+        {"num_cpus": 4, "resources": {"simulator": 3}},
+        {"num_cpus": 4, "resources": {"simulator": 3}},
+    ]
+    cluster = HeldCluster(*nodes)
+    try:
+        told = cluster.join(cluster.address, _ACTORS + 3, _ROLES.replace("ACTORS", str(_ACTORS)))
+    finally:
+        cluster.close()
+    assert "roles" in told, told
+    return told
+
+
+def _resources(placed, role):
+    return placed["nodes"][placed["roles"][role]["node"]]
+
+
+@pytest.mark.slow
+def test_learner_runs_where_the_gpu_and_its_resources_are_and_sees_that_gpu(placed):
+    assert (_resources(placed, "learner-0")["GPU"], _resources(placed, "learner-0")["fast"]) == (1.0, 1.0)
+    assert placed["roles"]["learner-0"]["gpus"] == ["0"]
+    assert placed["roles"]["learner-0"]["environment"]["CUDA_VISIBLE_DEVICES"] == "0"
+
+
+@pytest.mark.slow
+def test_replay_runs_beside_the_learner(placed):
+    assert placed["roles"]["replay-0"]["node"] == placed["roles"]["learner-0"]["node"]
+
+
+@pytest.mark.slow
+def test_actors_run_where_their_resources_are_and_on_every_such_node(placed):
+    actors = [name for name in placed["roles"] if name.startswith("actor")]
+    assert len(actors) == _ACTORS
+    assert all("simulator" in _resources(placed, name) for name in [*actors, "evaluator-0"])
+    assert len({placed["roles"][name]["node"] for name in actors}) == 2
+
+
+@pytest.mark.slow
+def test_nobody_but_the_learner_sees_a_gpu_and_everybody_has_one_thread(placed):
+    for name, role in placed["roles"].items():
+        if name != "learner-0":
+            assert role["environment"]["CUDA_VISIBLE_DEVICES"] == "", name
+        assert role["environment"]["OMP_NUM_THREADS"] == role["environment"]["MKL_NUM_THREADS"] == "1"
+
+
+@pytest.mark.slow
+def test_what_a_cluster_lacks_for_a_role_is_named_and_what_has_its_place_lacks_nothing(placed):
+    assert placed["missing"] == {"learner": None, "replay": None, "actor": None}
+    assert placed["too much"].startswith("needs 1 CPU, 2 GPU on one node; of 4 nodes, none has more than ")
+    assert placed["too much"].endswith(" CPU, 0.5 GPU free")
+
+
+def test_two_bundles_have_room_on_one_node_or_on_two_but_not_in_one_place_twice():
+    from distdqn.cluster.resources import _have_both
+
+    learner, replay = {"CPU": 1.0, "GPU": 1.0}, {"CPU": 1.0}
+    assert _have_both([{"CPU": 2.0, "GPU": 1.0}], learner, replay)
+    assert _have_both([{"CPU": 1.0, "GPU": 1.0}, {"CPU": 1.0}], learner, replay)
+    assert not _have_both([{"CPU": 1.0, "GPU": 1.0}, {"CPU": 0.5}], learner, replay)
+
+
+@pytest.mark.slow
+def test_run_learns_beside_a_gpu_and_ends_with_exit_3_where_it_asks_for_more_than_there_are(start_run):
+    cluster = HeldCluster({"num_cpus": 4}, {"num_cpus": 2, "num_gpus": 1})
+    options = ("--address", cluster.address, "--actors", 1, "--envs-per-actor", 4)
+    paths = {"PYTHONPATH": cluster.environment["PYTHONPATH"]}
+    try:
+        run = start_run(*options, "--learner-gpus", 1, "--max-env-steps", 3000, **paths)
+        more = start_run(*options, "--learner-gpus", 2, "--start-timeout-seconds", 5, **paths)
+        assert more.wait() == 3, more.output()
+        assert run.wait() in (0, 8), run.output()
+    finally:
+        cluster.close()
+    assert "2 GPU on one node" in more.output().splitlines()[-1]
+    assert "The learner has a GPU that TensorFlow cannot use" in run.output()
+    assert run.read("summary.json")["learner_steps"] > 0

@@ -1,0 +1,120 @@
+import pytest
+
+from distdqn.config.config import Config
+from distdqn.errors import ConfigError
+from distdqn.training import resolve as resolve_module
+from distdqn.training.resolve import check_fit, describe_resolution, resolve
+from distdqn.types import EnvironmentSpec
+
+
+def make_spec(shape=(4,), dtype="float32", **changes):
+    """What an environment with such observations says of itself."""
+    about = {
+        "name": "Toy",
+        "observation_shape": shape,
+        "actions": 2,
+        "reward_threshold": None,
+        "observation_dtype": dtype,
+        "observation_low": 0.0,
+        "observation_high": 255.0,
+        "conversion": None,
+    }
+    return EnvironmentSpec(**(about | changes))
+
+
+def resolve_and_describe(config, spec):
+    result = resolve(config, spec)
+    check_fit(result, spec)
+    return result, describe_resolution(config, result, spec)
+
+
+def test_every_option_that_depends_on_the_environment_gets_its_value():
+    result, lines = resolve_and_describe(Config(), make_spec(reward_threshold=475.0))
+
+    assert lines == []
+    assert (result.torso, result.atoms, result.batch_size, result.samples_per_insert) == (
+        "dense",
+        11,
+        128,
+        128.0,
+    )
+    assert (result.learning_rate_schedule, result.target_return) == ("linear", 475.0)
+
+
+def test_images_have_smaller_batches_fewer_updates_and_a_constant_rate():
+    result, _ = resolve_and_describe(Config(), make_spec((84, 84, 4), "uint8"))
+
+    assert (result.torso, result.batch_size, result.samples_per_insert) == ("nature", 64, 8.0)
+    assert result.learning_rate_schedule == "constant"
+
+
+def test_options_that_were_given_stay_as_they_are():
+    given = {"torso": "dense", "atoms": 7, "batch_size": 32, "samples_per_insert": 3.0, "target_return": 1.0}
+    result, _ = resolve_and_describe(Config(**given), make_spec((84, 84, 4), "uint8"))
+
+    assert {name: getattr(result, name) for name in given} == given
+
+
+def test_resolving_again_changes_nothing():
+    result, _ = resolve_and_describe(Config(), make_spec(reward_threshold=475.0))
+
+    assert resolve(result, make_spec(reward_threshold=475.0)) == result
+
+
+def test_conversion_of_observations_is_told():
+    _, notes = resolve_and_describe(Config(), make_spec(conversion="float64 becomes float32"))
+
+    assert notes == ["float64 becomes float32"]
+
+
+def test_call_of_the_learner_is_kept_below_64_megabytes_of_images():
+    config, notes = resolve_and_describe(Config(batch_size=64), make_spec((4, 84, 84), "uint8"))
+
+    assert config.updates_per_call == (64 * 2**20) // (2 * 64 * 4 * 84 * 84)  # 18
+    assert "`updates_per_call` is 18 instead of 64" in notes[0]
+
+
+def test_replay_larger_than_the_machine_is_refused_with_needed_and_available(monkeypatch):
+    monkeypatch.setattr(resolve_module, "_machine_bytes", lambda: 2**30)
+
+    with pytest.raises(ConfigError) as caught:
+        resolve_and_describe(Config(replay_capacity=10**6), make_spec((84, 84, 4), "uint8"))
+
+    assert "`replay_capacity` (1000000) needs 7." in caught.value.mistakes[0]
+    assert "this machine has 1.0 GB" in caught.value.mistakes[0]
+
+
+def test_shards_may_have_more_memory_than_this_machine_on_a_cluster_alone(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(resolve_module, "_machine_bytes", lambda: 4 * 2**30)
+    options = {"replay_capacity": 10**6, "replay_shards": 4}  # about 7.7 GB, 1.9 GB each
+    spec = make_spec((84, 84, 4), "uint8")
+
+    resolve_and_describe(Config(**options, address="10.0.0.3:6379"), spec)
+    with pytest.raises(ConfigError, match=r"needs 7\.\d GB"):
+        resolve_and_describe(Config(**options, address="local"), spec)
+    with pytest.raises(ConfigError, match=r"needs 7\.\d GB"):
+        resolve_and_describe(Config(**options), spec)
+    with pytest.raises(ConfigError, match=r"needs 7\.\d GB"):
+        resolve_and_describe(Config(replay_capacity=10**6, address="10.0.0.3:6379"), spec)
+
+
+def test_torso_that_cannot_look_at_the_observations_is_refused():
+    with pytest.raises(ConfigError, match="at least 36 pixels"):
+        resolve_and_describe(Config(torso="nature"), make_spec((10, 10, 4), "uint8"))
+    with pytest.raises(ConfigError, match="`torso`"):
+        resolve_and_describe(Config(torso="small"), make_spec((4,)))
+
+
+def test_spectral_norm_without_convolutions_is_refused():
+    with pytest.raises(ConfigError, match="`spectral_norm` is for convolutions"):
+        resolve_and_describe(Config(spectral_norm=True), make_spec())
+
+
+def test_all_mistakes_are_listed_together(monkeypatch):
+    monkeypatch.setattr(resolve_module, "_machine_bytes", lambda: 1)
+
+    with pytest.raises(ConfigError) as caught:
+        resolve_and_describe(Config(torso="small", spectral_norm=True), make_spec())
+
+    assert len(caught.value.mistakes) == 2

@@ -1,0 +1,236 @@
+"""Signals as a request to stop: the first one asks, the second one interrupts."""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType, SimpleNamespace
+
+import pytest
+from distributed.fakes import make_checkpoints, make_run, newest_start
+
+from distdqn.cluster import launch
+from distdqn.config.config import Config
+from distdqn.errors import TERMINATED
+from distdqn.runner import train
+from distdqn.training.checkpointing import RoundCheckpointer
+from distdqn.training.stopping import StopRequest, ended_by_signals
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.fixture(autouse=True)
+def handlers_before() -> Iterator[None]:
+    """Keeps this process's own handlers, whatever a test does."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def ignore(_number: int, _frame: FrameType | None) -> None:
+    """Stands for a handler that was there before."""
+
+
+def send(number: signal.Signals) -> None:
+    """Sends this process a signal; Python handles it before the next line."""
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
+)
+def test_first_signal_asks_for_the_end_and_interrupts_nothing(number: signal.Signals, reason: str) -> None:
+    stop = StopRequest()
+    with stop:
+        assert stop.reason is None
+        send(number)
+        assert stop.reason == reason
+
+    assert stop.reason == reason
+
+
+@pytest.mark.parametrize("first", SIGNALS)
+@pytest.mark.parametrize("second", SIGNALS)
+def test_second_signal_interrupts_at_once(first: signal.Signals, second: signal.Signals) -> None:
+    reached: list[str | None] = []
+
+    def work(stop: StopRequest) -> None:
+        with stop:
+            send(first)
+            reached.append(stop.reason)
+            send(second)
+            reached.append("went on")
+
+    stop = StopRequest()
+    with pytest.raises(KeyboardInterrupt):
+        work(stop)
+
+    assert reached == [stop.reason]
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_handlers_from_before_are_put_back_at_the_end(error: type[BaseException] | None) -> None:
+    for number in SIGNALS:
+        signal.signal(number, ignore)
+
+    with contextlib.suppress(KeyboardInterrupt), StopRequest():
+        assert all(signal.getsignal(number) is not ignore for number in SIGNALS)
+        if error:
+            raise error
+
+    assert [signal.getsignal(number) for number in SIGNALS] == [ignore, ignore]
+
+
+def test_handlers_from_before_are_put_back_when_they_were_set_to_ignore() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with StopRequest():
+        pass
+
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_nothing_is_installed_off_the_main_thread() -> None:
+    for number in SIGNALS:
+        signal.signal(number, ignore)
+    inside: list[object] = []
+
+    def work() -> None:
+        with StopRequest() as stop:
+            inside.extend(signal.getsignal(number) for number in SIGNALS)
+            inside.append(stop.reason)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+    assert inside == [ignore, ignore, None]
+    assert [signal.getsignal(number) for number in SIGNALS] == [ignore, ignore]
+
+
+# Before there is anything to stop in order.
+
+
+def leave_as_ray_does(_number: int, _frame: FrameType | None) -> None:
+    """What Ray has SIGTERM do in the process that connects to it."""
+    sys.exit(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("handler", [None, leave_as_ray_does])
+def test_sigterm_outside_of_training_ends_what_is_open_and_has_its_own_exit_code(
+    handler: Callable[..., None] | None,
+) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    closed: list[bool] = []
+
+    def work() -> None:
+        with ended_by_signals():
+            if handler:
+                signal.signal(signal.SIGTERM, handler)
+            try:
+                send(signal.SIGTERM)
+            finally:
+                closed.append(True)
+
+    with pytest.raises(SystemExit) as ended:
+        work()
+
+    assert (ended.value.code, closed) == (TERMINATED, [True])
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_other_exits_and_a_handler_of_the_caller_stay_as_they_are() -> None:
+    signal.signal(signal.SIGTERM, ignore)
+    inside: list[object] = []
+
+    def work() -> None:
+        with ended_by_signals():
+            inside.append(signal.getsignal(signal.SIGTERM))
+            sys.exit(3)
+
+    with pytest.raises(SystemExit) as ended:
+        work()
+
+    assert (ended.value.code, inside) == (3, [ignore])
+    assert signal.getsignal(signal.SIGTERM) is ignore
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_signal_that_came_to_nothing_in_a_callback_is_raised_again(
+    number: signal.Signals, error: type[BaseException]
+) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with ended_by_signals() as raise_again:
+        raise_again()
+        with contextlib.suppress(BaseException):  # as Python does with what a callback raises
+            send(number)
+        with pytest.raises(error):
+            raise_again()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("when", ["connecting", "startup_check"])
+@pytest.mark.parametrize(
+    ("number", "error", "state"),
+    [(signal.SIGTERM, SystemExit, "terminated"), (signal.SIGINT, KeyboardInterrupt, "interrupted")],
+)
+def test_fault_10_run_that_is_stopped_before_it_trains_says_so(
+    number: signal.Signals,
+    error: type[BaseException],
+    state: str,
+    when: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The signal comes while Ray is connected to, or while a lockstep run waits for room there."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    @contextlib.contextmanager
+    def launched(*_arguments: object) -> Iterator[SimpleNamespace]:
+        if when == "connecting":
+            send(number)
+        yield SimpleNamespace(show=None, make_team=lambda _note: send(number))
+
+    monkeypatch.setattr(launch, "launched", launched)
+    with pytest.raises(error):
+        train(Config(run_dir=str(tmp_path), mode="lockstep"))
+
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == state
+    assert f"{state.title()} before training began: there is nothing to save." in capsys.readouterr().out
+
+
+# A run in rounds that is put back.
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "code"), [(signal.SIGINT, KeyboardInterrupt, None), (signal.SIGTERM, SystemExit, 143)]
+)
+def test_fault_10_run_in_rounds_that_is_interrupted_as_replay_is_put_back_ends_before_the_next_part(
+    tmp_path: Path, number: signal.Signals, error: type[BaseException], code: int | None
+) -> None:
+    before = make_run(max_env_steps=2_000, saving={"checkpoints": make_checkpoints(tmp_path)})
+    before.supervisor.run()
+    before.finish()
+    asked: list[str] = []
+
+    def ask(_role: str, method: str, _state: object) -> None:
+        asked.append(method)
+        if asked.count("set_rows") == 3:
+            send(number)
+
+    run, saver, stop = make_run(), RoundCheckpointer(None, None, with_replay=True, about={}), StopRequest()
+    with stop, pytest.raises(error) as raised:
+        saver.restore(
+            SimpleNamespace(ask=ask), run.goal, run.metrics, run.rate_limiter, newest_start(tmp_path), stop
+        )
+    assert asked == ["set_state", *["set_rows"] * 3]
+    assert getattr(raised.value, "code", None) == code
