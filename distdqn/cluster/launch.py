@@ -129,12 +129,12 @@ def launched(
         backend = RayBackend(cluster, folder, blueprint, resource_request)
         calls = Calls(backend, config.env_timeout_seconds, config.start_timeout_seconds)
         try:
-            room = backend.room().actors - others if cluster.cpus_per_role else machine
+            room = backend.capacity().actors - others if cluster.cpus_per_role else machine
             show = RayMetrics(folder.resolve().name).show
             yield Launch(cluster, config, spec, calls, fitting_actors(config, room), show)
         finally:
             with contextlib.suppress(ClusterError):  # it is gone, and the wish with it
-                backend.ask_for([])
+                backend.request_resources([])
             calls.end_all()
             backend.close()
 

@@ -153,18 +153,18 @@ class RayBackend:
         self._introductions = {ref: each for ref, each in self._introductions.items() if each is not handle}
         ray.kill(handle)
 
-    def room(self) -> ClusterCapacity:
+    def capacity(self) -> ClusterCapacity:
         """See `Backend`."""
         with self._asking_the_head():
             return capacity.measure_capacity(self._placement.needs("actor"))
 
-    def ask_for(self, roles: list[str]) -> None:
+    def request_resources(self, roles: list[str]) -> None:
         """See `Backend`."""
         if roles or self._has_asked:
             capacity.request([self._placement.needs(role) for role in roles])
             self._has_asked = bool(roles)
 
-    def about(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """See `Backend`."""
         about = {"address": self._cluster.address, "namespace": self._namespace}
         return {**about, "control": self._control}

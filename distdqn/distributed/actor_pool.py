@@ -74,7 +74,7 @@ class ActorPool:
         self._told_at = clock()
         if self._follows:
             others = [each.role for each in workers.working() if each.role != "actor"]
-            calls.backend.ask_for([*others, *["actor"] * (limits.max_actors or limits.min_actors)])
+            calls.backend.request_resources([*others, *["actor"] * (limits.max_actors or limits.min_actors)])
 
     def advance(self, is_training: bool) -> None:
         """Takes the next steps, if there are any to take.
@@ -109,7 +109,7 @@ class ActorPool:
         self._metrics.note(f"A command asks for {self._wanted} actors.")
         if self._follows:
             self._follows = False
-            self._calls.backend.ask_for([])
+            self._calls.backend.request_resources([])
 
     def take_last_words(self, call: Call, report: FlushReport) -> None:
         """Has replay take in what was open when an actor left."""
@@ -151,7 +151,7 @@ class ActorPool:
             still = sum(any(each is one for one in before) for each in self._homeless)
             wanted = len(staying) - still
         elif all(actor.about for actor in staying):
-            wanted = len(staying) + self._calls.backend.room().actors
+            wanted = len(staying) + self._calls.backend.capacity().actors
         else:
             return
         self._wanted = max(least, wanted if most is None else min(most, wanted))

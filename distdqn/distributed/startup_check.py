@@ -57,7 +57,7 @@ class StartupCheck:
         waiting = [each for each in workers if each.lacks]
         if not waiting:
             return
-        room = self._backend.room()
+        room = self._backend.capacity()
         placed = len(workers) - len(waiting)
         found = (
             f"{placed} of {len(workers)} processes have found room on the cluster, which has {room.cpus:g} "

@@ -130,7 +130,7 @@ class RayTeam:
 
     def ray(self) -> dict[str, Any]:
         """See `Team`."""
-        return self._calls.backend.about()
+        return self._calls.backend.describe()
 
     def roles(self) -> list[dict[str, Any]]:
         """See `Team`."""

@@ -144,7 +144,7 @@ class WorkerGroup:
 
     def ray(self) -> dict[str, Any]:
         """See `Finisher`."""
-        return self._calls.backend.about()
+        return self._calls.backend.describe()
 
     def roles(self) -> list[dict[str, Any]]:
         """See `Finisher`."""

@@ -126,14 +126,14 @@ class Backend(Protocol):
         """Ends a role's process at once."""
         ...
 
-    def room(self) -> ClusterCapacity:
+    def capacity(self) -> ClusterCapacity:
         """What the cluster has to offer now."""
         ...
 
-    def ask_for(self, roles: list[str]) -> None:
+    def request_resources(self, roles: list[str]) -> None:
         """Asks a cluster that can grow for room for these in all; none of them takes that back."""
         ...
 
-    def about(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """For `status.json`: the cluster, the run's namespace there, and who takes commands in it."""
         ...

@@ -295,14 +295,14 @@ class FakeBackend:
         self.ended.append(handle)
         self._place_waiting()
 
-    def room(self):
+    def capacity(self):
         free = self.slots - self._taken()
         return ClusterCapacity(free, self.slots, free, 1.0, self.is_growing)
 
-    def ask_for(self, roles):
+    def request_resources(self, roles):
         self.asked_for.append(roles)
 
-    def about(self):
+    def describe(self):
         return {"address": "nowhere", "namespace": "fake"}
 
     # Inside.

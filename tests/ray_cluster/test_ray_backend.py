@@ -110,7 +110,7 @@ def test_role_is_known_to_ray_by_its_run_and_its_name(backend, start):
 
     start("actor", 12, 0), start("actor", 12, 1)
     named = {
-        each["name"] for each in list_named_actors(True) if each["namespace"] == backend.about()["namespace"]
+        each["name"] for each in list_named_actors(True) if each["namespace"] == backend.describe()["namespace"]
     }
     assert named >= {"a-run/actor-12", "a-run/actor-12.1"}
 
@@ -260,7 +260,7 @@ def test_roles_compute_with_one_thread_each(backend, start):
 
 
 def test_fleet_tells_address_and_namespace_of_its_cluster(backend, ray_session):
-    about = backend.about()
+    about = backend.describe()
     assert about["address"] == ray_session.get_runtime_context().gcs_address
     assert about["namespace"].startswith("a-run-")
     assert about["control"] is None
