@@ -1,6 +1,7 @@
 """What tests of replay share."""
 
 import numpy as np
+from toy_replay_state import make_replay
 
 
 class EveryItem:
@@ -30,3 +31,10 @@ class EveryItem:
     def sample(self, first, end, count, generator):  # noqa: ARG002
         self.told.append((first, end))
         return first + np.arange(count, dtype=np.int64) % (end - first)
+
+
+def make_every_item_replay(capacity):
+    """A replay that goes round its items in order."""
+    replay = make_replay(capacity)
+    replay._sampler = EveryItem()
+    return replay

@@ -1,24 +1,30 @@
 """Replays, and checkpoints of them, for tests."""
 
-import functools
 import json
 
 import numpy as np
 
+from distdqn.config.config import ReplayOptions
 from distdqn.replay.frames import make_frame_layout
 from distdqn.replay.replay import Replay
 from distdqn.replay.ring_buffer import segments
-from distdqn.replay.samplers import PrioritizedSampler, UniformSampler
 from distdqn.types import Transitions
 
 SAMPLERS = ["uniform", "prioritized"]
 STACKS = make_frame_layout((3, 2, 2), 255)
 
 
-def make_replay(capacity, sampler="uniform", seed=0, exponent=0.6):
-    if sampler == "uniform":
-        return Replay(capacity, seed, UniformSampler)
-    return Replay(capacity, seed, functools.partial(PrioritizedSampler, capacity, exponent))
+def make_replay(capacity, sampler="uniform", seed=0, exponent=0.6, shard=0):
+    """A replay, or a shard of one, that keeps `capacity` transitions."""
+    options = ReplayOptions(
+        replay_capacity=capacity * (shard + 1),
+        replay_shards=shard + 1,
+        min_replay_size=1,
+        sampler=sampler,
+        priority_exponent=exponent,
+        seed=seed,
+    )
+    return Replay(options, shard)
 
 
 def make_vectors(first, count, generator=None):

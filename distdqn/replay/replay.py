@@ -1,14 +1,14 @@
 """The replay memory: preallocated columns, the oldest item overwritten first."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from distdqn.config.config import ReplayOptions
 from distdqn.replay.frames import FrameIds, FrameStore, frame_capacity
 from distdqn.replay.ring_buffer import Ring
-from distdqn.replay.samplers import ItemIds, Sampler, UniformSampler
-from distdqn.replay.shards import importance_weights
+from distdqn.replay.samplers import ItemIds, make_sampler
+from distdqn.replay.shards import importance_weights, shard_capacities
 from distdqn.seeding import make_generator
 from distdqn.types import (
     FrameLayout,
@@ -40,19 +40,15 @@ class Replay:
     frames run out first and fewer transitions are kept: `size` says how many.
 
     Args:
-        capacity: most transitions kept.
-        seed: of the run; drawing has a stream of its own.
-        make_sampler: builds the distribution that batches are drawn from.
-        shard: index of this shard, where there are several.
+        options: capacity of all shards together, sampler and seed.
+        shard: index of this shard; each has a random stream of its own.
     """
 
-    def __init__(
-        self, capacity: int, seed: int, make_sampler: Callable[[], Sampler] = UniformSampler, shard: int = 0
-    ) -> None:
-        self._capacity = capacity
-        self._sampler = make_sampler()
-        self._generator = make_generator(seed, "replay", *([shard] if shard else []))
-        self._ring = Ring(capacity)
+    def __init__(self, options: ReplayOptions, shard: int = 0) -> None:
+        self._capacity = shard_capacities(options.replay_capacity, options.replay_shards)[shard]
+        self._sampler = make_sampler(options, self._capacity)
+        self._generator = make_generator(options.seed, "replay", *([shard] if shard else []))
+        self._ring = Ring(self._capacity)
         self._frames: FrameStore | None = None
         self._chunk_frames = 0  # of the first chunk, as room was made for
         self._first = 0

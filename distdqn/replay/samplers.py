@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from distdqn.config.config import ReplayOptions
 from distdqn.types import FloatArray
 
 ItemIds = npt.NDArray[np.int64]
@@ -173,6 +174,13 @@ class PrioritizedSampler:
         if state["exponent"] != self._exponent:  # else they come back bit for bit
             values = values ** (self._exponent / state["exponent"])
         self._tree.set(item_id % self._capacity, values)
+
+
+def make_sampler(options: ReplayOptions, capacity: int) -> Sampler:
+    """The distribution that `options.sampler` names, for a replay of `capacity` transitions."""
+    if options.sampler == "uniform":
+        return UniformSampler()
+    return PrioritizedSampler(capacity, options.priority_exponent)
 
 
 def priorities_in(state: dict[str, Any] | None) -> FloatArray | None:

@@ -1,6 +1,5 @@
 """From resolved options to the parts of a run."""
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +13,6 @@ from distdqn.learning.update import Munchausen
 from distdqn.networks.q_network import NetworkPlan
 from distdqn.replay.rate_limiter import RateLimiter
 from distdqn.replay.replay import Replay
-from distdqn.replay.samplers import PrioritizedSampler, UniformSampler
-from distdqn.replay.shards import shard_capacities
 from distdqn.schedules import LinearSchedule, Schedule, make_schedule
 from distdqn.training.stopping import Budget, Goal
 from distdqn.types import EnvironmentSpec, LearnRequest
@@ -82,20 +79,7 @@ def actor_blueprint(config: Config, spec: EnvironmentSpec, index: int, restarts:
 
 def replay_blueprint(config: Config, shard: int = 0) -> Blueprint:
     """The replay memory, or one shard of it."""
-    capacity = shard_capacities(config.replay_capacity, config.replay_shards)[shard]
-    samplers = {
-        "uniform": UniformSampler,
-        "prioritized": functools.partial(PrioritizedSampler, capacity, config.priority_exponent),
-    }
-    return Blueprint(
-        Replay,
-        {
-            "capacity": capacity,
-            "seed": config.seed,
-            "make_sampler": samplers[config.sampler],
-            "shard": shard,
-        },
-    )
+    return Blueprint(Replay, {"options": config, "shard": shard})
 
 
 def evaluator_blueprint(config: Config) -> Blueprint:

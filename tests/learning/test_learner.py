@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from toy_replay_state import make_replay
 
 from distdqn.learning.heads import ValueHead
 from distdqn.learning.learner import Learner
 from distdqn.networks.numpy_policy import Policy
 from distdqn.networks.q_network import NetworkPlan
-from distdqn.replay.replay import Replay
 from distdqn.replay.shards import assign_shards, merge
 from distdqn.types import PolicyWeights, SampledBatches, Transitions
 
@@ -58,7 +58,7 @@ def test_priorities_are_the_sizes_of_td_errors_and_come_only_when_replay_wants_t
 
 
 def test_parts_of_shards_are_learned_from_as_the_batches_they_make_up() -> None:
-    shards = [Replay(50, seed) for seed in range(2)]
+    shards = [make_replay(50, seed=seed) for seed in range(2)]
     for shard in shards:
         rows = make_batches(7).transitions.columns()
         shard.insert(Transitions(**{name: column[0] for name, column in rows.items()}))  # type: ignore[arg-type]

@@ -7,23 +7,16 @@ import numpy as np
 import pytest
 from toy_environments import PicturesEnvironment
 from toy_images import LAYOUTS, Walk, assert_batches_are, packed, rows_of
-from toy_replay import EveryItem
+from toy_replay import make_every_item_replay
+from toy_replay_state import SAMPLERS, make_replay
 
 from distdqn.acting.actor import Actor
 from distdqn.replay.frames import make_frame_layout
-from distdqn.replay.replay import Replay
-from distdqn.replay.samplers import PrioritizedSampler, UniformSampler
 from distdqn.schedules import LinearSchedule
 from distdqn.types import FrameLayout, PriorityUpdate, RolloutRequest
 
-SAMPLERS = {
-    "every": lambda _: EveryItem,
-    "uniform": lambda _: UniformSampler,
-    "prioritized": lambda capacity: partial(PrioritizedSampler, capacity, 0.6),
-}
 
-
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", ["every", *SAMPLERS])
 @pytest.mark.parametrize("seed", range(10))
 def test_image_replay_agrees_with_naive_replay_under_random_operations(seed, sampler):
     generator = np.random.default_rng(seed)
@@ -33,7 +26,9 @@ def test_image_replay_agrees_with_naive_replay_under_random_operations(seed, sam
         Walk(layout, colours, n_step, mean_length, [seed, k])
         for k, (colours, n_step, mean_length) in enumerate([(256, 1, 30), (256, 5, 4), (2, 3, 2)])
     ]
-    replay, naive, sizes = Replay(capacity, seed, SAMPLERS[sampler](capacity)), [], []
+    every = sampler == "every"
+    replay = make_every_item_replay(capacity) if every else make_replay(capacity, sampler, seed)
+    naive, sizes = [], []
     for _ in range(80):
         chunk = walks[generator.integers(3)].chunk(int(generator.integers(0, 24)))
         if generator.random() < 0.2:
@@ -44,7 +39,7 @@ def test_image_replay_agrees_with_naive_replay_under_random_operations(seed, sam
         if not naive:
             continue
         sizes.append(replay.size)
-        batches = replay.sample(1, replay.size) if sampler == "every" else replay.sample(3, 5, 0.5)
+        batches = replay.sample(1, replay.size) if every else replay.sample(3, 5, 0.5)
         assert batches.item_id.min() >= len(naive) - replay.size
         assert_batches_are(naive, batches)
         assert batches.transitions.observation.shape[2:] == layout.observation_shape
@@ -58,7 +53,7 @@ def test_image_replay_agrees_with_naive_replay_under_random_operations(seed, sam
 
 def test_replay_keeps_its_capacity_of_images_when_each_transition_brings_one_frame():
     layout = make_frame_layout((2, 2, 3), 255)
-    walk, replay = Walk(layout, 256, 5, 1_000, 0), Replay(200, 0)
+    walk, replay = Walk(layout, 256, 5, 1_000, 0), make_replay(200)
     for _ in range(80):
         replay.insert(packed(layout, walk.chunk(16)))
         assert replay.size == min(replay.inserted, 200)
@@ -66,18 +61,18 @@ def test_replay_keeps_its_capacity_of_images_when_each_transition_brings_one_fra
 
 def test_replay_keeps_fewer_images_when_episodes_are_very_short():
     layout = make_frame_layout((3, 2, 2), 255)
-    walk, replay = Walk(layout, 256, 1, 1.0001, 0), Replay(200, 0)  # two frames for one transition
+    walk, replay = Walk(layout, 256, 1, 1.0001, 0), make_replay(200)  # two frames for one transition
     for _ in range(40):
         replay.insert(packed(layout, walk.chunk(16)))
 
-    # ClusterCapacity for 200 + 25 + 2 * 16 frames and one black one: at most 128 transitions, by whole chunks.
+    # Room for 200 + 25 + 2 * 16 frames and one black one: at most 128 transitions, by whole chunks.
     assert 200 * 9 / 16 - 16 <= replay.size <= 128
 
 
 def test_slow_actor_does_not_take_younger_transitions_along():
     layout = make_frame_layout((3, 4, 4), 255)
     quick, slow = Walk(layout, 256, 5, 1_000, 0), Walk(layout, 256, 5, 1_000, 1)
-    replay = Replay(160, 0)
+    replay = make_replay(160)
     replay.insert(packed(layout, slow.chunk(16)))
     for _ in range(10):
         replay.insert(packed(layout, quick.chunk(16)))
@@ -90,7 +85,7 @@ def test_slow_actor_does_not_take_younger_transitions_along():
 def test_evicted_images_cannot_be_drawn_by_priority():
     layout = make_frame_layout((3, 2, 2), 255)
     walk = Walk(layout, 256, 1, 1.0001, 0)
-    replay = Replay(200, 0, partial(PrioritizedSampler, 200, 1.0))
+    replay = make_replay(200, "prioritized", exponent=1.0)
     for _ in range(40):
         replay.insert(packed(layout, walk.chunk(16)))
     assert replay.size < 200
@@ -104,7 +99,7 @@ def test_evicted_images_cannot_be_drawn_by_priority():
 def test_chunk_of_images_larger_than_replay_leaves_its_newest():
     layout = make_frame_layout((3, 2, 2), 255)
     chunk = Walk(layout, 256, 5, 20, 0).chunk(50)
-    replay = Replay(4, 0, EveryItem)
+    replay = make_every_item_replay(4)
     replay.insert(packed(layout, chunk))
 
     assert replay.size == 4
@@ -113,7 +108,7 @@ def test_chunk_of_images_larger_than_replay_leaves_its_newest():
 
 def test_check_tells_when_a_frame_is_gone():
     layout = make_frame_layout((3, 2, 2), 255)
-    replay = Replay(4, 0)
+    replay = make_replay(4)
     replay.insert(packed(layout, Walk(layout, 256, 1, 20, 0).chunk(4)))
     replay._frames._end += 100
 
@@ -130,7 +125,7 @@ def test_stacked_images_take_little_more_than_their_distinct_frames():
     for actor in actors:
         actor._batch.frame_layout = None  # whole observations, for the naive replay
     capacity = 2_000
-    replay, naive = Replay(capacity, 0), deque(maxlen=capacity)
+    replay, naive = make_replay(capacity), deque(maxlen=capacity)
     while replay.inserted < 1.4 * capacity:
         for actor in actors:
             _, chunk = actor.rollout(RolloutRequest(0, 10**9))

@@ -1,10 +1,7 @@
-from functools import partial
-
 import numpy as np
 import pytest
+from toy_replay_state import make_replay
 
-from distdqn.replay.replay import Replay
-from distdqn.replay.samplers import PrioritizedSampler
 from distdqn.types import PriorityUpdate, Transitions
 
 CHI_SQUARE_7_DEGREES = 24.3  # exceeded by chance once in a thousand
@@ -16,8 +13,8 @@ def make_chunk(numbers, priority=None):
     return Transitions(column[:, None], column.astype(np.int32), column, column, column[:, None], given)
 
 
-def make_replay(capacity, exponent=1.0, seed=0):
-    return Replay(capacity, seed, partial(PrioritizedSampler, capacity, exponent))
+def make_prioritized(capacity, exponent=1.0, seed=0):
+    return make_replay(capacity, "prioritized", seed, exponent)
 
 
 def update(replay, item_id, priority):
@@ -32,7 +29,7 @@ def update(replay, item_id, priority):
 @pytest.mark.parametrize("exponent", [0.0, 0.6, 1.0])
 def test_items_are_drawn_in_proportion_to_a_power_of_their_priority(exponent, seed):
     priority = np.array([0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0])
-    replay = make_replay(8, exponent, seed)
+    replay = make_prioritized(8, exponent, seed)
     replay.insert(make_chunk(range(8), priority))
 
     # One draw for each batch: within a batch draws are stratified, so not independent.
@@ -44,7 +41,7 @@ def test_items_are_drawn_in_proportion_to_a_power_of_their_priority(exponent, se
 
 
 def test_strata_give_every_item_its_share_almost_exactly():
-    replay = make_replay(4)
+    replay = make_prioritized(4)
     replay.insert(make_chunk(range(4), [1.0, 1.0, 2.0, 4.0]))
 
     counts = np.bincount(replay.sample(1, 800).item_id[0])
@@ -55,7 +52,7 @@ def test_strata_give_every_item_its_share_almost_exactly():
 @pytest.mark.parametrize("importance_sampling_exponent", [0.0, 0.4, 1.0])
 def test_importance_weights_equal_their_definition(importance_sampling_exponent):
     priority = np.array([1.0, 2.0, 4.0, 8.0])
-    replay = make_replay(4, exponent=0.5)
+    replay = make_prioritized(4, exponent=0.5)
     replay.insert(make_chunk(range(4), priority))
 
     batches = replay.sample(3, 5, importance_sampling_exponent)
@@ -68,14 +65,14 @@ def test_importance_weights_equal_their_definition(importance_sampling_exponent)
 
 
 def test_uniform_replay_weighs_all_items_alike():
-    replay = Replay(10, 0)
+    replay = make_replay(10)
     replay.insert(make_chunk(range(7)))
 
     assert replay.sample(2, 3, 0.7).importance_weight.tolist() == [[1.0] * 3] * 2
 
 
 def test_updated_items_are_drawn_by_their_new_priority():
-    replay = make_replay(3)
+    replay = make_prioritized(3)
     replay.insert(make_chunk(range(3), [1.0, 1.0, 1.0]))
 
     update(replay, [0, 1, 2], [0.0, 5.0, 0.0])
@@ -84,7 +81,7 @@ def test_updated_items_are_drawn_by_their_new_priority():
 
 
 def test_priority_update_is_ignored_when_the_item_was_evicted():
-    replay = make_replay(3)
+    replay = make_prioritized(3)
     replay.insert(make_chunk(range(5), [1.0] * 5))  # items 2, 3, 4 are left
     before = replay._sampler._tree.get(np.arange(3)).tolist()
 
@@ -94,14 +91,14 @@ def test_priority_update_is_ignored_when_the_item_was_evicted():
 
 
 def test_item_of_no_error_at_all_can_still_be_drawn():
-    replay = make_replay(2)
+    replay = make_prioritized(2)
     replay.insert(make_chunk(range(2), [0.0, 0.0]))
 
     assert set(replay.sample(1, 10).item_id.ravel().tolist()) == {0, 1}
 
 
 def test_items_without_priority_count_as_one_each():
-    replay = make_replay(4)
+    replay = make_prioritized(4)
     replay.insert(make_chunk([0, 1]))
     replay.insert(make_chunk([2, 3], [1.0, 1.0]))
 
@@ -112,7 +109,7 @@ def test_items_without_priority_count_as_one_each():
 def test_tree_and_storage_agree_under_random_operations(seed):
     generator = np.random.default_rng(seed)
     capacity = int(generator.integers(1, 20))
-    replay = make_replay(capacity, 0.6, seed)
+    replay = make_prioritized(capacity, 0.6, seed)
     for _ in range(30):
         count = int(generator.integers(0, 2 * capacity + 1))
         replay.insert(make_chunk(range(count), generator.random(count) * 3))
@@ -126,7 +123,7 @@ def test_tree_and_storage_agree_under_random_operations(seed):
 
 
 def test_check_tells_when_an_item_has_lost_its_priority():
-    replay = make_replay(4)
+    replay = make_prioritized(4)
     replay.insert(make_chunk(range(3)))
     replay._sampler._tree.set(np.array([1]), np.array([0.0]))
 
@@ -137,7 +134,7 @@ def test_check_tells_when_an_item_has_lost_its_priority():
 
 
 def test_priorities_are_not_stored_with_the_transitions():
-    replay = make_replay(2)
+    replay = make_prioritized(2)
     replay.insert(make_chunk(range(2), [1.0, 2.0]))
 
     assert replay.sample(1, 2).transitions.priority is None

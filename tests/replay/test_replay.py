@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 from toy_environments import global_random_state
-from toy_replay import EveryItem
+from toy_replay import make_every_item_replay
+from toy_replay_state import make_replay
 
-from distdqn.replay.replay import Replay
 from distdqn.types import Transitions
 
 
@@ -33,7 +33,7 @@ def stored(replay):
 def test_replay_agrees_with_naive_list_under_random_operations(seed):
     generator = np.random.default_rng(seed)
     capacity = int(generator.integers(1, 30))
-    replay, naive = Replay(capacity, 0, EveryItem), []
+    replay, naive = make_every_item_replay(capacity), []
     for _ in range(60):
         # One more than the number makes an item's content differ from its id.
         chunk = make_chunk(len(naive) + 1, int(generator.integers(0, 2 * capacity + 2)))
@@ -48,7 +48,7 @@ def test_replay_agrees_with_naive_list_under_random_operations(seed):
 
 
 def test_replay_keeps_the_newest_of_a_chunk_larger_than_itself():
-    replay = Replay(3, 0, EveryItem)
+    replay = make_every_item_replay(3)
     replay.insert(make_chunk(0, 2))
 
     assert replay.insert(make_chunk(2, 8)).inserted == 10
@@ -57,7 +57,7 @@ def test_replay_keeps_the_newest_of_a_chunk_larger_than_itself():
 
 
 def test_replay_overwrites_the_oldest_first_when_it_wraps_around():
-    replay = Replay(4, 0, EveryItem)
+    replay = make_every_item_replay(4)
     for first in (0, 3):
         replay.insert(make_chunk(first, 3))
 
@@ -65,7 +65,7 @@ def test_replay_overwrites_the_oldest_first_when_it_wraps_around():
 
 
 def test_replay_never_uses_an_item_id_twice():
-    replay, seen = Replay(5, 0), {}
+    replay, seen = make_replay(5), {}
     for first in range(0, 200, 4):
         replay.insert(make_chunk(first, 4))
         sampled = replay.sample(2, 8)
@@ -77,17 +77,16 @@ def test_replay_never_uses_an_item_id_twice():
 
 
 def test_replay_tells_the_sampler_which_ids_are_stored():
-    sampler = EveryItem()
-    replay = Replay(4, 0, lambda: sampler)
+    replay = make_every_item_replay(4)
     for first, count in ((0, 3), (3, 1), (4, 1), (5, 9)):
         replay.insert(make_chunk(first, count))
         replay.sample(1, 1)
 
-    assert sampler.told == [(0, 3), (0, 4), (1, 5), (10, 14)]
+    assert replay._sampler.told == [(0, 3), (0, 4), (1, 5), (10, 14)]
 
 
 def test_replay_samples_only_what_is_stored():
-    replay = Replay(10, 0)
+    replay = make_replay(10)
     replay.insert(make_chunk(0, 3))
     assert set(replay.sample(4, 25).item_id.ravel().tolist()) == {0, 1, 2}
 
@@ -96,7 +95,7 @@ def test_replay_samples_only_what_is_stored():
 
 
 def test_batches_are_filled_in_the_order_of_the_draws():
-    replay = Replay(6, 0, EveryItem)
+    replay = make_every_item_replay(6)
     replay.insert(make_chunk(0, 6))
 
     sampled = replay.sample(2, 3)
@@ -109,7 +108,7 @@ def test_batches_are_filled_in_the_order_of_the_draws():
 
 @pytest.mark.parametrize("batches", [1, 3])
 def test_batch_of_one_keeps_its_axes(batches):
-    replay = Replay(4, 0)
+    replay = make_replay(4)
     replay.insert(make_chunk(0, 1))
 
     sampled = replay.sample(batches, 1)
@@ -119,7 +118,7 @@ def test_batch_of_one_keeps_its_axes(batches):
 
 
 def test_replay_copies_what_is_inserted():
-    replay, chunk = Replay(4, 0, EveryItem), make_chunk(1, 3)
+    replay, chunk = make_every_item_replay(4), make_chunk(1, 3)
     replay.insert(chunk)
     before = stored(replay)
 
@@ -133,7 +132,7 @@ def test_replay_takes_columns_that_are_read_only():
     chunk = make_chunk(1, 3)
     for column in chunk.columns().values():
         column.setflags(write=False)
-    replay = Replay(2, 0, EveryItem)
+    replay = make_every_item_replay(2)
 
     replay.insert(chunk)
     replay.insert(chunk)
@@ -142,7 +141,7 @@ def test_replay_takes_columns_that_are_read_only():
 
 
 def test_replay_hands_out_copies_that_the_caller_may_change():
-    replay = Replay(4, 0, EveryItem)
+    replay = make_every_item_replay(4)
     replay.insert(make_chunk(1, 3))
     before = stored(replay)
 
@@ -156,7 +155,7 @@ def test_replay_hands_out_copies_that_the_caller_may_change():
 def test_replay_keeps_shape_and_dtype_of_every_column(shape):
     number = np.arange(5)
     pixels = np.zeros((5, *shape), np.uint8)
-    replay = Replay(3, 0)
+    replay = make_replay(3)
     replay.insert(Transitions(pixels, number.astype(np.int32), *np.ones((2, 5), np.float32), pixels))
 
     transitions = replay.sample(2, 7).transitions
@@ -168,13 +167,13 @@ def test_replay_keeps_shape_and_dtype_of_every_column(shape):
 
 
 def item_ids(seed, disturb=False):
-    replay = Replay(1_000, seed)
+    replay = make_replay(1_000, seed=seed)
     replay.insert(make_chunk(0, 1_000))
     drawn = []
     for _ in range(3):
         drawn += replay.sample(2, 10).item_id.ravel().tolist()
         if disturb:
-            Replay(5, seed).insert(make_chunk(0, 2))
+            make_replay(5, seed=seed).insert(make_chunk(0, 2))
             np.random.default_rng(0).random()
     return drawn
 
@@ -203,7 +202,7 @@ def test_sampling_leaves_the_global_numpy_state_alone():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_replay_draws_every_stored_item_equally_often(seed):
-    replay = Replay(50, seed)
+    replay = make_replay(50, seed=seed)
     for first in (0, 40, 80):  # 120 items: the memory has wrapped around
         replay.insert(make_chunk(first, 40))
 
@@ -218,7 +217,7 @@ def test_replay_draws_every_stored_item_equally_often(seed):
 
 @pytest.mark.parametrize("first", ["nothing", "an empty chunk"])
 def test_sampling_from_an_empty_replay_raises(first):
-    replay = Replay(4, 0)
+    replay = make_replay(4)
     if first == "an empty chunk":
         assert replay.insert(make_chunk(0, 0)).inserted == 0
 

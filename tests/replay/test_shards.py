@@ -1,10 +1,7 @@
-from functools import partial
-
 import numpy as np
 import pytest
+from toy_replay_state import make_replay
 
-from distdqn.replay.replay import Replay
-from distdqn.replay.samplers import PrioritizedSampler, UniformSampler
 from distdqn.replay.shards import assign_shards, merge, shard_capacities, split_update
 from distdqn.types import PriorityUpdate, ReplayInfo, Transitions
 
@@ -19,14 +16,9 @@ def make_chunk(numbers):
     return Transitions(column[:, None], column.astype(np.int32), column, column, column[:, None], priority)
 
 
-def make_replay(sampler, shard=0, seed=0):
-    build = UniformSampler if sampler == "uniform" else partial(PrioritizedSampler, 64, 0.6)
-    return Replay(64, seed, build, shard)
-
-
 def make_shards(sampler="prioritized", seed=0):
     """Four shards with the items that are theirs."""
-    shards = [make_replay(sampler, shard, seed) for shard in range(4)]
+    shards = [make_replay(64, sampler, seed, shard=shard) for shard in range(4)]
     for index, shard in enumerate(shards):
         shard.insert(make_chunk(np.flatnonzero(index == OWNERS)))
     return shards
@@ -57,7 +49,7 @@ def test_capacities_of_shards_are_almost_alike_and_make_up_the_whole():
 @pytest.mark.parametrize("sampler", ["uniform", "prioritized"])
 def test_four_shards_draw_every_item_as_often_as_one_replay_does(sampler, seed):
     one, shards, generator = (
-        make_replay(sampler, seed=seed),
+        make_replay(64, sampler, seed),
         make_shards(sampler, seed),
         np.random.default_rng(seed),
     )
@@ -183,7 +175,7 @@ def test_new_priorities_reach_the_shard_and_item_they_are_of():
 
 
 def test_one_shard_that_is_drawn_from_as_a_part_gives_what_sample_gives():
-    whole, part = make_replay("prioritized"), make_replay("prioritized")
+    whole, part = make_replay(64, "prioritized"), make_replay(64, "prioritized")
     for replay in (whole, part):
         replay.insert(make_chunk(np.arange(40)))
 
@@ -202,6 +194,6 @@ def test_shards_of_one_seed_draw_different_numbers():
 
 def _alike(shards):
     for shard in shards:
-        replay = make_replay("uniform", shard)
+        replay = make_replay(64, shard=shard)
         replay.insert(make_chunk(np.arange(40)))
         yield replay

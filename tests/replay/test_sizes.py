@@ -1,12 +1,11 @@
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from toy_replay_state import make_replay
 
 from distdqn.replay.frames import make_frame_layout, pack_frames
-from distdqn.replay.replay import Replay
-from distdqn.replay.samplers import PrioritizedSampler, UniformSampler
+from distdqn.replay.samplers import PrioritizedSampler
 from distdqn.replay.shards import replay_bytes
 from distdqn.types import Transitions
 
@@ -36,8 +35,7 @@ def held_bytes(replay):
     ids=str,
 )
 def test_fault_27_replay_takes_the_bytes_that_were_told_before(shape, dtype, high, capacity, prioritized):
-    sampler = partial(PrioritizedSampler, capacity, 0.6) if prioritized else UniformSampler
-    replay = Replay(capacity, 0, sampler)
+    replay = make_replay(capacity, "prioritized" if prioritized else "uniform")
     images, number = np.zeros((1, *shape), dtype), np.zeros(1, np.float32)
     chunk = Transitions(images, number.astype(np.int32), number, number, images)
     if dtype == "uint8":
