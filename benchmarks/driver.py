@@ -51,8 +51,8 @@ class Driver:
 
     def went_on_from(self) -> int | None:
         """The checkpoint that it says it goes on from, if it has said so."""
-        _, found, rest = self.output().partition("Goes on from checkpoint ")
-        return int(rest.partition(".")[0]) if found else None
+        _, found, rest = self.output().partition("Resumes from checkpoint ")
+        return int(rest.partition(" ")[0]) if found else None
 
     def last_metrics(self) -> dict[str, Any]:
         """The last whole line of the run's metrics, empty if there is none."""
@@ -112,12 +112,12 @@ def close_when_terminated() -> None:
 def newest_whole(run_dir: Path) -> int | None:
     """The newest checkpoint of a run that is complete, or None; an unreadable one is an error."""
     try:
-        number, _, passed_over = Store(str(run_dir / "checkpoints")).newest_whole()
+        ref, passed_over = Store(str(run_dir / "checkpoints")).newest_whole()
     except NoCheckpoint:
         return None
     if passed_over:
         raise RuntimeError(f"A checkpoint that exists is not whole: {passed_over}")
-    return number
+    return ref.number
 
 
 def _is_alive(process: psutil.Process) -> bool:

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from distdqn.checkpoints.checkpointer import Checkpointer
 from distdqn.checkpoints.resume import (
-    Start,
     checkpoint_root,
     describe_run,
     find_start,
-    notes_without_start,
     run_folder,
 )
-from distdqn.checkpoints.store import Store, place_of
+from distdqn.checkpoints.store import CheckpointRef, Store, place_of
 from distdqn.config.config import Config, resolved
 from distdqn.environments.registry import EnvironmentSource, inspect_environment
 from distdqn.errors import (
@@ -72,12 +70,11 @@ def train(config: Config, *, quiet: bool = False, started: float | None = None) 
     given, config = config, resolve(config, spec)
     check_fit(config, spec)
     about = describe_run(given, config, spec)
-    start = find_start(config, about)
+    start, notes = find_start(config, about)
     kept = start.document["metrics"]["metrics_bytes"] if start and is_resuming else 0
     directory = RunDirectory.create(folder, spec.name, is_resuming, kept)
     try:
         run = _Run(config, spec, directory, quiet, started, start, about)
-        notes = start.notes if start else notes_without_start(config)
         return run.to_its_end([*describe_resolution(given, config, spec), *notes])
     finally:
         directory.close()
@@ -130,7 +127,7 @@ class _Run:
         directory: RunDirectory,
         quiet: bool,
         started: float,
-        start: Start | None,
+        start: CheckpointRef | None,
         about: Tree,
     ) -> None:
         self._about = about

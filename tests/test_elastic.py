@@ -101,9 +101,9 @@ def test_no_accepted_transition_is_lost_when_actors_come_and_leave(scaled):
     # what replay said that it held when it took in the last of them.
     assert counters["env_steps"] == counters["inserted"] > 1000
     assert counters["lost_rollouts"] == counters["lost_transitions"] == counters["actor_restarts"] == 0
-    _, document, _ = Store(str(run.run_dir / "checkpoints")).newest_whole()
+    ref, _ = Store(str(run.run_dir / "checkpoints")).newest_whole()
     # It may have taken in what was under way at the end: two rollouts of five steps of two actors.
-    held = sum(shard["index"]["inserted"] for shard in saved_shards(document))
+    held = sum(shard["index"]["inserted"] for shard in saved_shards(ref.document))
     assert 0 <= held - counters["inserted"] <= 2 * 2 * 5
 
 
@@ -202,7 +202,7 @@ def test_run_of_auto_goes_on_with_the_room_that_there_is_then(cluster, followed)
     options = ("--actors", "auto", "--max-actors", 1, "--eval-episodes", 1, "--max-env-steps", 100)
     run = run_on(cluster, folder, *options, "--resume", "auto")
     output, _ = run.communicate(timeout=120)
-    assert (run.returncode, "Goes on from checkpoint" in output) == (0, True), output
+    assert (run.returncode, "Resumes from checkpoint" in output) == (0, True), output
     # An episode was open in the one environment of each of four actors.
     assert json.loads((folder / "summary.json").read_text())["episodes_lost"] == 4
 

@@ -102,7 +102,7 @@ def test_killed_run_goes_on_from_its_newest_checkpoint(survivor, start_run):
     after = start_run(*options)
 
     assert after.wait() == 0, after.output()
-    assert f"Goes on from checkpoint {number}" in after.output()
+    assert f"Resumes from checkpoint {number}" in after.output()
     summary = after.read("summary.json")
     assert summary["env_steps"] == steps
     assert summary["learner_steps"] > number

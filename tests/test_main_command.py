@@ -241,8 +241,8 @@ def test_fault_10_second_ctrl_c_ends_the_run_at_once_and_leaves_the_checkpoint_b
     assert run.wait(30.0) == 130, run.output()
     assert time.monotonic() - begin <= 3 * 1.0
     assert run.left() == []
-    number, _, passed_over = Store(str(checkpoints)).newest_whole()
-    assert (number > 0, passed_over) == (True, [])
+    ref, passed_over = Store(str(checkpoints)).newest_whole()
+    assert (ref.number > 0, passed_over) == (True, [])
     assert "Traceback" not in run.output()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distdqn.checkpoints.store import Store
+from distdqn.checkpoints.store import CheckpointRef, Store
 from distdqn.errors import CheckpointError
 from distdqn.replay.ring_buffer import segments
 from distdqn.types import Tree
@@ -89,12 +89,11 @@ class Checkpointer:
             segment: document for segment, document in self._written.items() if segment.shard != shard
         }
 
-    def reuse_segments(self, store: Store, document: Tree, shard: int, shards: int) -> Tree | None:
+    def reuse_segments(self, ref: CheckpointRef, shard: int, shards: int) -> Tree | None:
         """Takes note that a shard is being put back from a checkpoint: what is here is not written again.
 
         Args:
-            store: where the checkpoint is.
-            document: of the checkpoint.
+            ref: the checkpoint.
             shard: index of the one that is filled.
             shards: how many there are now.
 
@@ -102,8 +101,8 @@ class Checkpointer:
             The index that the shard will have, as the store names it. None where what it will
             hold is not here as it is: in another store, or dealt out anew.
         """
-        saved = saved_shards(document)
-        if store is not self._store or len(saved) != shards:
+        saved = saved_shards(ref.document)
+        if ref.store is not self._store or len(saved) != shards:
             return None
         index: Tree = saved[shard]["index"]
         parts = saved[shard]["parts"]
@@ -162,15 +161,15 @@ class Checkpointer:
         self._store.prune(self._keep, () if self._best is None else (self._best[1],))
         self._failures = 0
 
-    def newest(self) -> tuple[Store, Tree] | None:
-        """The store, and the document of the newest checkpoint written here that is whole; or None.
+    def newest(self) -> CheckpointRef | None:
+        """The newest checkpoint written here that is whole; or None.
 
         Replay is not read for it where this process has written it: with gigabytes of images
         that would take seconds, in which nothing is ordered. Who puts it back reads it.
         """
         own = [number for number in self._store.numbers() if number > self._others]
         try:
-            return (self._store, self._store.newest_whole(*own, relied_on="replay")[1]) if own else None
+            return self._store.newest_whole(*own, relied_on="replay")[0] if own else None
         except (CheckpointError, OSError) as error:
             self._note(f"No checkpoint can be taken up: {error}")
             return None

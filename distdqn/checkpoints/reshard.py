@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from distdqn.checkpoints.checkpointer import replay_parts, saved_shards
-from distdqn.checkpoints.store import Store
+from distdqn.checkpoints.store import CheckpointRef, Store
 from distdqn.replay.samplers import priorities_in
 from distdqn.replay.shards import shard_capacities
-from distdqn.types import FloatArray, FrameLayout, Frames, Transitions, Tree
+from distdqn.types import FloatArray, FrameLayout, Frames, ReplayInfo, Transitions, Tree
 
 # Rows that lie side by side share frames, so they stay together in blocks.
 _MAX_ROWS = 1024
@@ -19,32 +19,47 @@ _MAX_ROWS = 1024
 _MIN_BLOCKS = 8  # for each new shard, so that all get rows of every age
 
 
-def restore_calls(store: Store, document: Tree, shards: int, shard: int) -> Iterator[tuple[str, Any]]:
-    """Methods of `Replay` and their arguments that put a checkpoint's replay back into one shard.
+@dataclass(frozen=True)
+class RestorePlan:
+    """How the replay of a checkpoint is restored into shards, however many it was saved with."""
 
-    Args:
-        store: where the checkpoint is.
-        document: of the checkpoint.
-        shards: how many there are now.
-        shard: index of the one that is filled.
-    """
-    saved = saved_shards(document)
-    if len(saved) == shards:
-        yield from replay_parts(store, saved[shard])
-    else:
-        for chunk in reshard(store, saved, shards, shard):
-            yield "set_chunk", chunk
+    ref: CheckpointRef | None  # None leaves replay empty
+    shards: int  # how many there are now
 
+    def calls(self, shard: int) -> Iterator[tuple[str, Any]]:
+        """Methods of `Replay` and their arguments that fill one shard, in order; each is read when asked for.
 
-def restored_sizes(document: Tree, shards: int) -> list[int]:
-    """Transitions that each of the shards will have taken in once it is filled.
+        Raises:
+            CheckpointDamaged: a part is not what was written.
+            OSError: it cannot be read.
+        """
+        if self.ref is None:
+            return
+        saved = saved_shards(self.ref.document)
+        if len(saved) == self.shards:
+            yield from replay_parts(self.ref.store, saved[shard])
+        else:
+            for chunk in reshard(self.ref.store, saved, self.shards, shard):
+                yield "set_chunk", chunk
 
-    Where they are dealt out anew, those that had been overwritten are not among them.
-    """
-    saved = saved_shards(document)
-    if len(saved) == shards:
-        return [int(each["index"]["inserted"]) for each in saved]
-    return shard_capacities(sum(end - begin for each in saved for begin, end, _ in _rows(each)), shards)
+    def info(self, shard: int) -> ReplayInfo:
+        """What a shard will hold once it is filled; `total_priority` is 0.
+
+        Resharding drops the rows that were overwritten, so these do not count as inserted.
+        """
+        saved = [] if self.ref is None else saved_shards(self.ref.document)
+        if len(saved) == self.shards:
+            index = saved[shard]["index"]
+            inserted = int(index["inserted"])
+            return ReplayInfo(inserted, inserted - int(index["first"]))
+        rows = sum(end - begin for each in saved for begin, end, _ in _rows(each))
+        inserted = shard_capacities(rows, self.shards)[shard]
+        return ReplayInfo(inserted, inserted)
+
+    @property
+    def inserted(self) -> int:
+        """Transitions ever inserted into all shards once they are filled."""
+        return sum(self.info(shard).inserted for shard in range(self.shards))
 
 
 def reshard(store: Store, saved: Sequence[Tree], shards: int, shard: int) -> Iterator[Transitions]:

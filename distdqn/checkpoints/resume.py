@@ -4,11 +4,10 @@ import contextlib
 import json
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distdqn.checkpoints.store import Store, find_checkpoints, place_of
+from distdqn.checkpoints.store import CheckpointRef, Store, find_checkpoints, place_of
 from distdqn.config.config import Config
 from distdqn.errors import CheckpointDamaged, CheckpointError, ConfigError, NoCheckpoint
 from distdqn.types import EnvironmentSpec, Tree
@@ -55,24 +54,7 @@ def structure(config: Config, spec: EnvironmentSpec) -> dict[str, Any]:
     return found
 
 
-Found = tuple[Store, int, Tree | None, list[str]]  # a checkpoint: where, its number, document, notes
-
 _NOT_COMPARED = ("resume", "run_dir", "checkpoint_dir", "address", "versions")
-
-
-@dataclass(frozen=True)
-class Start:
-    """A checkpoint to go on from.
-
-    Attributes:
-        store: where it is.
-        document: what it holds, arrays as entries of the store.
-        notes: lines to tell the user.
-    """
-
-    store: Store
-    document: Tree
-    notes: list[str]
 
 
 def checkpoint_root(config: Config, folder: Path) -> str:
@@ -99,33 +81,26 @@ def run_folder(config: Config) -> tuple[str | None, bool]:
         return config.run_dir, named.is_relative_to(Path(config.run_dir).resolve())
 
 
-def find_start(config: Config, about: Tree) -> Start | None:
-    """The checkpoint that `resume` names; None if there is none to go on from.
+def find_start(config: Config, about: Tree) -> tuple[CheckpointRef | None, list[str]]:
+    """The checkpoint that `resume` names, and lines to tell the user; None for a new run.
 
     Raises:
         CheckpointError: it is damaged, or does not fit the options.
         ConfigError: `auto` without a place to look in.
     """
     if config.resume is None:
-        return None
+        return None, []
     with _readable(config.resume):
-        store, number, document, notes = _newest(config) if config.resume == "auto" else _named(config.resume)
-    if document is None:
-        return None
+        ref, passed_over = _newest(config) if config.resume == "auto" else (_named(config.resume), [])
+    if ref is None:
+        place = place_of(checkpoint_root(config, Path(config.run_dir or ".")))
+        return None, [f"No checkpoint in {_words(place)}: starts a new run."]
     try:
-        changes = _compare(about, number, document["about"])
+        changes = _compare(about, ref.number, ref.document["about"])
     except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointDamaged(f"Checkpoint {number} does not say what run it is of.") from error
-    where = f"Goes on from checkpoint {number}. It is in {_words(store.place)}."
-    return Start(store, document, [*notes, where, *changes])
-
-
-def notes_without_start(config: Config) -> list[str]:
-    """What to tell the user of a run that has no checkpoint to go on from."""
-    if config.resume is None:
-        return []
-    place = place_of(checkpoint_root(config, Path(config.run_dir or ".")))
-    return [f"Begins anew: no checkpoint is in {_words(place)}."]
+        raise CheckpointDamaged(f"Checkpoint {ref.number} does not say what run it is of.") from error
+    notes = [f"Checkpoint {number} is passed over: {why}" for number, why in passed_over]
+    return ref, [*notes, f"Resumes from checkpoint {ref.number} in {_words(ref.store.place)}.", *changes]
 
 
 def _words(place: str) -> str:
@@ -150,8 +125,8 @@ def _readable(resume: str | None) -> Iterator[None]:
         ) from error
 
 
-def _newest(config: Config) -> Found:
-    """What `auto` finds; nothing, if there is no checkpoint.
+def _newest(config: Config) -> tuple[CheckpointRef | None, list[tuple[int, str]]]:
+    """What `auto` finds, and the newer ones passed over; None if there is no checkpoint.
 
     Raises:
         CheckpointError: there are some, and none is whole.
@@ -159,20 +134,13 @@ def _newest(config: Config) -> Found:
     """
     if config.run_dir is None and config.checkpoint_dir is None:
         raise ConfigError("`resume` is `auto` without a place to look in (give `run_dir`).")
-    store = Store(checkpoint_root(config, Path(config.run_dir or ".")))
     try:
-        number, document, passed_over = store.newest_whole()
+        return Store(checkpoint_root(config, Path(config.run_dir or "."))).newest_whole()
     except NoCheckpoint:
-        return store, 0, None, []
-    return (
-        store,
-        number,
-        document,
-        [f"Checkpoint {other} is passed over: {why}" for other, why in passed_over],
-    )
+        return None, []
 
 
-def _named(resume: str) -> Found:
+def _named(resume: str) -> CheckpointRef:
     """The checkpoint that a path or URL names.
 
     Raises:
@@ -182,7 +150,7 @@ def _named(resume: str) -> Found:
         store, numbers = find_checkpoints(resume)
     except NoCheckpoint as error:
         raise NoCheckpoint(f"`resume`: {error}") from error
-    return store, numbers[-1], store.verify(numbers[-1]), []
+    return CheckpointRef(store, numbers[-1], store.verify(numbers[-1]))
 
 
 def describe_run(given: Config, config: Config, spec: EnvironmentSpec) -> Tree:
@@ -208,7 +176,7 @@ def _compare(now: Tree, number: int, about: Tree) -> list[str]:
     then, now = about["config"], now["config"]
     others = _changed(then, {name: value for name, value in now.items() if name not in _NOT_COMPARED})
     return (
-        ["Goes on with other options than the checkpoint's. Option: checkpoint / now", *others]
+        ["Resumes with options that differ from the checkpoint's. Option: checkpoint / now", *others]
         if others
         else []
     )

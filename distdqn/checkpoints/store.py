@@ -6,6 +6,7 @@ import re
 import secrets
 import time
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from distdqn.checkpoints.format import (
     number_from_name,
 )
 from distdqn.errors import CheckpointDamaged, CheckpointError, NoCheckpoint
-from distdqn.types import AnyArray
+from distdqn.types import AnyArray, Tree
 
 _MAX_REMEMBERED = 100_000  # digests, of 32 bytes each
 
@@ -44,14 +45,11 @@ class Store:
         root: local path, or URL of an object store that fsspec knows.
         grace_seconds: age below which files that no manifest names are left alone, as
             somebody may still be writing that manifest.
-
-    Attributes:
-        place: its URL or absolute path.
     """
 
     def __init__(self, root: str, grace_seconds: float = 3600.0) -> None:
         self._files = files_at(root)
-        self.place = place_of(root)
+        self.place = place_of(root)  # URL or absolute path
         self._root = root.rstrip("/") or "/"
         self._grace_seconds = grace_seconds
         # Digests of blobs whose content was right when this process last saw it.
@@ -76,10 +74,6 @@ class Store:
 
         A file that is there is read back once before it is relied on: damaged, it would
         go on to damage every later checkpoint that holds the same content.
-
-        Called by: any role, for its part of a checkpoint; the array must not change
-        meanwhile. Waits for: the disk. After a restart: the same content gives the same
-        entry.
 
         Raises:
             ValueError: its elements are neither booleans, integers nor plain floats.
@@ -156,9 +150,6 @@ class Store:
 
     def write_manifest(self, number: int, document: dict[str, Any]) -> None:
         """Makes checkpoint `number` exist, in one step; one that had the number is replaced.
-
-        Called by: the driver, with the entries of all roles. Waits for: the disk.
-        After a restart: either the whole checkpoint is there, or nothing of it counts.
 
         Raises:
             ValueError: `number` is negative, or `document` is no JSON that can be read back.
@@ -243,19 +234,18 @@ class Store:
 
     def newest_whole(
         self, *numbers: int, relied_on: str | None = None
-    ) -> tuple[int, dict[str, Any], list[tuple[int, str]]]:
+    ) -> tuple["CheckpointRef", list[tuple[int, str]]]:
         """The newest checkpoint that can be loaded, of these or, if none are given, of all.
 
         `relied_on` is what `verify` need not read.
 
         Returns:
-            Its number, its document, and the newer ones passed over, each with the reason.
+            It, and the newer ones passed over, each with the reason.
 
         Raises:
             NoCheckpoint: there is none.
             CheckpointDamaged: none is whole; one line for each. Nothing is deleted.
-            CheckpointTooNew: before a whole one, one of a later release was met. To go on
-                from an older one would lose what that release has done.
+            CheckpointTooNew: a later release wrote one that is newer than the first whole one.
         """
         candidates = sorted(numbers or self.numbers(), reverse=True)
         if not candidates:
@@ -263,7 +253,7 @@ class Store:
         passed_over: list[tuple[int, str]] = []
         for number in candidates:
             try:
-                return number, self.verify(number, relied_on), passed_over
+                return CheckpointRef(self, number, self.verify(number, relied_on)), passed_over
             except CheckpointDamaged as error:
                 passed_over.append((number, str(error)))
         summary = f"{self._root}: no checkpoint is whole; nothing was deleted."
@@ -276,9 +266,6 @@ class Store:
         manifest names, half-written files too, once it is older than the grace period.
         Manifests that cannot be read do not count as kept. They stay as long as they are
         newer than the last one kept, or in `also`; while one does, no array is deleted.
-
-        Called by: the driver, after `write_manifest`. Waits for: the disk.
-        After a restart: finishes what was left.
 
         Returns:
             The unreadable ones left in place, each with the reason.
@@ -357,6 +344,19 @@ class Store:
 
     def _where(self, name: str) -> str:
         return f"{self._root}/{name}"
+
+
+@dataclass(frozen=True)
+class CheckpointRef:
+    """A checkpoint that can be loaded."""
+
+    store: Store
+    number: int
+    document: Tree  # what it holds, arrays as entries of the store
+
+    def read(self, key: str) -> Any:
+        """The part of it with that key, arrays and all."""
+        return self.store.read_tree(self.document[key])
 
 
 def find_checkpoints(place: str) -> tuple[Store, list[int]]:

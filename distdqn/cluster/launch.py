@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distdqn.checkpoints.resume import Start
+from distdqn.checkpoints.store import CheckpointRef
 from distdqn.cluster.connection import Cluster, connected
 from distdqn.cluster.control import Control
 from distdqn.config.config import Config, resolved
@@ -57,7 +57,7 @@ class Launch:
         metrics: Metrics,
         stop: StopRequest,
         saver: AsyncCheckpointer,
-        start: Start | None,
+        start: CheckpointRef | None,
     ) -> Supervisor:
         """The supervisor of an `async` run, its roles starting."""
         config = self.config

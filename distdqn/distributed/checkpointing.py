@@ -7,8 +7,10 @@ from concurrent.futures import Executor, Future
 from typing import Any
 
 from distdqn.checkpoints.checkpointer import Checkpointer, Segment
+from distdqn.checkpoints.reshard import RestorePlan
+from distdqn.checkpoints.store import CheckpointRef
 from distdqn.distributed.calls import Call, Calls, Worker
-from distdqn.distributed.refill import Found, Refill, Unreadable, restored_info
+from distdqn.distributed.refill import Refill, Unreadable
 from distdqn.distributed.worker_group import WorkerGroup
 from distdqn.reporting.metrics import Metrics
 from distdqn.training.checkpointing import run_tree, save
@@ -65,13 +67,13 @@ class AsyncCheckpointer:
         self._asked: Segment | None = None
         self._is_under_way = False
 
-    def fill(self, shard: Worker, shards: int, found: Found | None) -> ReplayInfo:
-        """Has a new shard, one of `shards`, filled from a checkpoint; returns what it will hold by then."""
+    def fill(self, shard: Worker, plan: RestorePlan) -> ReplayInfo:
+        """Has a new shard filled as planned; returns what it will hold by then."""
         index = None
-        if found is not None and self._checkpoints is not None:
-            index = self._checkpoints.reuse_segments(*found, shard.index, shards)
-        self.refill.begin(shard, shards, found, index)
-        return restored_info(shard.index, shards, found)
+        if plan.ref is not None and self._checkpoints is not None:
+            index = self._checkpoints.reuse_segments(plan.ref, shard.index, plan.shards)
+        self.refill.begin(shard, plan, index)
+        return plan.info(shard.index)
 
     def advance(self, calls: Calls, workers: WorkerGroup) -> Unreadable | None:
         """Takes the next step, if there is one to take.
@@ -176,8 +178,8 @@ class AsyncCheckpointer:
         index = self.refill.index_of(shard)
         return functools.partial(workers.ask, shard) if index is None else lambda _get_index: index
 
-    def newest(self) -> tuple[Any, Tree] | None:
-        """Store and document of the newest checkpoint that is whole, if there is one."""
+    def newest(self) -> CheckpointRef | None:
+        """The newest checkpoint of this run that is whole, if there is one."""
         if self._task is not None:  # when it has written one, it takes older ones away
             self._task.exception()
         return None if self._checkpoints is None else self._checkpoints.newest()

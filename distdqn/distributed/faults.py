@@ -1,10 +1,11 @@
 """Faults: who failed, who takes its place, from where that goes on, and what is lost."""
 
-from distdqn.checkpoints.resume import Start
+from distdqn.checkpoints.reshard import RestorePlan
+from distdqn.checkpoints.store import CheckpointRef
 from distdqn.distributed.calls import Call, Calls, Ended, Failure, Worker, last_line
 from distdqn.distributed.checkpointing import AsyncCheckpointer
 from distdqn.distributed.limits import Limits
-from distdqn.distributed.refill import Found, Unreadable, count_lost_learner, count_lost_replay, send_learner
+from distdqn.distributed.refill import Unreadable, count_lost_learner, count_lost_replay, send_learner
 from distdqn.distributed.scheduler import Scheduler
 from distdqn.distributed.worker_group import WorkerGroup
 from distdqn.errors import CheckpointError, EnvironmentFault, RoleFailure
@@ -26,7 +27,7 @@ class FaultHandler:
         saver: AsyncCheckpointer,
         workers: WorkerGroup,
         orders: Scheduler,
-        start: Start | None,
+        start: CheckpointRef | None,
     ) -> None:
         self._calls = calls
         self._limits = limits
@@ -41,16 +42,15 @@ class FaultHandler:
     def begin(self) -> None:
         """Has the roles begin, where a checkpoint ended if there is one to go on from."""
         if self._start is not None:  # the journal and the goal have taken it up already
-            found = (self._start.store, self._start.document)
-            send_learner(self._calls, self._workers.learner, found)
+            send_learner(self._calls, self._workers.learner, self._start)
             for shard in self._workers.shards:
-                self._fill(shard, found)
+                self._fill(shard, self._start)
         self._calls.send("publish", self._workers.learner)
         self._calls.send("compile", self._workers.learner)
 
-    def _fill(self, shard: Worker, found: Found | None) -> None:
+    def _fill(self, shard: Worker, ref: CheckpointRef | None) -> None:
         replay_infos = self._scheduler.replay_infos
-        replay_infos[shard.index] = self._saver.fill(shard, len(replay_infos), found)
+        replay_infos[shard.index] = self._saver.fill(shard, RestorePlan(ref, len(replay_infos)))
 
     def replace(self, ended: Ended) -> None:
         """Answers a failed call: a new process in the place of the one that failed.
@@ -125,8 +125,7 @@ class FaultHandler:
             CheckpointError: there is none before: the run goes on from this one.
         """
         shard, error = unreadable.shard, unreadable.error
-        start = self._start
-        if start is not None and unreadable.found is not None and unreadable.found[1] is start.document:
+        if self._start is not None and unreadable.ref is self._start:
             raise CheckpointError(f"The checkpoint to go on from cannot be read: {error}") from error
         lost = self._calls.abandon(shard)
         losses = self._restore_replay(self._workers.replace(shard))
@@ -146,22 +145,20 @@ class FaultHandler:
             case "evaluate":
                 self._scheduler.send_evaluation(call.detail)
 
-    def _newest(self) -> Found | None:
-        """The newest checkpoint that is whole, of this run or the one that it goes on from."""
-        if (found := self._saver.newest()) is not None or self._start is None:
-            return found
-        return self._start.store, self._start.document
+    def _newest(self) -> CheckpointRef | None:
+        """The newest checkpoint of this run that is whole, else the one that it resumes from."""
+        return self._saver.newest() or self._start
 
     def _restore_learner(self, fresh: Worker) -> str:
         """Puts a new learner where the newest checkpoint was; says what that lost."""
         self._saver.give_up()
-        found = self._newest()
-        lost = count_lost_learner(self._metrics.counters, found)
+        ref = self._newest()
+        lost = count_lost_learner(self._metrics.counters, ref)
         self._scheduler.published_at = self._metrics.counters.learner_steps
         self._goal.rewind(self._scheduler.published_at)
         self._scheduler.is_compiled = False
-        if found is not None:
-            send_learner(self._calls, fresh, found)
+        if ref is not None:
+            send_learner(self._calls, fresh, ref)
         self._calls.send("publish", fresh)
         self._calls.send("compile", fresh)
         return f", {lost:,} learner steps lost"

@@ -5,9 +5,8 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from distdqn.checkpoints.checkpointer import saved_shards
-from distdqn.checkpoints.reshard import restore_calls, restored_sizes
-from distdqn.checkpoints.store import Store
+from distdqn.checkpoints.reshard import RestorePlan
+from distdqn.checkpoints.store import CheckpointRef
 from distdqn.distributed.calls import Calls, Worker
 from distdqn.errors import CheckpointError
 from distdqn.reporting.metrics import Counters
@@ -15,8 +14,6 @@ from distdqn.training.backend import Ref
 from distdqn.types import ReplayInfo, Tree
 
 _PARTS_AHEAD = 2  # under way to a shard: it takes one in, and one is there
-
-Found = tuple[Store, Tree]  # a checkpoint: where it is, and its document
 
 Part = tuple[str, Any]  # a method of `Replay` and its argument
 
@@ -29,7 +26,7 @@ class _Filling:
         shard: its process.
         parts: what is to come.
         next: the one after those sent, or None at the end.
-        found: the checkpoint, or None.
+        ref: the checkpoint, or None.
         index: what its own will be, where all that it is going to hold is saved already.
         held: chunks to be inserted afterwards, with what the ends of those calls need.
     """
@@ -37,7 +34,7 @@ class _Filling:
     shard: Worker
     parts: Iterator[Part]
     next: "Future[Part | None]"
-    found: Found | None
+    ref: CheckpointRef | None
     index: Tree | None
     held: list[tuple[Ref, Any]] = field(default_factory=list)
 
@@ -48,12 +45,12 @@ class Unreadable:
 
     Attributes:
         shard: its process.
-        found: the checkpoint.
+        ref: the checkpoint.
         error: why not.
     """
 
     shard: Worker
-    found: Found | None
+    ref: CheckpointRef | None
     error: Exception
 
 
@@ -76,21 +73,18 @@ class Refill:
         """Whether any shard is being filled."""
         return bool(self._fillings)
 
-    def begin(self, shard: Worker, shards: int, found: Found | None, index: Tree | None = None) -> None:
+    def begin(self, shard: Worker, plan: RestorePlan, index: Tree | None = None) -> None:
         """Starts to fill a new shard; one that had its place before it is not filled any more.
 
         Args:
-            shard: it, one of `shards`.
-            shards: how many there are.
-            found: the checkpoint whose part it gets, however many shards that has; None leaves it empty.
+            shard: the process.
+            plan: what it is filled with.
             index: what its own will be, where all that it is going to hold is saved already.
         """
-        parts: Iterator[Part] = iter(())  # for what is held back for the one before
-        if found is not None:
-            parts = restore_calls(*found, shards, shard.index)
+        parts = plan.calls(shard.index)
         before = self._fillings.get(shard.index)
         held = before.held if before else []
-        self._fillings[shard.index] = _Filling(shard, parts, self._read(parts), found, index, held)
+        self._fillings[shard.index] = _Filling(shard, parts, self._read(parts), plan.ref, index, held)
 
     def index_of(self, shard: Worker) -> Tree | None:
         """The index that a shard is going to have, as the store names it; see `begin`."""
@@ -114,7 +108,7 @@ class Refill:
                 try:
                     part = filling.next.result()
                 except (CheckpointError, OSError) as error:
-                    return Unreadable(shard, filling.found, error)
+                    return Unreadable(shard, filling.ref, error)
                 if part is None:
                     del self._fillings[shard.index]
                     for chunk, detail in filling.held:
@@ -137,26 +131,15 @@ class Refill:
         return self._executor.submit(next, parts, None)
 
 
-def send_learner(calls: Calls, learner: Worker, found: Found) -> None:
-    """Gives a new learner what the checkpoint's had."""
-    store, document = found
-    calls.send("set_state", learner, store.read_tree(document["learner"]))
+def send_learner(calls: Calls, learner: Worker, ref: CheckpointRef) -> None:
+    """Gives a new learner the state of the checkpoint's."""
+    calls.send("set_state", learner, ref.read("learner"))
 
 
-def restored_info(shard: int, shards: int, found: Found | None) -> ReplayInfo:
-    """What a shard will hold once it is filled; it tells itself when there is something to draw from."""
-    if found is None:
-        return ReplayInfo()
-    saved = saved_shards(found[1])
-    inserted = restored_sizes(found[1], shards)[shard]
-    first = saved[shard]["index"]["first"] if len(saved) == shards else 0
-    return ReplayInfo(inserted, inserted - first)
-
-
-def count_lost_learner(counters: Counters, found: Found | None) -> int:
+def count_lost_learner(counters: Counters, ref: CheckpointRef | None) -> int:
     """Sets the counters back to the checkpoint's learner, or to none; returns the learner steps lost."""
     before = counters.learner_steps
-    counters.learner_steps = found[1]["learner"]["learner_steps"] if found else 0
+    counters.learner_steps = ref.document["learner"]["learner_steps"] if ref else 0
     lost = max(0, before - counters.learner_steps)
     counters.learner_restarts += 1
     counters.lost_learner_steps += lost

@@ -10,7 +10,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 
-from distdqn.checkpoints.resume import Start
+from distdqn.checkpoints.store import CheckpointRef
 from distdqn.distributed.actor_pool import ActorPool, Departure
 from distdqn.distributed.calls import Calls, Ended, last_line
 from distdqn.distributed.checkpointing import AsyncCheckpointer
@@ -43,7 +43,7 @@ class Supervisor:
         metrics: Metrics,
         stop: StopRequest,
         saver: AsyncCheckpointer,
-        start: Start | None = None,
+        start: CheckpointRef | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._calls = calls

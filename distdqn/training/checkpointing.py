@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from distdqn.checkpoints.checkpointer import Checkpointer
-from distdqn.checkpoints.reshard import restore_calls, restored_sizes
-from distdqn.checkpoints.resume import Start
+from distdqn.checkpoints.reshard import RestorePlan
+from distdqn.checkpoints.store import CheckpointRef
 from distdqn.replay.rate_limiter import RateLimiter
 from distdqn.reporting.metrics import Metrics
 from distdqn.training.stopping import Goal, StopRequest
@@ -69,11 +69,13 @@ def save(
         checkpoints.add_failure(error)
 
 
-def restore_state(start: Start, goal: Goal, metrics: Metrics, rate_limiter: RateLimiter, shards: int) -> None:
-    """Has goal and journal go on from `start`'s checkpoint, with so many shards of replay."""
+def restore_state(
+    start: CheckpointRef, goal: Goal, metrics: Metrics, rate_limiter: RateLimiter, shards: int
+) -> None:
+    """Restores goal and metrics from a checkpoint, with so many shards of replay."""
     document = start.document
-    goal.set_state(start.store.read_tree(document["goal"]))
-    inserted = sum(restored_sizes(document, shards))
+    goal.set_state(start.read("goal"))
+    inserted = RestorePlan(start, shards).inserted
     metrics.set_state(document["metrics"], inserted, int(rate_limiter.goal(inserted)))
     # Each environment of an `async` run had an episode open; those of others end at a clean cut.
     envs_per_actor = document["about"]["config"]["envs_per_actor"]
@@ -110,17 +112,16 @@ class RoundCheckpointer:
         goal: Goal,
         metrics: Metrics,
         rate_limiter: RateLimiter,
-        start: Start,
+        start: CheckpointRef,
         stop: StopRequest,
     ) -> None:
-        """Puts everything back as it was after `start`'s checkpoint, unless asked to stop meanwhile.
+        """Restores everything from a checkpoint, unless asked to stop meanwhile.
 
         Raises:
             KeyboardInterrupt, SystemExit: it was; the checkpoint is what to go on from.
         """
-        document = start.document
-        team.ask("learner", "set_state", start.store.read_tree(document["learner"]))
-        for method, state in restore_calls(start.store, document, 1, 0):
+        team.ask("learner", "set_state", start.read("learner"))
+        for method, state in RestorePlan(start, shards=1).calls(0):
             stop.leave_if_asked()
             team.ask("replay", method, state)
         restore_state(start, goal, metrics, rate_limiter, shards=1)

@@ -120,8 +120,9 @@ def test_checkpoint_holds_tree_and_replay_in_the_order_to_put_them_back(store):
     checkpoints = checkpoints_in(store)
     write(checkpoints, 1, index_of(0, 150))
     write(checkpoints, 2, index_of(0, 230))
-    found_store, document = checkpoints.newest()
-    assert found_store is store
+    ref = checkpoints.newest()
+    assert (ref.store, ref.number) == (store, 2)
+    document = ref.document
     assert plain(store.read_tree(document["learner"])) == plain(tree_of(2)["learner"])
     calls = list(replay_parts(store, document["replay"][0]))
     assert [method for method, _ in calls] == ["set_rows", "set_rows", "set_rows", "set_index"]
@@ -152,7 +153,7 @@ def test_real_replay_comes_back_bit_for_bit_from_the_last_of_several(folder, mon
     assert max(written[3:]) < 0.75  # 37 of 100 are new each time, and one part was incomplete
     store = Store(str(folder))
     copy = make_replay(100, sampler)
-    for method, state in replay_parts(store, store.newest_whole()[1]["replay"][0]):
+    for method, state in replay_parts(store, store.newest_whole()[0].document["replay"][0]):
         getattr(copy, method)(state)
     assert plain(copy.get_index()) == plain(replay.get_index())
     for _ in range(5):
@@ -200,7 +201,7 @@ def test_checkpoint_that_is_made_later_has_the_larger_number_whatever_its_steps(
     write(checkpoints, 5, index_of(0, 100))
     write(checkpoints, 5, index_of(0, 300))
     assert store.numbers() == [5, 6]
-    assert checkpoints.newest()[1]["replay"][0]["index"]["inserted"] == 300
+    assert checkpoints.newest().document["replay"][0]["index"]["inserted"] == 300
 
 
 # Faults.
@@ -214,7 +215,7 @@ def test_newest_that_is_whole_is_found_and_none_if_there_is_none(folder):
     for number in (3, 2):
         path = folder / f"checkpoint-{number:012d}.json"
         path.write_bytes(path.read_bytes()[:-9])
-        assert checkpoints.newest()[1]["learner"]["learner_steps"] == number - 1
+        assert checkpoints.newest().document["learner"]["learner_steps"] == number - 1
     (folder / "checkpoint-000000000001.json").write_text("{}")
     assert checkpoints.newest() is None
 
@@ -224,13 +225,15 @@ def test_array_that_vanished_is_written_again_after_the_failure_it_caused(folder
     checkpoints = checkpoints_in(Store(str(folder)), notes=notes)
     index = index_of(0, 100)
     write(checkpoints, 1, index)
-    (entry,) = [part["state"]["columns"]["number"] for part in checkpoints.newest()[1]["replay"][0]["parts"]]
+    (entry,) = [
+        part["state"]["columns"]["number"] for part in checkpoints.newest().document["replay"][0]["parts"]
+    ]
     (folder / "blobs" / f"{entry['blob']}.npy").unlink()
     with pytest.raises(FileNotFoundError) as caught:
         write(checkpoints, 2, index)
     checkpoints.add_failure(caught.value)
     write(checkpoints, 3, index)
-    assert Store(str(folder)).newest_whole()[0] == 3
+    assert Store(str(folder)).newest_whole()[0].number == 3
 
 
 def test_fifth_failure_running_is_an_error_and_those_before_are_told(folder):

@@ -93,10 +93,10 @@ def test_fault_13_random_damage_is_found_and_the_checkpoint_before_is_taken(fold
         fresh.read_tree(fresh.read_manifest(2))
     if is_exchanged:
         return  # which may have damaged both
-    number, document, passed_over = fresh.newest_whole()
-    assert (number, [n for n, _ in passed_over]) == (1, [] if (damage is lose and of_manifest) else [2])
-    assert document["epsilon"] == 0.1
-    for found, written in zip(fresh.read_tree(document)["arrays"], arrays[1], strict=True):
+    ref, passed_over = fresh.newest_whole()
+    assert (ref.number, [n for n, _ in passed_over]) == (1, [] if (damage is lose and of_manifest) else [2])
+    assert ref.document["epsilon"] == 0.1
+    for found, written in zip(ref.read("arrays"), arrays[1], strict=True):
         assert found.tobytes() == written.tobytes()
 
 
@@ -107,7 +107,8 @@ def test_part_that_is_relied_on_is_looked_for_but_read_only_by_who_has_not_seen_
     path = folder / "blobs" / f"{parts['replay']['blob']}.npy"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + b"x")
-    assert writer.newest_whole(relied_on="replay")[:2] == (1, parts)
+    ref, _ = writer.newest_whole(relied_on="replay")
+    assert (ref.number, ref.document) == (1, parts)
     for damaged in (
         lambda: writer.read_array(parts["replay"]),  # and so it does not rely on it any more:
         lambda: writer.verify(1, "replay"),

@@ -135,7 +135,7 @@ def test_array_asked_for_again_survives_a_prune_until_its_manifest_is_there(fold
     store.prune(keep=1)
     store.write_manifest(3, {"arrays": entries})
 
-    assert store.newest_whole()[0] == 3
+    assert store.newest_whole()[0].number == 3
 
 
 def test_half_written_files_go_when_they_are_old_and_stay_while_young(folder):
@@ -233,10 +233,10 @@ def test_newest_whole_checkpoint_is_found_behind_damaged_ones(folder, store):
     manifest_path(folder, 4).write_bytes(manifest_path(folder, 4).read_bytes()[:-20])
     before = listing(folder)
 
-    number, document, passed_over = store.newest_whole()
+    ref, passed_over = store.newest_whole()
 
-    assert number == 2
-    assert store.read_tree(document)["arrays"][0].tolist() == [2]
+    assert ref.number == 2
+    assert store.read_tree(ref.document)["arrays"][0].tolist() == [2]
     assert [n for n, _ in passed_over] == [4, 3]
     assert manifest_path(folder, 4).name in passed_over[0][1]
     assert "is missing" in passed_over[1][1]
@@ -248,7 +248,7 @@ def test_newest_whole_checkpoint_is_chosen_among_those_named(store):
     for number in (1, 2, 3, 4):
         add(store, number, number)
 
-    assert store.newest_whole(1, 3, 2)[0] == 3
+    assert store.newest_whole(1, 3, 2)[0].number == 3
 
 
 @pytest.mark.parametrize("name", ["", "missing"])

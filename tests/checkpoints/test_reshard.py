@@ -8,9 +8,10 @@ from toy_images import Walk, packed, rows_of
 from toy_replay_state import SAMPLERS, STACKS, make_replay, make_vectors
 
 from distdqn.checkpoints.checkpointer import Checkpointer, saved_shards
-from distdqn.checkpoints.reshard import reshard, restore_calls, restored_sizes
-from distdqn.checkpoints.store import Store
+from distdqn.checkpoints.reshard import RestorePlan, reshard
+from distdqn.checkpoints.store import CheckpointRef, Store
 from distdqn.replay.shards import shard_capacities
+from distdqn.types import ReplayInfo
 
 TREE = {"goal": {"best": None}}
 
@@ -33,7 +34,7 @@ def filled(capacity, content, sampler, seed):
 
 
 def save(store, replays):
-    """A checkpoint of these shards; its document."""
+    """A checkpoint of these shards."""
     checkpoints = Checkpointer(store, 2, lambda _text: None)
     indexes = [replay.get_index() for replay in replays]
     fresh = {
@@ -43,18 +44,19 @@ def save(store, replays):
         for segment in checkpoints.missing(indexes)
     }
     checkpoints.write(1, TREE, indexes, fresh)
-    return store.newest_whole()[1]
+    return store.newest_whole()[0]
 
 
-def dealt(store, document, replays):
+def dealt(ref, replays):
     """Fills these shards with what the checkpoint holds."""
-    sizes = restored_sizes(document, len(replays))
+    plan = RestorePlan(ref, len(replays))
     for index, replay in enumerate(replays):
-        for method, argument in restore_calls(store, document, len(replays), index):
+        for method, argument in plan.calls(index):
             assert method == "set_chunk"
             replay.set_chunk(argument)
         assert replay.check_valid() == (True, "")
-        assert replay.inserted <= sizes[index]
+        assert replay.inserted <= plan.info(index).inserted == plan.info(index).size
+    assert plan.inserted == sum(plan.info(index).inserted for index in range(len(replays)))
     return replays
 
 
@@ -86,10 +88,10 @@ def test_every_row_comes_back_with_its_priority(store, monkeypatch, sampler, con
     replays = [
         filled(part, content, sampler, seed) for seed, part in enumerate(shard_capacities(capacity, before))
     ]
-    document = save(store, replays)
+    ref = save(store, replays)
     # Blocks of images that are told apart share fewer frames: room for a few more.
     room = 2 * capacity if content == "images" else capacity
-    copies = dealt(store, document, [make_replay(part, sampler) for part in shard_capacities(room, after)])
+    copies = dealt(ref, [make_replay(part, sampler) for part in shard_capacities(room, after)])
     assert_same(contents(copies), contents(replays))
     sizes = [copy.size for copy in copies]
     assert max(sizes) - min(sizes) <= 1
@@ -97,8 +99,8 @@ def test_every_row_comes_back_with_its_priority(store, monkeypatch, sampler, con
 
 
 def test_every_shard_gets_rows_of_every_age_in_order(store):
-    document = save(store, [filled(1_000, "vectors", "uniform", 0)])
-    first, second = dealt(store, document, [make_replay(500) for _ in range(2)])
+    ref = save(store, [filled(1_000, "vectors", "uniform", 0)])
+    first, second = dealt(ref, [make_replay(500) for _ in range(2)])
     for copy in (first, second):
         numbers = copy._rows(np.arange(500)).reward
         assert np.all(np.diff(numbers) > 0)
@@ -107,8 +109,8 @@ def test_every_shard_gets_rows_of_every_age_in_order(store):
 
 
 def test_less_capacity_than_before_keeps_the_newest(store):
-    document = save(store, [filled(1_000, "vectors", "uniform", 0)])  # 518 to 1517
-    copies = dealt(store, document, [make_replay(100) for _ in range(2)])
+    ref = save(store, [filled(1_000, "vectors", "uniform", 0)])  # 518 to 1517
+    copies = dealt(ref, [make_replay(100) for _ in range(2)])
     numbers = np.concatenate([copy._rows(np.arange(400, 500)).reward for copy in copies])
     assert numbers.min() >= 1_517 - 200 - 2 * 62  # a block of each shard at most, of 1000 / (8 * 2) rows
     assert numbers.max() == 1_517
@@ -117,7 +119,7 @@ def test_less_capacity_than_before_keeps_the_newest(store):
 @pytest.mark.parametrize(("then", "now"), [("prioritized", "uniform"), ("uniform", "prioritized")])
 def test_another_sampler_than_before_takes_the_rows(store, then, now):
     replay = filled(60, "vectors", then, 0)
-    copies = dealt(store, save(store, [replay]), [make_replay(30, now) for _ in range(2)])
+    copies = dealt(save(store, [replay]), [make_replay(30, now) for _ in range(2)])
     rows = [{row for part in contents(each) for row, _ in part} for each in (copies, [replay])]
     assert rows[0] == rows[1]
     assert {value for part in contents(copies) for _, value in part} <= {1.0, (1.0 + 1e-6) ** 0.6}
@@ -127,7 +129,7 @@ def test_another_exponent_than_before_keeps_the_priorities(store):
     replay = make_replay(8, "prioritized", exponent=0.5)
     replay.insert(make_vectors(0, 8))  # with their numbers as priorities
     (copy, _) = copies = [make_replay(4, "prioritized", exponent=1.0) for _ in range(2)]
-    dealt(store, save(store, [replay]), copies)
+    dealt(save(store, [replay]), copies)
     numbers = copy._rows(np.arange(4)).reward
     np.testing.assert_allclose(copy._sampler._tree.get(np.arange(4)), numbers, atol=2e-6)
 
@@ -145,7 +147,7 @@ def test_rows_whose_frames_were_overwritten_while_they_were_saved_are_left_out(s
         for segment in checkpoints.missing([index])
     }
     checkpoints.write(1, TREE, [index], fresh)
-    copies = dealt(store, store.newest_whole()[1], [make_replay(120) for _ in range(2)])
+    copies = dealt(store.newest_whole()[0], [make_replay(120) for _ in range(2)])
     (kept,) = contents([replay])
     assert 60 <= sum(copy.size for copy in copies) <= 80
     assert {row for part in contents(copies) for row, _ in part} <= {row for row, _ in kept}
@@ -153,7 +155,7 @@ def test_rows_whose_frames_were_overwritten_while_they_were_saved_are_left_out(s
 
 def test_no_more_than_a_segment_of_each_shard_is_read_ahead(store, monkeypatch):
     monkeypatch.setattr("distdqn.replay.ring_buffer._SEGMENT_BYTES", 20 * 50)
-    document = save(store, [filled(1_000, "vectors", "uniform", seed) for seed in range(3)])
+    ref = save(store, [filled(1_000, "vectors", "uniform", seed) for seed in range(3)])
     read, whole = [], store.read_tree
 
     def read_tree(tree):
@@ -162,26 +164,32 @@ def test_no_more_than_a_segment_of_each_shard_is_read_ahead(store, monkeypatch):
 
     monkeypatch.setattr(store, "read_tree", read_tree)
     given = 0
-    for chunk in reshard(store, saved_shards(document), 2, 0):
+    for chunk in reshard(store, saved_shards(ref.document), 2, 0):
         given += len(chunk)  # half of what was read
         segments = sum(isinstance(tree, dict) and "begin" in tree for tree in read)
         assert segments <= 2 * given / 50 + 2 * 3
     assert given == 1_500
 
 
-def test_checkpoint_without_replay_or_with_a_single_one_of_format_1_is_understood(store):
-    document = save(store, [filled(60, "vectors", "uniform", 0)])
-    old = {**document, "replay": document["replay"][0]}
-    assert saved_shards(old) == document["replay"]
-    assert restored_sizes(old, 1) == restored_sizes(document, 1) == [92]
-    assert [saved_shards({"replay": nothing}) for nothing in (None, [])] == [[], []]
-    assert restored_sizes({"replay": None}, 2) == [0, 0]
-    assert len(contents(dealt(store, old, [make_replay(30) for _ in range(2)]))[0]) == 30
+def test_plan_without_checkpoint_or_without_saved_replay_leaves_replay_empty(store):
+    nothing = CheckpointRef(store, 1, {"replay": []})
+    for plan in (RestorePlan(None, 2), RestorePlan(nothing, 2)):
+        assert list(plan.calls(1)) == []
+        assert plan.info(1) == ReplayInfo()
+        assert plan.inserted == 0
+
+
+def test_plan_for_as_many_shards_as_were_saved_gives_them_back_as_they_were(store):
+    replays = [filled(60, "vectors", "uniform", seed) for seed in range(2)]
+    plan = RestorePlan(save(store, replays), 2)
+    assert plan.info(1) == ReplayInfo(inserted=92, size=60)
+    assert plan.inserted == 2 * 92
+    assert [method for method, _ in plan.calls(1)] == ["set_rows", "set_index"]
 
 
 def test_same_checkpoint_is_dealt_out_in_the_same_way_every_time(store):
-    document = save(store, [filled(100, "vectors", "prioritized", 0)])
-    first, second = (list(reshard(store, saved_shards(document), 3, 1)) for _ in range(2))
+    ref = save(store, [filled(100, "vectors", "prioritized", 0)])
+    first, second = (list(reshard(store, saved_shards(ref.document), 3, 1)) for _ in range(2))
     assert len(first) > 3
     for one, other in zip(first, second, strict=True):
         assert rows_of(one) == rows_of(other)

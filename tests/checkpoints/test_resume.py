@@ -13,7 +13,6 @@ from distdqn.checkpoints.resume import (
     checkpoint_root,
     describe_run,
     find_start,
-    notes_without_start,
     run_folder,
 )
 from distdqn.checkpoints.store import Store
@@ -32,7 +31,7 @@ def about_of(config, spec):
 
 
 def find(config, spec):
-    """What a run with these options starts from."""
+    """The checkpoint that a run with these options resumes from, and what it tells."""
     return find_start(resolve(config, spec), about_of(config, spec))
 
 
@@ -52,12 +51,12 @@ def write(root, *numbers, spec=SPEC, **options):
 
 def number_of(start):
     """Which checkpoint it is."""
-    return int(start.store.read_tree(start.document["learner"])[0])
+    return int(start.read("learner")[0])
 
 
-def goes_on_from(number, folder):
+def resumes_from(number, folder):
     """The line that says so: which folder, and of which host."""
-    return f"Goes on from checkpoint {number}. It is in {folder} on {socket.gethostname()}."
+    return f"Resumes from checkpoint {number} in {folder} on {socket.gethostname()}."
 
 
 def damage(store, root, number):
@@ -79,28 +78,29 @@ def run_dir(tmp_path):
 # Where it looks.
 
 
-def test_run_that_is_not_to_go_on_begins_anew_whatever_is_there(run_dir):
-    assert find(config_of(run_dir, resume=None), SPEC) is None
+def test_run_that_is_not_to_go_on_starts_a_new_run_whatever_is_there(run_dir):
+    assert find(config_of(run_dir, resume=None), SPEC) == (None, [])
 
 
 @pytest.mark.parametrize("there", ["nothing", "an empty folder", "a run without checkpoints"])
-def test_auto_begins_anew_where_there_is_no_checkpoint(tmp_path, there):
+def test_auto_starts_a_new_run_where_there_is_no_checkpoint(tmp_path, there):
     folder = tmp_path / "run"
     if there != "nothing":
         folder.mkdir()
     if there == "a run without checkpoints":
         Store(str(folder / "checkpoints")).check_writable()
-    assert find(config_of(folder), SPEC) is None
+    start, (line,) = find(config_of(folder), SPEC)
+    assert start is None
+    assert line == f"No checkpoint in {folder}/checkpoints on {socket.gethostname()}: starts a new run."
     assert folder.exists() == (there != "nothing")
 
 
-def test_run_that_finds_nothing_to_go_on_from_says_in_which_folder_of_which_host(tmp_path, monkeypatch):
+def test_run_that_finds_nothing_to_resume_says_in_which_folder_or_url(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (line,) = notes_without_start(config_of("run"))
-    assert line == f"Begins anew: no checkpoint is in {tmp_path}/run/checkpoints on {socket.gethostname()}."
-    (line,) = notes_without_start(config_of(None, checkpoint_dir="s3://bucket/run"))
-    assert line == "Begins anew: no checkpoint is in s3://bucket/run."
-    assert notes_without_start(config_of("run", resume=None)) == []
+    (line,) = find(config_of("run"), SPEC)[1]
+    assert line == f"No checkpoint in {tmp_path}/run/checkpoints on {socket.gethostname()}: starts a new run."
+    (line,) = find(config_of(None, checkpoint_dir="memory://empty/run"), SPEC)[1]
+    assert line == "No checkpoint in memory://empty/run: starts a new run."
 
 
 def test_auto_without_a_place_to_look_in_is_a_mistake_that_tells_what_to_give():
@@ -109,16 +109,16 @@ def test_auto_without_a_place_to_look_in_is_a_mistake_that_tells_what_to_give():
 
 
 def test_auto_takes_the_newest_checkpoint_of_the_runs_folder(run_dir):
-    start = find(config_of(run_dir), SPEC)
+    start, notes = find(config_of(run_dir), SPEC)
     assert number_of(start) == 300
-    assert start.notes == [goes_on_from(300, run_dir / "checkpoints")]
+    assert notes == [resumes_from(300, run_dir / "checkpoints")]
 
 
 def test_auto_looks_in_the_folder_for_checkpoints_if_one_is_given(run_dir, tmp_path):
     write(tmp_path / "other", 700)
     elsewhere = {"checkpoint_dir": str(tmp_path / "other")}
-    assert number_of(find(config_of(run_dir, **elsewhere), SPEC)) == 700
-    assert number_of(find(config_of(None, **elsewhere), SPEC)) == 700
+    assert number_of(find(config_of(run_dir, **elsewhere), SPEC)[0]) == 700
+    assert number_of(find(config_of(None, **elsewhere), SPEC)[0]) == 700
 
 
 @pytest.mark.parametrize(
@@ -132,21 +132,21 @@ def test_auto_looks_in_the_folder_for_checkpoints_if_one_is_given(run_dir, tmp_p
     ],
 )
 def test_run_its_checkpoints_or_one_of_them_can_be_named(run_dir, named, number):
-    assert number_of(find(config_of(resume=f"{run_dir}{named}"), SPEC)) == number
+    assert number_of(find(config_of(resume=f"{run_dir}{named}"), SPEC)[0]) == number
 
 
 def test_checkpoint_can_be_named_from_the_folder_it_is_in(run_dir, monkeypatch):
     monkeypatch.chdir(run_dir / "checkpoints")
-    assert number_of(find(config_of(resume="checkpoint-000000000200.json"), SPEC)) == 200
-    assert number_of(find(config_of(resume="."), SPEC)) == 300
+    assert number_of(find(config_of(resume="checkpoint-000000000200.json"), SPEC)[0]) == 200
+    assert number_of(find(config_of(resume="."), SPEC)[0]) == 300
 
 
 @pytest.mark.parametrize(("named", "number"), [("", 20), ("/", 20), ("/checkpoint-000000000010.json", 10)])
 def test_url_of_checkpoints_or_of_one_can_be_named(named, number):
     root = f"memory://resuming{next(_names)}/run"
     write(root, 10, 20)
-    assert number_of(find(config_of(resume=root + named), SPEC)) == number
-    assert number_of(find(config_of(None, checkpoint_dir=root), SPEC)) == 20
+    assert number_of(find(config_of(resume=root + named), SPEC)[0]) == number
+    assert number_of(find(config_of(None, checkpoint_dir=root), SPEC)[0]) == 20
 
 
 @pytest.mark.parametrize("named", ["nowhere", "run", "run/config.json", "run/checkpoint-000000000100.json"])
@@ -213,12 +213,12 @@ def test_fault_13_auto_passes_over_a_damaged_checkpoint_and_says_which_file_and_
     root = run_dir / "checkpoints"
     path = damage(write(root), root, 300)
     (root / manifest_name(200)).write_text("{")
-    start = find(config_of(run_dir), SPEC)
+    start, notes = find(config_of(run_dir), SPEC)
     assert number_of(start) == 100
-    assert start.notes == [
+    assert notes == [
         f"Checkpoint 300 is passed over: {path}: its content is not what was written (SHA-256 differs).",
         f"Checkpoint 200 is passed over: {root / manifest_name(200)}: is not a manifest (cut, or not JSON).",
-        goes_on_from(100, root),
+        resumes_from(100, root),
     ]
 
 
@@ -230,7 +230,7 @@ def test_damaged_checkpoint_that_is_named_is_an_error(run_dir, named):
         find(config_of(resume=f"{run_dir}{named}"), SPEC)
     assert caught.value.exit_code == 4
     older = f"{run_dir}/checkpoints/checkpoint-000000000200.json"
-    assert number_of(find(config_of(resume=older), SPEC)) == 200
+    assert number_of(find(config_of(resume=older), SPEC)[0]) == 200
 
 
 @pytest.mark.parametrize("auto", [True, False])
@@ -329,9 +329,9 @@ def test_fault_15_structural_option_that_differs_is_an_error_with_both_values(
 )
 def test_option_that_changes_neither_network_nor_transitions_is_told_and_no_error(tmp_path, then, now):
     write(tmp_path / "checkpoints", 1, **then)
-    start = find(config_of(tmp_path, **now), SPEC)
+    start, notes = find(config_of(tmp_path, **now), SPEC)
     assert number_of(start) == 1
-    assert len(start.notes) > 2
+    assert len(notes) > 2
 
 
 def test_all_structural_differences_are_listed_in_one_error(tmp_path):
@@ -351,12 +351,12 @@ def test_all_structural_differences_are_listed_in_one_error(tmp_path):
 
 def test_other_options_that_differ_are_told_and_have_their_new_values(tmp_path):
     write(tmp_path / "checkpoints", 1, learning_rate=0.01, actors=2, replay_capacity=5_000)
-    start = find(config_of(tmp_path, max_env_steps=10**6), SPEC)
-    assert start.notes[:2] == [
-        goes_on_from(1, tmp_path / "checkpoints"),
-        "Goes on with other options than the checkpoint's. Option: checkpoint / now",
+    _, notes = find(config_of(tmp_path, max_env_steps=10**6), SPEC)
+    assert notes[:2] == [
+        resumes_from(1, tmp_path / "checkpoints"),
+        "Resumes with options that differ from the checkpoint's. Option: checkpoint / now",
     ]
-    assert sorted(line.strip() for line in start.notes[2:]) == [
+    assert sorted(line.strip() for line in notes[2:]) == [
         "actors: 2 / 4",
         "learning_rate: 0.01 / 0.001",
         "max_env_steps: 500000 / 1000000",
@@ -375,11 +375,11 @@ def test_other_options_that_differ_are_told_and_have_their_new_values(tmp_path):
 )
 def test_nothing_is_told_of_options_that_are_the_same_after_a_file(tmp_path, same):
     write(tmp_path / "checkpoints", 1, **same)
-    start = find(config_of(tmp_path, **same), SPEC)
-    assert start.notes == [goes_on_from(1, tmp_path / "checkpoints")]
+    _, notes = find(config_of(tmp_path, **same), SPEC)
+    assert notes == [resumes_from(1, tmp_path / "checkpoints")]
 
 
 def test_where_the_run_is_and_how_it_was_started_are_not_compared(tmp_path):
     write(tmp_path / "there", 1, run_dir="runs/first", address="auto", resume=None)
-    start = find(config_of(tmp_path, checkpoint_dir=str(tmp_path / "there"), address="local"), SPEC)
-    assert start.notes == [goes_on_from(1, tmp_path / "there")]
+    _, notes = find(config_of(tmp_path, checkpoint_dir=str(tmp_path / "there"), address="local"), SPEC)
+    assert notes == [resumes_from(1, tmp_path / "there")]

@@ -11,7 +11,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from distdqn.checkpoints.files import LocalFiles, RemoteFiles, files_at
-from distdqn.checkpoints.store import Store
+from distdqn.checkpoints.store import CheckpointRef, Store
 from distdqn.errors import ConfigError
 
 DTYPES = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
@@ -297,7 +297,7 @@ def test_checkpoint_written_again_replaces_the_one_before(store):
     store.write_manifest(5, {"try": 2})
 
     assert store.numbers() == [5]
-    assert store.newest_whole() == (5, {"try": 2}, [])
+    assert store.newest_whole() == (CheckpointRef(store, 5, {"try": 2}), [])
 
 
 def test_manifest_is_json_that_says_what_the_design_says(folder):
@@ -342,7 +342,7 @@ def test_url_of_the_local_disk_is_written_as_safely_as_a_path(tmp_path):
 
     store.write_manifest(1, {"a": store.write_array(np.ones(3))})
 
-    assert Store(str(tmp_path / "x")).newest_whole()[0] == 1
+    assert Store(str(tmp_path / "x")).newest_whole()[0].number == 1
 
 
 def test_url_of_an_unknown_kind_is_a_mistake_in_the_options():

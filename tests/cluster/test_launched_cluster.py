@@ -87,7 +87,7 @@ def seen(cluster):
     note(f"job stopped: {cluster.status('run')['state']}")
     facts["output"] = cluster.submit("second", "run", *_OPTIONS, wait=True)
     facts["summary"] = json.loads((cluster.run_dir("run") / "summary.json").read_text())
-    resumed = next((line for line in facts["output"].splitlines() if "Goes on from" in line), "")
+    resumed = next((line for line in facts["output"].splitlines() if "Resumes from" in line), "")
     note(f"{resumed} {facts['summary']['reason']}: {facts['summary']['eval_return_mean']}")
     cluster.down()
     facts["left on the head"] = cluster.hosts[HEAD].programs()
@@ -134,7 +134,7 @@ def test_run_whose_host_is_killed_goes_on_learning(seen):
 
 
 def test_job_that_is_stopped_and_resubmitted_goes_on_and_ends_solved(seen):
-    assert "Goes on from checkpoint" in seen["output"]
+    assert "Resumes from checkpoint" in seen["output"]
     assert (seen["summary"]["solved"], seen["summary"]["reason"]) == (True, "goal_reached")
     assert seen["summary"]["eval_return_mean"] >= 475.0
     assert seen["summary"]["learner_steps"] > steps(seen["learning"])

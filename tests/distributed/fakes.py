@@ -8,7 +8,6 @@ from distributed.fake_backend import HANG, FakeBackend
 from distributed.fake_roles import ROWS_PER_SEGMENT, FakeActor, FakeEvaluator, FakeLearner, FakeReplay
 
 from distdqn.checkpoints.checkpointer import Checkpointer
-from distdqn.checkpoints.resume import Start
 from distdqn.checkpoints.store import Store
 from distdqn.distributed.calls import Calls
 from distdqn.distributed.checkpointing import AsyncCheckpointer
@@ -25,9 +24,9 @@ __all__ = [
     "HANG",
     "ROWS_PER_SEGMENT",
     "FakeActor",
+    "FakeBackend",
     "FakeEvaluator",
     "FakeExecutor",
-    "FakeBackend",
     "FakeLearner",
     "FakeReplay",
     "fault",
@@ -229,9 +228,7 @@ def make_checkpoints(folder, keep=3, note=lambda _text: None):
 
 def newest_start(folder):
     """The newest checkpoint in a folder, to go on from."""
-    store = Store(str(folder))
-    _, document, _ = store.newest_whole()
-    return Start(store, document, [])
+    return Store(str(folder)).newest_whole()[0]
 
 
 def fault(role, method, *numbers, words="Boom", incarnations=None):

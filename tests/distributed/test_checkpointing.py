@@ -227,7 +227,7 @@ def test_replay_of_which_nothing_is_left_when_its_turn_comes_is_not_in_the_check
     saving = _saving(tmp_path, seconds=5.0)
     options = {"min_replay_size": 50, "max_env_steps": 10**6, "samples_per_insert": 0.1}
     make_run(backend, max_seconds=20.0, saving=saving, **options).supervisor.run()
-    document = Store(str(tmp_path)).newest_whole()[1]
+    document = Store(str(tmp_path)).newest_whole()[0].document
     assert document["metrics"]["counters"]["inserted"] > 1_000
     assert document["replay"] == []
     again = make_run(FakeBackend(), max_seconds=40.0, start=newest_start(tmp_path), **options)
@@ -273,7 +273,7 @@ def test_fault_18_five_failures_running_end_the_run_and_leave_what_was_whole(tmp
     assert len(notes) == 4
     assert 5.0 + 5 * 5.0 <= backend.now <= 5.0 + 5 * (5.0 + 5 * _LOOK)
     (tmp_path / "elsewhere").rename(tmp_path / "blobs")
-    assert Store(str(tmp_path)).newest_whole()[2] == []
+    assert Store(str(tmp_path)).newest_whole()[1] == []
 
 
 def test_failures_with_a_checkpoint_between_do_not_add_up(tmp_path):

@@ -13,8 +13,7 @@ from distributed.fakes import (
     starts,
 )
 
-from distdqn.checkpoints.resume import Start
-from distdqn.checkpoints.store import Store
+from distdqn.checkpoints.store import CheckpointRef, Store
 from distdqn.distributed.refill import count_lost_learner, count_lost_replay
 from distdqn.errors import RoleFailure
 from distdqn.reporting.metrics import Counters
@@ -26,12 +25,12 @@ def _saving(folder, seconds=5.0, keep=3, **options):
 
 
 def _newest(folder):
-    return Store(str(folder)).newest_whole()[1]
+    return Store(str(folder)).newest_whole()[0].document
 
 
 def _found(learner_steps, inserted):
     replay = [] if inserted is None else [{"index": {"inserted": inserted}}]
-    return None, {"learner": {"learner_steps": learner_steps}, "replay": replay}
+    return CheckpointRef(None, 1, {"learner": {"learner_steps": learner_steps}, "replay": replay})
 
 
 # What is lost.
@@ -240,7 +239,7 @@ def test_run_that_goes_on_from_an_older_checkpoint_keeps_those_it_makes(tmp_path
         entry = store.read_manifest(newest)["learner"]["networks"]["online"]
         path = tmp_path / "blobs" / f"{entry['blob']}.npy"
         path.write_bytes(bytes(path.stat().st_size))
-    start = Start(store, store.verify(older), [])
+    start = CheckpointRef(store, older, store.verify(older))
     env_steps = start.document["metrics"]["counters"]["env_steps"]
     run = make_run(start=start, max_env_steps=env_steps + 100, saving=_saving(tmp_path, keep=1))
     run.supervisor.run()
@@ -255,7 +254,8 @@ def test_role_that_dies_takes_no_checkpoint_of_another_run(tmp_path, role, goes_
     _interrupted(tmp_path, 4_000)
     store = Store(str(tmp_path))
     *_, older, _ = store.numbers()
-    start = Start(store, store.verify(older), []) if goes_back else None  # else it has nothing to go on from
+    # Else it has nothing to resume from.
+    start = CheckpointRef(store, older, store.verify(older)) if goes_back else None
     backend = FakeBackend()
     backend.at(5.0, lambda: backend.kill(role))
     run = make_run(backend, start=start, saving=_saving(tmp_path, seconds=1_000.0))

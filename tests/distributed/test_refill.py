@@ -7,7 +7,6 @@ import pytest
 from distributed.fakes import FakeBackend, FakeExecutor, make_checkpoints, make_run, newest_start, starts
 
 from distdqn.checkpoints.checkpointer import Checkpointer
-from distdqn.checkpoints.resume import Start
 from distdqn.checkpoints.store import Store
 from distdqn.errors import CheckpointError
 
@@ -76,7 +75,7 @@ def _interrupted(folder, shards=1):
 def _goes_on(folder, backend, **options):
     """A run that goes on from the newest checkpoint in `folder`, and saves there."""
     store = Store(str(folder))
-    start = Start(store, store.newest_whole()[1], [])
+    start, _ = store.newest_whole()
     saving = {"checkpoints": Checkpointer(store, 3, lambda _text: None), "seconds": 1_000.0}
     return make_run(backend, start=start, saving=saving, max_env_steps=10**6, **options)
 
@@ -183,7 +182,7 @@ def test_fault_13_replay_whose_checkpoint_was_changed_meanwhile_is_filled_from_t
 def test_fault_13_run_whose_own_checkpoint_is_changed_as_it_is_put_back_ends(tmp_path):
     _interrupted(tmp_path)
     run = _goes_on(tmp_path, FakeBackend())
-    document = Store(str(tmp_path)).newest_whole()[1]
+    document = Store(str(tmp_path)).newest_whole()[0].document
     _change(tmp_path, document["replay"][0]["parts"][-1]["state"]["columns"]["value"])
     with pytest.raises(CheckpointError, match="SHA-256 differs"):
         run.supervisor.run()

@@ -23,7 +23,7 @@ def _saving(folder, seconds=4.6):
 
 def _saved(folder):
     """Transitions in each shard of the newest checkpoint."""
-    document = Store(str(folder)).newest_whole()[1]
+    document = Store(str(folder)).newest_whole()[0].document
     return [shard["index"]["inserted"] for shard in saved_shards(document)]
 
 

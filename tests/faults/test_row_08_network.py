@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from faults.clusters import Nodes
 
-from distdqn.checkpoints.checkpointer import replay_parts, saved_shards
+from distdqn.checkpoints.reshard import RestorePlan
 from distdqn.checkpoints.store import Store
 
 pytestmark = pytest.mark.slow
@@ -32,11 +32,10 @@ def nodes():
 def _rows(run):
     """All rows of replay in the newest checkpoint, as bytes."""
     store = Store(str(run.run_dir / "checkpoints"))
-    _, document, _ = store.newest_whole()
+    ref, _ = store.newest_whole()
     names = ("observation", "action", "reward", "next_observation")
     rows = []
-    (shard,) = saved_shards(document)
-    for method, state in replay_parts(store, shard):
+    for method, state in RestorePlan(ref, shards=1).calls(0):
         if method == "set_rows":
             columns = [np.asarray(state["columns"][name]) for name in names]
             rows += [b"".join(column[i].tobytes() for column in columns) for i in range(len(columns[0]))]
