@@ -138,10 +138,7 @@ class _Run:
         self._budget = builders.make_budget(config)
         self._rate_limiter = builders.make_rate_limiter(config)
         self._console = Console(config.max_env_steps, self._goal.target_return, quiet)
-        support = (config.v_min, config.v_max) if config.head == "categorical" else None
-        self._metrics = Metrics(
-            directory, self._console, started, config.replay_capacity, config.min_replay_size, support
-        )
+        self._metrics = Metrics(directory, self._console, config, started)
         self._stop = StopRequest()
         self._start = start
         self._checkpoints = self._make_checkpoints()
@@ -214,7 +211,7 @@ class _Run:
             self._tell_all(f"Ray: {why}")
 
         with launched(self._config, self._spec, self._directory.path, tell) as launch:
-            self._metrics.watch = launch.show
+            self._metrics.sinks.append(launch.show)
             # Only now: connecting to Ray replaces handlers that were there before.
             if self._config.mode == "lockstep":
                 team = launch.make_team(self._metrics.note)  # it may wait for room; a signal ends that
@@ -300,7 +297,7 @@ class _Run:
         begin = self._metrics.train_seconds_begin
         if self._goal.reached and begin is not None:
             self._train_seconds = self._metrics.seconds - begin
-        if self._metrics.is_news():
+        if self._metrics.has_unreported_steps():
             self._metrics.report(actors_alive=alive)
         self._metrics.write_status("saving", team.ray(), team.roles())
         self._save_networks(team)

@@ -9,6 +9,7 @@ from distributed.fake_roles import ROWS_PER_SEGMENT, FakeActor, FakeEvaluator, F
 
 from distdqn.checkpoints.checkpointer import Checkpointer
 from distdqn.checkpoints.store import Store
+from distdqn.config.config import Config
 from distdqn.distributed.calls import Calls
 from distdqn.distributed.checkpointing import AsyncCheckpointer
 from distdqn.distributed.limits import Limits
@@ -180,7 +181,8 @@ def make_run(
     else:
         slack_per_actor = 0.0
     rate_limiter = RateLimiter(samples_per_insert, tolerance, min_replay_size, slack, slack_per_actor)
-    metrics = Metrics(directory, console, backend.now, 10**6, min_replay_size, clock=backend.clock)
+    config = Config(replay_capacity=10**6, min_replay_size=min_replay_size)
+    metrics = Metrics(directory, console, config, backend.now, clock=backend.clock)
     goal = Goal(target_return, eval_period, eval_episodes=5, confirm_episodes=10)
     if start is not None:
         restore_state(start, goal, metrics, rate_limiter, limits.replay_shards)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from distdqn.config.config import Config
 from distdqn.reporting.console import Console
 from distdqn.reporting.metrics import Mean, Metrics
 from distdqn.reporting.run_directory import RunDirectory
@@ -54,7 +55,8 @@ def metrics(tmp_path: Path, clock: Clock) -> Iterator[Metrics]:
     """Of a run that began at 90 s, with room for 500 transitions, of which 100 come first."""
     directory = RunDirectory.create(str(tmp_path / "run"), "CartPole-v1")
     console = Console(10_000, 475.0, quiet=True)
-    yield Metrics(directory, console, started=90.0, capacity=500, min_replay_size=100, clock=clock)
+    config = Config(replay_capacity=500, min_replay_size=100)
+    yield Metrics(directory, console, config, started=90.0, clock=clock)
     directory.close()
 
 
