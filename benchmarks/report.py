@@ -1,4 +1,4 @@
-"""Writes docs/results.md from runs: every number in it is computed here, none is written by hand."""
+"""Writes docs/results.md from runs: every number above its hand-written part is computed here."""
 
 import shlex
 import statistics
@@ -27,27 +27,28 @@ from measured import Run, bootstrap_interval, interquartile_mean, number, read_r
 
 Results = dict[Row, list[Run]]
 
+BY_HAND = "<!-- Written by hand from here on. The generator keeps this part. -->"
 LATE = CARTPOLE.env_steps / 2  # from here on an agent that is stable stays at the goal
 HOW_TO_READ = f"""\
-- A row is one command line, run with several seeds in one process (`--mode serial`): a seed gives the same
-  returns again on the same machine with the same versions. The commands stand below each table. The mode
-  `async`, whose results depend on timing, is not measured here.
-- No run stops early, and none is left out for being bad.
-- *Final return* is the mean undiscounted return of the weights after the last update, not of the best ones on
-  the way, over {EPISODES} greedy episodes that training never saw.
-- `a (b to c)` is the median over the seeds, the least and the most. *IQM* is the mean of the middle half of
-  the seeds (a quarter, rounded down, is cut at each end), in brackets its 95 % bootstrap interval; over so
-  few seeds that interval is rather too narrow.
-- *Env steps to the goal*: at the first regular evaluation (20 greedy episodes) whose mean reaches the goal;
-  `never` counts as more than any number.
-- *Seconds* are those of the processor, for the whole training command: start, training, evaluations. It
-  has one busy thread, so on an idle machine it takes about as long; other work beside it does not count.
-- Lines in the pictures are medians over the seeds, bands reach from the least to the most. Where final
-  weights are compared, a dot is a seed, the black line the IQM, the bar its interval."""
+- A row is one command line, run with several seeds in one process (`--mode serial`). A seed gives the same
+  returns again on the same machine with the same versions. The commands are below each table. The mode
+  `async` is not measured here, because its results depend on timing.
+- No run stops early, and no run is left out for a bad result.
+- *Final return* is the mean undiscounted return of the weights after the last update, not of the best
+  weights, over {EPISODES} greedy episodes that training never saw.
+- `a (b to c)` is the median over the seeds, the minimum and the maximum. *IQM* is the mean of the middle half
+  of the seeds (a quarter, rounded down, is cut at each end), with its 95 % bootstrap interval in brackets.
+  With so few seeds that interval is too narrow.
+- *Env steps to the goal* are those at the first regular evaluation (20 greedy episodes) whose mean reaches
+  the goal; `never` counts as more than any number.
+- *Seconds* are CPU seconds of the whole training command: start, training and evaluations. The command has
+  one busy thread, so it takes about as long on an idle machine. Other work on the machine does not count.
+- Lines in the pictures are medians over the seeds; bands reach from the minimum to the maximum. Where final
+  weights are compared, a dot is a seed, the black line is the IQM, and the bar is its interval."""
 
 
 def write_report(folder: Path, docs: Path) -> list[Path]:
-    """Writes the page and its pictures; returns what was written."""
+    """Writes the page and its pictures and keeps the hand-written part; returns what was written."""
     from figures import draw
 
     results: Results = {}
@@ -58,8 +59,16 @@ def write_report(folder: Path, docs: Path) -> list[Path]:
     docs.mkdir(parents=True, exist_ok=True)
     pictures = draw(results, docs)
     page = docs / "results.md"
-    page.write_text(make_page(results, left_out, [path.name for path in pictures]), encoding="utf-8")
+    text = make_page(results, left_out, [path.name for path in pictures])
+    page.write_text(text + _part_by_hand(page), encoding="utf-8")
     return [page, *pictures]
+
+
+def _part_by_hand(page: Path) -> str:
+    """The end of the page as it is now, from the mark on; nothing if there is none."""
+    before = page.read_text(encoding="utf-8") if page.exists() else ""
+    _, mark, rest = before.partition(BY_HAND)
+    return f"\n{mark}{rest}" if mark else ""
 
 
 def make_page(results: Results, left_out: dict[str, str], pictures: Sequence[str] = ()) -> str:
@@ -73,9 +82,10 @@ def make_page(results: Results, left_out: dict[str, str], pictures: Sequence[str
     runs = sum(map(len, results.values()))
     head = [
         "# Results",
-        "<!-- Written by benchmarks/results.py. Do not edit: change the program and run it again. -->",
-        f"Measured in {runs} runs. This page and its pictures are written by `python benchmarks/results.py "
-        "report`, from runs that `python benchmarks/results.py run` makes.",
+        "<!-- Written by benchmarks/results.py up to the second mark. "
+        "Do not edit: change the program and run it again. -->",
+        f"Measured in {runs} runs. `python benchmarks/results.py report` writes this page and its pictures "
+        "from the runs that `python benchmarks/results.py run` makes.",
         "## How to read this",
         HOW_TO_READ,
         _pictures(pictures, "results.png"),
@@ -90,7 +100,7 @@ def make_page(results: Results, left_out: dict[str, str], pictures: Sequence[str
 
 @dataclass(frozen=True)
 class Bar:
-    """What was asked for, what was found, and whether that is enough; None if nothing was asked."""
+    """A requirement, what was measured, and whether that passes; None if there is no requirement."""
 
     what: str
     asked: str
@@ -110,7 +120,7 @@ def _cartpole_bars(results: Results) -> Iterator[Bar]:
     yield Bar(
         "CartPole-v1, default options: final return",
         f"at least {CARTPOLE.goal:g} with every seed",
-        f"{len(reached)} of {len(runs)} seeds, least {number(min(run.final for run in runs))}",
+        f"{len(reached)} of {len(runs)} seeds, minimum {number(min(run.final for run in runs))}",
         len(reached) == len(runs),
     )
     late = np.concatenate([run.late_returns(LATE) for run in runs])
@@ -139,7 +149,7 @@ def _minatar_bars(results: Results) -> Iterator[Bar]:
     for row, dense in MINATAR:
         without = "the same without convolutions"
         for what, return_of, other, words in (
-            ("median final return", attrgetter("final"), RANDOM, "an agent that acts at random"),
+            ("median final return", attrgetter("final"), RANDOM, "a random agent"),
             ("median final return", attrgetter("final"), dense, without),
             ("median of the last fifth of the evaluations", attrgetter("end_return"), dense, without),
             ("median of the means over the run", attrgetter("mean_return"), dense, without),
@@ -157,12 +167,12 @@ def _minatar_bars(results: Results) -> Iterator[Bar]:
 def _bars_table(results: Results) -> str:
     rows = [[bar.what, bar.asked, bar.found, verdict(bar.passed)] for bar in bars(results)]
     if not rows:
-        return "Nothing that a bar is set for is measured yet."
+        return "No row with a bar has runs yet."
     return table(["what", "bar", "measured", "verdict"], rows)
 
 
 def verdict(passed: bool | None) -> str:
-    """A miss is to be seen."""
+    """In words; a miss is bold."""
     return "-" if passed is None else "pass" if passed else "**miss**"
 
 
@@ -172,8 +182,8 @@ def _stability(results: Results) -> list[str]:
         return []
     text = (
         f"CartPole-v1 with the default options and exactly {CARTPOLE.env_steps:,} env steps: does the agent "
-        f"end at the goal, and had it stayed there? It is evaluated every {CARTPOLE.eval_env_steps:,} env "
-        f"steps; *late* evaluations are those from {LATE:,.0f} env steps on."
+        f"end at the goal, and does it stay there before? It is evaluated every {CARTPOLE.eval_env_steps:,} "
+        f"env steps. *Late* evaluations are those from {LATE:,.0f} env steps on."
     )
     rows = [
         [
@@ -202,9 +212,9 @@ def _acrobot(results: Results) -> list[str]:
         return []
     task = ACROBOT_DEFAULT.task
     text = (
-        f"Acrobot-v1 with the default options and {task.env_steps:,} env steps, against what "
-        f"[rl-zoo3]({ZOO}) publishes for its tuned agents after as many: {ZOO_DQN:g} for DQN, "
-        f"{ZOO_QR_DQN:g} for QR-DQN. Its figures are of one training run each, the mean here is over seeds."
+        f"Acrobot-v1 with the default options and {task.env_steps:,} env steps, compared with the published "
+        f"returns of [rl-zoo3]({ZOO})'s tuned agents after as many: {ZOO_DQN:g} for DQN and "
+        f"{ZOO_QR_DQN:g} for QR-DQN. Theirs are of one training run each; the mean here is over seeds."
     )
     finals = [run.final for run in runs]
     rows = [[str(run.seed), number(run.final), number(run.seconds, 0)] for run in runs]
@@ -225,10 +235,10 @@ def _minatar(results: Results) -> list[str]:
         return []
     text = (
         f"{RANDOM.task.env}, images of 10 x 10 with 4 channels, {RANDOM.task.env_steps:,} env steps: the "
-        "convolutions against the same options without them (`--torso dense`), and against an agent that "
-        "acts at random. *Last fifth* is the mean of the last fifth of the regular evaluations, which hangs "
-        "less on where the last weights are in their ups and downs, and *mean over the run* that of all of "
-        "them, which tells how fast an agent learned, too."
+        "convolutions compared with the same options without them (`--torso dense`), and with a random "
+        "agent. *Last fifth* is the mean of the last fifth of the regular evaluations, which varies less "
+        "than the return of the last weights. *Mean over the run* is the mean of all of them, which also depends "
+        "on how fast an agent learned."
     )
     rows = [
         [
@@ -250,8 +260,8 @@ def _courses(runs: Sequence[Run]) -> list[str]:
 
 def _presets(results: Results, pictures: Sequence[str]) -> list[str]:
     text = (
-        "The default options and every preset, nothing else changed. *Verdict*: whether the median final "
-        "return reaches the goal."
+        "The default options and every preset, with no other changes. *Verdict* says whether the median "
+        "final return reaches the goal."
     )
     parts = ["## Presets", text]
     for env, goal_from in (("CartPole-v1", "its threshold"), ("Acrobot-v1", "Gymnasium's threshold")):
@@ -286,8 +296,8 @@ def _ablation(results: Results) -> list[str]:
     if measured in ([], [CARTPOLE_DEFAULT]):
         return []
     text = (
-        f"What each part of the default does on CartPole-v1 in {CARTPOLE.env_steps:,} env steps: one is "
-        "switched off, all else stays. *Late* evaluations as under Stability."
+        f"What each part of the default contributes on CartPole-v1 in {CARTPOLE.env_steps:,} env steps: each "
+        "row switches one part off. *Late* evaluations are those under Stability."
     )
     rows = [
         [
@@ -307,7 +317,7 @@ def _ablation(results: Results) -> list[str]:
 
 
 def _missing(results: Results, left_out: dict[str, str]) -> str:
-    """What a reader might look for in vain."""
+    """The rows that lack runs, and the runs that do not count."""
     missing: dict[str, list[str]] = {}
     for name, rows in SECTIONS.items():
         for row in rows:
@@ -321,7 +331,7 @@ def _missing(results: Results, left_out: dict[str, str]) -> str:
 
 
 def _machines(results: Results) -> str:
-    """What the runs were made on and with."""
+    """Machines and versions of the runs."""
     runs = [run for each in results.values() for run in each]
     machines = {
         f"- {machine['cores']} cores, {machine['processor']}, {machine['system']}; "
@@ -336,7 +346,7 @@ def _machines(results: Results) -> str:
     lines = sorted(machines)
     lines += [f"- {name} {', '.join(sorted(found))}" for name, found in versions.items()]
     hours = sum(run.seconds for run in runs if run.seconds == run.seconds) / 3600  # without nan
-    return "\n".join([*lines, f"- {number(hours)} hours of the processor for training in all"])
+    return "\n".join([*lines, f"- {number(hours)} CPU hours of training in all"])
 
 
 def _finals(runs: Sequence[Run]) -> list[str]:
@@ -370,7 +380,7 @@ def _pictures(names: Sequence[str], name: str) -> str:
 
 
 def _commands(rows: Sequence[Row]) -> str:
-    """How to make these rows by hand, as a block of code."""
+    """The commands of these rows, as a block of code."""
     trained = [row for row in rows if row.options is not None]
     lines = [f"python {shlex.join(row.train_command('SEED', 'RUN'))}" for row in trained]
     lines += dict.fromkeys(f"python {shlex.join(row.evaluate_command('SEED', 'RUN'))}" for row in rows)

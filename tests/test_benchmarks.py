@@ -215,9 +215,9 @@ def test_bar_of_stability_is_passed_only_when_every_seed_passes() -> None:
     good, at_it, bad = make_run(500.0), make_run(475.0), make_run(474.9)
 
     both, late = bars({CARTPOLE_DEFAULT: [good, at_it]})
-    assert (both.passed, both.found, late.passed) == (True, "2 of 2 seeds, least 475.0", None)
+    assert (both.passed, both.found, late.passed) == (True, "2 of 2 seeds, minimum 475.0", None)
     both, _ = bars({CARTPOLE_DEFAULT: [good, bad]})
-    assert (both.passed, both.found) == (False, "1 of 2 seeds, least 474.9")
+    assert (both.passed, both.found) == (False, "1 of 2 seeds, minimum 474.9")
 
 
 def test_share_of_late_evaluations_is_over_all_seeds() -> None:
@@ -324,7 +324,7 @@ def test_page_of_no_runs_at_all_says_so(tmp_path: Path) -> None:
     page = page_of(tmp_path)
 
     assert "Measured in 0 runs." in page
-    assert "Nothing that a bar is set for is measured yet." in page
+    assert "No row with a bar has runs yet." in page
 
 
 def test_page_holds_the_command_of_every_row_that_is_measured(tmp_path: Path) -> None:
@@ -347,7 +347,7 @@ def test_page_names_machine_and_versions_once(tmp_path: Path) -> None:
 
     assert page.count("- 2 cores, Abacus 3000, Linux; 1 run at a time\n") == 1
     assert page.count("- python 3.11.7\n") == 1
-    assert "- 1.0 hours of the processor for training in all\n" in page  # 2 x 1800 s
+    assert "- 1.0 CPU hours of training in all\n" in page  # 2 x 1800 s
 
 
 def test_report_draws_pictures_of_sensible_size(tmp_path: Path) -> None:

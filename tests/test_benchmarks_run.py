@@ -1,4 +1,4 @@
-"""The program that makes the runs of the page of results, with commands that only pretend to run."""
+"""The program that makes the runs of the results page, with fake commands, and what it keeps of that page."""
 
 import json
 import subprocess
@@ -9,6 +9,7 @@ import pytest
 from benchmark_runs import make_run_folder
 from experiments import ABLATION, ACROBOT_DEFAULT, CARTPOLE_DEFAULT, PRESETS, RANDOM, SECTIONS
 from measured import read_runs
+from report import BY_HAND, write_report
 from results import Pace, _python, main, make_runs, plan, play_at_random
 
 EVALUATION = {"mean": 321.5, "standard_deviation": 1.0, "episodes": 100, "seed": 0}
@@ -213,3 +214,18 @@ def test_a_command_that_fails_is_told_with_what_it_wrote(tmp_path: Path) -> None
 
     assert (caught.value.returncode, caught.value.stdout) == (1, "1\n")
     assert caught.value.stderr == "it went wrong\n"
+
+
+def test_report_keeps_the_part_of_the_page_that_is_written_by_hand(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    page = tmp_path / "docs" / "results.md"
+    page.parent.mkdir()
+    page.write_text(f"Old numbers.\n\n{BY_HAND}\n\n## How the defaults were chosen\n")
+
+    write_report(tmp_path / "runs", page.parent)
+    text = page.read_text()
+    write_report(tmp_path / "runs", page.parent)
+
+    assert "Old numbers." not in text
+    assert text.endswith(f"\n\n{BY_HAND}\n\n## How the defaults were chosen\n")
+    assert page.read_text() == text

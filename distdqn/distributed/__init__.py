@@ -1,1 +1,4 @@
-"""The same roles as Ray processes. The one place for `import ray`."""
+"""The supervisor: it schedules the calls to the roles, handles faults, and keeps the number of actors.
+
+Calls go through the protocol `Backend`; nothing here imports Ray. `cluster` and `runner` import from here.
+"""
