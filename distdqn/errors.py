@@ -1,57 +1,33 @@
-"""What can go wrong for a user, and the exit code that says so."""
+"""Errors that a user can act on, and the exit codes of a command."""
 
 from collections.abc import Iterable
 
 GOAL_MISSED = 8
-
 INTERRUPTED = 130
-
 TERMINATED = 143
 
 
 class DistdqnError(Exception):
-    """A mistake or fault that a user can act on, one line per mistake.
+    """A mistake or fault that a user can act on."""
 
-    `mistakes` are the lines; `exit_code` is what a command returns with them; `details` is
-    the traceback that led to them, if there is one.
-    """
-
-    exit_code = 1
+    exit_code = 1  # of a command that ends with this error
 
     def __init__(self, mistakes: str | Iterable[str], details: str = "") -> None:
-        self.mistakes = [mistakes] if isinstance(mistakes, str) else list(mistakes)
-        self.details = details
+        self.mistakes = [mistakes] if isinstance(mistakes, str) else list(mistakes)  # one line each
+        self.details = details  # the traceback behind them, if there is one
         super().__init__("\n".join(self.mistakes))
 
 
 class ConfigError(DistdqnError, ValueError):
-    """Options that cannot work, or that do not fit the environment."""
+    """Options are invalid, or do not fit the environment."""
 
     exit_code = 2
 
 
 class ClusterError(DistdqnError):
-    """The Ray cluster is unreachable, too small or gone, or nothing goes on there."""
+    """The Ray cluster is unreachable, too small or lost, or the run makes no progress there."""
 
     exit_code = 3
-
-
-class EnvironmentFault(DistdqnError):
-    """The environment cannot be built or used."""
-
-    exit_code = 5
-
-
-class Diverged(DistdqnError):
-    """Numbers that are not finite came ten times running."""
-
-    exit_code = 6
-
-
-class RoleFailure(DistdqnError):
-    """A role (actor, replay, learner, evaluator) keeps failing."""
-
-    exit_code = 7
 
 
 class CheckpointError(DistdqnError):
@@ -61,12 +37,30 @@ class CheckpointError(DistdqnError):
 
 
 class CheckpointDamaged(CheckpointError):
-    """A file of a checkpoint is missing, or is not what was written."""
+    """A file of a checkpoint is missing or differs from what was written."""
 
 
 class CheckpointTooNew(CheckpointError):
-    """A checkpoint is whole, and of a format that a later release writes."""
+    """A later release wrote the checkpoint."""
 
 
 class NoCheckpoint(CheckpointError):
-    """There is no checkpoint at all."""
+    """There is no checkpoint."""
+
+
+class EnvironmentFault(DistdqnError):
+    """The environment cannot be built or used."""
+
+    exit_code = 5
+
+
+class Diverged(DistdqnError):
+    """Training diverged: NaN or infinity in ten consecutive updates."""
+
+    exit_code = 6
+
+
+class RoleFailure(DistdqnError):
+    """A role (actor, replay, learner, evaluator) keeps failing."""
+
+    exit_code = 7

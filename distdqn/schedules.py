@@ -1,11 +1,13 @@
-"""Numbers that change over a run, in absolute env steps: never as a share of a budget."""
+"""Values that change over a run, as functions of its total env steps."""
 
 import itertools
 import math
 from dataclasses import dataclass
 from typing import Protocol
 
-Points = tuple[tuple[int, float], ...]
+from typing_extensions import override
+
+Points = tuple[tuple[int, float], ...]  # (env steps, value), env steps rising
 
 
 class Schedule(Protocol):
@@ -17,67 +19,51 @@ class Schedule(Protocol):
 
 
 @dataclass(frozen=True)
-class LinearSchedule:
-    """A value that moves in a straight line and then stays.
+class LinearSchedule(Schedule):
+    """A value that changes linearly and then stays.
 
     `value = start + (end - start) * min(1, env_steps / steps)`
-
-    Attributes:
-        start: at env step 0.
-        end: from `steps` on.
-        steps: in total env steps; 0 means `end` from the start.
     """
 
-    start: float
-    end: float
-    steps: int
+    start: float  # at env step 0
+    end: float  # from `steps` on
+    steps: int  # total env steps; 0 means `end` from the start
 
+    @override
     def at(self, env_steps: int) -> float:
-        """The value after `env_steps` of all actors together."""
         if env_steps >= self.steps:
             return self.end
         return self.start + (self.end - self.start) * env_steps / self.steps
 
 
 @dataclass(frozen=True)
-class CosineSchedule:
-    """A value that moves along half a cosine wave, slowly at both ends, and then stays.
+class CosineSchedule(Schedule):
+    """A value that changes along half a cosine wave and then stays.
 
     `value = end + (start - end) * (1 + cos(pi * min(1, env_steps / steps))) / 2`
-
-    Attributes:
-        start: at env step 0.
-        end: from `steps` on.
-        steps: in total env steps; 0 means `end` from the start.
 
     Source: Loshchilov and Hutter (2017), equation 5 without restarts, arXiv:1608.03983.
     """
 
-    start: float
-    end: float
-    steps: int
+    start: float  # at env step 0
+    end: float  # from `steps` on
+    steps: int  # total env steps; 0 means `end` from the start
 
+    @override
     def at(self, env_steps: int) -> float:
-        """The value after `env_steps` of all actors together."""
         if env_steps >= self.steps:
             return self.end
         return self.end + (self.start - self.end) * (1.0 + math.cos(math.pi * env_steps / self.steps)) / 2.0
 
 
 @dataclass(frozen=True)
-class PiecewiseSchedule:
-    """A value given at some env steps, on straight lines between them.
-
-    Before the first point it has that point's value, after the last one the last's.
-
-    Attributes:
-        points: `(env_steps, value)`, env steps rising.
-    """
+class PiecewiseSchedule(Schedule):
+    """A value interpolated linearly between points, constant before the first and after the last."""
 
     points: Points
 
+    @override
     def at(self, env_steps: int) -> float:
-        """The value after `env_steps` of all actors together."""
         if env_steps <= self.points[0][0]:
             return self.points[0][1]
         for (begin, start), (end, value) in itertools.pairwise(self.points):
@@ -90,11 +76,11 @@ def make_schedule(shape: str, start: float, end: float, steps: int, points: Poin
     """The schedule that options describe.
 
     Args:
-        shape: `constant` (which is `start`), `linear`, `cosine` or `piecewise`.
-        start: at env step 0.
-        end: from `steps` on.
-        steps: in total env steps.
-        points: of the piecewise one.
+        shape: `constant` (at `start`), `linear`, `cosine` or `piecewise`.
+        start: value at env step 0.
+        end: value from `steps` on.
+        steps: total env steps.
+        points: of a piecewise schedule.
     """
     match shape:
         case "constant":

@@ -1,4 +1,4 @@
-"""What a run shows while it works, on a terminal and elsewhere."""
+"""The progress of a run, on a terminal and elsewhere."""
 
 import time
 from collections.abc import Callable
@@ -8,11 +8,11 @@ from rich.console import Console as RichConsole
 from rich.live import Live
 from rich.text import Text
 
-_PLAIN_SECONDS = 3.0  # between two lines where there is no terminal
+_PLAIN_SECONDS = 3.0  # between two lines without a terminal
 
 
 class Console:
-    """One refreshed block on a terminal; a plain line every few seconds elsewhere."""
+    """A refreshed block on a terminal; a plain line every few seconds elsewhere."""
 
     def __init__(
         self,
@@ -23,21 +23,21 @@ class Console:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._max_env_steps = max_env_steps
-        self._target_return = target_return
+        self._goal = "none" if target_return is None else f"{target_return:g}"
         self._rich = rich_console or RichConsole(quiet=quiet, highlight=False, soft_wrap=True)
         self._clock = clock
         self._live: Live | None = None
         self._evaluated: tuple[float, float] | None = None  # newest, best
-        self._last_line = float("-inf")
+        self._last_line = float("-inf")  # when it was printed
 
     def note(self, text: str) -> None:
-        """Prints a line that stays."""
+        """Prints a message above the refreshed block."""
         self._rich.print(text, markup=False)
 
     def progress(self, line: dict[str, Any]) -> None:
-        """Shows one report."""
-        if line["eval_return_mean"] is not None:
-            newest = line["eval_return_mean"]
+        """Shows a line of metrics."""
+        newest = line["eval_return_mean"]
+        if newest is not None:
             self._evaluated = (newest, max(newest, self._evaluated[1]) if self._evaluated else newest)
         if self._rich.is_terminal:
             if self._live is None:
@@ -49,54 +49,49 @@ class Console:
             self._rich.print(" | ".join(text.strip() for text in self._lines(line)), markup=False)
 
     def close(self) -> None:
-        """Ends the refreshed block, so that what follows is printed below it."""
+        """Removes the refreshed block."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
     def _lines(self, line: dict[str, Any]) -> list[str]:
-        """A report in four short lines."""
-        goal = "none" if self._target_return is None else f"{self._target_return:g}"
-        evaluated = (
-            "evaluation -"
-            if self._evaluated is None
-            else "evaluation {:.1f}  best {:.1f}".format(*self._evaluated)
-        )
-        share = line["env_steps"] / self._max_env_steps
+        """A line of metrics as four lines of text."""
+        evaluated = "-" if self._evaluated is None else "{:.1f}  best {:.1f}".format(*self._evaluated)
         return [
-            f" {line['wall_seconds']:.0f} s  {share:.0%} of {count(self._max_env_steps)} env steps: "
-            f"{count(line['env_steps'])}  learner steps {count(line['learner_steps'])}  "
-            f"episodes {count(line['episodes'])}",
-            f" return    train {number(line['train_return_mean'])}  {evaluated}  goal {goal}",
-            f" speed     env steps/s {count(line['env_steps_per_second'])}  learner steps/s "
-            f"{count(line['learner_steps_per_second'])}  "
+            f" {line['wall_seconds']:.0f} s  {line['env_steps'] / self._max_env_steps:.0%} "
+            f"of {count(self._max_env_steps)} env steps: {count(line['env_steps'])}  "
+            f"learner steps {count(line['learner_steps'])}  episodes {count(line['episodes'])}",
+            f" return    train {number(line['train_return_mean'])}  evaluation {evaluated}  "
+            f"goal {self._goal}",
+            f" speed     env steps/s {count(line['env_steps_per_second'])}  "
+            f"learner steps/s {count(line['learner_steps_per_second'])}  "
             f"samples per insert {number(line['samples_per_insert'])}",
             f" learning  epsilon {line['epsilon']:.2f}  loss {number(line['loss'], 4)}  "
-            f"Q {number(line['q_mean'])}  {who_waits(line)}",
+            f"Q {number(line['q_mean'])}  {describe_waits(line)}",
         ]
 
 
-def who_waits(line: dict[str, Any]) -> str:
-    """Which side waited for the other during a report's period, in words."""
+def describe_waits(line: dict[str, Any]) -> str:
+    """Which side waited for the other since the last line of metrics."""
     if not line["learner_steps"]:
         return "learning has not started"
     actors, learner = line["actors_wait_fraction"], line["learner_wait_fraction"]
     if max(actors, learner) < 0.05:
-        return "nobody waits"
+        return "no waits"
     if actors >= learner:
         return f"actors wait for the learner {actors:.0%}"
     return f"learner waits for actors {learner:.0%}"
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    """A number with fixed digits, or a dash."""
+    """A number with fixed digits, or a dash for None."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
 def count(value: float) -> str:
-    """A count in two or three digits: `812`, `7.6 k`, `31 k`, `1.2 M`."""
+    """A count in at most three digits: `812`, `7.6 k`, `31 k`, `1.2 M`."""
     for factor, unit in ((1e6, " M"), (1e3, " k")):
         scaled = value / factor
-        if scaled >= 0.9995:  # what would be rounded up to 1,000 of the unit below
+        if scaled >= 0.9995:  # smaller ones round to at most 999 of the next unit
             return f"{scaled:.1f}{unit}" if scaled < 9.95 else f"{scaled:.0f}{unit}"
     return f"{value:.0f}"

@@ -1,8 +1,9 @@
-"""The folder that holds a run's results."""
+"""The folder of a run's results."""
 
 import errno
 import fcntl
 import importlib.metadata
+import itertools
 import json
 import math
 import os
@@ -21,34 +22,38 @@ _PACKAGES = ("distdqn", "tensorflow", "keras", "gymnasium", "numpy", "ray")
 class RunDirectory:
     """Writes the files of one run.
 
-    Attributes:
-        path: the folder.
+    Args:
+        path: the folder; it exists.
+        metrics_bytes: how much of its `metrics.jsonl` to keep. A resumed run writes the rest again.
+
+    Raises:
+        ConfigError: another process writes there.
+        OSError: the folder cannot be written to.
     """
 
     def __init__(self, path: Path, metrics_bytes: int = 0) -> None:
         self.path = path
         self._lock = _lock(path)
         self._metrics = (path / "metrics.jsonl").open("a", encoding="utf-8")
-        # Lines from after the checkpoint that the run goes on from will be written again.
         self._metrics.truncate(min(metrics_bytes, self.metrics_bytes))
 
     @classmethod
     def create(
         cls, path: str | None, environment_name: str, is_resuming: bool = False, metrics_bytes: int = 0
     ) -> "RunDirectory":
-        """Makes the folder, by default `runs/<environment>-<time>`.
+        """Creates the folder, by default `runs/<environment>-<time>`.
 
         Args:
             path: the folder, or None for the default.
-            environment_name: for the default's name.
-            goes_on: it may hold a run, which goes on.
-            metrics_bytes: how much of that run's `metrics.jsonl` is kept.
+            environment_name: part of the default name.
+            is_resuming: whether the folder may hold a run, which is resumed.
+            metrics_bytes: how much of that run's `metrics.jsonl` to keep.
 
         Raises:
-            ConfigError: it cannot be written to, or holds another run.
+            ConfigError: the folder cannot be written to, or holds another run.
         """
         check_folder(path, is_resuming)
-        folder = _fresh_default(environment_name) if path is None else Path(path)
+        folder = _new_default(environment_name) if path is None else Path(path)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             return cls(folder, metrics_bytes)
@@ -56,41 +61,41 @@ class RunDirectory:
             raise _unusable(folder, error) from error
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
-        """Replaces a file in one step, so that a reader never sees half of it."""
-        self.write_bytes(name, (json.dumps(_known(value), indent=2) + "\n").encode())
+        """Replaces a JSON file atomically."""
+        self.write_bytes(name, (json.dumps(_finite(value), indent=2) + "\n").encode())
 
     def write_bytes(self, name: str, content: bytes) -> None:
-        """Replaces a file in one step."""
+        """Replaces a file atomically: readers see the old or the new content."""
         aside = self.path / f".{name}.{os.getpid()}"
         aside.write_bytes(content)
         aside.replace(self.path / name)
 
     def add_metrics(self, line: dict[str, Any]) -> None:
-        """Appends one line to `metrics.jsonl` and hands it to the system at once."""
-        self._metrics.write(json.dumps(_known(line)) + "\n")
+        """Appends a line to `metrics.jsonl`; it survives the end of the process."""
+        self._metrics.write(json.dumps(_finite(line)) + "\n")
         self._metrics.flush()
 
     @property
     def metrics_bytes(self) -> int:
-        """Length of `metrics.jsonl` so far."""
+        """Length of `metrics.jsonl`."""
         return os.fstat(self._metrics.fileno()).st_size
 
     def close(self) -> None:
-        """Closes what is open."""
+        """Closes the files and releases the folder."""
         self._metrics.close()
         os.close(self._lock)
 
 
-def _known(values: dict[str, Any]) -> dict[str, Any]:
-    """The same without NaN and infinity, which JSON does not know."""
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """The same values with None for NaN and infinity, which JSON does not have."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
 
 def check_folder(path: str | None, is_resuming: bool = False) -> None:
-    """Checks, without making anything, that a run's results could go into `path`.
+    """Checks that a run can write its results to `path`, without creating anything.
 
     Raises:
-        ConfigError: they could not, or it holds another run.
+        ConfigError: `path` cannot be written to, or holds another run.
     """
     if path is None:
         return
@@ -108,18 +113,18 @@ def check_folder(path: str | None, is_resuming: bool = False) -> None:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages a result depends on."""
-    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {"python": platform.python_version(), **found}
+    packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), **packages}
 
 
 def _lock(folder: Path) -> int:
-    """Makes this process the owner of a run's folder for as long as it lives.
+    """Makes this process the owner of a folder until it ends.
 
     Returns:
-        The open lock file; the system lets go of it when the process ends, however it ends.
+        The open lock file. The system releases it at the end of the process.
 
     Raises:
-        ConfigError: another process owns it.
+        ConfigError: another process owns the folder.
     """
     path = folder / "run.lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -131,7 +136,7 @@ def _lock(folder: Path) -> int:
         raise ConfigError(
             f"`run_dir`: {folder} is in use by {owner} (choose another folder, or end that run)."
         ) from None
-    except OSError:  # a file system that knows no locks
+    except OSError:  # the file system has no locks
         return descriptor
     os.truncate(descriptor, 0)
     os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
@@ -142,12 +147,9 @@ def _unusable(folder: Path, error: OSError) -> ConfigError:
     return ConfigError(f"`run_dir`: cannot write to {folder}: {error.strerror} (choose another folder).")
 
 
-def _fresh_default(environment_name: str) -> Path:
-    """`runs/<environment>-<time>`, numbered if that exists."""
+def _new_default(environment_name: str) -> Path:
+    """`runs/<environment>-<time>`, with a number if that exists."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", environment_name)
     first = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder, number = first, 1
-    while folder.exists():
-        number += 1
-        folder = first.with_name(f"{first.name}-{number}")
-    return folder
+    numbered = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
+    return next(folder for folder in itertools.chain([first], numbered) if not folder.exists())

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console as RichConsole
 
-from distdqn.reporting.console import Console, count, number, who_waits
+from distdqn.reporting.console import Console, count, describe_waits, number
 
 ERASE_LINE, CURSOR_UP = "\x1b[2K", "\x1b[1A"
 
@@ -200,17 +200,17 @@ def test_run_without_a_goal_says_so() -> None:
 @pytest.mark.parametrize(
     ("actors", "learner", "words"),
     [
-        (0.0, 0.04, "nobody waits"),
+        (0.0, 0.04, "no waits"),
         (0.62, 0.1, "actors wait for the learner 62%"),
         (0.1, 0.62, "learner waits for actors 62%"),
     ],
 )
 def test_progress_says_which_side_waits(actors: float, learner: float, words: str) -> None:
-    assert who_waits(make_line(actors_wait_fraction=actors, learner_wait_fraction=learner)) == words
+    assert describe_waits(make_line(actors_wait_fraction=actors, learner_wait_fraction=learner)) == words
 
 
 def test_progress_says_when_learning_has_not_started() -> None:
-    assert who_waits(make_line(learner_steps=0, learner_wait_fraction=1.0)) == "learning has not started"
+    assert describe_waits(make_line(learner_steps=0, learner_wait_fraction=1.0)) == "learning has not started"
 
 
 @pytest.mark.parametrize(
