@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from distdqn.environments.registry import inspect_environment, resolve_environment
 from distdqn.acting.evaluator import Evaluator
+from distdqn.config.config import SharedOptions
 from distdqn.config.command_line import Parser, print_mistakes
 from distdqn.errors import ConfigError, DistdqnError
 from distdqn.networks.keras_policy import make_policy
@@ -59,7 +60,7 @@ def evaluate(
         mistakes += error.mistakes
     if mistakes:
         raise ConfigError(mistakes)
-    evaluation = Evaluator(source, seed).evaluate(weights, episodes, number=0)
+    evaluation = Evaluator(SharedOptions(env=source, seed=seed)).evaluate(weights, episodes, number=0)
     return {
         "mean": evaluation.mean,
         "standard_deviation": evaluation.standard_deviation,

@@ -7,17 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distdqn.acting.exploration import EpsilonLadder, epsilon_greedy_actions
+from distdqn.acting.exploration import epsilon_by_environment, epsilon_greedy_actions
 from distdqn.acting.n_step import NStepWindows
 from distdqn.acting.nan_guard import NaNGuard
-from distdqn.environments.registry import EnvironmentSource, environment_name
+from distdqn.config.config import ActingOptions
 from distdqn.environments.vector import RebuildingEnvironment
 from distdqn.networks.keras_policy import KerasPolicy, make_policy
 from distdqn.networks.numpy_policy import Policy
 from distdqn.replay.frames import pack_frames
-from distdqn.schedules import Schedule
 from distdqn.seeding import make_generator
 from distdqn.types import (
+    EnvironmentSpec,
     FloatArray,
     FlushReport,
     IntArray,
@@ -27,19 +27,6 @@ from distdqn.types import (
     Steps,
     Transitions,
 )
-
-
-@dataclass(frozen=True)
-class EarlyEnd:
-    """What to learn where an episode terminates before its env step `env_steps`.
-
-    Attributes:
-        reward: in place of the step's own, after scale and clip.
-        env_steps: of the episode.
-    """
-
-    reward: float
-    env_steps: int
 
 
 class _Ended(NamedTuple):
@@ -65,64 +52,26 @@ class Actor:
     """Steps `E` environments at once and turns what happens into n-step transitions.
 
     Args:
-        source: of the environments.
-        actions: number of actions `A`.
-        environments: `E`.
-        rollout_length: most vector steps of one rollout.
-        n_step: env steps of reward in one transition.
-        discount: per env step.
-        epsilon: of all environments, by the run's env steps.
-        seed: of the run.
+        options: what an actor reads.
+        spec: of the environment.
         index: of this actor.
-        incarnation: how many lives it had before.
-        epsilon_ladder: a fixed epsilon for each environment instead of `epsilon`.
-        reward_scale: what rewards are multiplied with before they are learned from.
-        reward_clip: rewards are then cut to plus or minus this; None means never.
-        early_end: what to learn in place of the reward where an episode ends early.
-        bootstrap_on_termination: treat a termination like a truncation.
-        prioritized: give each transition a first priority.
-        max_failures: of the environment, without a successful step between, end the run.
+        restarts: how often it was restarted before.
 
     Raises:
         EnvironmentFault: here or in a rollout, the environment returns what it must not, or
-            raised `max_failures` times running.
+            raised `max_failures` times in a row.
     """
 
-    def __init__(
-        self,
-        source: EnvironmentSource,
-        actions: int,
-        environments: int,
-        rollout_length: int,
-        n_step: int,
-        discount: float,
-        epsilon: Schedule,
-        seed: int,
-        index: int,
-        restarts: int,
-        epsilon_ladder: EpsilonLadder | None = None,
-        reward_scale: float = 1.0,
-        reward_clip: float | None = None,
-        early_end: EarlyEnd | None = None,
-        bootstrap_on_termination: bool = False,
-        prioritized: bool = False,
-        max_failures: int = 5,
-    ) -> None:
-        self._environments = environments
-        self._actions = actions
-        self._rollout_length = rollout_length
-        self._epsilon = epsilon
-        self._epsilon_ladder = epsilon_ladder
-        self._reward_scale = reward_scale
-        self._reward_clip = reward_clip
-        self._early_end = early_end
-        self._bootstrap_on_termination = bootstrap_on_termination
-        self._prioritized = prioritized
-        self._stream = (seed, "exploration", index, restarts)
+    def __init__(self, options: ActingOptions, spec: EnvironmentSpec, index: int, restarts: int = 0) -> None:
+        self._options = options
+        self._actions = spec.actions
+        self._stream = (options.seed, "exploration", index, restarts)
         self._generator = make_generator(*self._stream)
-        self._batch = RebuildingEnvironment(source, environments, seed, index, restarts, max_failures)
-        self._finite = NaNGuard(environment_name(source), environments)
-        self._windows = NStepWindows(n_step, discount)
+        self._batch = RebuildingEnvironment(
+            options.env, options.envs_per_actor, options.seed, index, restarts, options.max_failures
+        )
+        self._finite = NaNGuard(spec.name, options.envs_per_actor)
+        self._windows = NStepWindows(options.n_step, options.discount)
         self._weights: PolicyWeights | None = None
         self._policy: Policy | KerasPolicy | None = None
 
@@ -194,15 +143,15 @@ class Actor:
     def _room_for(self, length: int) -> Steps:
         """Steps to be filled, with the shapes of this environment."""
         observation = self._batch.observation
-        return Steps.empty(length, self._environments, observation.shape[1:], observation.dtype)
+        return Steps.empty(length, self._options.envs_per_actor, observation.shape[1:], observation.dtype)
 
     def _act(self, limit: int, epsilon: FloatArray) -> _Seen:
         """Takes up to `rollout_length` vector steps and up to `limit` env steps under `epsilon` `[E]`."""
-        steps = self._room_for(self._rollout_length)
+        steps = self._room_for(self._options.rollout_length)
         ended: list[_Ended] = []
         env_seconds = network_seconds = 0.0
         taken = used = 0
-        while used < self._rollout_length and taken < limit:
+        while used < self._options.rollout_length and taken < limit:
             t0 = time.perf_counter()
             steps.observation[used] = self._batch.observation
             steps.action[used] = action = self._choose_actions(epsilon)
@@ -225,14 +174,13 @@ class Actor:
 
     def _epsilon_now(self, request: RolloutRequest) -> FloatArray:
         """Probability of a random action in each environment, `[E]`; 1 before the first weights."""
-        if self._policy is not None and self._epsilon_ladder is not None:
-            return self._epsilon_ladder.rungs(self._environments, request.position, request.actors)
-        epsilon = self._epsilon.at(request.env_steps) if self._policy is not None else 1.0
-        return np.full(self._environments, epsilon)
+        if self._policy is None:
+            return np.full(self._options.envs_per_actor, 1.0)
+        return epsilon_by_environment(self._options, request)
 
     def _with_priority(self, transitions: Transitions) -> Transitions:
         """The same with first priorities, if replay wants them and there is a network to judge by."""
-        if not self._prioritized or self._policy is None:
+        if self._options.sampler != "prioritized" or self._policy is None:
             return transitions
         return dataclasses.replace(transitions, priority=np.abs(td_errors(self._policy, transitions)))
 
@@ -250,21 +198,22 @@ class Actor:
 
     def _prepare_for_learning(self, steps: Steps, ended: list[_Ended]) -> None:
         """Turns rewards and ends as the environment gives them into those to learn from, in place."""
-        steps.reward[:] *= np.float32(self._reward_scale)
-        if self._reward_clip is not None:
-            np.clip(steps.reward, -self._reward_clip, self._reward_clip, out=steps.reward)
-        if self._early_end is not None:
+        options = self._options
+        steps.reward[:] *= np.float32(options.reward_scale)
+        if options.reward_clip is not None:
+            np.clip(steps.reward, -options.reward_clip, options.reward_clip, out=steps.reward)
+        if options.failure_reward is not None:
             for row, environment, _, length in ended:
-                if steps.terminated[row, environment] and length < self._early_end.env_steps:
-                    steps.reward[row, environment] = self._early_end.reward
-        if self._bootstrap_on_termination:
+                if steps.terminated[row, environment] and length < options.early_end_steps:
+                    steps.reward[row, environment] = options.failure_reward
+        if options.bootstrap_on_termination:
             steps.truncated[:] |= steps.terminated
             steps.terminated[:] = False
 
     def _choose_actions(self, epsilon: FloatArray) -> IntArray:
         """Epsilon-greedy actions `[E]` under `epsilon` `[E]`, random ones before the first weights."""
         if self._policy is None:
-            return self._generator.integers(self._actions, size=self._environments)
+            return self._generator.integers(self._actions, size=self._options.envs_per_actor)
         self._policy.resample(self._generator)
         q_values = self._policy.q_values(self._batch.observation)  # [E, A]
         return epsilon_greedy_actions(q_values, epsilon, self._generator)

@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from distdqn.acting.exploration import greedy_actions
-from distdqn.environments.registry import EnvironmentSource
+from distdqn.config.config import SharedOptions
 from distdqn.environments.vector import EnvironmentRaised, Faults, VectorEnvironment
 from distdqn.networks.keras_policy import KerasPolicy, make_policy
 from distdqn.networks.numpy_policy import Policy
@@ -27,15 +27,13 @@ class Evaluator:
     """Plays greedy episodes, many environments at once.
 
     Args:
-        source: of the environments.
-        seed: of the run.
-        max_failures: so many times running an evaluation may be broken off by its environment.
+        options: the environment, the seed, and how many consecutive evaluations the environment may fail.
     """
 
-    def __init__(self, source: EnvironmentSource, seed: int, max_failures: int = 5) -> None:
-        self._source = source
-        self._seed = seed
-        self._faults = Faults(source, max_failures)
+    def __init__(self, options: SharedOptions) -> None:
+        self._source = options.env
+        self._seed = options.seed
+        self._faults = Faults(options.env, options.max_failures)
 
     def evaluate(self, weights: PolicyWeights, episodes: int, number: int) -> Evaluation:
         """Plays `episodes` full episodes, each cut off after 27,000 env steps as it stands.

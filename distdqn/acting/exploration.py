@@ -1,33 +1,38 @@
 """Epsilon-greedy action selection."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from distdqn.types import FloatArray, IntArray
+from distdqn.config.config import ActingOptions
+from distdqn.schedules import make_schedule
+from distdqn.types import FloatArray, IntArray, RolloutRequest
 
 
-@dataclass(frozen=True)
-class EpsilonLadder:
-    """A fixed epsilon for each environment of all actors.
+def epsilon_by_environment(options: ActingOptions, request: RolloutRequest) -> FloatArray:
+    """Probability of a random action in each environment of one actor.
 
-    Attributes:
-        base: the largest epsilon, in (0, 1).
-        exponent: how far the ladder reaches down.
+    With the ladder, every actor holds rungs from its whole length.
+
+    Args:
+        options: the schedule or the ladder.
+        request: the run's env steps, and the actor's position among all.
+
+    Returns:
+        `[E]` in [0, 1].
     """
-
-    base: float
-    exponent: float
-
-    def rungs(self, environments: int, place: int, places: int) -> FloatArray:
-        """One actor's part `[E]` of the ladder; each part has rungs from its whole length.
-
-        Args:
-            environments: of one actor, `E`.
-            place: of the actor, from 0.
-            places: how many actors share the ladder.
-        """
-        return epsilon_ladder(places * environments, self.base, self.exponent)[place::places]
+    environments = options.envs_per_actor
+    if options.epsilon_ladder:
+        ladder = epsilon_ladder(
+            request.actors * environments, options.epsilon_ladder_base, options.epsilon_ladder_exponent
+        )
+        return ladder[request.position :: request.actors]
+    schedule = make_schedule(
+        options.epsilon_schedule,
+        options.epsilon_start,
+        options.epsilon_end,
+        options.epsilon_decay_steps,
+        options.epsilon_points,
+    )
+    return np.full(environments, schedule.at(request.env_steps))
 
 
 def epsilon_ladder(environments: int, base: float, exponent: float) -> FloatArray:

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from distdqn.acting.actor import Actor, EarlyEnd
+from distdqn.acting.actor import Actor
 from distdqn.acting.evaluator import Evaluator
-from distdqn.acting.exploration import EpsilonLadder
 from distdqn.config.config import Config, resolved
 from distdqn.learning.heads import CategoricalHead, Head, QuantileHead, ValueHead
 from distdqn.learning.learner import Learner
@@ -49,32 +48,7 @@ class Blueprint:
 
 def actor_blueprint(config: Config, spec: EnvironmentSpec, index: int, restarts: int = 0) -> Blueprint:
     """Actor `index`, in its `restarts`-th life."""
-    return Blueprint(
-        Actor,
-        {
-            "source": config.env,
-            "actions": spec.actions,
-            "environments": config.envs_per_actor,
-            "rollout_length": config.rollout_length,
-            "n_step": config.n_step,
-            "discount": config.discount,
-            "epsilon": _epsilon(config),
-            "epsilon_ladder": EpsilonLadder(config.epsilon_ladder_base, config.epsilon_ladder_exponent)
-            if config.epsilon_ladder
-            else None,
-            "reward_scale": config.reward_scale,
-            "reward_clip": config.reward_clip,
-            "early_end": None
-            if config.failure_reward is None
-            else EarlyEnd(config.failure_reward, config.early_end_steps),
-            "bootstrap_on_termination": config.bootstrap_on_termination,
-            "prioritized": config.sampler == "prioritized",
-            "max_failures": config.max_failures,
-            "seed": config.seed,
-            "index": index,
-            "restarts": restarts,
-        },
-    )
+    return Blueprint(Actor, {"options": config, "spec": spec, "index": index, "restarts": restarts})
 
 
 def replay_blueprint(config: Config, shard: int = 0) -> Blueprint:
@@ -84,9 +58,7 @@ def replay_blueprint(config: Config, shard: int = 0) -> Blueprint:
 
 def evaluator_blueprint(config: Config) -> Blueprint:
     """The evaluator."""
-    return Blueprint(
-        Evaluator, {"source": config.env, "seed": config.seed, "max_failures": config.max_failures}
-    )
+    return Blueprint(Evaluator, {"options": config})
 
 
 def learner_blueprint(config: Config, spec: EnvironmentSpec, generation: int = 0) -> Blueprint:
@@ -150,16 +122,6 @@ def _munchausen(config: Config) -> Munchausen | None:
     if not config.munchausen:
         return None
     return Munchausen(config.munchausen_scale, config.munchausen_temperature, config.munchausen_clip)
-
-
-def _epsilon(config: Config) -> Schedule:
-    return make_schedule(
-        config.epsilon_schedule,
-        config.epsilon_start,
-        config.epsilon_end,
-        config.epsilon_decay_steps,
-        config.epsilon_points,
-    )
 
 
 def make_learning_schedules(config: Config) -> LearningSchedules:

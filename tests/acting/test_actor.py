@@ -5,44 +5,16 @@ from functools import partial
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
+from toy_actors import make_actor, make_weights
 from toy_environments import COUNTING_IDS, LENGTHS, CountingEnvironment
 
-from distdqn.acting.actor import Actor
-from distdqn.acting.exploration import EpsilonLadder, epsilon_ladder
-from distdqn.schedules import LinearSchedule
+from distdqn.acting.exploration import epsilon_ladder
 from distdqn.seeding import make_integer_seed
-from distdqn.types import PolicyWeights, RolloutRequest, Transitions
+from distdqn.types import RolloutRequest, Transitions
 
 MODES = list(AutoresetMode)
 IDS = [mode.name for mode in MODES]
 PLENTY = RolloutRequest(env_steps=0, limit=10**9)
-
-
-def make_actor(source, **changes):
-    arguments = {
-        "source": source,
-        "actions": 3,
-        "environments": 4,
-        "rollout_length": 10,
-        "n_step": 1,
-        "discount": 0.5,
-        "epsilon": LinearSchedule(0.0, 0.0, 0),
-        "seed": 0,
-        "index": 0,
-        "restarts": 0,
-    }
-    return Actor(**(arguments | changes))
-
-
-def make_weights(bias, kernel=None, version=(0, 1), learner_steps=7):
-    """`q_values = observation @ kernel + bias`, the kernel zero unless given."""
-    kernel = np.zeros((3, len(bias))) if kernel is None else np.array(kernel)
-    layers = [
-        {"name": "observation", "kind": "input", "inputs": [], "arrays": []},
-        {"name": "q", "kind": "dense", "inputs": ["observation"], "arrays": [0, 1], "activation": "linear"},
-    ]
-    arrays = [kernel.astype(np.float32), np.array(bias, np.float32)]
-    return PolicyWeights(layers, arrays, version, learner_steps)
 
 
 def joined(chunks):
@@ -104,7 +76,7 @@ def test_rollout_counts_real_steps_and_not_resets():
 
 
 def test_n_step_windows_of_a_rollout_by_hand():
-    actor = make_actor(partial(CountingEnvironment, lengths=(3,)), environments=1, n_step=3)
+    actor = make_actor(partial(CountingEnvironment, lengths=(3,)), envs_per_actor=1, n_step=3)
 
     transitions, _ = rollouts(actor, 2, make_weights([9, 0, 0]))
 
@@ -151,7 +123,7 @@ def test_rollouts_meet_the_budget_exactly(mode, budget):
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 11])
 def test_one_rollout_meets_a_limit_below_its_length_exactly(limit):
-    report, transitions = make_actor("CartPole-v1", actions=2).rollout(RolloutRequest(0, limit))
+    report, transitions = make_actor("CartPole-v1").rollout(RolloutRequest(0, limit))
 
     assert report.env_steps == len(transitions) == limit
 
@@ -167,7 +139,7 @@ def test_rollout_without_any_steps_to_take_brings_nothing(n_step):
 def test_limit_counts_no_environment_that_only_resets():
     # The first environment ends after one step and resets while the second goes on.
     index = next(i for i in range(99) if make_integer_seed(0, "environment", i, 0) % 2 == 0)
-    actor = make_actor(partial(CountingEnvironment, lengths=(1, 3)), environments=2, index=index)
+    actor = make_actor(partial(CountingEnvironment, lengths=(1, 3)), envs_per_actor=2, index=index)
 
     report, transitions = actor.rollout(RolloutRequest(0, 3))
 
@@ -177,7 +149,7 @@ def test_limit_counts_no_environment_that_only_resets():
 
 
 def test_open_windows_are_carried_on_when_the_limit_cuts_a_rollout_short():
-    actor = make_actor(partial(CountingEnvironment, lengths=(40,)), environments=1, n_step=3)
+    actor = make_actor(partial(CountingEnvironment, lengths=(40,)), envs_per_actor=1, n_step=3)
 
     _, first = actor.rollout(RolloutRequest(0, 2), make_weights([1, 0, 0]))
     _, second = actor.rollout(RolloutRequest(2, 2))
@@ -187,7 +159,7 @@ def test_open_windows_are_carried_on_when_the_limit_cuts_a_rollout_short():
 
 
 def test_episode_that_ends_in_a_step_left_out_is_not_reported():
-    actor = make_actor(partial(CountingEnvironment, lengths=(1,)), environments=2)
+    actor = make_actor(partial(CountingEnvironment, lengths=(1,)), envs_per_actor=2)
 
     report, _ = actor.rollout(RolloutRequest(0, 1), make_weights([0, 0, 1]))
 
@@ -196,7 +168,7 @@ def test_episode_that_ends_in_a_step_left_out_is_not_reported():
 
 
 def test_rollout_reports_returns_and_lengths_of_the_episodes_that_ended():
-    actor = make_actor(partial(CountingEnvironment, lengths=(3, 1)), environments=1, rollout_length=8)
+    actor = make_actor(partial(CountingEnvironment, lengths=(3, 1)), envs_per_actor=1, rollout_length=8)
     even = int(actor._batch.observation[0, 0]) % 2 == 0
 
     report, _ = actor.rollout(PLENTY, make_weights([1, 0, 0]))
@@ -207,9 +179,7 @@ def test_rollout_reports_returns_and_lengths_of_the_episodes_that_ended():
 
 
 def test_same_seed_gives_the_same_chunks():
-    first, again = (
-        rollouts(make_actor("CartPole-v1", actions=2, seed=3, index=1), 3)[0].columns() for _ in range(2)
-    )
+    first, again = (rollouts(make_actor("CartPole-v1", seed=3, index=1), 3)[0].columns() for _ in range(2))
 
     for name, column in first.items():
         np.testing.assert_array_equal(column, again[name])
@@ -217,7 +187,7 @@ def test_same_seed_gives_the_same_chunks():
 
 @pytest.mark.parametrize("change", [{"index": 2}, {"restarts": 1}, {"seed": 4}], ids=str)
 def test_other_actor_life_or_seed_gives_other_chunks(change):
-    same = {"actions": 2, "seed": 3, "index": 1, "restarts": 0}
+    same = {"seed": 3, "index": 1, "restarts": 0}
     first, _ = rollouts(make_actor("CartPole-v1", **same), 1)
     other, _ = rollouts(make_actor("CartPole-v1", **(same | change)), 1)
 
@@ -227,7 +197,7 @@ def test_other_actor_life_or_seed_gives_other_chunks(change):
 
 
 def test_actions_are_uniformly_random_before_the_first_weights():
-    actor = make_actor(CountingEnvironment, environments=30, rollout_length=100)
+    actor = make_actor(CountingEnvironment, envs_per_actor=30, rollout_length=100)
 
     report, transitions = actor.rollout(PLENTY)
 
@@ -265,8 +235,8 @@ def test_action_answers_the_observation_it_is_stored_with(mode):
 
 @pytest.mark.parametrize(("env_steps", "expected"), [(0, 0.9), (25, 0.7), (100, 0.1), (10**6, 0.1)])
 def test_epsilon_comes_from_the_env_steps_of_the_order(env_steps, expected):
-    schedule = {"epsilon": LinearSchedule(0.9, 0.1, 100)}
-    actor = make_actor(CountingEnvironment, environments=30, rollout_length=100, **schedule)
+    schedule = {"epsilon_start": 0.9, "epsilon_end": 0.1, "epsilon_decay_steps": 100}
+    actor = make_actor(CountingEnvironment, envs_per_actor=30, rollout_length=100, **schedule)
 
     report, transitions = actor.rollout(RolloutRequest(env_steps, 10**9), make_weights([0, 1, 0]))
 
@@ -287,7 +257,7 @@ def test_chunk_does_not_change_when_the_actor_goes_on():
 
 
 def test_columns_keep_their_axes_with_one_environment_and_one_step():
-    actor = make_actor(CountingEnvironment, environments=1, rollout_length=1)
+    actor = make_actor(CountingEnvironment, envs_per_actor=1, rollout_length=1)
 
     _, transitions = actor.rollout(PLENTY, make_weights([1, 0, 0]))
 
@@ -301,16 +271,18 @@ def test_columns_keep_their_axes_with_one_environment_and_one_step():
 PROGRAM = """
 import sys
 import numpy as np
-from distdqn.acting.actor import Actor, RolloutRequest
-from distdqn.types import PolicyWeights
-from distdqn.schedules import LinearSchedule
+from distdqn.acting.actor import Actor
+from distdqn.config.config import ActingOptions
+from distdqn.environments.registry import inspect_environment
+from distdqn.types import PolicyWeights, RolloutRequest
 
 layers = [
     {"name": "x", "kind": "input", "inputs": [], "arrays": []},
     {"name": "q", "kind": "dense", "inputs": ["x"], "arrays": [0], "activation": "linear"},
 ]
 weights = PolicyWeights(layers, [np.ones((4, 2), np.float32)], (0, 1), 1)
-actor = Actor("CartPole-v1", 2, 2, 5, 3, 0.99, LinearSchedule(1.0, 0.1, 100), 0, 0, 0)
+options = ActingOptions(env="CartPole-v1", envs_per_actor=2, rollout_length=5, epsilon_decay_steps=100)
+actor = Actor(options, inspect_environment("CartPole-v1"), index=0)
 report, _ = actor.rollout(RolloutRequest(50, 1000), weights)
 print(report.env_steps, sorted({"tensorflow", "keras", "ray"} & set(sys.modules)))
 """
@@ -325,7 +297,7 @@ def test_actor_acts_without_tensorflow_keras_and_ray():
 def test_first_priority_is_the_error_of_the_network_that_acted():
     # q(o) = [o0, 2 * o1, 0]; the errors are written out below from the definition.
     weights = make_weights([0.0, 0.0, 0.0], kernel=[[1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
-    actor = make_actor(COUNTING_IDS[MODES[0]], n_step=2, prioritized=True)
+    actor = make_actor(COUNTING_IDS[MODES[0]], n_step=2, sampler="prioritized")
 
     _, chunk = actor.rollout(PLENTY, weights)
 
@@ -338,7 +310,7 @@ def test_first_priority_is_the_error_of_the_network_that_acted():
 
 
 def test_chunk_has_no_priorities_without_weights_or_when_replay_is_uniform():
-    prioritized = make_actor(COUNTING_IDS[MODES[0]], prioritized=True)
+    prioritized = make_actor(COUNTING_IDS[MODES[0]], sampler="prioritized")
     uniform = make_actor(COUNTING_IDS[MODES[0]])
 
     assert prioritized.rollout(PLENTY)[1].priority is None
@@ -360,8 +332,8 @@ def test_rewards_are_scaled_and_then_clipped_but_returns_are_not():
 
 
 def test_each_environment_explores_by_its_own_rung_of_the_ladder():
-    ladder = EpsilonLadder(0.999, 1e6)  # of four environments: 0.999, 0, 0, 0
-    actor = make_actor(COUNTING_IDS[MODES[0]], epsilon_ladder=ladder, rollout_length=200)
+    ladder = {"epsilon_ladder": True, "epsilon_ladder_base": 0.999, "epsilon_ladder_exponent": 1e6}
+    actor = make_actor(COUNTING_IDS[MODES[0]], rollout_length=200, **ladder)  # epsilon 0.999, 0, 0, 0
 
     report, chunk = actor.rollout(PLENTY, make_weights([0.0, 1.0, 0.0]))
 
@@ -372,7 +344,9 @@ def test_each_environment_explores_by_its_own_rung_of_the_ladder():
 
 
 def test_rungs_of_an_actor_change_with_the_number_of_actors_in_its_orders():
-    actor = make_actor(COUNTING_IDS[MODES[0]], epsilon_ladder=EpsilonLadder(0.4, 7.0))
+    actor = make_actor(
+        COUNTING_IDS[MODES[0]], epsilon_ladder=True, epsilon_ladder_base=0.4, epsilon_ladder_exponent=7.0
+    )
     weights = make_weights([0.0, 1.0, 0.0])
 
     alone, first, second = (

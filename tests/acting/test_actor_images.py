@@ -3,31 +3,20 @@ from functools import partial
 
 import numpy as np
 import pytest
+import toy_actors
+from toy_actors import make_random_weights
 from toy_environments import CountingEnvironment, PicturesEnvironment
 
-from distdqn.acting.actor import Actor
-from distdqn.schedules import LinearSchedule
-from distdqn.types import PolicyWeights, RolloutRequest
+from distdqn.environments.registry import inspect_environment
+from distdqn.types import RolloutRequest
 
 PICTURES = partial(PicturesEnvironment, stack=3, size=4, axis=0)
 WHOLE = RolloutRequest(env_steps=0, limit=10**9)
 
 
-def make_actor(source, **changes):
-    arguments = {"rollout_length": 10, "n_step": 3, "discount": 0.5, "prioritized": True} | changes
-    epsilon = LinearSchedule(0.5, 0.5, 0)
-    return Actor(source, 3, 4, epsilon=epsilon, seed=0, index=0, restarts=0, **arguments)
-
-
-def make_weights(inputs):
-    """A network that tells its actions from all pixels."""
-    layers = [
-        {"name": "observation", "kind": "input", "inputs": [], "arrays": []},
-        {"name": "flat", "kind": "flatten", "inputs": ["observation"], "arrays": []},
-        {"name": "q", "kind": "dense", "inputs": ["flat"], "arrays": [0], "activation": "linear"},
-    ]
-    kernel = np.random.default_rng(0).normal(size=(inputs, 3)).astype(np.float32)
-    return PolicyWeights(layers, [kernel], (0, 1), 0)
+make_actor = partial(
+    toy_actors.make_actor, n_step=3, epsilon_start=0.5, epsilon_end=0.5, sampler="prioritized"
+)
 
 
 def unpacked(chunk):
@@ -41,7 +30,7 @@ def unpacked(chunk):
 def test_chunk_of_pictures_holds_every_frame_once_and_whole_observations_in_full():
     packing, plain = make_actor(PICTURES), make_actor(PICTURES)
     plain._batch.frame_layout = None
-    weights = make_weights(3 * 4 * 4)
+    weights = make_random_weights(inspect_environment(PICTURES))
 
     for _ in range(3):
         (report, chunk), (_, expected) = packing.rollout(WHOLE, weights), plain.rollout(WHOLE, weights)
@@ -86,7 +75,7 @@ def test_chunk_of_vectors_has_no_frames():
 def test_actor_packs_the_pictures_of_real_games(name, shape):
     pytest.importorskip("minatar" if name.startswith("MinAtar") else "ale_py")
 
-    _, chunk = make_actor(name).rollout(WHOLE, make_weights(int(np.prod(shape))))
+    _, chunk = make_actor(name).rollout(WHOLE, make_random_weights(inspect_environment(name)))
 
     columns = unpacked(chunk)
     assert columns["observation"].shape == (len(chunk), *shape)

@@ -1,9 +1,9 @@
 from functools import partial
 
 import gymnasium
-import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
+from toy_actors import make_actor, make_evaluator, make_weights
 from toy_environments import (
     COUNTING_IDS,
     CountingEnvironment,
@@ -12,23 +12,9 @@ from toy_environments import (
 )
 
 from distdqn.acting import evaluator as evaluator_module
-from distdqn.acting.actor import Actor
-from distdqn.acting.evaluator import Evaluator
-from distdqn.schedules import LinearSchedule
-from distdqn.types import Evaluation, PolicyWeights, RolloutRequest
+from distdqn.types import Evaluation, RolloutRequest
 
-
-def make_weights(bias, features=1):
-    """The same Q-values everywhere."""
-    layers = [
-        {"name": "observation", "kind": "input", "inputs": [], "arrays": []},
-        {"name": "q", "kind": "dense", "inputs": ["observation"], "arrays": [0, 1], "activation": "linear"},
-    ]
-    arrays = [np.zeros((features, len(bias)), np.float32), np.array(bias, np.float32)]
-    return PolicyWeights(layers, arrays, (2, 3), 40)
-
-
-TWO_ACTIONS = make_weights([0, 1])
+TWO_ACTIONS = make_weights([0, 1], features=1, version=(2, 3), learner_steps=40)
 
 
 def make_evaluation(*returns):
@@ -37,7 +23,7 @@ def make_evaluation(*returns):
 
 @pytest.mark.parametrize("episodes", [1, 2, 7, 199, 200, 201, 431])
 def test_evaluation_plays_exactly_the_episodes_asked_for(episodes):
-    found = Evaluator(ShortAndLongEnvironment, 0).evaluate(TWO_ACTIONS, episodes, 0)
+    found = make_evaluator(ShortAndLongEnvironment).evaluate(TWO_ACTIONS, episodes, 0)
 
     assert len(found.returns) == len(found.lengths) == episodes
 
@@ -45,7 +31,7 @@ def test_evaluation_plays_exactly_the_episodes_asked_for(episodes):
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("episodes", [2, 10, 200, 250, 600])
 def test_evaluation_favours_no_short_episodes(episodes, seed):
-    found = Evaluator(ShortAndLongEnvironment, seed).evaluate(TWO_ACTIONS, episodes, 0)
+    found = make_evaluator(ShortAndLongEnvironment, seed=seed).evaluate(TWO_ACTIONS, episodes, 0)
 
     # Every second environment is a short one and has its own share of the episodes.
     assert sorted(found.returns) == [1.0] * (episodes // 2) + [10.0] * (episodes // 2)
@@ -56,7 +42,7 @@ def test_evaluation_plays_rounds_of_first_episodes_each_from_its_own_seed(monkey
     monkeypatch.setattr(evaluator_module, "_MAX_ENVIRONMENTS", 4)
     monkeypatch.setattr(RandomRewardEnvironment, "seeds", [])
 
-    found = Evaluator(RandomRewardEnvironment, 0).evaluate(TWO_ACTIONS, 10, 0)
+    found = make_evaluator(RandomRewardEnvironment).evaluate(TWO_ACTIONS, 10, 0)
 
     assert found.lengths == [3] * 10
     assert len(set(found.returns)) == 10
@@ -67,9 +53,9 @@ def test_episode_that_never_ends_counts_as_it_stands_at_the_limit(monkeypatch):
     assert evaluator_module._MAX_EPISODE_STEPS * 4 == 108_000
     monkeypatch.setattr(evaluator_module, "_MAX_EPISODE_STEPS", 30)
     monkeypatch.setattr(evaluator_module, "_MAX_ENVIRONMENTS", 4)
-    evaluator = Evaluator(partial(CountingEnvironment, lengths=(5, 10**9)), 0)
+    evaluator = make_evaluator(partial(CountingEnvironment, lengths=(5, 10**9)))
 
-    found = evaluator.evaluate(make_weights([1, 0, 0], features=3), 6, 0)
+    found = evaluator.evaluate(make_weights([1, 0, 0]), 6, 0)
 
     # Every other environment ends after five steps; step k pays 10 k.
     assert sorted(found.lengths) == [5] * 3 + [30] * 3
@@ -78,16 +64,16 @@ def test_episode_that_never_ends_counts_as_it_stands_at_the_limit(monkeypatch):
 
 @pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.name)
 def test_evaluation_plays_the_greedy_action_in_every_autoreset_mode(mode):
-    found = Evaluator(COUNTING_IDS[mode], 0).evaluate(make_weights([0, 5, 1], features=3), 3, 0)
+    found = make_evaluator(COUNTING_IDS[mode]).evaluate(make_weights([0, 5, 1]), 3, 0)
 
     # The first episode pays 10 * step + action: over L steps 10 * L (L - 1) / 2 + L.
     assert found.returns == [10.0 * n * (n - 1) / 2 + n for n in found.lengths]
 
 
 def test_evaluation_of_the_same_number_gives_the_same_returns():
-    evaluator = Evaluator(RandomRewardEnvironment, 5)
+    evaluator = make_evaluator(RandomRewardEnvironment, seed=5)
     first, other, again = (evaluator.evaluate(TWO_ACTIONS, 6, number).returns for number in (1, 2, 1))
-    elsewhere = Evaluator(RandomRewardEnvironment, 5).evaluate(TWO_ACTIONS, 6, 1).returns
+    elsewhere = make_evaluator(RandomRewardEnvironment, seed=5).evaluate(TWO_ACTIONS, 6, 1).returns
 
     assert first == again == elsewhere
     assert not set(first) & set(other)
@@ -96,7 +82,8 @@ def test_evaluation_of_the_same_number_gives_the_same_returns():
 
 def test_evaluation_of_another_run_seed_gives_other_returns():
     first, other = (
-        Evaluator(RandomRewardEnvironment, seed).evaluate(TWO_ACTIONS, 6, 1).returns for seed in (5, 6)
+        make_evaluator(RandomRewardEnvironment, seed=seed).evaluate(TWO_ACTIONS, 6, 1).returns
+        for seed in (5, 6)
     )
 
     assert not set(first) & set(other)
@@ -105,7 +92,7 @@ def test_evaluation_of_another_run_seed_gives_other_returns():
 def test_evaluation_breaks_ties_the_same_way_for_the_same_number():
     def returns(number):
         source = partial(CountingEnvironment, lengths=(40,))
-        return Evaluator(source, 0).evaluate(make_weights([1, 1, 1], features=3), 5, number).returns
+        return make_evaluator(source).evaluate(make_weights([1, 1, 1]), 5, number).returns
 
     assert returns(1) == returns(1)
     assert returns(1) != returns(2)
@@ -114,13 +101,13 @@ def test_evaluation_breaks_ties_the_same_way_for_the_same_number():
 def test_evaluation_environments_get_seeds_that_training_never_uses(monkeypatch):
     monkeypatch.setattr(RandomRewardEnvironment, "seeds", [])
     for index in range(5):
-        actor = Actor(RandomRewardEnvironment, 2, 4, 5, 1, 0.9, LinearSchedule(0.0, 0.0, 0), 7, index, 0)
+        actor = make_actor(RandomRewardEnvironment, index=index, seed=7, rollout_length=5)
         actor.rollout(RolloutRequest(0, 100))
     training = list(RandomRewardEnvironment.seeds)
     RandomRewardEnvironment.seeds.clear()
 
     for number in range(5):
-        Evaluator(RandomRewardEnvironment, 7).evaluate(TWO_ACTIONS, 4, number)
+        make_evaluator(RandomRewardEnvironment, seed=7).evaluate(TWO_ACTIONS, 4, number)
 
     evaluating = RandomRewardEnvironment.seeds
     assert len(training) == len(evaluating) == 5 * 4
@@ -128,7 +115,7 @@ def test_evaluation_environments_get_seeds_that_training_never_uses(monkeypatch)
 
 
 def test_evaluation_tells_which_weights_it_played():
-    found = Evaluator(ShortAndLongEnvironment, 0).evaluate(TWO_ACTIONS, 2, 0)
+    found = make_evaluator(ShortAndLongEnvironment).evaluate(TWO_ACTIONS, 2, 0)
 
     assert found.weights_version == (2, 3)
     assert found.learner_steps == 40
@@ -141,7 +128,7 @@ def test_evaluation_closes_the_environments_it_built():
         def close(self):
             closed.append(self)
 
-    Evaluator(Closing, 0).evaluate(TWO_ACTIONS, 3, 0)
+    make_evaluator(Closing).evaluate(TWO_ACTIONS, 3, 0)
 
     assert len(closed) == 3
 
@@ -171,7 +158,7 @@ def test_cart_pole_balanced_by_hand_written_weights_returns_500():
     weights.arrays[0][:, 1] = [0.1, 0.5, 3.0, 1.0]  # push right when the pole leans and falls right
     assert gymnasium.spec("CartPole-v1").max_episode_steps == 500
 
-    found = Evaluator("CartPole-v1", 0).evaluate(weights, 20, 0)
+    found = make_evaluator("CartPole-v1").evaluate(weights, 20, 0)
 
     assert found.returns == [500.0] * 20
     assert found.lengths == [500] * 20

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from distdqn.acting.exploration import EpsilonLadder, epsilon_greedy_actions, epsilon_ladder, greedy_actions
+from distdqn.acting.exploration import (
+    epsilon_by_environment,
+    epsilon_greedy_actions,
+    epsilon_ladder,
+    greedy_actions,
+)
+from distdqn.config.config import ActingOptions
+from distdqn.types import RolloutRequest
 
 
 def test_ladder_goes_from_its_base_down_to_the_last_power():
@@ -16,8 +23,11 @@ def test_ladder_of_one_environment_is_its_middle():
 
 @pytest.mark.parametrize("actors", [1, 2, 8])
 def test_actors_together_hold_every_rung_of_the_ladder_once(actors):
-    ladder = EpsilonLadder(0.4, 7.0)
-    held = np.concatenate([ladder.rungs(4, place, actors) for place in range(actors)])
+    options = ActingOptions(
+        envs_per_actor=4, epsilon_ladder=True, epsilon_ladder_base=0.4, epsilon_ladder_exponent=7.0
+    )
+    requests = [RolloutRequest(0, 1, position, actors) for position in range(actors)]
+    held = np.concatenate([epsilon_by_environment(options, request) for request in requests])
 
     assert sorted(held, reverse=True) == epsilon_ladder(4 * actors, 0.4, 7.0).tolist()
 

@@ -4,15 +4,15 @@ from functools import partial
 
 import numpy as np
 import pytest
+import toy_actors
 from gymnasium.vector import AutoresetMode
+from toy_actors import COUNTING_SPEC
 from toy_environments import COUNTING_IDS, LENGTHS, CountingEnvironment, PicturesEnvironment
 from toy_faults import Plan, RaisingEnvironment
 
-from distdqn.acting.actor import Actor
 from distdqn.environments.registry import inspect_environment
 from distdqn.environments.vector import VectorEnvironment
-from distdqn.schedules import LinearSchedule
-from distdqn.types import PolicyWeights, RolloutRequest
+from distdqn.types import RolloutRequest
 
 MODES = list(AutoresetMode)
 IDS = [mode.name for mode in MODES]
@@ -29,32 +29,19 @@ SOURCES = [
 ]
 
 
-def make_actor(source, **changes):
-    arguments = {
-        "environments": 3,
-        "rollout_length": 25,
-        "n_step": 3,
-        "discount": 0.5,
-        "epsilon": LinearSchedule(0.5, 0.5, 0),
-        "seed": 0,
-        "index": 0,
-        "restarts": 0,
-        "prioritized": True,
-    }
-    return Actor(source, inspect_environment(source).actions, **(arguments | changes))
+make_actor = partial(
+    toy_actors.make_actor,
+    envs_per_actor=3,
+    rollout_length=25,
+    n_step=3,
+    epsilon_start=0.5,
+    epsilon_end=0.5,
+    sampler="prioritized",
+)
 
 
 def make_weights(source):
-    """A random network that tells its actions from all of an observation."""
-    spec = inspect_environment(source)
-    layers = [
-        {"name": "observation", "kind": "input", "inputs": [], "arrays": []},
-        {"name": "flat", "kind": "flatten", "inputs": ["observation"], "arrays": []},
-        {"name": "q", "kind": "dense", "inputs": ["flat"], "arrays": [0], "activation": "linear"},
-    ]
-    shape = (int(np.prod(spec.observation_shape)), spec.actions)
-    kernel = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    return PolicyWeights(layers, [kernel], (0, 1), 0)
+    return toy_actors.make_random_weights(inspect_environment(source))
 
 
 def everything(chunk):
@@ -79,7 +66,7 @@ def test_new_actor_that_is_cut_goes_on_like_one_that_lived_until_the_cut(source,
     if package:
         pytest.importorskip(package)
     weights = make_weights(source)
-    few = {"environments": 1 if package == "ale_py" else 3}  # to be quick
+    few = {"envs_per_actor": 1 if package == "ale_py" else 3}  # to be quick
     lived, fresh = make_actor(source, **few), make_actor(source, **few)
     lived.rollout(PLENTY)
     lived.flush(0)
@@ -95,7 +82,8 @@ def test_new_actor_that_is_cut_goes_on_like_one_that_lived_until_the_cut(source,
 def test_actor_goes_on_from_a_cut_though_its_environment_had_raised_before_and_raises_after():
     lived_plan, fresh_plan = Plan(steps=(50,)), Plan()
     lived, fresh = (
-        make_actor(partial(RaisingEnvironment, plan), environments=1) for plan in (lived_plan, fresh_plan)
+        make_actor(partial(RaisingEnvironment, plan), COUNTING_SPEC, envs_per_actor=1)
+        for plan in (lived_plan, fresh_plan)
     )
     weights = make_weights(CountingEnvironment)
     for _ in range(4):
@@ -130,7 +118,7 @@ def test_every_cut_goes_on_differently(other):
 @pytest.mark.parametrize("n_step", [1, 2, 5])
 @pytest.mark.parametrize("mode", MODES, ids=IDS)
 def test_every_real_step_starts_one_window_though_actors_are_cut(mode, n_step):
-    actor = make_actor(COUNTING_IDS[mode], n_step=n_step, prioritized=False)
+    actor = make_actor(COUNTING_IDS[mode], n_step=n_step, sampler="uniform")
     generator = np.random.default_rng(n_step)
     chunks = []
     for number in range(10):
@@ -168,7 +156,7 @@ def test_every_real_step_starts_one_window_though_actors_are_cut(mode, n_step):
 )
 def test_cut_reports_episodes_that_had_a_step_and_windows_that_were_open(rollout_length, lost, windows):
     source = partial(CountingEnvironment, lengths=(3,))
-    actor = make_actor(source, environments=4, rollout_length=rollout_length, n_step=3)
+    actor = make_actor(source, envs_per_actor=4, rollout_length=rollout_length, n_step=3)
     actor.rollout(PLENTY)
 
     report, transitions = actor.flush(0)
@@ -178,7 +166,7 @@ def test_cut_reports_episodes_that_had_a_step_and_windows_that_were_open(rollout
 
 def test_cut_clears_resets_that_were_due_and_returns_that_were_open():
     source = partial(CountingEnvironment, lengths=(3,))
-    actor = make_actor(source, environments=4, rollout_length=3)
+    actor = make_actor(source, envs_per_actor=4, rollout_length=3)
     actor.rollout(PLENTY)  # all ended: their next vector step would be a reset
     actor.flush(0)
     report, _ = actor.rollout(RolloutRequest(0, 4 * 2))
@@ -194,7 +182,7 @@ def test_cut_clears_resets_that_were_due_and_returns_that_were_open():
 
 def test_windows_closed_by_a_cut_have_priorities_and_frames_like_any_others():
     weights = make_weights(PICTURES)
-    actor = make_actor(partial(PICTURES, lengths=(99,)), rollout_length=7, environments=2)
+    actor = make_actor(partial(PICTURES, lengths=(99,)), rollout_length=7, envs_per_actor=2)
     actor.rollout(PLENTY, weights)
 
     _, chunk = actor.flush(0)

@@ -4,23 +4,22 @@ from functools import partial
 
 import numpy as np
 import pytest
+import toy_actors
 from toy_environments import LENGTHS
 from toy_faults import AlteredEnvironment, nan_at, put
 
-from distdqn.acting.actor import Actor
 from distdqn.acting.nan_guard import NaNGuard
 from distdqn.errors import Diverged
-from distdqn.schedules import LinearSchedule
 from distdqn.types import RolloutRequest, Steps
 
 PLENTY = RolloutRequest(env_steps=0, limit=10**9)
 
 
-def make_actor(alter_step, environments=1, rollout_length=20, lengths=(4,), **changes):
+def make_actor(alter_step, lengths=(4,), **options):
     source = partial(AlteredEnvironment, alter_step=alter_step, lengths=lengths)
-    epsilon = LinearSchedule(0.0, 0.0, 0)
-    arguments = {"n_step": 3, "discount": 0.5, "seed": 0, "index": 0, "restarts": 0} | changes
-    return Actor(source, 3, environments, rollout_length, epsilon=epsilon, **arguments)
+    return toy_actors.make_actor(
+        source, **({"envs_per_actor": 1, "rollout_length": 20, "n_step": 3} | options)
+    )
 
 
 def make_steps(rewards, ends=(), observed=None):
@@ -191,8 +190,7 @@ def test_bad_first_observation_of_an_episode_leaves_the_episode_out():
         return (result[0] + np.float32(np.nan), result[1]) if episode == 1 else result
 
     source = partial(AlteredEnvironment, alter_reset=alter, lengths=(4,))
-    epsilon = LinearSchedule(0.0, 0.0, 0)
-    actor = Actor(source, 3, 1, 20, 3, 0.5, epsilon, seed=0, index=0, restarts=0)
+    actor = toy_actors.make_actor(source, envs_per_actor=1, rollout_length=20, n_step=3)
 
     report, chunk = actor.rollout(PLENTY)
 
@@ -227,7 +225,7 @@ def test_fault_21_environment_that_gives_nothing_but_nan_ends_the_run():
     def alter(result, episode, _):
         return put(2, np.nan)(result) if episode > 0 else result
 
-    actor = make_actor(alter, environments=5, rollout_length=50, lengths=LENGTHS)
+    actor = make_actor(alter, envs_per_actor=5, rollout_length=50, lengths=LENGTHS)
 
     with pytest.raises(Diverged, match=r"an observation with nan at position \(2,\)"):
         actor.rollout(PLENTY)

@@ -3,30 +3,20 @@
 from functools import partial
 
 import numpy as np
+from toy_actors import make_actor
 from toy_environments import CountingEnvironment
 
-from distdqn.acting.actor import Actor, EarlyEnd
-from distdqn.schedules import LinearSchedule
 from distdqn.types import RolloutRequest
 
 LENGTHS = (2, 3)  # of the episodes, in turns
 
 
-def rollout(**changes):
+def rollout(**options):
     """The transitions of one environment's first ten steps, and the report."""
-    arguments = {
-        "source": partial(CountingEnvironment, lengths=LENGTHS),
-        "actions": 3,
-        "environments": 1,
-        "rollout_length": 14,
-        "n_step": 1,
-        "discount": 0.5,
-        "epsilon": LinearSchedule(0.0, 0.0, 0),
-        "seed": 0,
-        "index": 0,
-        "restarts": 0,
-    }
-    report, transitions = Actor(**(arguments | changes)).rollout(RolloutRequest(env_steps=0, limit=10**9))
+    actor = make_actor(
+        partial(CountingEnvironment, lengths=LENGTHS), envs_per_actor=1, rollout_length=14, **options
+    )
+    report, transitions = actor.rollout(RolloutRequest(env_steps=0, limit=10**9))
     return transitions, report
 
 
@@ -36,9 +26,9 @@ def is_last_step(transitions):
     return step == np.array(LENGTHS)[(seed + episode) % 2]
 
 
-def test_early_end_replaces_the_reward_only_where_a_short_episode_terminates():
+def test_failure_reward_replaces_the_reward_only_where_a_short_episode_terminates():
     plain, plain_report = rollout()
-    early, early_report = rollout(early_end=EarlyEnd(reward=-7.0, env_steps=3))
+    early, early_report = rollout(failure_reward=-7.0, early_end_steps=3)
 
     step = plain.next_observation[:, 2]
     is_early = is_last_step(plain) & (step < 3) & (plain.discount == 0.0)
@@ -48,8 +38,8 @@ def test_early_end_replaces_the_reward_only_where_a_short_episode_terminates():
     assert early_report.episode_returns == plain_report.episode_returns
 
 
-def test_early_end_spares_an_episode_that_was_cut_off():
-    early, _ = rollout(early_end=EarlyEnd(reward=-7.0, env_steps=100))
+def test_failure_reward_spares_an_episode_that_was_cut_off():
+    early, _ = rollout(failure_reward=-7.0, early_end_steps=100)
 
     is_cut_off = is_last_step(early) & (early.discount > 0.0)  # the third episode is truncated
     assert is_cut_off.any()
@@ -57,8 +47,8 @@ def test_early_end_spares_an_episode_that_was_cut_off():
     assert (early.reward[is_last_step(early) & ~is_cut_off] == -7.0).all()
 
 
-def test_early_end_is_not_scaled_or_clipped():
-    early, _ = rollout(early_end=EarlyEnd(reward=-7.0, env_steps=100), reward_scale=0.5, reward_clip=1.0)
+def test_failure_reward_is_not_scaled_or_clipped():
+    early, _ = rollout(failure_reward=-7.0, early_end_steps=100, reward_scale=0.5, reward_clip=1.0)
 
     assert early.reward.min() == -7.0
     assert early.reward.max() == 1.0

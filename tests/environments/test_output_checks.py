@@ -6,29 +6,24 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
+from toy_actors import COUNTING_SPEC, make_actor
 from toy_environments import COUNTING_IDS, CountingEnvironment, PicturesEnvironment
 from toy_faults import AlteredEnvironment, OwnVector, put, register_altered
 
-from distdqn.acting.actor import Actor
 from distdqn.environments import vector as environments_module
-from distdqn.environments.registry import inspect_environment
 from distdqn.environments.vector import VectorEnvironment
 from distdqn.errors import EnvironmentFault
-from distdqn.schedules import LinearSchedule
 from distdqn.types import RolloutRequest
 
 LONG = {"lengths": (4,)}
 
 
-def make_actor(source, environments=2, rollout_length=20, actions=3):
-    epsilon = LinearSchedule(0.0, 0.0, 0)
-    return Actor(source, actions, environments, rollout_length, 1, 0.5, epsilon, seed=0, index=0, restarts=0)
-
-
 def message_of(source):
     """What the fault says that an actor with these environments ends with."""
     with pytest.raises(EnvironmentFault) as caught:
-        make_actor(source).rollout(RolloutRequest(0, 10**9))
+        make_actor(source, COUNTING_SPEC, envs_per_actor=2, rollout_length=20).rollout(
+            RolloutRequest(0, 10**9)
+        )
     assert caught.value.exit_code == 5
     assert len(caught.value.mistakes) == 1
     return str(caught.value)
@@ -227,7 +222,7 @@ class Unbounded(CountingEnvironment):
 def test_environments_that_are_as_they_should_be_pass_the_check(name, package):
     if package:
         pytest.importorskip(package)
-    actor = make_actor(name, environments=1, rollout_length=50, actions=inspect_environment(name).actions)
+    actor = make_actor(name, envs_per_actor=1, rollout_length=50)
 
     for _ in range(4):
         report, _ = actor.rollout(RolloutRequest(0, 10**9))

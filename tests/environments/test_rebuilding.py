@@ -6,16 +6,15 @@ from itertools import count
 
 import numpy as np
 import pytest
+import toy_actors
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from toy_actors import COUNTING_SPEC, make_evaluator
 from toy_environments import CountingEnvironment
 from toy_faults import AlteredEnvironment, Plan, RaisingEnvironment, put
 
-from distdqn.acting.actor import Actor
-from distdqn.acting.evaluator import Evaluator
 from distdqn.environments import vector as environments_module
 from distdqn.environments.vector import EnvironmentRaised, VectorEnvironment
 from distdqn.errors import ConfigError, EnvironmentFault
-from distdqn.schedules import LinearSchedule
 from distdqn.types import PolicyWeights, RolloutRequest
 
 PLENTY = RolloutRequest(env_steps=0, limit=10**9)
@@ -28,11 +27,10 @@ LAYERS = [
 WEIGHTS = PolicyWeights(LAYERS, [np.zeros((3, 3), np.float32), np.array([1, 0, 0], np.float32)], (0, 1), 0)
 
 
-def make_actor(plan, environments=1, rollout_length=10, lengths=(40,), **changes):
+def make_actor(plan, envs_per_actor=1, rollout_length=10, lengths=(40,), **options):
     source = partial(RaisingEnvironment, plan, lengths=lengths)
-    epsilon = LinearSchedule(0.0, 0.0, 0)
-    arguments = {"n_step": 3, "discount": 0.5, "seed": 0, "index": 0, "restarts": 0} | changes
-    return Actor(source, 3, environments, rollout_length, epsilon=epsilon, **arguments)
+    options = {"envs_per_actor": envs_per_actor, "rollout_length": rollout_length, "n_step": 3} | options
+    return toy_actors.make_actor(source, COUNTING_SPEC, **options)
 
 
 def test_fault_ends_the_windows_before_it_and_is_no_transition_itself():
@@ -100,13 +98,13 @@ def test_fault_22_each_place_that_raises_is_reported_once_with_its_traceback():
 
 def test_fault_22_environments_are_built_from_another_seed_after_each_fault():
     plan = Plan(steps=[3, 9, 11, 20], resets=[5])
-    actor = make_actor(plan, environments=2)
+    actor = make_actor(plan, envs_per_actor=2)
     for _ in range(3):
         actor.rollout(PLENTY, WEIGHTS)
 
     other = Plan()
     for number in range(5):
-        make_actor(other, environments=2, index=1).flush(number)
+        make_actor(other, envs_per_actor=2, index=1).flush(number)
 
     assert len(plan.seeds) > 2 * 5
     assert len(set(plan.seeds)) == len(plan.seeds)
@@ -167,9 +165,8 @@ def test_reset_alone_does_not_end_the_row_of_failures():
 
 
 def test_unknown_environment_is_no_fault_to_recover_from():
-    epsilon = LinearSchedule(0.0, 0.0, 0)
     with pytest.raises(ConfigError, match="NoSuchThing"):
-        Actor("NoSuchThing-v0", 2, 1, 1, 1, 0.5, epsilon, seed=0, index=0, restarts=0)
+        toy_actors.make_actor("NoSuchThing-v0", COUNTING_SPEC)
 
 
 def test_batch_tells_what_the_environment_raised_from_other_errors():
@@ -182,7 +179,7 @@ def test_batch_tells_what_the_environment_raised_from_other_errors():
 
 def test_broken_environments_are_closed_and_those_that_replace_them_are_not():
     plan = Plan(steps=[3, 9], resets=[3 + 2])  # the second reset of the second environments
-    actor = make_actor(plan, environments=3)
+    actor = make_actor(plan, envs_per_actor=3)
     actor.rollout(PLENTY, WEIGHTS)
 
     assert plan.calls["build"] == 3 * 4
@@ -202,8 +199,7 @@ def test_environments_built_anew_are_checked_only_if_first_episodes_were_not_ove
         return put(0, np.nan, "reward")(result) if call > fault and step == 2 else result
 
     source = partial(AlteredEnvironment, alter_step=alter, lengths=(3,))
-    epsilon = LinearSchedule(0.0, 0.0, 0)
-    actor = Actor(source, 3, 1, 8, 1, 0.5, epsilon, seed=0, index=0, restarts=0)
+    actor = toy_actors.make_actor(source, envs_per_actor=1, rollout_length=8)
 
     if is_checked:
         with pytest.raises(EnvironmentFault, match="expected finite numbers and got nan"):
@@ -224,8 +220,7 @@ class Unclosable(CountingEnvironment):
 
 
 def test_environment_that_cannot_be_closed_is_replaced_all_the_same():
-    epsilon = LinearSchedule(0.0, 0.0, 0)
-    actor = Actor(Unclosable, 3, 1, 10, 1, 0.5, epsilon, seed=0, index=0, restarts=0)
+    actor = toy_actors.make_actor(Unclosable, COUNTING_SPEC, envs_per_actor=1)
 
     with pytest.raises(EnvironmentFault, match="5 times running, at last ArithmeticError: collision"):
         actor.rollout(PLENTY)
@@ -233,7 +228,7 @@ def test_environment_that_cannot_be_closed_is_replaced_all_the_same():
 
 def test_fault_22_evaluation_is_played_again_when_the_environment_raises():
     plan = Plan(steps=[7], resets=[3 + 2])
-    evaluator = Evaluator(partial(RaisingEnvironment, plan, lengths=(4,)), 0)
+    evaluator = make_evaluator(partial(RaisingEnvironment, plan, lengths=(4,)))
 
     first, second = (evaluator.evaluate(WEIGHTS, 3, number) for number in (0, 1))
 
@@ -249,7 +244,7 @@ def test_fault_22_evaluation_is_played_again_when_the_environment_raises():
 
 def test_finished_evaluation_ends_the_row_of_failures():
     plan = Plan(steps=[1, 2, 7, 8])  # two failures before each evaluation of four steps
-    evaluator = Evaluator(partial(RaisingEnvironment, plan, lengths=(4,)), 0, max_failures=3)
+    evaluator = make_evaluator(partial(RaisingEnvironment, plan, lengths=(4,)), max_failures=3)
 
     faults = [evaluator.evaluate(WEIGHTS, 1, number).env_faults for number in (0, 1)]
 
@@ -258,7 +253,7 @@ def test_finished_evaluation_ends_the_row_of_failures():
 
 def test_fault_22_evaluation_that_always_raises_ends_the_run():
     plan = Plan(steps=ALWAYS)
-    evaluator = Evaluator(partial(RaisingEnvironment, plan), 0, max_failures=3)
+    evaluator = make_evaluator(partial(RaisingEnvironment, plan), max_failures=3)
 
     with pytest.raises(EnvironmentFault, match="3 times running") as caught:
         evaluator.evaluate(WEIGHTS, 3, 0)

@@ -5,14 +5,13 @@ from functools import partial
 
 import numpy as np
 import pytest
+from toy_actors import make_actor
 from toy_environments import PicturesEnvironment
 from toy_images import LAYOUTS, Walk, assert_batches_are, packed, rows_of
 from toy_replay import make_every_item_replay
 from toy_replay_state import SAMPLERS, make_replay
 
-from distdqn.acting.actor import Actor
 from distdqn.replay.frames import make_frame_layout
-from distdqn.schedules import LinearSchedule
 from distdqn.types import FrameLayout, PriorityUpdate, RolloutRequest
 
 
@@ -120,7 +119,7 @@ def test_check_tells_when_a_frame_is_gone():
 
 def test_stacked_images_take_little_more_than_their_distinct_frames():
     source = partial(PicturesEnvironment, lengths=(200, 90, 150))  # 84 x 84 x 4
-    actors = [Actor(source, 3, 2, 16, 5, 0.99, LinearSchedule(1, 1, 0), 0, i, 0) for i in range(3)]
+    actors = [make_actor(source, index=i, envs_per_actor=2, rollout_length=16, n_step=5) for i in range(3)]
     layout = actors[0]._batch.frame_layout
     for actor in actors:
         actor._batch.frame_layout = None  # whole observations, for the naive replay
