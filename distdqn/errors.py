@@ -1,4 +1,4 @@
-"""Errors that a user can act on, and the exit codes of a command."""
+"""Errors that a user can act on, the exit codes of a command, and the count of consecutive failures."""
 
 from collections.abc import Iterable
 
@@ -64,3 +64,29 @@ class RoleFailure(DistdqnError):
     """A role (actor, replay, learner, evaluator) keeps failing."""
 
     exit_code = 7
+
+
+class ConsecutiveFailures:
+    """Counts failures without a success between them.
+
+    Args:
+        limit: consecutive failures that are too many.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.count = 0
+
+    def add(self) -> bool:
+        """Counts one failure; returns whether the limit is reached."""
+        self.count += 1
+        return self.count >= self.limit
+
+    def reset(self) -> None:
+        """Begins again at 0, after a success."""
+        self.count = 0
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error in one line, or its type if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

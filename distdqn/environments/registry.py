@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
-from distdqn.errors import ConfigError, EnvironmentFault
+from distdqn.errors import ConfigError, EnvironmentFault, one_line
 from distdqn.types import EnvironmentSpec
 
 EnvironmentSource = str | Callable[[], gymnasium.Env[Any, Any]]
@@ -207,8 +207,3 @@ def _put_off(name: str) -> Iterator[None]:
         yield
     finally:
         del sys.modules[name]
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return " ".join(str(error).split()) or type(error).__name__

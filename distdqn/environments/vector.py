@@ -20,9 +20,8 @@ from distdqn.environments.registry import (
     _kept_dtype,
     environment_name,
     make_vector_environment,
-    one_line,
 )
-from distdqn.errors import DistdqnError, EnvironmentFault
+from distdqn.errors import DistdqnError, EnvironmentFault, one_line
 from distdqn.replay.frames import make_frame_layout
 from distdqn.seeding import make_integer_seed
 from distdqn.types import AnyArray, BoolArray, FloatArray, FrameLayout, IntArray

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from distdqn.errors import one_line
 from distdqn.learning import losses
 from distdqn.learning.heads import Head
 from distdqn.types import AnyArray, BoolArray, FloatArray, Transitions
@@ -134,7 +135,7 @@ class UpdateLoop:
         except (tf.errors.OpError, NotImplementedError) as error:
             self._run = tf.function(self._loop, autograph=False)
             self._run(*nothing)
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)[:200]
             return f"XLA cannot compile this network; the learner goes on without it, slower ({reason})."
         return None
 

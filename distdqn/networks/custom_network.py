@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from distdqn.errors import ConfigError
+from distdqn.errors import ConfigError, one_line
 
 
 def check_importable(name: str) -> None:
@@ -76,7 +76,7 @@ def build_user_network(name: str, space: Any, output_shape: tuple[int, ...], see
     try:
         model = function(space, output_shape[0])
     except Exception as error:
-        raise ConfigError(f"`network`: `{name}` fails: {type(error).__name__}: {_one_line(error)}") from error
+        raise ConfigError(f"`network`: `{name}` fails: {type(error).__name__}: {one_line(error)}") from error
     if not isinstance(model, keras.Model):
         raise ConfigError(f"`network`: `{name}` must return a Keras model, not a `{type(model).__name__}`.")
     return _functional(name, model, space, output_shape)
@@ -89,7 +89,7 @@ def _import_function(name: str) -> Any:
     except Exception as error:
         raise ConfigError(
             f"`network`: cannot import `{module_name}` of `{name}`: {type(error).__name__}: "
-            f"{_one_line(error)} (is its folder on the Python path, and does it import by itself?)"
+            f"{one_line(error)} (is its folder on the Python path, and does it import by itself?)"
         ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
@@ -112,7 +112,7 @@ def _functional(name: str, model: Any, space: Any, output_shape: tuple[int, ...]
     except Exception as error:
         raise ConfigError(
             f"`network`: the model of `{name}` takes no observations of the shape {space.shape}: "
-            f"{type(error).__name__}: {_one_line(error)}"
+            f"{type(error).__name__}: {one_line(error)}"
         ) from error
     found = [tuple(tensor.shape[1:]) for tensor in model.inputs]
     if found != [tuple(space.shape)]:
@@ -129,7 +129,3 @@ def _functional(name: str, model: Any, space: Any, output_shape: tuple[int, ...]
 
 def _is_dotted(name: str) -> bool:
     return all(part.isidentifier() for part in name.split("."))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
