@@ -237,8 +237,8 @@ def _minatar(results: Results) -> list[str]:
         f"{RANDOM.task.env}, images of 10 x 10 with 4 channels, {RANDOM.task.env_steps:,} env steps: the "
         "convolutions compared with the same options without them (`--torso dense`), and with a random "
         "agent. *Last fifth* is the mean of the last fifth of the regular evaluations, which varies less "
-        "than the return of the last weights. *Mean over the run* is the mean of all of them, which also depends "
-        "on how fast an agent learned."
+        "than the return of the last weights. *Mean over the run* is the mean of all of them, which also "
+        "depends on how fast an agent learned."
     )
     rows = [
         [
