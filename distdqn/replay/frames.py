@@ -1,4 +1,4 @@
-"""Frames: stacked images share most of theirs, so chunks and replay hold each one once."""
+"""Images as frames: overlapping stacks share most of theirs, so each distinct frame is stored once."""
 
 import hashlib
 from collections import deque
@@ -8,19 +8,21 @@ import numpy as np
 import numpy.typing as npt
 
 from distdqn.replay.ring_buffer import Ring
-from distdqn.types import FrameArray, FrameLayout, Frames, Positions
+from distdqn.types import FrameArray, FrameLayout, Frames, IntArray, Positions
+
+FrameIds = npt.NDArray[np.int64]
 
 
 def make_frame_layout(observation_shape: tuple[int, ...], observation_high: float) -> FrameLayout:
-    """The layout of image observations, told from their space.
+    """The frame layout of image observations.
 
-    Images of full brightness with three axes are stacks, along the smaller of the first
-    and the last axis: the two orders in use. Taking colours for a stack is harmless, too.
-    Anything else is one frame, as are MinAtar's maps of bits.
+    Three axes and a maximum of 255 mean a stack along the smaller of the first and the last
+    axis; treating colours as a stack does no harm. Anything else is one frame, also MinAtar's
+    boolean maps.
 
     Args:
         observation_shape: shape of one observation, two or three axes.
-        observation_high: largest value of the space.
+        observation_high: largest value of the observation space.
     """
     if len(observation_shape) != 3 or observation_high != 255:
         return FrameLayout(observation_shape, None)
@@ -30,9 +32,7 @@ def make_frame_layout(observation_shape: tuple[int, ...], observation_high: floa
 def pack_frames(
     layout: FrameLayout, observation: FrameArray, next_observation: FrameArray
 ) -> tuple[Frames, Positions, Positions]:
-    """The distinct frames of a chunk, and which of them each observation is made of.
-
-    Frames are compared by content, whatever the environment stacks and pads them with.
+    """The distinct frames of a chunk, compared by content, and the frames of each observation.
 
     Args:
         layout: of the observations.
@@ -40,7 +40,7 @@ def pack_frames(
         next_observation: `[C, *observation_shape]` uint8.
 
     Returns:
-        The frames, and for either observation `[C, S]` int32 positions in `Frames.image`.
+        The frames, and for each of the two observations `[C, S]` int32 positions in `Frames.image`.
     """
     both = np.concatenate([layout.split(observation), layout.split(next_observation)])  # [2C, S, *frame]
     rows = np.ascontiguousarray(both).reshape(-1, int(np.prod(layout.frame_shape)))  # [2C * S, bytes]
@@ -52,59 +52,67 @@ def pack_frames(
     return Frames(image, np.frombuffer(digests, np.int64), layout), observation_at, next_at
 
 
-FrameIds = npt.NDArray[np.int64]
-
-
 def frame_capacity(layout: FrameLayout, capacity: int, chunk_frames: int = 0) -> int:
-    """Frames to keep for `replay_capacity` transitions that bring one new frame each.
+    """Frames to store for `capacity` transitions that bring one new frame each.
 
-    An eighth more, because a chunk may refer to frames that old; and one chunk more,
-    because transitions leave one by one and frames only with the oldest of their chunk.
+    One eighth more, since a chunk may refer to frames that old, and one chunk more, since
+    frames are released with the oldest transition of their chunk.
 
     Args:
         layout: of the observations.
-        capacity: most transitions stored.
+        capacity: maximum number of transitions.
         chunk_frames: distinct frames of one chunk.
     """
     return capacity + capacity // 8 + max(chunk_frames, 2 * layout.frames)
 
 
+def newest_rows(positions: IntArray, max_frames: int) -> IntArray:
+    """The newest transitions of a chunk that use at most `max_frames` frames.
+
+    Args:
+        positions: `[C, K]`, the frames of each transition.
+        max_frames: at least `K`.
+
+    Returns:
+        `[C', K]`, as many of the last rows of `positions` as possible.
+    """
+    last_row = np.full(np.max(positions) + 1, -1)
+    # The last of several equal positions counts.
+    last_row[positions.ravel()] = np.repeat(np.arange(len(positions)), positions.shape[1])
+    if len(last_row) <= max_frames:
+        return positions
+    return positions[np.sort(last_row)[-max_frames - 1] + 1 :]
+
+
 class FrameStore:
-    """A ring of frames. A frame's id is its number in the order of storing, never used twice.
+    """A ring of frames. The id of a frame is its insertion number and never reused.
 
-    A frame that comes again is found by its key and not stored again, as long as it is
-    among the newest `max_age`. Without that bound one transition could refer to a frame
-    about to be overwritten, and would take everything older than itself along.
-
-    Attributes:
-        layout: of the observations.
-        capacity: frames kept.
-        first_item: id of the first item from which on all have their frames.
+    A frame whose key is among those of the newest `max_age` frames is not stored again. Without
+    this bound, a transition could refer to a frame that is about to be overwritten, and
+    its eviction would evict everything older.
 
     Args:
         layout: of the observations.
-        capacity: frames kept, at least those of one transition.
-        max_age: how many of the newest frames are found again.
+        capacity: maximum number of frames, at least those of one transition.
+        max_age: how many of the newest frames are reused.
     """
 
     def __init__(self, layout: FrameLayout, capacity: int, max_age: int) -> None:
-        self.capacity = capacity
-        self.first_item = 0
         self.layout = layout
+        self.capacity = capacity
+        self.first_item = 0  # all items from this id on have their frames
         self._max_age = max_age
         self._ring = Ring(capacity)
-        self._begin = 0  # restored frames may begin later than the ring has room for
+        self._begin = 0  # id of the oldest restored frame
         self._end = 0
-        # Key -> the newest id that it was given to. Of no use, and soon forgotten, once that
-        # is too old.
-        self._known: dict[int, int] = {}
-        # Of each chunk: one past its last item, and the oldest frame that it refers to. Both
-        # rise: a chunk that refers as far back as those before it takes them along.
+        self._known: dict[int, int] = {}  # newest id by key; those that are too old are dropped in bulk
+        # Of each chunk: one past the id of its last item, and the id of its oldest frame. Both
+        # rise: a chunk with an older frame replaces the entries before it.
         self._chunks: deque[tuple[int, int]] = deque()
 
     @property
     def oldest(self) -> int:
-        """Frames with ids below this one are gone."""
+        """Id of the oldest stored frame."""
         return max(self._begin, self._end - self.capacity)
 
     @property
@@ -117,19 +125,18 @@ class FrameStore:
         """How many frames take about 4 MB, at least 1."""
         return self._ring.rows_per_segment
 
-    def add(self, frames: Frames, positions: npt.NDArray[np.integer], end: int) -> FrameIds:
-        """Stores the frames of a chunk, those that are new.
+    def add(self, frames: Frames, positions: IntArray, end: int) -> FrameIds:
+        """Stores the new frames of a chunk.
 
         Args:
             frames: of the chunk.
-            positions: `[C, K]`, which of them each of its transitions needs.
-            end: one past the id of its last item.
+            positions: `[C, K]`, the frames of each transition.
+            end: one past the id of the chunk's last item.
 
         Returns:
-            `[C', K]` ids of the frames; of a chunk with too many frames, for its newest
-            transitions only.
+            `[C', K]` ids of the frames; only the newest transitions of a chunk with too many frames.
         """
-        ids = self._ids(frames, fitting(positions, self.capacity))  # [C', K]
+        ids = self._ids(frames, newest_rows(positions, self.capacity))  # [C', K]
         if len(ids) < len(positions):
             self.first_item = end - len(ids)
         oldest = int(np.min(ids))
@@ -140,15 +147,15 @@ class FrameStore:
             self.first_item = max(self.first_item, self._chunks.popleft()[0])
         return ids
 
-    def _ids(self, frames: Frames, positions: npt.NDArray[np.integer]) -> FrameIds:
-        """The ids of the frames at `positions` `[C, K]`; stores those that have none."""
+    def _ids(self, frames: Frames, positions: IntArray) -> FrameIds:
+        """The ids of the frames at `positions` `[C, K]`; stores the new ones."""
         used = np.unique(positions)
-        oldest_found = max(self._end - self._max_age, self._end + len(used) - self.capacity)
+        oldest_reused = max(self._end - self._max_age, self._end + len(used) - self.capacity)
         ids = np.zeros(len(frames.key), np.int64)
         fresh: list[int] = []
         for position, key in zip(used.tolist(), frames.key[used].tolist(), strict=True):
             known = self._known.get(key)
-            if known is None or known < oldest_found:
+            if known is None or known < oldest_reused:
                 known = self._known[key] = self._end + len(fresh)
                 fresh.append(position)
             ids[position] = known
@@ -156,19 +163,19 @@ class FrameStore:
         self._ring.write(new_ids, {"image": frames.image[fresh], "key": frames.key[fresh]})
         self._end += len(fresh)
         if len(self._known) > 2 * self._max_age:
-            oldest_found = self._end - self._max_age
-            self._known = {key: known for key, known in self._known.items() if known >= oldest_found}
+            oldest_reused = self._end - self._max_age
+            self._known = {key: known for key, known in self._known.items() if known >= oldest_reused}
         of_transitions: FrameIds = ids[positions]
         return of_transitions
 
     def observations(self, ids: FrameIds) -> FrameArray:
-        """The observations `[U, B, *observation_shape]` made of the frames `[U, B, S]`."""
+        """The observations `[U, B, *observation_shape]` of the frames `[U, B, S]`."""
         position = ids.reshape(-1, ids.shape[-1]) % self.capacity
         frames = self._ring.columns["image"][position]  # [U * B, S, *frame_shape]
         return self.layout.join(frames).reshape(*ids.shape[:-1], *self.layout.observation_shape)
 
     def get_index(self) -> dict[str, Any]:
-        """All but the frames: which are kept, and what the items of which chunk need."""
+        """Which frames are stored, and the oldest frame of each chunk."""
         chunks = np.array(self._chunks, np.int64).reshape(-1, 2)
         return {
             "first": self.oldest,
@@ -178,45 +185,31 @@ class FrameStore:
         }
 
     def get_frames(self, begin: int, end: int) -> dict[str, Any]:
-        """The frames with ids in `[begin, end)` that are kept, and their keys."""
+        """The stored frames with ids in `[begin, end)`, and their keys."""
         return self._ring.get_segment(begin, end, self.oldest, self._end)
 
     def set_frames(self, segment: dict[str, Any]) -> None:
-        """Puts frames back into a new store."""
+        """Restores what `get_frames` returned into a new store.
+
+        Raises:
+            ValueError: the segment does not match the others.
+        """
         self._ring.set_segment(segment)
 
     def set_index(self, index: dict[str, Any]) -> None:
-        """Goes on where `get_index` was called, with those of its frames that were put back.
+        """Restores what `get_index` returned, after the frames.
 
-        Items of which a frame is not among them are the caller's to drop.
+        The caller drops the items of which a frame is missing.
 
         Raises:
             ValueError: a segment is missing.
         """
         self._end = index["inserted"]
-        self._begin = self._ring.end_restoring(index["first"], self._end)
+        self._begin = self._ring.finish_restore(index["first"], self._end)
         newest = np.arange(max(self.oldest, self._end - self._max_age), self._end)
         if len(newest):
             keys = self._ring.read(newest)["key"].tolist()
             self._known = dict(zip(keys, newest.tolist(), strict=True))
-        # Of a chunk of which frames are gone, later items may have theirs.
+        # Later items of a chunk may have their frames where earlier ones have lost them.
         oldest = np.maximum(index["chunk_oldest"], self.oldest)
         self._chunks = deque(zip(index["chunk_end"].tolist(), oldest.tolist(), strict=True))
-
-
-def fitting(positions: npt.NDArray[np.integer], capacity: int) -> npt.NDArray[np.integer]:
-    """The newest transitions of a chunk that use no more frames than a store holds.
-
-    Args:
-        positions: `[C, K]`, the frames of each transition.
-        capacity: most frames that may be used, at least `K`.
-
-    Returns:
-        `[C', K]`, the last rows of `positions`, as many as possible.
-    """
-    last_row = np.full(np.max(positions) + 1, -1)
-    # Of equal positions the last counts.
-    last_row[positions.ravel()] = np.repeat(np.arange(len(positions)), positions.shape[1])
-    if len(last_row) <= capacity:
-        return positions
-    return positions[np.sort(last_row)[-capacity - 1] + 1 :]

@@ -1,62 +1,48 @@
-"""Who may go on, actors or learner: a pure function of what was inserted and sampled.
-
-`samples_per_insert = sampled / (inserted - min_replay_size)` is held by two rules. The learner
-may sample while that keeps the ratio at or below its goal. Actors may insert while the
-learner's backlog, `samples_per_insert * (inserted - min_replay_size) - sampled`, is within the
-tolerance. When one rule stops its side, the other lets its side go on, so the two can
-never wait for each other.
-
-Source: the rate limiter of Cassirer et al. (2021), section 3.4, arXiv:2102.04736. There a
-side blocks inside its call; here nothing is called that would block.
-"""
+"""Couples acting to learning: a pure function of the numbers of inserted and sampled transitions."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class RateLimiter:
-    """The goal of `samples_per_insert` and how far either side may run ahead.
+    """Holds `samples_per_insert = sampled / (inserted - min_replay_size)` within a tolerance.
 
-    Attributes:
-        samples_per_insert: transitions sampled per transition inserted.
-        tolerance: how far the ratio may fall short of the goal, relative.
-        min_replay_size: transitions inserted before sampling starts.
-        slack: backlog always allowed, in samples. The ratio is held from the point on
-            where the tolerance exceeds it; at least one learner call, or actors would
-            stop before the learner may go.
-        slack_per_actor: the same for each actor there is, on top of it.
+    The learner may sample up to the goal, `samples_per_insert * (inserted - min_replay_size)`.
+    Actors may insert while `goal - sampled` is within the tolerance. When one side must
+    wait, the other may continue, so there is no deadlock.
+
+    Source: Cassirer et al. (2021), section 3.4, arXiv:2102.04736, whose limiter blocks inside
+    the call; this one only answers.
     """
 
-    samples_per_insert: float
-    tolerance: float
-    min_replay_size: int
-    slack: float
-    slack_per_actor: float = 0.0
+    samples_per_insert: float  # transitions sampled per transition inserted
+    tolerance: float  # how far the ratio may fall short of `samples_per_insert`, relative
+    min_replay_size: int  # transitions inserted before sampling starts
+    slack: float  # samples that may always be missing; at least one learner call, or both sides could stop
+    slack_per_actor: float = 0.0  # more of them for each actor
 
     def can_sample(self, inserted: int, sampled: int, count: int) -> bool:
         """Whether the learner may draw `count` more transitions.
 
         Args:
-            inserted: transitions in replay so far, in all.
-            sampled: transitions drawn so far, those of granted calls included.
-            count: what the next call draws.
+            inserted: transitions ever inserted.
+            sampled: transitions drawn, those of running calls included.
+            count: transitions that the next call draws.
         """
-        if inserted < self.min_replay_size:
-            return False
-        return sampled + count <= self.goal(inserted)
+        return inserted >= self.min_replay_size and sampled + count <= self.goal(inserted)
 
     def can_insert(self, inserted: int, sampled: int, actors: int = 1) -> bool:
         """Whether an actor may start another rollout.
 
         Args:
-            inserted: transitions in replay so far, those of rollouts under way included.
-            sampled: transitions drawn so far.
-            actors: how many there are.
+            inserted: transitions ever inserted, those of running rollouts included.
+            sampled: transitions drawn.
+            actors: number of actors.
         """
         goal = self.goal(inserted)
         slack = self.slack + actors * self.slack_per_actor
         return goal - sampled <= max(slack, self.tolerance * goal)
 
     def goal(self, inserted: int) -> float:
-        """Samples that belong to `inserted`."""
+        """Samples that belong to `inserted` transitions."""
         return self.samples_per_insert * max(0, inserted - self.min_replay_size)

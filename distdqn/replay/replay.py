@@ -1,4 +1,4 @@
-"""The replay memory: preallocated columns, the oldest item overwritten first."""
+"""The replay buffer: preallocated columns, the oldest items overwritten first."""
 
 from typing import Any
 
@@ -12,7 +12,6 @@ from distdqn.replay.shards import importance_weights, shard_capacities
 from distdqn.seeding import make_generator
 from distdqn.types import (
     FrameLayout,
-    Frames,
     PriorityUpdate,
     ReplayInfo,
     SampledBatches,
@@ -24,20 +23,19 @@ _IMAGES = ("observation", "next_observation")
 
 
 class Replay:
-    """Keeps the newest `replay_capacity` transitions and draws batches of them.
+    """Stores the newest `replay_capacity` transitions, or a shard of them, and samples batches.
 
-    An item's id is its insertion number and is never used twice. Item `i` lies at
-    position `i % capacity` of every column.
+    The id of an item is its insertion number and never reused. Item `i` is at position
+    `i % capacity` of every column.
 
-    A checkpoint of it is its index (`get_index`) and, for each of the ranges that
-    `segments` tells, `get_rows` and `get_frames`. It may go on meanwhile: what is
-    overwritten before its turn comes is missing, and nothing else.
+    For images, the columns hold frame ids, and each distinct frame is stored once. There is room
+    for about one new frame a transition. With very short episodes, or when all actors together
+    insert more than an eighth of the capacity between two chunks of one actor, frames run out
+    first and `size` stays below the capacity.
 
-    Of images, the columns hold the numbers of their frames, and each frame is kept once.
-    There is room for about `replay_capacity` frames, one new one for each transition. Where
-    episodes are so short that their first frames add much to that, or where all actors
-    together bring more than an eighth of `replay_capacity` between two chunks of one of them,
-    frames run out first and fewer transitions are kept: `size` says how many.
+    A checkpoint of it is its index (`get_index`) and, for each range of `segments`, `get_rows`
+    and `get_frames`. Inserts may continue meanwhile: only what is overwritten before its segment
+    is read is missing.
 
     Args:
         options: capacity of all shards together, sampler and seed.
@@ -49,76 +47,56 @@ class Replay:
         self._sampler = make_sampler(options, self._capacity)
         self._generator = make_generator(options.seed, "replay", *([shard] if shard else []))
         self._ring = Ring(self._capacity)
-        self._frames: FrameStore | None = None
-        self._chunk_frames = 0  # of the first chunk, as room was made for
+        self._frames: FrameStore | None = None  # created with the first images
+        self._chunk_frames = 0  # of the first chunk, part of the capacity of frames
         self._first = 0
         self._inserted = 0
 
     @property
     def inserted(self) -> int:
-        """Transitions ever inserted; the id of the next one."""
+        """Transitions ever inserted, which is the id of the next one."""
         return self._inserted
 
     @property
     def size(self) -> int:
-        """Transitions stored now."""
+        """Transitions stored."""
         return self._inserted - self._first
 
     @property
     def info(self) -> ReplayInfo:
-        """What it holds now."""
+        """What is stored."""
         total_priority = self._sampler.total_priority(self._first, self._inserted)
         return ReplayInfo(self._inserted, self.size, total_priority)
 
     def insert(self, chunk: Transitions) -> ReplayInfo:
-        """Stores a chunk `[C]`, oldest first, and returns what it holds then.
-
-        The columns are copied: arrays that come out of a shared store are views that
-        would pin it.
-
-        Called by: the supervisor, for each chunk an actor made. Waits for: nothing.
-        After a restart: empty.
-        """
+        """Copies a chunk `[C]`, oldest first, into the columns; returns what is stored then."""
         if not len(chunk):
             return self.info
         columns = chunk.columns()
-        kept = min(len(chunk), self._capacity)  # of a chunk larger than the memory, the newest
+        kept = min(len(chunk), self._capacity)  # the newest of a chunk larger than the capacity
+        end = self._inserted + len(chunk)
         if chunk.frames is not None:
-            ids = self._add_frames(chunk, chunk.frames)  # [C', 2 * S]
+            store = self._frame_store(chunk.frames.layout, len(chunk.frames.key))
+            positions = np.concatenate([chunk.observation, chunk.next_observation], axis=1)  # [C, 2 * S]
+            ids = store.add(chunk.frames, positions, end)  # [C', 2 * S]
             columns["observation"], columns["next_observation"] = np.split(ids, 2, axis=1)
             kept = min(kept, len(ids))
-        self._inserted += len(chunk)
-        item_id = np.arange(self._inserted - kept, self._inserted)  # [C']
+        self._inserted = end
+        item_id = np.arange(end - kept, end)  # [C']
         self._ring.write(item_id, {name: column[-kept:] for name, column in columns.items()})
         self._sampler.insert(item_id, None if chunk.priority is None else chunk.priority[-kept:])
         self._evict()
         return self.info
 
-    def set_chunk(self, chunk: Transitions) -> ReplayInfo:
-        """Puts back rows `[C]` of a replay that was saved in another number of shards.
-
-        Called by: the driver, oldest first, on a replay that nothing else was inserted into,
-        in place of `set_rows`, `set_frames` and `set_index`. Waits for: nothing. After a
-        restart: all are needed again.
-        """
-        return self.insert(chunk)
-
-    def _add_frames(self, chunk: Transitions, frames: Frames) -> FrameIds:
-        """Stores the frames of a chunk, or of its newest rows if there are too many."""
-        store = self._frame_store(frames.layout, len(frames.key))
-        positions = np.concatenate([chunk.observation, chunk.next_observation], axis=1)  # [C, 2 * S]
-        return store.add(frames, positions, self._inserted + len(chunk))
-
     def _frame_store(self, layout: FrameLayout, chunk_frames: int) -> FrameStore:
-        """Where frames are kept, made when the first ones come."""
         if self._frames is None:
             self._chunk_frames = chunk_frames
-            room = frame_capacity(layout, self._capacity, chunk_frames)
-            self._frames = FrameStore(layout, room, max_age=self._capacity // 8)
+            capacity = frame_capacity(layout, self._capacity, chunk_frames)
+            self._frames = FrameStore(layout, capacity, max_age=self._capacity // 8)
         return self._frames
 
     def _evict(self) -> None:
-        """Lets go of the items that are overwritten, or some of whose frames are."""
+        """Removes the items that are overwritten, or that have lost a frame."""
         overwritten = max(self._first, self._inserted - self._capacity)
         self._first = max(overwritten, self._frames.first_item) if self._frames else overwritten
         if overwritten < self._first:
@@ -127,41 +105,31 @@ class Replay:
     def sample(
         self, batches: int, batch_size: int, importance_sampling_exponent: float = 0.0
     ) -> SampledBatches:
-        """Draws `batches` batches of `batch_size`, stacked to `[U, B]`, with their importance weights.
-
-        Called by: the supervisor on the learner's behalf, one call ahead, once pacing
-        has granted it. Waits for: nothing. After a restart: not called until `min_replay_size`
-        transitions are in again.
+        """Draws `U = batches` batches of `B = batch_size` transitions, `[U, B]`, with importance weights.
 
         Raises:
-            ValueError: nothing is stored yet.
+            ValueError: nothing is stored.
         """
-        item_id = self._drawn(batches * batch_size).reshape(batches, batch_size)  # [U, B]
-        probability = self._sampler.probability(self._first, self._inserted, item_id)  # [U, B]
-        weight = importance_weights(probability, self.size, importance_sampling_exponent)
-        return SampledBatches(self._rows(item_id), item_id, weight)
+        rows, shape = self.draw(batches * batch_size), (batches, batch_size)
+        columns: dict[str, Any] = rows.transitions.columns()
+        columns = {name: column.reshape(*shape, *column.shape[1:]) for name, column in columns.items()}
+        weight = importance_weights(rows.probability.reshape(shape), self.size, importance_sampling_exponent)
+        return SampledBatches(Transitions(**columns), rows.item_id.reshape(shape), weight)
 
     def draw(self, count: int) -> SampledRows:
-        """Draws `count` transitions `[C]`: the part of this shard in a learner call's batches.
-
-        Called by: like `sample`, where there are several shards. Waits for: nothing. After a
-        restart: not called until something is in again.
+        """Draws `count` transitions `[C]`, the part of this shard in the batches of a learner call.
 
         Raises:
-            ValueError: nothing is stored yet.
+            ValueError: nothing is stored.
         """
-        item_id = self._drawn(count)  # [C]
+        if self.size == 0:
+            raise ValueError("An empty replay cannot be sampled.")
+        item_id = self._sampler.sample(self._first, self._inserted, count, self._generator)  # [C]
         probability = self._sampler.probability(self._first, self._inserted, item_id)
         return SampledRows(self._rows(item_id), item_id, probability)
 
-    def _drawn(self, count: int) -> ItemIds:
-        """Ids `[C]` of items, by the sampler's distribution."""
-        if self.size == 0:
-            raise ValueError("An empty replay was drawn from: no transition is stored yet.")
-        return self._sampler.sample(self._first, self._inserted, count, self._generator)
-
     def _rows(self, item_id: ItemIds) -> Transitions:
-        """The items of `item_id` `[...]`."""
+        """The items `[C]` with these ids."""
         columns = self._ring.read(item_id)
         if self._frames is not None:
             for name in _IMAGES:
@@ -169,15 +137,9 @@ class Replay:
         return Transitions(**columns)
 
     def update_priorities(self, update: PriorityUpdate) -> ReplayInfo:
-        """Gives items new priorities; of an item named twice, the last one counts.
+        """Changes the priorities of items, ignoring evicted ones; returns what is stored.
 
-        Those that are too late, as their items have been overwritten, change nothing.
-
-        Called by: the supervisor, with what a learner's call returned. Waits for: nothing.
-        After a restart: changes nothing for items that are no longer stored.
-
-        Returns:
-            What it holds then.
+        The last priority of an item that occurs twice counts.
         """
         item_id, priority = update.item_id.ravel(), update.priority.ravel()  # [U * B]
         is_stored = (item_id >= self._first) & (item_id < self._inserted)
@@ -185,15 +147,11 @@ class Replay:
         return self.info
 
     def get_index(self) -> dict[str, Any]:
-        """All of its state but rows and frames, as of now.
+        """The state without rows and frames.
 
-        `rows_per_segment` and `frames_per_segment` are the lengths to call `segments` with,
-        for `get_rows` with `first` and `inserted`, and for `get_frames` with those of
-        `frames`; `frames` is None where there are none. Segments keep these lengths as long as
-        the environment is the same.
-
-        Called by: the driver, to begin a checkpoint. Waits for: nothing.
-        After a restart: says that nothing was ever inserted, until `set_index`.
+        `rows_per_segment` and `frames_per_segment` are the lengths to call `segments` with: the first
+        with `first` and `inserted`, the second with those of `frames` (None without images). They
+        do not change while the environment is the same.
         """
         frames = self._frames
         return {
@@ -208,87 +166,74 @@ class Replay:
         }
 
     def get_rows(self, begin: int, end: int) -> dict[str, Any]:
-        """The items with ids in `[begin, end)` that are stored now: `begin` and `columns` `[C, ...]`.
+        """The stored items with ids in `[begin, end)`: `begin`, `first` and `columns` `[C, ...]`.
 
-        Of images, these are the ids of their frames. If nothing is left, `C` is 0, and that
-        is saved, too: it says what is missing for good reason, as `first` of every segment does.
-
-        Called by: the driver, for each of the `segments` that it does not have yet, oldest
-        first, as these are overwritten first. Waits for: nothing. After a restart: empty.
+        For images, the columns hold frame ids. Segments without items are saved, too: their
+        `first` says that the missing rows were overwritten.
         """
         return self._ring.get_segment(begin, end, self._first, self._inserted)
 
     def get_frames(self, begin: int, end: int) -> dict[str, Any]:
-        """The frames with ids in `[begin, end)` that are stored now, like `get_rows`.
-
-        Called by: the driver, like `get_rows`. Waits for: nothing. After a restart: empty.
-        """
+        """The stored frames with ids in `[begin, end)`, in the form of `get_rows`."""
         if self._frames is None:
             return {"begin": begin, "first": 0, "columns": {}}
         return {**self._frame_settings(self._frames), **self._frames.get_frames(begin, end)}
 
     def set_rows(self, state: dict[str, Any]) -> None:
-        """Puts back what `get_rows` returned; the segments may come in any order.
-
-        Called by: the driver, before `set_index`, on a replay that nothing was inserted
-        into. Waits for: nothing. After a restart: all segments are needed again.
+        """Restores what `get_rows` returned, in any order of segments, before `set_index`.
 
         Raises:
-            ValueError: the segment does not fit the others, or something was inserted.
+            ValueError: the segment does not match the others, or the replay has items.
         """
         self._check_new()
         self._ring.set_segment(state)
 
     def set_frames(self, state: dict[str, Any]) -> None:
-        """Puts back what `get_frames` returned; the segments may come in any order.
-
-        Called by: the driver, before `set_index`, like `set_rows`. Waits for: nothing.
-        After a restart: all segments are needed again.
+        """Restores what `get_frames` returned, in any order of segments, before `set_index`.
 
         Raises:
-            ValueError: the segment does not fit the others, or something was inserted.
+            ValueError: the segment does not match the others, or the replay has items.
         """
         self._check_new()
         if state["columns"]:
             self._restored_frames(state).set_frames(state)
 
     def set_index(self, index: dict[str, Any]) -> ReplayInfo:
-        """Goes on where `get_index` was called, with the rows and frames that were put back.
+        """Restores what `get_index` returned, after all rows and frames; returns what is stored.
 
-        With all of them and the same arguments, it goes on bit for bit. What is missing at
-        the old end, or does not fit into a smaller `replay_capacity`, counts as overwritten, and
-        items that came after the index are dropped. Their ids are given away again:
-        priorities of batches drawn before may then belong to other items.
-
-        Called by: the driver, once, after all `set_rows` and `set_frames`. Waits for:
-        nothing. After a restart: everything has to be put back again.
-
-        Returns:
-            What it holds then.
+        With all segments and the same options, the restored replay continues bit for bit. Rows that
+        are missing at the old end, or exceed a smaller capacity, count as overwritten. Items
+        inserted after the index are dropped and their ids given to other items.
 
         Raises:
-            ValueError: it cannot: a segment is missing, or something was inserted. The
-                replay is of no use then; build another.
+            ValueError: a segment is missing, or the replay has items. It cannot be used then.
         """
         self._check_new()
-        first = self._ring.end_restoring(index["first"], index["inserted"])
+        first = self._ring.finish_restore(index["first"], index["inserted"])
         if index["frames"] is not None:
             store = self._restored_frames(index["frames"])
             store.set_index(index["frames"])
             if first < index["inserted"]:
-                needed = self._needed_frames(first, index["inserted"])
-                incomplete = np.flatnonzero(needed.min(axis=1) < store.oldest)
+                frame_ids = self._frame_ids(first, index["inserted"])
+                incomplete = np.flatnonzero(frame_ids.min(axis=1) < store.oldest)
                 first += int(incomplete[-1]) + 1 if len(incomplete) else 0
         self._first, self._inserted = first, index["inserted"]
         self._sampler.set_state(np.arange(first, self._inserted), index["sampler"])
         self._generator.bit_generator.state = index["generator"]
         is_valid, reason = self.check_valid()
         if not is_valid:
-            raise ValueError(f"The state of a replay contradicts itself: {reason}.")
+            raise ValueError(f"The restored replay is inconsistent: {reason}.")
         return self.info
 
+    def set_chunk(self, chunk: Transitions) -> ReplayInfo:
+        """Restores rows `[C]` from a checkpoint with another number of shards, oldest first.
+
+        It replaces `set_rows`, `set_frames` and `set_index`; returns what is stored.
+        """
+        return self.insert(chunk)
+
     def _frame_settings(self, store: FrameStore) -> dict[str, Any]:
-        """What the frame store was made with; goes with every segment, as any may come first."""
+        """The settings of the frame store, part of every segment because any may come first."""
         layout = store.layout
         return {
             "observation_shape": list(layout.observation_shape),
@@ -297,27 +242,26 @@ class Replay:
         }
 
     def _restored_frames(self, state: dict[str, Any]) -> FrameStore:
-        """A frame store like the one that was saved, in proportion to our own `replay_capacity`."""
+        """A frame store with the saved settings, sized for the current capacity."""
         layout = FrameLayout(tuple(state["observation_shape"]), state["stack_axis"])
         return self._frame_store(layout, state["chunk_frames"])
 
-    def _needed_frames(self, first: int, end: int) -> FrameIds:
+    def _frame_ids(self, first: int, end: int) -> FrameIds:
         """The frames `[C, 2 * S]` of the items with ids in `[first, end)`."""
         position = np.arange(first, end) % self._capacity
         return np.concatenate([self._ring.columns[name][position] for name in _IMAGES], axis=1)
 
     def _check_new(self) -> None:
-        """Refuses to put anything back where it would mix with other items."""
         if self._inserted:
-            raise ValueError(f"Nothing can be put back into a replay that has {self._inserted} items.")
+            raise ValueError(f"A replay with {self._inserted} items cannot be restored.")
 
     def check_valid(self) -> tuple[bool, str]:
-        """Whether frames and sampler agree with what is stored, and if not, how."""
+        """Whether frames and sampler agree with what is stored, and if not, the reason."""
         if self._frames is not None and self.size:
-            needed = self._needed_frames(self._first, self._inserted)
-            oldest, newest = int(np.min(needed)), int(np.max(needed))
+            frame_ids = self._frame_ids(self._first, self._inserted)
+            oldest, newest = int(np.min(frame_ids)), int(np.max(frame_ids))
             if oldest < self._frames.oldest:
-                return False, f"frame {oldest} is overwritten, and a stored item refers to it"
+                return False, f"a stored item refers to frame {oldest}, which is overwritten"
             if newest >= self._frames.end:
-                return False, f"frame {newest} has not come yet, and a stored item refers to it"
+                return False, f"a stored item refers to frame {newest}, which was never stored"
         return self._sampler.check_valid(self._first, self._inserted)

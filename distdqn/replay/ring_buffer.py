@@ -1,4 +1,4 @@
-"""Rows in preallocated columns, which can be taken out and put back in segments."""
+"""Preallocated columns of rows, saved and restored in segments."""
 
 import math
 from collections.abc import Mapping
@@ -11,21 +11,20 @@ from distdqn.types import AnyArray
 
 Ids = npt.NDArray[np.int64]
 
-_SEGMENT_BYTES = 4 * 2**20  # a call that copies as much takes a few milliseconds
+_SEGMENT_BYTES = 4 * 2**20  # copying as much takes a few milliseconds
 
 
 def segments(first: int, inserted: int, rows_per_segment: int) -> list[tuple[int, int]]:
-    """The ranges `(begin, end)` of ids, oldest first, in which `[first, inserted)` is saved.
+    """The ranges `(begin, end)` of ids, oldest first, in which rows `[first, inserted)` are saved.
 
-    All begin at multiples of `rows_per_segment`, whatever `first` is. One of full length
-    is complete: what it holds now, it holds until it is overwritten, so that it never has
-    to be saved again. After going back to an older checkpoint this is so only for those
-    that end by its `inserted`; the ids from there on are given to other rows.
+    All begin at multiples of `rows_per_segment`. A segment of full length is never saved again:
+    its rows do not change until they are overwritten. After a restore of an older checkpoint
+    this holds for segments that end by its `inserted`; later ids are given to other rows.
 
     Args:
         first: id of the oldest row.
-        inserted: one past the id of the newest.
-        rows_per_segment: length of all but the last, see `Replay.get_index`.
+        inserted: one past the id of the newest row.
+        rows_per_segment: length of all segments but the last, see `Replay.get_index`.
     """
     if first >= inserted:
         return []
@@ -34,22 +33,17 @@ def segments(first: int, inserted: int, rows_per_segment: int) -> list[tuple[int
 
 
 class Ring:
-    """The newest `replay_capacity` rows of some columns; row `i` lies at position `i % capacity`.
+    """The newest `capacity` rows of some columns: row `i` is at position `i % capacity`.
 
-    Who owns it counts the rows, and knows which of them are stored.
-
-    Attributes:
-        capacity: rows kept.
-        columns: `[capacity, ...]` by name; none before the first rows come.
+    The owner counts the rows and knows which are stored.
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.columns: dict[str, Any] = {}
-        # While segments are put back: the id at each position, and below which id rows had been
-        # overwritten when a segment was taken out.
-        self._restored = np.empty(0, np.int64)
-        self._overwritten = 0
+        self.columns: dict[str, Any] = {}  # [capacity, ...] by name; none before the first rows
+        # Only during a restore.
+        self._restored = np.empty(0, np.int64)  # [capacity], id at each position
+        self._overwritten = 0  # rows with lower ids may be missing
 
     @property
     def rows_per_segment(self) -> int:
@@ -58,7 +52,7 @@ class Ring:
         return max(1, _SEGMENT_BYTES // max(1, row_bytes))
 
     def write(self, ids: Ids, columns: Mapping[str, AnyArray]) -> None:
-        """Copies rows `[C, ...]` to the places of `ids` `[C]`, of which no two share one."""
+        """Copies rows `[C, ...]` to the positions of `ids` `[C]`, which must differ."""
         if not self.columns:
             self.columns = {
                 name: np.zeros((self.capacity, *column.shape[1:]), column.dtype)
@@ -74,27 +68,27 @@ class Ring:
         return {name: column[position] for name, column in self.columns.items()}
 
     def get_segment(self, begin: int, end: int, first: int, inserted: int) -> dict[str, Any]:
-        """The rows with ids in `[begin, end)` that are stored, these being `[first, inserted)`."""
+        """The rows with ids in `[begin, end)`, of which `[first, inserted)` are stored."""
         begin = max(begin, first)
         columns = self.read(np.arange(begin, min(end, inserted)))
         return {"begin": begin, "first": first, "columns": columns}
 
     def set_segment(self, segment: dict[str, Any]) -> None:
-        """Puts rows back. Segments may come in any order: of two rows for one place, the newer stays.
+        """Restores a segment, in any order: of two rows for one position, the newer stays.
 
         Raises:
-            ValueError: its columns are not alike in length, or not like those of others.
+            ValueError: its columns differ in length, or do not match those of other segments.
         """
         self._overwritten = max(self._overwritten, segment["first"])
         columns = segment["columns"]
         lengths = {len(column) for column in columns.values()}
-        if not lengths or lengths == {0}:
+        if not any(lengths):
             return
-        kinds = {name: (column.dtype, column.shape[1:]) for name, column in columns.items()}
-        own = {name: (column.dtype, column.shape[1:]) for name, column in self.columns.items()}
-        if len(lengths) > 1 or (own and own != kinds):
+        kinds = _kinds(columns)
+        own = _kinds(self.columns) or kinds
+        if len(lengths) > 1 or own != kinds:
             raise ValueError(
-                f"`segment` has columns of {sorted(lengths)} rows, {kinds}, which do not fit {own or kinds}."
+                f"`segment` has columns of {sorted(lengths)} rows, {kinds}, which do not fit {own}."
             )
         if not len(self._restored):
             self._restored = np.full(self.capacity, -1)
@@ -104,11 +98,11 @@ class Ring:
         self.write(ids[is_newer], newest)
         self._restored[ids[is_newer] % self.capacity] = ids[is_newer]
 
-    def end_restoring(self, first: int, inserted: int) -> int:
-        """The id from which on all rows up to `inserted` are there, at least `first`.
+    def finish_restore(self, first: int, inserted: int) -> int:
+        """The lowest id, at least `first`, from which all rows up to `inserted` are there.
 
-        Older ones may be missing: those that were overwritten before their segment was
-        taken out, and those whose places a newer row took.
+        Older rows may be missing: overwritten before their segment was saved, or by a newer row
+        during the restore.
 
         Raises:
             ValueError: any other row of `[first, inserted)` is missing.
@@ -121,5 +115,10 @@ class Ring:
             return inserted - len(ids)
         newest = int(ids[missing[-1]])
         if newest >= self._overwritten and restored[missing[-1]] < newest:
-            raise ValueError(f"Row {newest} is missing; those from {first} to {inserted} were saved.")
+            raise ValueError(f"Row {newest} is missing; the checkpoint has rows {first} to {inserted - 1}.")
         return newest + 1
+
+
+def _kinds(columns: Mapping[str, AnyArray]) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    """Dtype and shape of a row, by column."""
+    return {name: (column.dtype, column.shape[1:]) for name, column in columns.items()}

@@ -1,12 +1,11 @@
-"""Several replays drawn from as if they were one: who draws how much, and how parts become batches.
+"""Several replays sampled as if they were one.
 
-A shard knows nothing of the others. What one part needs to know of the whole, its share
-and the size of all, is put together here, by functions of numbers alone.
+A shard does not know the others. These functions decide how many draws each of them makes, and
+merge the results.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from distdqn.replay.frames import frame_capacity, make_frame_layout
 from distdqn.types import (
+    AnyArray,
     EnvironmentSpec,
     FloatArray,
     PriorityUpdate,
@@ -26,7 +26,7 @@ from distdqn.types import (
 
 
 def shard_capacities(capacity: int, shards: int) -> list[int]:
-    """What of `replay_capacity` each of the shards holds."""
+    """The capacity of each shard, equal but for rounding; the sum is `capacity`."""
     return [capacity // shards + (shard < capacity % shards) for shard in range(shards)]
 
 
@@ -37,25 +37,24 @@ def assign_shards(
     importance_sampling_exponent: float,
     generator: np.random.Generator,
 ) -> ShardAssignment:
-    """Spreads `U * B` draws over shards in proportion to their mass.
+    """Assigns `U * B` draws to shards in proportion to their total priority.
 
-    `E[draws of s] = U * B * mass_s / sum_k mass_k`
+    `E[draws of s] = U * B * total_priority_s / sum_k total_priority_k`
 
-    The numbers of draws are stratified: one random offset moves all borders between the
-    shards, so that each number is the whole one below or above its mean. Which draws they
-    are is random.
+    The numbers of draws are stratified: one random offset moves all borders between shards, so
+    each number is its mean rounded up or down. The order of the draws is random.
 
     Args:
-        stocks: of all shards, at least one with a mass above 0.
+        replay_infos: of all shards, at least one with a total priority above 0.
         batches: `U`.
         batch_size: `B`.
         importance_sampling_exponent: of the importance weights.
-        generator: all randomness comes from it.
+        generator: the only source of randomness.
     """
     count = batches * batch_size
     total_priority = np.array([info.total_priority for info in replay_infos], np.float64)  # [S]
     until = np.cumsum(total_priority)  # [S]
-    until /= until[-1]  # 1 from the last mass on, exactly: a shard without any is not drawn from
+    until /= until[-1]  # exactly 1 after the last positive one: shards without priority get no draws
     borders = np.minimum(np.floor(until * count + generator.random()), count).astype(np.int64)
     shard = np.repeat(np.arange(len(total_priority), dtype=np.int16), np.diff(borders, prepend=0))  # [U * B]
     return ShardAssignment(
@@ -66,51 +65,57 @@ def assign_shards(
     )
 
 
-def merge(split: ShardAssignment, parts: Sequence[SampledRows]) -> SampledBatches:
-    """The batches `[U, B]` of which every shard has drawn its part.
+def merge(assignment: ShardAssignment, parts: Sequence[SampledRows]) -> SampledBatches:
+    """The batches `[U, B]` from the parts of all shards.
 
     The probability of a draw is that of its shard times that within the shard, so the
     importance weights are those of one replay with all items.
 
     Args:
-        split: from which shard each draw is.
-        parts: of the shards that were drawn from, in their order; each `[C, ...]`.
+        assignment: the shard of each draw.
+        parts: `[C, ...]` of each shard with draws, in the order of the shards.
     """
-    shape = split.shard.shape
-    places = _places(split)
-    columns: dict[str, Any] = {
-        field.name: _joined([getattr(part.transitions, field.name) for part in parts], places, shape)
-        for field in fields(Transitions)
-        if field.name not in ("priority", "frames")
-    }
-    probability = [
-        part.probability * split.shard_probability[shard]
-        for part, shard in zip(parts, split.counts, strict=True)
-    ]
-    weight = importance_weights(
-        _joined(probability, places, shape), split.size, split.importance_sampling_exponent
+    positions = _positions(assignment)
+
+    def join(rows: Sequence[AnyArray]) -> Any:
+        joined = np.empty((assignment.shard.size, *rows[0].shape[1:]), rows[0].dtype)  # [U * B, ...]
+        for at, part in zip(positions, rows, strict=True):
+            joined[at] = part
+        return joined.reshape(*assignment.shard.shape, *joined.shape[1:])  # [U, B, ...]
+
+    names = parts[0].transitions.columns()
+    columns = {name: join([getattr(part.transitions, name) for part in parts]) for name in names}
+    probability = join(
+        [
+            part.probability * assignment.shard_probability[shard]
+            for part, shard in zip(parts, assignment.counts, strict=True)
+        ]
     )
-    item_id = _joined([part.item_id for part in parts], places, shape)
-    return SampledBatches(Transitions(**columns), item_id, weight)
+    weight = importance_weights(probability, assignment.size, assignment.importance_sampling_exponent)
+    return SampledBatches(Transitions(**columns), join([part.item_id for part in parts]), weight)
 
 
-def split_update(split: ShardAssignment, update: PriorityUpdate) -> list[PriorityUpdate]:
-    """The part `[C]` of an update `[U, B]` for each shard that was drawn from, in the order of the draws."""
+def split_update(assignment: ShardAssignment, update: PriorityUpdate) -> list[PriorityUpdate]:
+    """The part `[C]` of an update `[U, B]` for each shard with draws, in the order of the draws."""
     item_id, priority = update.item_id.ravel(), update.priority.ravel()  # [U * B]
-    return [PriorityUpdate(item_id[places], priority[places]) for places in _places(split)]
+    return [PriorityUpdate(item_id[at], priority[at]) for at in _positions(assignment)]
+
+
+def _positions(assignment: ShardAssignment) -> list[npt.NDArray[np.intp]]:
+    """The positions of each shard's draws among all `U * B`."""
+    shard = assignment.shard.ravel()
+    return [np.flatnonzero(shard == index) for index in assignment.counts]
 
 
 def importance_weights(
     probability: npt.NDArray[np.float64], size: int, importance_sampling_exponent: float
 ) -> FloatArray:
-    """`(size * probability)^-importance_sampling_exponent`, divided by the largest of its batch.
-
-    So that it only ever makes a step smaller.
+    """`(size * probability)^-importance_sampling_exponent`, divided by the maximum of its batch.
 
     Args:
-        probability: `[U, B]`, how likely one draw was to give each item.
-        size: transitions that could be drawn.
-        importance_sampling_exponent: 0 makes all weights 1, 1 undoes the sampling fully.
+        probability: `[U, B]`, of each item in one draw.
+        size: stored transitions.
+        importance_sampling_exponent: 0 makes all weights 1; 1 corrects the sampling fully.
 
     Returns:
         `[U, B]` in (0, 1].
@@ -122,30 +127,13 @@ def importance_weights(
     return weight.astype(np.float32)
 
 
-def _places(split: ShardAssignment) -> list[npt.NDArray[np.intp]]:
-    """Of each shard that is drawn from, where in the `U * B` draws its own are."""
-    shard = split.shard.ravel()
-    return [np.flatnonzero(shard == index) for index in split.counts]
-
-
-def _joined(
-    parts: Sequence[npt.NDArray[Any]], places: Sequence[npt.NDArray[np.intp]], shape: tuple[int, ...]
-) -> npt.NDArray[Any]:
-    """`[U, B, ...]` with the rows of each part `[C, ...]` at its places."""
-    row_shape = parts[0].shape[1:]
-    whole = np.empty((shape[0] * shape[1], *row_shape), parts[0].dtype)
-    for part, at in zip(parts, places, strict=True):
-        whole[at] = part
-    return whole.reshape(*shape, *row_shape)
-
-
 def replay_bytes(capacity: int, spec: EnvironmentSpec, prioritized: bool = False) -> int:
-    """Bytes of a full replay, except room for the frames of one chunk.
+    """Bytes of a full replay, without the extra frames of one chunk.
 
     Args:
-        capacity: most transitions kept.
+        capacity: maximum number of transitions.
         spec: of the environment.
-        prioritized: whether there is a sum tree, too.
+        prioritized: whether it has a sum tree.
     """
     tree = 2 * 8 << (capacity - 1).bit_length() if prioritized else 0
     numbers = capacity * 3 * 4 + tree  # action, reward, discount
@@ -153,5 +141,5 @@ def replay_bytes(capacity: int, spec: EnvironmentSpec, prioritized: bool = False
         return numbers + capacity * 2 * 4 * math.prod(spec.observation_shape)
     layout = make_frame_layout(spec.observation_shape, spec.observation_high)
     frame_ids = capacity * 2 * 8 * layout.frames
-    frame_bytes = math.prod(layout.frame_shape) + 8  # its pixels and its key
+    frame_bytes = math.prod(layout.frame_shape) + 8  # pixels and key
     return numbers + frame_ids + frame_capacity(layout, capacity) * frame_bytes

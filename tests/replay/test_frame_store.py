@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from distdqn.replay.frames import FrameStore, fitting, frame_capacity
+from distdqn.replay.frames import FrameStore, frame_capacity, newest_rows
 from distdqn.types import FrameLayout, Frames
 
 LAYOUT = FrameLayout((1, 1), None)
@@ -111,14 +111,14 @@ def test_chunk_with_too_many_frames_keeps_its_newest_transitions():
 
 
 @pytest.mark.parametrize(("capacity", "rows"), [(5, 4), (4, 3), (3, 2), (2, 1)])
-def test_fitting_keeps_as_many_of_the_newest_rows_as_possible(capacity, rows):
+def test_newest_rows_keeps_as_many_of_the_newest_rows_as_possible(capacity, rows):
     positions = np.array([[0, 1], [1, 2], [2, 3], [3, 4]])
 
-    assert fitting(positions, capacity).tolist() == positions[-rows:].tolist()
+    assert newest_rows(positions, capacity).tolist() == positions[-rows:].tolist()
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_fitting_agrees_with_counting_the_frames_of_every_tail(seed):
+def test_newest_rows_agrees_with_counting_the_frames_of_every_tail(seed):
     generator = np.random.default_rng(seed)
     positions = generator.integers(0, 30, size=(int(generator.integers(1, 20)), 4))
     capacity = int(generator.integers(4, 30))
@@ -126,7 +126,7 @@ def test_fitting_agrees_with_counting_the_frames_of_every_tail(seed):
     tails = [positions[row:] for row in range(len(positions))]
 
     expected = next(tail for tail in tails if len(np.unique(tail)) <= capacity)
-    assert fitting(positions, capacity).tolist() == expected.tolist()
+    assert newest_rows(positions, capacity).tolist() == expected.tolist()
 
 
 def test_store_has_room_for_old_references_and_one_chunk():

@@ -144,7 +144,7 @@ def test_item_that_needs_a_frame_which_never_came_is_refused():
     index, rows, frames = saved_images()
     index["frames"]["inserted"] -= 1
 
-    with pytest.raises(ValueError, match="has not come yet"):
+    with pytest.raises(ValueError, match="was never stored"):
         restore(make_replay(60), (index, rows, frames))
 
 

@@ -92,7 +92,7 @@ def test_newest_rows_stay_in_whatever_order_segments_come(seed):
     for begin, end in generator.permutation(segments(first, inserted, length)).tolist():
         ring.set_segment(segment(begin, end))
 
-    begin = ring.end_restoring(first, inserted)
+    begin = ring.finish_restore(first, inserted)
 
     assert begin == max(first, inserted - capacity)
     ids = np.arange(begin, inserted)
@@ -101,17 +101,17 @@ def test_newest_rows_stay_in_whatever_order_segments_come(seed):
 
 
 def test_rows_older_than_the_first_one_do_not_come_back():
-    assert restored_ring(8, (12, 20)).end_restoring(14, 20) == 14
+    assert restored_ring(8, (12, 20)).finish_restore(14, 20) == 14
 
 
 def test_rows_overwritten_before_their_segment_was_taken_out_may_be_missing():
     ring = restored_ring(8, (12, 14), (15, 16, 15), (16, 20))  # 14 was overwritten after 12 was taken
 
-    assert ring.end_restoring(12, 20) == 15
+    assert ring.finish_restore(12, 20) == 15
 
 
 def test_all_rows_may_have_been_overwritten():
-    assert restored_ring(4, (30, 30, 30)).end_restoring(12, 16) == 16
+    assert restored_ring(4, (30, 30, 30)).finish_restore(12, 16) == 16
 
 
 @pytest.mark.parametrize("missing", [12, 13, 15])
@@ -119,23 +119,23 @@ def test_row_missing_for_no_reason_is_refused(missing):
     ring = restored_ring(8, (12, missing, 12), (missing + 1, 16, 12))
 
     with pytest.raises(ValueError, match=f"Row {missing} is missing"):
-        ring.end_restoring(12, 16)
+        ring.finish_restore(12, 16)
 
 
 def test_all_rows_missing_for_no_reason_are_refused():
     with pytest.raises(ValueError, match="Row 15 is missing"):
-        Ring(4).end_restoring(12, 16)
+        Ring(4).finish_restore(12, 16)
 
 
 def test_rows_that_came_after_the_index_are_left_out():
     ring = restored_ring(8, (12, 16), (16, 18))  # rows 16 and 17 after it
 
-    assert ring.end_restoring(12, 16) == 12
+    assert ring.finish_restore(12, 16) == 12
     assert ring.read(np.arange(12, 16))["number"].tolist() == [12, 13, 14, 15]
 
 
 def test_rows_that_came_after_the_index_may_have_taken_the_places_of_the_oldest():
-    assert restored_ring(4, (12, 16), (16, 18)).end_restoring(12, 16) == 14
+    assert restored_ring(4, (12, 16), (16, 18)).finish_restore(12, 16) == 14
 
 
 @pytest.mark.parametrize(
