@@ -1,16 +1,17 @@
-"""Kills roles of a run at random, again and again, and says what that cost.
+"""Kills random roles of a run again and again, and reports what that cost.
 
     python benchmarks/chaos.py --seconds 300 --every 4 --seed 0 --actors 4 --output chaos.json
 
 Trains CartPole-v1 and sends SIGKILL to the process of one role after another, by the ids in
 `status.json`. Roles are drawn from a deck of ten cards (5 actors, 2 replays, 2 evaluators, 1
-learner) that is shuffled again once it is used up: a learner takes longest to come back, and
-learning goes on between two of its deaths. A card whose role is not back yet waits.
+learner), which is shuffled again when it is empty. The learner is rare because it needs the longest
+time to restart, and learning should continue between two kills. A role that has not restarted yet is
+not killed again.
 
-Ends with 1 if anything was lost that must not be: a role did not come back, a learner or
-replay began before the newest checkpoint there was, or CartPole is not solved at the end: the best
-weights over 100 fresh episodes, and the median evaluation of the last fifth of the run. (Single
-evaluations of a DQN that goes on for long fall short now and then, with and without chaos.)
+The exit code is 1 if a role did not restart, if a learner or replay started from an older checkpoint
+than the newest, or if CartPole is not solved at the end: by the best weights over 100 fresh episodes,
+and by the median evaluation of the last fifth of the run. (Single evaluations of a DQN that trains for
+long fall below the goal sometimes, also without kills.)
 """
 
 import argparse
@@ -40,8 +41,8 @@ SOLVED = 475.0
 _POLL_SECONDS = 0.1
 _PROGRESS_SECONDS = 10.0
 _END_SECONDS = 60.0
-_BACK_SECONDS = 90.0  # longest that a role may take to come back
-# Counters that a restored role sets back, to what the checkpoint held.
+_RESTART_SECONDS = 90.0  # the most that a role may need to restart
+# Counters that a restored role sets back to those of the checkpoint.
 _RESTORED = {"learner": "learner_steps", "replay": "inserted"}
 
 Json = dict[str, Any]
@@ -49,25 +50,17 @@ Json = dict[str, Any]
 
 @dataclass
 class Kill:
-    """One process killed, and what became of its role.
+    """One killed process, and the restart of its role."""
 
-    Attributes:
-        seconds: since the run began to learn.
-        role: as in `status.json`.
-        pid: of the process.
-        restarts: of such roles before it.
-        kept: for learner and replay, what the newest checkpoint before it held.
-        restored: for learner and replay, what the new one began with.
-        back_seconds: until another process had its place; for the learner, until it learned.
-    """
-
-    seconds: float
-    role: str
+    seconds: float  # since the first learner step
+    role: str  # as in `status.json`
     pid: int
-    restarts: int
-    kept: int | None = None
-    restored: int | None = None
-    back_seconds: float | None = None
+    restarts: int  # of all roles of this kind before
+    kept: int | None = None  # of learner and replay: the counter in the newest checkpoint before
+    restored: int | None = None  # of learner and replay: the counter of the new process at its start
+    back_seconds: float | None = (
+        None  # until another process had its place; for the learner, until it learned
+    )
 
     @property
     def kind(self) -> str:
@@ -76,11 +69,11 @@ class Kill:
 
     @property
     def lost_beyond(self) -> int:
-        """What the newest checkpoint held and the new process did not."""
+        """How far the new process started before the newest checkpoint."""
         return 0 if self.kept is None or self.restored is None else max(0, self.kept - self.restored)
 
-    def look(self, status: Json, seconds: float) -> None:
-        """Takes note of the role's return, if `status` tells of it."""
+    def update(self, status: Json, seconds: float) -> None:
+        """Records the restart of the role once `status` shows it."""
         counters = status["counters"]
         if self.kind in _RESTORED and self.restored is None:
             if counters[f"{self.kind}_restarts"] > self.restarts:
@@ -94,7 +87,7 @@ class Kill:
 
 @dataclass
 class Chaos:
-    """What is killed when, by a seed alone as far as timing allows."""
+    """Chooses which process is killed and when, from a seed as far as timing allows."""
 
     every: float
     seed: int
@@ -107,11 +100,11 @@ class Chaos:
 
     @property
     def missing(self) -> list[Kill]:
-        """Kills whose role is not back."""
+        """Kills whose role has not restarted."""
         return [kill for kill in self.kills if kill.back_seconds is None]
 
     def victim(self, seconds: float, status: Json) -> tuple[str, int] | None:
-        """Role and process to be killed now, if it is time and one is up."""
+        """Role and process to kill now, if it is time and one is up."""
         if seconds < self._next:
             return None
         if not self._deck:
@@ -129,7 +122,7 @@ class Chaos:
 
 
 class Run(Driver):
-    """A run of `distdqn run` that goes on until it is ended."""
+    """A `distdqn run` without an end of its own."""
 
     def __init__(self, run_dir: Path, actors: int, seed: int) -> None:
         options = {"actors": actors, "seed": seed, "target-return": "none", "max-env-steps": 10**9}
@@ -142,23 +135,23 @@ class Run(Driver):
         return json.loads(path.read_text()) if path.exists() else None
 
     def status(self) -> Json:
-        """Of the run, which must be going on.
+        """The status of the run.
 
         Raises:
-            SystemExit: it has ended.
+            SystemExit: the run has ended.
         """
         if self.process.poll() is not None:
             sys.exit(f"The run ended by itself with {self.process.returncode}:\n{self.output()}")
         return self.read("status.json") or {"counters": {"learner_steps": 0}, "roles": []}
 
     def evaluations(self) -> list[tuple[float, float]]:
-        """Seconds since the program started and mean return of each."""
+        """Seconds since the start of the program and mean return of each."""
         lines = map(json.loads, (self.run_dir / "metrics.jsonl").read_text().splitlines())
         pairs = ((line["wall_seconds"], line["eval_return_mean"]) for line in lines)
         return [(seconds, mean) for seconds, mean in pairs if mean is not None]
 
     def kept(self, kind: str) -> int:
-        """What the newest checkpoint holds: learner steps, or transitions that went into replay."""
+        """The counter in the newest checkpoint: learner steps, or inserted transitions."""
         store = Store(str(self.run_dir / "checkpoints"))
         while numbers := store.numbers():
             try:
@@ -171,7 +164,7 @@ class Run(Driver):
         return 0
 
     def end(self) -> tuple[int, int]:
-        """Ends it as Ctrl-C does; returns its exit code and how many processes it left behind."""
+        """Ends it like Ctrl-C; returns its exit code and the number of processes that it left behind."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -186,14 +179,14 @@ def pids_of(status: Json) -> dict[str, int | None]:
 
 
 def torment(run: Run, chaos: Chaos, seconds: float) -> None:
-    """Kills roles of a run that learns for some `seconds`, then waits for those not back."""
+    """Kills roles of a learning run for `seconds`, then waits for the last restarts."""
     begin, told = time.monotonic(), 0.0
     while True:
         now, status = time.monotonic() - begin, run.status()
         for kill in chaos.missing:
-            kill.look(status, now)
+            kill.update(status, now)
         is_over = now >= seconds
-        if is_over and (not chaos.missing or now >= seconds + _BACK_SECONDS):
+        if is_over and (not chaos.missing or now >= seconds + _RESTART_SECONDS):
             return
         if not is_over and (victim := chaos.victim(now, status)):
             role, pid = victim
@@ -211,15 +204,15 @@ def torment(run: Run, chaos: Chaos, seconds: float) -> None:
 def _progress(now: float, seconds: float, chaos: Chaos, counters: Json) -> str:
     lost = {name: counters[f"lost_{name}"] for name in ("learner_steps", "transitions", "rollouts")}
     words = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in lost.items())
-    away = ", ".join(kill.role for kill in chaos.missing) or "nobody"
+    down = ", ".join(kill.role for kill in chaos.missing) or "none"
     return (
-        f"{now:4.0f} of {seconds:.0f} s  {len(chaos.kills)} kills  away: {away}  "
+        f"{now:4.0f} of {seconds:.0f} s  {len(chaos.kills)} kills  down: {down}  "
         f"learner steps {counters['learner_steps']:,}  lost: {words}"
     )
 
 
 def late_median(evaluations: Sequence[tuple[float, float]]) -> float:
-    """Of the evaluations in the last fifth of the time, pairs of seconds and mean return."""
+    """Median of the evaluations (pairs of seconds and mean return) in the last fifth of the time."""
     end = evaluations[-1][0]
     return statistics.median(mean for seconds, mean in evaluations if seconds >= 0.8 * end)
 
@@ -234,7 +227,7 @@ def evaluation_of(run_dir: Path, *options: str) -> float:
 
 
 def report_of(run: Run, chaos: Chaos, exit_code: int, left: int) -> Json:
-    """Everything that was seen, as JSON."""
+    """All results as JSON."""
     summary = run.read("summary.json") or {}
     roles = {}
     for kind in dict.fromkeys(DECK):
@@ -244,7 +237,7 @@ def report_of(run: Run, chaos: Chaos, exit_code: int, left: int) -> Json:
             "injected": len(kills),
             "recovered": len(back),
             "median_seconds": statistics.median(back) if back else None,
-            "most_seconds": max(back, default=None),
+            "maximum_seconds": max(back, default=None),
             "lost_beyond_checkpoint": sum(kill.lost_beyond for kill in kills),
         }
     names = ("lost_learner_steps", "lost_transitions", "lost_rollouts", "episodes_lost")
@@ -260,13 +253,13 @@ def report_of(run: Run, chaos: Chaos, exit_code: int, left: int) -> Json:
 
 
 def mistakes_of(report: Json) -> list[str]:
-    """What must not be, one line each."""
+    """One line for each broken promise."""
     found = []
     for kind, role in report["roles"].items():
         if role["recovered"] < role["injected"]:
-            found.append(f"{kind}: {role['injected']} killed, {role['recovered']} came back")
+            found.append(f"{kind}: {role['injected']} killed, {role['recovered']} restarted")
         if role["lost_beyond_checkpoint"]:
-            found.append(f"{kind}: {role['lost_beyond_checkpoint']} lost though a checkpoint held them")
+            found.append(f"{kind}: {role['lost_beyond_checkpoint']} lost that a checkpoint held")
     if report["exit_code"] != 130:
         found.append(f"the run ended with {report['exit_code']} after Ctrl-C, not 130")
     if report["left"]:
@@ -278,7 +271,7 @@ def mistakes_of(report: Json) -> list[str]:
 
 
 def faults_of(report: Json) -> Json:
-    """What benchmarks/reliability.py counts, by the rows of docs/reliability.md."""
+    """Counts for benchmarks/reliability.py, by the rows of docs/reliability.md."""
     lost = report["lost"]
     lost_by = {
         "actor": {"rollouts": lost["lost_rollouts"]},
@@ -296,32 +289,32 @@ def faults_of(report: Json) -> Json:
 
 
 def says(report: Json) -> list[str]:
-    """What docs/reliability.md tells of it."""
+    """The text for docs/reliability.md."""
     lost, made = report["lost"], report["made"]
     lines = [
-        f"`{report['command']}`: {report['injected']} processes killed. The run made "
-        f"{made['learner_steps']:,} learner steps and {made['env_steps']:,} env steps; "
+        f"`{report['command']}` killed {report['injected']} processes. The run made "
+        f"{made['learner_steps']:,} learner steps and {made['env_steps']:,} env steps, and lost "
         f"{lost['lost_learner_steps']:,} learner steps, {lost['lost_transitions']:,} transitions and "
-        f"{lost['lost_rollouts']:,} rollouts were lost. The median evaluation of its last fifth "
-        f"is {report['late']:.1f}; over 100 fresh episodes its best weights reach {report['best']:.1f}, "
-        f"its last {report['last']:.1f}.",
+        f"{lost['lost_rollouts']:,} rollouts. The median evaluation of its last fifth is "
+        f"{report['late']:.1f}. Over 100 fresh episodes its best weights reach {report['best']:.1f} and its "
+        f"last weights {report['last']:.1f}.",
         "",
-        "| role | killed | came back | seconds until then, median (most) | lost beyond a checkpoint |",
+        "| role | killed | restarted | seconds until then, median (maximum) | lost beyond a checkpoint |",
         "|--|--|--|--|--|",
     ]
     for kind, role in report["roles"].items():
-        back = f"{role['median_seconds']:.1f} ({role['most_seconds']:.1f})" if role["recovered"] else "-"
+        back = f"{role['median_seconds']:.1f} ({role['maximum_seconds']:.1f})" if role["recovered"] else "-"
         counts = f"{role['injected']} | {role['recovered']} | {back} | {role['lost_beyond_checkpoint']:,}"
         lines.append(f"| {kind} | {counts} |")
     return lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Makes the run, writes the report, and says what was wrong."""
+    """Makes the run, writes the report, and prints broken promises."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=300.0, help="of killing (default: 300)")
+    parser.add_argument("--seconds", type=float, default=300.0, help="duration (default: 300)")
     parser.add_argument("--every", type=float, default=4.0, help="mean seconds between kills (default: 4)")
-    parser.add_argument("--seed", type=int, default=0, help="who is killed when (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of the run and of the kills (default: 0)")
     parser.add_argument("--actors", type=int, default=4, help="number of actors (default: 4)")
     parser.add_argument("--output", type=Path, help="file for the report as JSON")
     options = parser.parse_args(arguments)
@@ -349,7 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.output:
         options.output.write_text(json.dumps(report, indent=1) + "\n")
     print("\n".join(report["says"]))
-    print("\n".join(report["mistakes"]) or "Nothing was lost that must not be.")
+    print("\n".join(report["mistakes"]) or "Every promise was kept.")
     return bool(report["mistakes"])
 
 

@@ -1,13 +1,12 @@
-"""What checkpoints of a large replay cost the learner while it learns.
+"""Measures what checkpoints of a large replay cost the learner.
 
     python benchmarks/checkpoint_cost.py --output cost.json
-    python benchmarks/checkpoint_cost.py --once --window 60     # as a run by default makes them
+    python benchmarks/checkpoint_cost.py --once --window 60     # as often as a run makes them by default
 
-Fills replay with a million transitions of CartPole-v1, then takes turns: a window without any
-checkpoint, a window in which one of the whole replay is made after another, every segment anew,
-which is more than any run does, or with `--once` a single one. Prints learner steps/s in both, the
-longest time that the learner was not in a call of `learn`, and how long each kind of call for a
-checkpoint kept a role busy.
+Fills replay with a million transitions of CartPole-v1. Then windows without checkpoints alternate with
+windows in which checkpoints of the whole replay follow each other and write every segment, which no run
+does; with `--once` such a window has one checkpoint. Prints the learner steps/s of both, the longest time
+that the learner was not in a call of `learn`, and how long each kind of call kept a role busy.
 """
 
 import argparse
@@ -42,7 +41,7 @@ from distdqn.training.stopping import StopRequest
 
 
 def timed(role: type[Any], *methods: str) -> type[Any]:
-    """The role with a method `timings`: begin and end of each call of `methods` so far."""
+    """The role with an added method `timings`: begin and end of each call of `methods`."""
 
     class Timed(role):
         def timings(self) -> dict[str, list[tuple[float, float]]]:
@@ -53,7 +52,7 @@ def timed(role: type[Any], *methods: str) -> type[Any]:
 
         @functools.wraps(method)
         def call(self: Any, *arguments: Any, **options: Any) -> Any:
-            begin = time.monotonic()  # on one machine the same clock for all processes
+            begin = time.monotonic()  # the same clock in all processes of one machine
             result = method(self, *arguments, **options)
             self.__dict__.setdefault("_timings", {}).setdefault(name, []).append((begin, time.monotonic()))
             return result
@@ -66,12 +65,12 @@ def timed(role: type[Any], *methods: str) -> type[Any]:
 
 
 class Turns(AsyncCheckpointer):
-    """Makes checkpoints in every second window, of all segments anew, from when replay is full."""
+    """Makes checkpoints of all segments in every second window, once replay is full."""
 
     def prepare(
         self, checkpoints: Checkpointer, metrics: Metrics, size: int, window: float, once: bool
     ) -> None:
-        """Says how long a window is, how much has to be in before the first, and if one checkpoint is all."""
+        """Sets the length of a window, the transitions before the first, and whether to make one each."""
         self._all, self._metrics, self._size, self._window = checkpoints, metrics, size, window
         self._once, self._last = once, -1
         self.begin: float | None = None  # of the first window
@@ -79,10 +78,10 @@ class Turns(AsyncCheckpointer):
         self._begun: float | None = None
 
     def advance(self, calls: Any, workers: Any) -> None:
-        """Takes the next step of a checkpoint, if this is a window for it."""
+        """Advances a checkpoint if this is a window for it."""
         now = time.monotonic()
         if self.begin is None:
-            # A while after the first learner steps: by then the learner has all it waited for.
+            # Some time after the first learner steps, when the backlog of the learner is used up.
             if self._metrics.counters.inserted < self._size or self._metrics.counters.learner_steps < 5000:
                 return
             self.begin = now
@@ -101,7 +100,7 @@ class Turns(AsyncCheckpointer):
 
 
 def window_of(at: float, begin: float, window: float) -> int:
-    """Number of the window that a time lies in; checkpoints are made in the odd ones."""
+    """Number of the window that contains `at`. Odd windows have checkpoints."""
     return int((at - begin) // window)
 
 
@@ -110,12 +109,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--transitions", type=int, default=1_000_000, help="in replay (default: 1,000,000)")
     parser.add_argument("--window", type=float, default=20.0, help="seconds of a window (default: 20)")
-    parser.add_argument("--pairs", type=int, default=3, help="windows without and with (default: 3)")
-    parser.add_argument("--once", action="store_true", help="one checkpoint in each window that has any")
-    parser.add_argument("--prioritized", action="store_true", help="with priorities, which are saved, too")
-    parser.add_argument("--output", type=Path, help="file for all of it as JSON")
+    parser.add_argument("--pairs", type=int, default=3, help="pairs of windows (default: 3)")
+    parser.add_argument("--once", action="store_true", help="one checkpoint per window with checkpoints")
+    parser.add_argument("--prioritized", action="store_true", help="with priorities, which are saved as well")
+    parser.add_argument("--output", type=Path, help="file for the results as JSON")
     options = parser.parse_args()
-    # What the builders build.
+    # The builders make these.
     builders.Learner = timed(Learner, "learn", "get_state")
     builders.Replay = timed(Replay, "sample", "get_index", "get_rows")
     with tempfile.TemporaryDirectory() as folder:
@@ -136,7 +135,7 @@ def main() -> int:
 def measure(
     folder: Path, transitions: int, window: float, pairs: int, prioritized: bool, once: bool
 ) -> dict[str, Any]:
-    """Runs until all windows are over; returns what was measured in them."""
+    """Runs until all windows are over; returns the measurements."""
     config = Config(
         actors=2,
         envs_per_actor=64,
@@ -181,13 +180,13 @@ def measure(
 
 
 class _StopAfter:
-    """A budget of seconds from when the first window begins."""
+    """A budget of seconds from the begin of the first window."""
 
     def __init__(self, saver: Turns, seconds: float) -> None:
         self._saver, self._seconds = saver, seconds
 
     def env_steps_left(self, env_steps: int) -> int:
-        """More than anyone takes."""
+        """More than a run takes."""
         return 10**9 - env_steps
 
     def is_out_of_time(self, seconds: float) -> bool:  # noqa: ARG002
@@ -202,7 +201,7 @@ class _StopAfter:
 def judge(
     timings: dict[str, Any], saver: Turns, updates: int, window: float, pairs: int, once: bool
 ) -> dict[str, Any]:
-    """Rates, gaps and durations from when each call began and ended."""
+    """Rates, gaps and durations, from the begin and end of each call."""
     begin = saver.begin or 0.0
     learn = [call for call in timings["learner"]["learn"] if begin <= call[0] < begin + 2 * pairs * window]
     steps: dict[int, int] = defaultdict(int)
@@ -231,10 +230,9 @@ def judge(
     how = f"one in each {window:g} s" if once else "one after another"
     return {
         "says": [
-            f"While {len(saver.made)} checkpoints were made, {how}, {seconds:.2f} s each,",
-            f"there were {ratio:.3f} times as many learner steps/s as in the time between; the learner was",
-            f"without work for {1000 * pauses[1]:.0f} ms at most, and {1000 * pauses[0]:.0f} ms in the time",
-            "between.",
+            f"Windows with {len(saver.made)} checkpoints, {how}, of {seconds:.2f} s each, had",
+            f"{ratio:.3f} times the learner steps/s of the windows between. The learner was idle for at most",
+            f"{1000 * pauses[1]:.0f} ms, and {1000 * pauses[0]:.0f} ms in the windows between.",
         ],
         "seconds_per_checkpoint": _spread([end - start for start, end in saver.made]),
         "learner_steps_per_second": per_kind,
@@ -248,7 +246,7 @@ def judge(
 
 
 def _spread(values: list[float]) -> dict[str, float]:
-    """Count, median and largest."""
+    """Count, median, 99th percentile and maximum."""
     if not values:
         return {"count": 0}
     ordered = sorted(values)
@@ -256,7 +254,7 @@ def _spread(values: list[float]) -> dict[str, float]:
         "count": len(values),
         "median": round(statistics.median(values), 5),
         "99 %": round(ordered[int(0.99 * len(ordered))], 5),
-        "most": round(ordered[-1], 5),
+        "maximum": round(ordered[-1], 5),
     }
 
 

@@ -1,4 +1,4 @@
-"""The command `distdqn run` as a process that can be killed, and what it leaves behind."""
+"""`distdqn run` as a process that can be killed, and the files and processes that it leaves."""
 
 import contextlib
 import json
@@ -22,15 +22,10 @@ _TAIL_BYTES = 16_384  # of metrics, more than a few lines
 
 
 class Driver:
-    """`python -m distdqn.run` with a private Ray of its own, whose files are in a folder of its own.
-
-    Attributes:
-        run_dir: folder of the run.
-        process: the started command.
-    """
+    """`python -m distdqn.run` with a private Ray that has its own folder for files."""
 
     def __init__(self, run_dir: Path, options: Sequence[object]) -> None:
-        self.run_dir = run_dir
+        self.run_dir = run_dir  # folder of the run
         # A short path: Ray puts unix sockets below it, whose paths are limited to 107 characters.
         self._folder = Path(tempfile.mkdtemp(prefix="dq-", dir="/tmp"))
         self._output = (self._folder / "output").open("w+", encoding="utf-8")
@@ -49,13 +44,13 @@ class Driver:
         """All it printed so far."""
         return Path(self._output.name).read_text(encoding="utf-8") if self._text is None else self._text
 
-    def went_on_from(self) -> int | None:
-        """The checkpoint that it says it goes on from, if it has said so."""
+    def resumed_from(self) -> int | None:
+        """The number of the checkpoint that it resumes, once it has reported that."""
         _, found, rest = self.output().partition("Resumes from checkpoint ")
         return int(rest.partition(" ")[0]) if found else None
 
     def last_metrics(self) -> dict[str, Any]:
-        """The last whole line of the run's metrics, empty if there is none."""
+        """The last complete line of the run's metrics, empty if there is none."""
         path = self.run_dir / "metrics.jsonl"
         if not path.exists():
             return {}
@@ -64,29 +59,29 @@ class Driver:
             lines = file.read().split(b"\n")[:-1]
         return json.loads(lines[-1]) if lines else {}
 
-    def wait_until(self, condition: Callable[[], bool], seconds: float, look: float = 0.02) -> bool:
-        """Waits until `condition()` holds; says whether it did before the time was up or the command over."""
+    def wait_until(self, condition: Callable[[], bool], seconds: float, poll: float = 0.02) -> bool:
+        """Waits until `condition()`; returns False if the time was up or the command ended before."""
         deadline = time.monotonic() + seconds
         while self.process.poll() is None and time.monotonic() < deadline:
             if condition():
                 return True
-            time.sleep(look)
+            time.sleep(poll)
         return False
 
     def kill(self) -> None:
-        """Ends the driver alone, with SIGKILL; what it started is left to end by itself."""
+        """Kills the driver only, with SIGKILL; the processes that it started end by themselves."""
         with contextlib.suppress(psutil.NoSuchProcess):
             self._others |= set(psutil.Process(self.process.pid).children(recursive=True))
         self.process.kill()
         self.process.wait()
 
     def close(self) -> int:
-        """Ends whatever is left of it, each by its id; returns how many processes that were."""
+        """Ends every remaining process by its id; returns how many there were."""
         if self.process.poll() is None:
             self.kill()
         left = [process for process in self._others | self._marked() if _is_alive(process)]
         for process in left:
-            with contextlib.suppress(psutil.NoSuchProcess):  # a number given to another is seen
+            with contextlib.suppress(psutil.NoSuchProcess):  # psutil recognizes a reused id
                 process.kill()
         psutil.wait_procs(left, 10)
         self._text = self.output()
@@ -105,12 +100,12 @@ class Driver:
 
 
 def close_when_terminated() -> None:
-    """Has SIGTERM end this program as Ctrl-C does, so that what it started is ended, too."""
+    """Makes SIGTERM end this program like Ctrl-C, so that it ends the processes that it started."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def newest_whole(run_dir: Path) -> int | None:
-    """The newest checkpoint of a run that is complete, or None; an unreadable one is an error."""
+    """The newest complete checkpoint of a run, or None. A damaged one is an error."""
     try:
         ref, passed_over = Store(str(run_dir / "checkpoints")).newest_whole()
     except NoCheckpoint:

@@ -1,4 +1,4 @@
-"""What is measured: each row of docs/results.md as a command line, and the bars it is held against."""
+"""The experiments: each row of docs/results.md as a command line, and the bars that it must reach."""
 
 import json
 import shlex
@@ -11,29 +11,22 @@ from distdqn.config.config import Config, resolved
 from distdqn.environments.registry import inspect_environment
 from distdqn.training.resolve import resolve
 
-EPISODES = 100  # greedy ones, of each run's final weights
-COMMON = "--mode serial --target-return none"  # one process, equal seeds equal runs, no early stop
+EPISODES = 100  # greedy, of each run's final weights
+COMMON = "--mode serial --target-return none"  # one process, reproducible, no early stop
 
-# One agent each after 100,000 env steps of Acrobot-v1, a mean over some 2,000 greedy episodes.
+# One agent each after 100,000 env steps of Acrobot-v1; means over about 2,000 greedy episodes.
 ZOO = "https://github.com/DLR-RM/rl-baselines3-zoo/blob/master/benchmark.md"
 ZOO_DQN, ZOO_QR_DQN = -76.6, -69.1
 
 
 @dataclass(frozen=True)
 class Task:
-    """An environment and how long it is learned.
+    """An environment and its budget."""
 
-    Attributes:
-        env: as `--env` takes it.
-        env_steps: budget.
-        eval_env_steps: from one evaluation to the next.
-        goal: the mean return that counts as reached; infinite if none was set.
-    """
-
-    env: str
-    env_steps: int
-    eval_env_steps: int
-    goal: float
+    env: str  # value of `--env`
+    env_steps: int  # budget
+    eval_env_steps: int  # from one evaluation to the next
+    goal: float  # mean return; infinite without a goal
 
 
 CARTPOLE = Task("CartPole-v1", 50_000, 1_000, 475.0)
@@ -43,38 +36,32 @@ BREAKOUT = Task("MinAtar/Breakout-v1", 500_000, 10_000, float("inf"))
 
 @dataclass(frozen=True)
 class Row:
-    """Runs that differ in their seed alone.
+    """Runs that differ in their seed only."""
 
-    Attributes:
-        label: its name in tables and pictures.
-        task: what it learns.
-        options: what it adds to the default command line; None is the agent that acts at random.
-    """
-
-    label: str
+    label: str  # name in tables and pictures
     task: Task
-    options: str | None = ""
+    options: str | None = ""  # added to the default command line; None is the random agent
 
     @property
     def folder(self) -> str:
-        """Name of its folder."""
+        """Name of the folder of its runs."""
         return f"{self.task.env}-{self.label}".replace("/", "-").replace(" ", "-")
 
     def train_command(self, seed: object, run_dir: str) -> list[str]:
-        """Arguments of `python`, nothing for an agent that does not learn."""
+        """Arguments of `python` for training; empty for the random agent."""
         if self.options is None:
             return []
         return ["-m", "distdqn.run", *self._arguments(), "--seed", str(seed), "--run-dir", run_dir]
 
     def evaluate_command(self, seed: object, run_dir: str) -> list[str]:
-        """Arguments of `python` for the returns of its final weights."""
+        """Arguments of `python` for evaluating the final weights."""
         end = ["--episodes", str(EPISODES), "--seed", str(seed)]
         if self.options is None:
             return ["benchmarks/results.py", "random", self.task.env, *end]
         return ["-m", "distdqn.evaluate", run_dir, "--final", *end]
 
     def settings(self) -> dict[str, Any]:
-        """Every option as its runs' `config.json` holds it, apart from what differs between runs."""
+        """Every option as in `config.json` of its runs, without those that differ between runs."""
         if self.options is None:
             return {}
         settings: dict[str, Any] = json.loads(json.dumps(_config(self._arguments()).to_json()))
@@ -84,7 +71,7 @@ class Row:
         own = shlex.split(f"{COMMON} {self.options}")
         task = ["--env", self.task.env, "--max-env-steps", str(self.task.env_steps)]
         config = resolve(_config([*task, *own]), inspect_environment(self.task.env))
-        # The option counts learner steps; each makes up for this many env steps.
+        # The option counts learner steps, and one learner step needs this many env steps.
         ratio = resolved(config.samples_per_insert)
         period = round(self.task.eval_env_steps * ratio / resolved(config.batch_size))
         return [*task, "--eval-period", str(period), *own]
@@ -99,7 +86,7 @@ CARTPOLE_DEFAULT = Row("default", CARTPOLE)
 ACROBOT_DEFAULT = Row("default", ACROBOT)
 PRESETS = ("dqn", "double", "apex", "rainbow", "qr", "munchausen")
 
-# What the defaults are made of, each part switched off by itself.
+# Each part of the defaults switched off by itself.
 ABLATION = {
     "value head": "--head value",
     "no layer normalization": "--no-layer-norm",
@@ -114,11 +101,11 @@ ABLATION = {
 }
 
 RANDOM = Row("random", BREAKOUT, None)
-# Images and rewards of 1 a brick as of Atari's clipped rewards, so what the preset leaves out for
-# vectors is the paper's here: the categorical support, and 8,000 env steps (32,000 frames) from
-# one copy to the target network to the next, which are 1,000 updates at the pace of images.
+# These are images, and a brick gives a reward of 1 like Atari's clipped rewards. So this row sets what the
+# preset leaves out for vectors to the paper's values: the categorical support, and 8,000 env steps (32,000
+# frames) between two copies to the target network, which are 1,000 updates with images.
 RAINBOW_BREAKOUT = "--preset rainbow --v-min -10 --v-max 10 --target-update-period 1000"
-# (with convolutions, the same without)
+# Pairs: with convolutions, and the same without.
 MINATAR = (
     (Row("default", BREAKOUT), Row("default dense", BREAKOUT, "--torso dense")),
     (
@@ -130,7 +117,7 @@ MINATAR = (
 FIRST_SEED = 100
 SEEDS = {"stability": 20, "acrobot": 5, "minatar": 3, "presets": 5, "ablation": 5}
 
-# A row that stands in two sections is run once.
+# A row in two sections is run once.
 SECTIONS: dict[str, list[Row]] = {
     "stability": [CARTPOLE_DEFAULT],
     "acrobot": [ACROBOT_DEFAULT],

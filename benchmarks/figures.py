@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/results.md. The only importer of matplotlib, and only when it draws."""
+"""Draws the pictures of docs/results.md. The only module that imports matplotlib, and only when it draws."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from experiments import (
 )
 from measured import Run, bootstrap_interval, curves, interquartile_mean
 
-# Of Okabe and Ito's colours, which colour-blind readers can tell apart.
+# From the palette of Okabe and Ito, which colour-blind readers can distinguish.
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"
 STYLE: Any = {
     "font.size": 10,
@@ -39,7 +39,7 @@ Results = Mapping[Row, Sequence[Run]]
 
 
 def draw(results: Results, docs: Path) -> list[Path]:
-    """Draws whatever has runs, as PNG files in `docs`; returns them."""
+    """Draws everything that has runs as PNG files in `docs`; returns their paths."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -92,10 +92,10 @@ def _draw_acrobot(axes: Any, results: Results) -> None:
     _draw_curve(axes, runs, BLUE, "default, median", own_lines=True)
     for value, style, name in ((ZOO_DQN, "--", "rl-zoo3 DQN"), (ZOO_QR_DQN, ":", "rl-zoo3 QR-DQN")):
         axes.axhline(value, color=ORANGE, linestyle=style, linewidth=1.6, label=f"{name} {value:g}")
-    least = -200  # or the two lines would be one
+    lowest = -200  # a larger range would merge the two lines
     _label(axes, f"Acrobot-v1, default options, {_seeds(runs)}", ACROBOT_DEFAULT.task.env_steps)
-    axes.set_ylim(least, -50)
-    axes.set_ylabel(f"greedy return (not shown below {least})")
+    axes.set_ylim(lowest, -50)
+    axes.set_ylabel(f"greedy return (not shown below {lowest})")
     axes.legend(loc="lower right")
 
 
@@ -121,7 +121,7 @@ def _draw_ablation(axes: Any, results: Results) -> None:
 
 
 def _presets(results: Results, rows: Sequence[Row], path: Path) -> Path | None:
-    """A panel for each preset and one that compares their final returns."""
+    """One panel per preset, and one that compares their final returns."""
     from matplotlib import pyplot
 
     measured = [row for row in rows if results.get(row)]
@@ -153,7 +153,7 @@ def _presets(results: Results, rows: Sequence[Row], path: Path) -> Path | None:
 def _draw_curve(
     axes: Any, runs: Sequence[Run], color: str, label: str = "", style: str = "-", own_lines: bool = False
 ) -> None:
-    """Median over the seeds, a band from the least to the most, if wanted each seed's own line."""
+    """Median over the seeds, a band from minimum to maximum, and optionally a line per seed."""
     env_steps, returns = curves(runs)  # [T], [runs, T]
     thousands = env_steps / 1000
     axes.fill_between(
@@ -165,7 +165,7 @@ def _draw_curve(
 
 
 def _draw_finals(axes: Any, groups: Sequence[tuple[str, Sequence[Run]]]) -> None:
-    """A dot for each seed, and the interquartile mean with its bootstrap interval."""
+    """A dot per seed, and the interquartile mean with its bootstrap interval."""
     for position, (_, runs) in enumerate(groups):
         finals = np.array([run.final for run in runs])  # [runs]
         low, high = bootstrap_interval(finals)

@@ -1,11 +1,11 @@
-"""Kills the driver of a run again and again, with SIGKILL, and has the run go on each time.
+"""Kills the driver of a run again and again with SIGKILL, and resumes the run each time.
 
     python benchmarks/kill_driver.py --kills 50 --seed 0 --folder FOLDER --output kills.json
 
-The moments are drawn by `--seed` and `--kills`: a third lie in the start of the command, a third
-in its training, and a third at the instant at which a file of a checkpoint appears. Each time the
-run must go on from the newest complete checkpoint; at the end it must solve CartPole-v1. What was
-seen stands in FOLDER, so that the same command goes on where it was broken off, by `--seconds` too.
+`--seed` and `--kills` determine the moments. A third are in the start of the command, a third in
+training, and a third at the instant at which a file of a checkpoint appears. Each time the run must
+resume from the newest complete checkpoint, and at the end it must solve CartPole-v1. FOLDER holds the
+results so far, so the same command continues after an interruption or after `--seconds`.
 """
 
 import argparse
@@ -28,13 +28,13 @@ _PATIENCE_SECONDS = 120.0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Kills and goes on until all kills are made, then once more to the goal; 1 if anything was wrong."""
+    """Makes all kills, then runs to the goal; returns 1 if a promise was broken."""
     options = _parser().parse_args(arguments)
     close_when_terminated()
     options.folder.mkdir(parents=True, exist_ok=True)
     deadline = None if options.seconds is None else time.monotonic() + options.seconds
     if not make_kills(options.folder, options.kills, options.seed, deadline):
-        print("Not all kills are made yet: the same command goes on with them.")
+        print("Not all kills are made yet: the same command continues.")
         return 0
     kills = read_kills(options.folder)
     report = {"seed": options.seed, "kills": kills, "end": end_run(options.folder), **summary_of(kills)}
@@ -45,17 +45,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def make_kills(folder: Path, kills: int, seed: int, deadline: float | None = None) -> bool:
-    """Makes the kills that are still to be made; says whether all are, or the time was up before."""
+    """Makes the missing kills; returns False if the time was up before."""
     while (made := len(read_kills(folder))) < kills:
         if deadline is not None and time.monotonic() > deadline:
             return False
         kill = kill_once(folder / "run", WHEN[made % 3], np.random.default_rng([seed, made]))
         with (folder / "kills.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(kill) + "\n")
-        begun = f"went on from {kill['went_on_from']}" if kill["has_begun"] else "had not begun"
+        begun = f"resumed from {kill['resumed_from']}" if kill["has_begun"] else "had not begun"
         print(
-            f"kill {made + 1:2} in {kill['when']}, {kill['seconds']:.1f} s after the start: {begun} (the "
-            f"newest: {kill['newest_before']}); newest now {kill['newest_after']}, "
+            f"kill {made + 1:2} in {kill['when']}, {kill['seconds']:.1f} s after the start: {begun} "
+            f"(newest: {kill['newest_before']}); newest now {kill['newest_after']}, "
             f"{kill['lost_learner_steps']} learner steps lost",
             flush=True,
         )
@@ -69,7 +69,7 @@ def read_kills(folder: Path) -> list[dict[str, Any]]:
 
 
 def kill_once(run_dir: Path, when: str, generator: np.random.Generator) -> dict[str, Any]:
-    """Has the run go on and kills its driver at some moment; returns what was seen."""
+    """Resumes the run and kills its driver at a random moment; returns what happened."""
     before = newest_whole(run_dir)
     begin = time.monotonic()
     driver = Driver(run_dir, (*OPTIONS, "--target-return", "none", "--resume", "auto"))
@@ -79,7 +79,7 @@ def kill_once(run_dir: Path, when: str, generator: np.random.Generator) -> dict[
         driver.kill()
         if ended is not None:
             raise RuntimeError(f"The run ended by itself, with {ended}:\n{driver.output()}")
-        has_begun = "Ray:" in driver.output()  # by then it has said where it goes on from
+        has_begun = "Ray:" in driver.output()  # printed after the line about the resume
         after, steps = newest_whole(run_dir), driver.last_metrics().get("learner_steps", 0)
     finally:
         left = driver.close()
@@ -87,7 +87,7 @@ def kill_once(run_dir: Path, when: str, generator: np.random.Generator) -> dict[
         "when": when,
         "seconds": seconds,
         "newest_before": before,
-        "went_on_from": driver.went_on_from(),
+        "resumed_from": driver.resumed_from(),
         "has_begun": has_begun,
         "newest_after": after,
         "lost_learner_steps": max(0, steps - _steps_of(run_dir, after)),
@@ -96,23 +96,23 @@ def kill_once(run_dir: Path, when: str, generator: np.random.Generator) -> dict[
 
 
 def _await(driver: Driver, when: str, steps: int, generator: np.random.Generator) -> None:
-    """Waits for the moment to kill a run that goes on from `steps` learner steps."""
+    """Waits for the moment to kill a run that resumes from `steps` learner steps."""
     if when == "start":
         driver.wait_until(lambda: False, generator.uniform(0.0, _START_SECONDS))
         return
     patience = _PATIENCE_SECONDS
-    # Only now are the lines gone that the last life wrote after its checkpoint.
+    # Only now the metrics that the previous process wrote after its checkpoint are removed.
     driver.wait_until(lambda: "Ray:" in driver.output(), patience)
     driver.wait_until(lambda: driver.last_metrics().get("learner_steps", 0) > steps, patience)
     driver.wait_until(lambda: False, generator.uniform(0.0, _TRAINING_SECONDS))
     if when == "checkpoint":
         files = _files(driver.run_dir)
         before = files()
-        driver.wait_until(lambda: bool(files() - before), patience, look=0.001)
+        driver.wait_until(lambda: bool(files() - before), patience, poll=0.001)
 
 
 def _files(run_dir: Path) -> Callable[[], set[str]]:
-    """What lists the files of checkpoints, those that are half-written too."""
+    """A function that lists the files of checkpoints, including partly written ones."""
     folders = (run_dir / "checkpoints", run_dir / "checkpoints" / "blobs")
     return lambda: {str(path) for folder in folders if folder.exists() for path in folder.iterdir()}
 
@@ -125,34 +125,34 @@ def _steps_of(run_dir: Path, number: int | None) -> int:
 
 
 def end_run(folder: Path) -> dict[str, Any]:
-    """Has the run go on to its goal; what it ended with."""
+    """Resumes the run up to its goal; returns how it ended."""
     before = newest_whole(folder / "run")
     driver = Driver(folder / "run", (*OPTIONS, "--resume", "auto"))
     try:
         driver.wait_until(lambda: False, _PATIENCE_SECONDS)
-        code, from_number = driver.process.poll(), driver.went_on_from()
+        code, from_number = driver.process.poll(), driver.resumed_from()
         output = driver.output()
     finally:
         driver.close()
     if code is None or from_number != before:
-        raise RuntimeError(f"Went on from {from_number} instead of {before}, ended with {code}:\n{output}")
+        raise RuntimeError(f"Resumed from {from_number} instead of {before}, ended with {code}:\n{output}")
     summary = json.loads((folder / "run" / "summary.json").read_text(encoding="utf-8"))
     names = ("solved", "eval_return_mean", "env_steps", "learner_steps", "episodes")
-    return {"exit_code": code, "went_on_from": from_number, **{name: summary[name] for name in names}}
+    return {"exit_code": code, "resumed_from": from_number, **{name: summary[name] for name in names}}
 
 
 def summary_of(kills: list[dict[str, Any]]) -> dict[str, Any]:
-    """What came of all kills together."""
+    """The results of all kills."""
     begun = [kill for kill in kills if kill["has_begun"]]
-    wrong = [kill for kill in begun if kill["went_on_from"] != kill["newest_before"]]
+    wrong = [kill for kill in begun if kill["resumed_from"] != kill["newest_before"]]
     lost = [kill["lost_learner_steps"] for kill in kills if kill["when"] != "start"] or [0]
     in_writing = [kill for kill in kills if kill["when"] == "checkpoint"]
     return {
         "killed": len(kills),
         "killed_before_it_began": len(kills) - len(begun),
-        "went_on_from_the_newest": len(begun) - len(wrong),
+        "resumed_from_the_newest": len(begun) - len(wrong),
         "wrong": wrong,
-        "lost_learner_steps": {"median": float(np.median(lost)), "most": max(lost)},
+        "lost_learner_steps": {"median": float(np.median(lost)), "maximum": max(lost)},
         "faults": {
             "5": {
                 "injected": len(kills),
@@ -162,22 +162,21 @@ def summary_of(kills: list[dict[str, Any]]) -> dict[str, Any]:
             "12": {"injected": len(in_writing), "survived": len(in_writing), "lost": {}},
         },
         "says": [
-            f"The driver of a run was killed {len(kills)} times, {len(in_writing)} of them while a",
-            f"checkpoint was being written and {len(kills) - len(begun)} before it had begun to train.",
-            f"{len(wrong)} times it did not go on from the newest complete checkpoint. With one every",
-            f"second, it lost {np.median(lost):.0f} learner steps each time that it had trained (median; at",
-            f"most {max(lost)}).",
+            f"The driver of a run was killed {len(kills)} times: {len(in_writing)} times while it wrote a",
+            f"checkpoint, and {len(kills) - len(begun)} times before training. {len(wrong)} times the run",
+            "did not resume from the newest complete checkpoint. With a checkpoint every second, a kill",
+            f"during training lost {np.median(lost):.0f} learner steps (median; maximum {max(lost)}).",
         ],
     }
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50, help="how many (default: 50)")
+    parser.add_argument("--kills", type=int, default=50, help="number of kills (default: 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
-    parser.add_argument("--folder", type=Path, required=True, help="for the run, and what was seen")
-    parser.add_argument("--seconds", type=float, help="begin no further kill after this")
-    parser.add_argument("--output", type=Path, help="file for all of it as JSON")
+    parser.add_argument("--folder", type=Path, required=True, help="for the run and the results")
+    parser.add_argument("--seconds", type=float, help="start no kill after this time")
+    parser.add_argument("--output", type=Path, help="file for the results as JSON")
     return parser
 
 

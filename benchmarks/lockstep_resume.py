@@ -1,11 +1,11 @@
-"""Interrupts a run in `lockstep` at random points and compares it with one that was left alone.
+"""Interrupts a `lockstep` run at random points and compares it with an uninterrupted one.
 
     python benchmarks/lockstep_resume.py --points 20 --seed 0 --folder FOLDER --output points.json
 
-The driver is ended with SIGKILL at that many learner steps drawn by `--seed`, and the run goes on
-each time. At the end networks, versions and metrics must be those of the run that nothing happened
-to, and so must the learner and the replay in every checkpoint, bit for bit. Options that it does
-not know go to both runs.
+The driver is killed with SIGKILL at `--points` random learner steps, and the run is resumed each time.
+At the end networks, versions and metrics, and the learner and the replay in every checkpoint, must
+equal those of the uninterrupted run bit for bit. Options that this program does not know go to both
+runs.
 """
 
 import argparse
@@ -28,8 +28,8 @@ OPTIONS: dict[str, object] = {
     "envs-per-actor": 4,
     "rollout-length": 8,
     "max-env-steps": 6000,
-    "min-size": 200,
-    "replay_capacity": 1000,
+    "min-replay-size": 200,
+    "replay-capacity": 1000,
     "samples-per-insert": 16,
     "hidden-sizes": 16,
     "batch-size": 32,
@@ -47,7 +47,7 @@ _PATIENCE_SECONDS = 240.0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Makes both runs and compares them; 1 if they differ."""
+    """Makes both runs and compares them; returns 1 if they differ."""
     options, passed_on = _parser().parse_known_args(arguments)
     close_when_terminated()
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def compare(folder: Path, points: int, seed: int, passed_on: Sequence[object] = ()) -> dict[str, Any]:
-    """Makes a run that is left alone and one that is interrupted; returns all that differs."""
+    """Makes an uninterrupted and an interrupted run; returns all differences."""
     whole, broken = folder / "whole", folder / "broken"
     command = [text for name, value in OPTIONS.items() for text in (f"--{name}", value)] + [*passed_on]
     begin = time.monotonic()
@@ -70,7 +70,7 @@ def compare(folder: Path, points: int, seed: int, passed_on: Sequence[object] = 
         driver.close()
     steps = json.loads((whole / "summary.json").read_text(encoding="utf-8"))["learner_steps"]
     generator = np.random.default_rng(seed)
-    # Not in the last tenth: the run might be over before the signal comes.
+    # Not in the last tenth: the run might end before the signal.
     at = sorted(int(step) for step in generator.integers(0, steps * 9 // 10, points))
     seen = [_interrupt(broken, command, step, generator.uniform(0.0, 0.2)) for step in at]
     driver = Driver(broken, [*command, "--resume", "auto"])
@@ -89,18 +89,23 @@ def compare(folder: Path, points: int, seed: int, passed_on: Sequence[object] = 
         "seconds": time.monotonic() - begin,
         "faults": {"5": {"injected": len(seen), "survived": 0 if found else len(seen), "lost": {}}},
         "says": [
-            " ".join([f"A run in `lockstep` of {steps:,} learner steps,", *map(str, passed_on)]),
-            f"interrupted {len(seen)} times, differed in {len(found)} points from one that was left alone:",
-            f"networks, versions, metrics, and learner and replay in {compared} checkpoints.",
+            f"A `lockstep` run of {steps:,} learner steps{_with(passed_on)} was interrupted {len(seen)}",
+            f"times. It differed in {len(found)} points from an uninterrupted run. Compared were networks,",
+            f"versions, metrics, and learner and replay in {compared} checkpoints.",
         ],
     }
 
 
+def _with(options: Sequence[object]) -> str:
+    """Options in words, if there are any."""
+    return f" with `{' '.join(map(str, options))}`" if options else ""
+
+
 def _end(driver: Driver) -> None:
-    """Waits for the end of a run that nothing happens to.
+    """Waits for the end of an undisturbed run.
 
     Raises:
-        RuntimeError: it did not end well.
+        RuntimeError: its exit code is not 0.
     """
     driver.wait_until(lambda: False, _PATIENCE_SECONDS)
     if driver.process.poll() != 0:
@@ -108,30 +113,30 @@ def _end(driver: Driver) -> None:
 
 
 def _interrupt(run_dir: Path, command: Sequence[object], step: int, delay: float) -> dict[str, Any]:
-    """Has the run go on and kills its driver `delay` seconds after `step` learner steps are reported."""
+    """Resumes the run and kills its driver `delay` seconds after it reports `step` learner steps."""
     newest = newest_whole(run_dir)
     driver = Driver(run_dir, [*command, "--resume", "auto"])
     try:
-        # Only now are the lines gone that the last life wrote after its checkpoint.
+        # Only now the metrics that the previous process wrote after its checkpoint are removed.
         driver.wait_until(lambda: "Ray:" in driver.output(), _PATIENCE_SECONDS)
         driver.wait_until(
-            lambda: driver.last_metrics().get("learner_steps", 0) >= step, _PATIENCE_SECONDS, look=0.002
+            lambda: driver.last_metrics().get("learner_steps", 0) >= step, _PATIENCE_SECONDS, poll=0.002
         )
         time.sleep(delay)
         if driver.process.poll() is not None:
             raise RuntimeError(f"The run ended by itself:\n{driver.output()}")
         driver.kill()
-        reached, went_on_from = driver.last_metrics().get("learner_steps", 0), driver.went_on_from()
+        reached, resumed_from = driver.last_metrics().get("learner_steps", 0), driver.resumed_from()
     finally:
         driver.close()
-    if went_on_from != newest:
-        raise RuntimeError(f"The run went on from {went_on_from}, not from the newest, {newest}.")
-    print(f"killed at learner step {reached} (asked for {step}), went on from {went_on_from}", flush=True)
-    return {"asked_for": step, "killed_at": reached, "went_on_from": went_on_from}
+    if resumed_from != newest:
+        raise RuntimeError(f"The run resumed from {resumed_from}, not from the newest, {newest}.")
+    print(f"killed at learner step {reached} (planned: {step}), resumed from {resumed_from}", flush=True)
+    return {"planned": step, "killed_at": reached, "resumed_from": resumed_from}
 
 
 def differences(whole: Path, broken: Path) -> list[str]:
-    """All that tells two runs apart, but for times."""
+    """All differences between two runs, apart from times."""
     found = []
     for name in ("final.npz", "policy.npz"):
         before, after = load_policy(whole / name), load_policy(broken / name)
@@ -163,10 +168,10 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--points", type=int, default=20, help="how many interruptions (default: 20)")
+    parser.add_argument("--points", type=int, default=20, help="number of interruptions (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="of the points (default: 0)")
     parser.add_argument("--folder", type=Path, required=True, help="for the two runs")
-    parser.add_argument("--output", type=Path, help="file for all of it as JSON")
+    parser.add_argument("--output", type=Path, help="file for the results as JSON")
     return parser
 
 

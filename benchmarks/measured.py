@@ -1,4 +1,4 @@
-"""What runs have left behind, read from their folders, and the few statistics made of it."""
+"""Results of runs, read from their folders, and statistics of them."""
 
 import json
 import math
@@ -19,24 +19,14 @@ NEVER = float("inf")
 
 @dataclass(frozen=True)
 class Run:
-    """One run, complete.
-
-    Attributes:
-        seed: of the run.
-        final: mean greedy return of the final weights.
-        eval_env_steps: `[N]`, env steps at each regular evaluation.
-        eval_returns: `[N]`, its mean return.
-        seconds: of the processor for the whole training command, nan where there was none.
-        versions: of Python and packages.
-        machine: what it ran on.
-    """
+    """One complete run."""
 
     seed: int
-    final: float
-    eval_env_steps: Array
-    eval_returns: Array
-    seconds: float = float("nan")
-    versions: dict[str, str] = field(default_factory=dict)
+    final: float  # mean greedy return of the final weights
+    eval_env_steps: Array  # [N], env steps at each regular evaluation
+    eval_returns: Array  # [N], mean return of each
+    seconds: float = float("nan")  # CPU seconds of the training command; nan without training
+    versions: dict[str, str] = field(default_factory=dict)  # of Python and packages
     machine: dict[str, Any] = field(default_factory=dict)
 
     def env_steps_to(self, goal: float) -> float:
@@ -46,14 +36,14 @@ class Run:
 
     @property
     def mean_return(self) -> float:
-        """Mean of all regular evaluations, nan where there was none: how fast it learned, and how well."""
+        """Mean of all regular evaluations, or nan: how fast and how well the run learned."""
         return float(self.eval_returns.mean()) if len(self.eval_returns) else float("nan")
 
     @property
     def end_return(self) -> float:
-        """Mean of the last fifth of the regular evaluations, nan where there was none: how well it ended.
+        """Mean of the last fifth of the regular evaluations, or nan.
 
-        At the end, not at the best, and over more than one moment: Machado et al. (2018), arXiv:1709.06009.
+        Source: Machado et al. (2018), arXiv:1709.06009, who report the end of training, not the best.
         """
         count = math.ceil(len(self.eval_returns) / 5)
         return float(self.eval_returns[-count:].mean()) if count else float("nan")
@@ -64,7 +54,7 @@ class Run:
 
 
 def is_trained(run_dir: Path, row: Row) -> bool:
-    """Whether training went on to the end of its budget, and what that took is known."""
+    """Whether training spent its budget and its cost is known."""
     if row.options is None:
         return True
     summary, end = _read(run_dir / "summary.json"), ("max_env_steps", row.task.env_steps)
@@ -80,12 +70,12 @@ def is_complete(run_dir: Path, row: Row) -> bool:
 def other_options(run_dir: Path, row: Row) -> list[str]:
     """Options that differ between a run and what its row is now."""
     config = _read(run_dir / "config.json")
-    # An option younger than the run had its default by not being there.
+    # A run older than an option used the default.
     return [name for name, value in row.settings().items() if config.get(name, value) != value]
 
 
 def read_runs(folder: Path, row: Row) -> tuple[list[Run], dict[str, str]]:
-    """The runs of a row by seed, and why other folders of it are left out."""
+    """The runs of a row by seed, and the reason for each folder that is left out."""
     runs, left_out = [], {}
     for seed in sorted(int(path.name) for path in (folder / row.folder).glob("*") if path.name.isdecimal()):
         run_dir, name = folder / row.folder / str(seed), f"{row.folder}/{seed}"
@@ -114,7 +104,7 @@ def _read_run(run_dir: Path) -> Run:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A JSON file, empty if it is not there or cut off."""
+    """A JSON file; empty if it is missing or incomplete."""
     try:
         content: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -123,7 +113,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def interquartile_mean(values: Array) -> Array:
-    """Mean of the middle half: `[..., N]` to `[...]`; a quarter, rounded down, is cut at each end."""
+    """Mean of the middle half: `[..., N]` to `[...]`. A quarter, rounded down, is cut at each end."""
     cut = values.shape[-1] // 4
     middle: Array = np.sort(values, axis=-1)[..., cut : values.shape[-1] - cut].mean(axis=-1)
     return middle
@@ -132,7 +122,7 @@ def interquartile_mean(values: Array) -> Array:
 def bootstrap_interval(
     values: Array, statistic: Callable[[Array], Array] = interquartile_mean, resamples: int = 10_000
 ) -> tuple[float, float]:
-    """95 % percentile interval of a statistic of `[N]` values, drawn anew with replacement.
+    """95 % percentile bootstrap interval of a statistic of `[N]` values.
 
     Source: Agarwal et al. (2021), arXiv:2108.13264, section 4.1, for a single task.
     """
@@ -142,7 +132,7 @@ def bootstrap_interval(
 
 
 def curves(runs: Sequence[Run], points: int = 200) -> tuple[Array, Array]:
-    """Env steps `[points]` and the runs' returns there `[runs, points]`, straight between evaluations."""
+    """Env steps `[points]` and the returns `[runs, points]` there, interpolated linearly."""
     first = max(run.eval_env_steps[0] for run in runs)
     last = min(run.eval_env_steps[-1] for run in runs)
     env_steps = np.linspace(first, last, points)
@@ -151,14 +141,14 @@ def curves(runs: Sequence[Run], points: int = 200) -> tuple[Array, Array]:
 
 
 def number(value: float, digits: int = 1) -> str:
-    """As people write it; `never` for what never came."""
+    """A number as text; `never` for infinity."""
     if value == NEVER:
         return "never"
     return f"{round(value, digits) + 0.0:,.{digits}f}"  # + 0.0: no minus zero
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
-    """`median (least to most)`."""
+    """`median (minimum to maximum)`."""
     if not values:
         return "-"
     middle, least, most = (

@@ -1,15 +1,15 @@
-"""Counts what docs/reliability.md reports, from tests that ran and from long runs.
+"""Writes the counts of docs/reliability.md, from tests and long runs.
 
     pytest -m "" -k test_fault_ --junitxml=faults.xml
     python benchmarks/reliability.py --tests faults.xml --runs chaos.json soak.json
 
-A test named `test_fault_N_...` causes the fault of row N: once, or as often as it says by
-`record_property("injected", 20)`; 0 if another test that looks at the same process has counted
-it. If it passes, the fault was answered as promised each time. `record_property("lost_rollouts",
-3)` says what was lost.
+A test named `test_fault_N_...` causes the fault of row N once, or as often as it records with
+`record_property("injected", 20)`. It records 0 if another test counts the same process. If it
+passes, the fault was answered as promised each time. `record_property("lost_rollouts", 3)` records
+what was lost.
 
-The JSON of a long run counts by `"faults": {"N": {"injected": .., "survived": .., "lost": {..}}}`
-and tells the rest in `"says"`, a list of lines. The other programs in this folder write such files.
+The JSON of a long run has counts in `"faults": {"N": {"injected": .., "survived": .., "lost":
+{..}}}`, and lines of text for the page in `"says"`. The other programs in this folder write such files.
 """
 
 import argparse
@@ -28,7 +28,7 @@ BEGIN, END = "<!-- counted -->", "<!-- /counted -->"
 
 @dataclass
 class Row:
-    """What was counted for one fault."""
+    """The counts of one fault."""
 
     tests: int = 0
     injected: int = 0
@@ -36,14 +36,14 @@ class Row:
     lost: Counter[str] = field(default_factory=Counter)
 
     def add(self, injected: int, survived: int, lost: dict[str, int]) -> None:
-        """Adds what one test or run has counted."""
+        """Adds the counts of one test or run."""
         self.injected += injected
         self.survived += survived
         self.lost.update(lost)
 
 
 def rows_of(tests: Iterable[Path], runs: Iterable[Path]) -> dict[int, Row]:
-    """What files of pytest and of long runs count; a test that ran twice counts as it last ended."""
+    """Counts of pytest's files and of long runs. A test that ran twice counts with its last result."""
     rows: defaultdict[int, Row] = defaultdict(Row)
     cases = {}
     for path in tests:
@@ -71,9 +71,9 @@ def titles_of(page: str) -> dict[int, str]:
 
 
 def section(titles: dict[int, str], rows: dict[int, Row], runs: Iterable[Path]) -> str:
-    """The part of the page that is written by this program."""
+    """The generated part of the page."""
     lines = [
-        "Counted by `python benchmarks/reliability.py`, from tests and from the long runs below.",
+        "`python benchmarks/reliability.py` counts tests and the long runs below.",
         "",
         "| # | fault | tests | caused | answered as promised | lost |",
         "|--|--|--|--|--|--|",
@@ -89,7 +89,7 @@ def section(titles: dict[int, str], rows: dict[int, Row], runs: Iterable[Path]) 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Writes the section; 1 if a row has no test, or was not answered as promised."""
+    """Writes the section; returns 1 if a row has no test or was not answered as promised."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--tests", type=Path, nargs="+", default=[], help="files of `pytest --junitxml`")
     parser.add_argument("--runs", type=Path, nargs="+", default=[], help="JSON of long runs")

@@ -28,7 +28,7 @@ from measured import Run, bootstrap_interval, interquartile_mean, number, read_r
 Results = dict[Row, list[Run]]
 
 BY_HAND = "<!-- Written by hand from here on. The generator keeps this part. -->"
-LATE = CARTPOLE.env_steps / 2  # from here on an agent that is stable stays at the goal
+LATE = CARTPOLE.env_steps / 2  # from here on a stable agent stays at the goal
 HOW_TO_READ = f"""\
 - A row is one command line, run with several seeds in one process (`--mode serial`). A seed gives the same
   returns again on the same machine with the same versions. The commands are below each table. The mode

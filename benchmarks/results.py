@@ -1,10 +1,10 @@
-"""Makes the runs of docs/results.md, and the page from the runs.
+"""Makes the runs of docs/results.md, and writes the page from the runs.
 
     python benchmarks/results.py run --output FOLDER [--only stability,acrobot] [--seeds 100-104] [--jobs 1]
     python benchmarks/results.py report --input FOLDER --docs docs
 
-`run` trains by `python -m distdqn.run`, one process a run, and skips what is complete, so that
-it can be interrupted and called again. `report` needs matplotlib. Rows: benchmarks/experiments.py.
+`run` trains with `python -m distdqn.run`, one process per run. It skips complete runs, so it can be
+interrupted and called again. `report` needs matplotlib. benchmarks/experiments.py has the rows.
 """
 
 import argparse
@@ -37,7 +37,7 @@ Task = tuple[Row, int]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Reads the command line and does what it says."""
+    """Runs the command of the command line."""
     options = _parser().parse_args(arguments)
     if options.command == "run":
         make_runs(options.output, plan(options.only, options.seeds), options.jobs)
@@ -49,11 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def plan(sections: Sequence[str], seeds: Sequence[int] | None) -> list[Task]:
-    """Every run of some sections, once; the first seed of every row comes before the second of any.
+    """Every run of some sections once; the first seed of every row comes before the second of any.
 
     Args:
         sections: their names.
-        seeds: of every row; None means as many as its section has by default.
+        seeds: of every row; None means the default number of its section.
     """
     tasks = dict.fromkeys(
         (row, seed)
@@ -65,7 +65,7 @@ def plan(sections: Sequence[str], seeds: Sequence[int] | None) -> list[Task]:
 
 
 def make_runs(folder: Path, tasks: Sequence[Task], jobs: int) -> None:
-    """Makes those of the runs that are not complete, `jobs` at a time."""
+    """Makes the runs that are not complete, `jobs` at a time."""
     _refuse_other_options(folder, tasks)
     left = [(row, seed) for row, seed in tasks if not is_complete(run_dir_of(folder, row, seed), row)]
     print(f"{len(tasks) - len(left)} of {len(tasks)} runs are complete.", flush=True)
@@ -91,14 +91,14 @@ def make_runs(folder: Path, tasks: Sequence[Task], jobs: int) -> None:
             )
     except KeyboardInterrupt:
         pool.shutdown(wait=False, cancel_futures=True)
-        sys.exit("Interrupted. The same command goes on from here.")
+        sys.exit("Interrupted. The same command continues from here.")
     pool.shutdown()
     if failures:
         sys.exit("\n\n".join(failures))
 
 
 def _refuse_other_options(folder: Path, tasks: Sequence[Task]) -> None:
-    """Ends the program if there are trained runs that are not what their row is now."""
+    """Ends the program if trained runs have other options than their row."""
     stale = []
     for row, seed in tasks:
         run_dir = run_dir_of(folder, row, seed)
@@ -110,13 +110,13 @@ def _refuse_other_options(folder: Path, tasks: Sequence[Task]) -> None:
 
 
 def make_run(folder: Path, row: Row, seed: int, jobs: int) -> tuple[float, float, str]:
-    """Trains, unless that was finished before, and evaluates the final weights.
+    """Trains unless that is complete, and evaluates the final weights.
 
     Returns:
-        The mean return of the final weights, the seconds it took, and what went wrong.
+        The mean return of the final weights, the seconds, and the error message or an empty one.
     """
     run_dir, begin = run_dir_of(folder, row, seed), time.monotonic()
-    # `python -m` looks there first: so a run imports the package that this program has imported.
+    # `python -m` searches there first, so a run imports the same package as this program.
     origin = Path(distdqn.__file__).resolve().parents[1]
     try:
         if not is_trained(run_dir, row):
@@ -141,7 +141,7 @@ def make_run(folder: Path, row: Row, seed: int, jobs: int) -> tuple[float, float
 
 
 def play_at_random(env: str, episodes: int, seed: int) -> dict[str, Any]:
-    """Returns of an agent that acts at random, in the form of `python -m distdqn.evaluate`."""
+    """Returns of a random agent, in the form of `python -m distdqn.evaluate`."""
     actions = inspect_environment(env).actions
     generator = make_generator(seed, "evaluation", 0)
     batch = VectorEnvironment(env, 1, make_integer_seed(seed, "evaluation", 0))
@@ -160,14 +160,14 @@ def play_at_random(env: str, episodes: int, seed: int) -> dict[str, Any]:
 
 
 class Pace:
-    """How long runs take, as far as is known: like others of their row, else environment, else any."""
+    """Expected durations of runs: those of the same row, else the same environment, else any."""
 
     def __init__(self) -> None:
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._env_steps: defaultdict[str, int] = defaultdict(int)
 
     def add(self, row: Row, seconds: float) -> None:
-        """Takes in a run that is over."""
+        """Adds a complete run."""
         if row.options is None:
             return
         for kind in (row.folder, row.task.env, "any"):
@@ -175,7 +175,7 @@ class Pace:
             self._env_steps[kind] += row.task.env_steps
 
     def left(self, tasks: Sequence[Task], jobs: int) -> str:
-        """Time left for `tasks`, as text."""
+        """Remaining time for `tasks` as text."""
         if not self._env_steps["any"]:
             return "time left unknown"
         seconds = 0.0
@@ -187,12 +187,12 @@ class Pace:
 
 
 def run_dir_of(folder: Path, row: Row, seed: int) -> Path:
-    """Where one run goes."""
+    """Folder of one run."""
     return folder.resolve() / row.folder / str(seed)
 
 
 def machine(env: str) -> dict[str, Any]:
-    """What this is measured on, and the package of an environment that is not Gymnasium's own."""
+    """This machine, and the package of an environment that is not Gymnasium's own."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -209,7 +209,7 @@ def machine(env: str) -> dict[str, Any]:
 
 
 def _python(arguments: Sequence[str], cwd: Path) -> tuple[str, float]:
-    """What a Python command prints, and the CPU seconds it takes.
+    """Output and CPU seconds of a Python command.
 
     Raises:
         subprocess.CalledProcessError: it failed.
@@ -217,7 +217,7 @@ def _python(arguments: Sequence[str], cwd: Path) -> tuple[str, float]:
     command = [sys.executable, *arguments]
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, cwd=cwd, stdout=output, stderr=errors)
-        _, status, usage = os.wait4(process.pid, 0)  # unlike `wait`, it tells what the process took
+        _, status, usage = os.wait4(process.pid, 0)  # unlike `wait`, it returns the CPU time
         process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
         errors.seek(0)
@@ -227,7 +227,7 @@ def _python(arguments: Sequence[str], cwd: Path) -> tuple[str, float]:
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
-    """In one step, since a file that is there counts as whole."""
+    """Writes in one step, because an existing file counts as complete."""
     aside = path.with_suffix(".aside")
     aside.write_text(json.dumps(value, indent=2) + "\n")
     aside.replace(path)
@@ -236,8 +236,8 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="make the runs that are not there yet")
-    run.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where runs go")
+    run = commands.add_parser("run", help="make the missing runs")
+    run.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the runs")
     run.add_argument(
         "--only",
         type=_sections,
@@ -248,7 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seeds", type=_seeds, metavar="FIRST-LAST", help="default: 100 and the next")
     run.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at the same time (default: 1)")
     report = commands.add_parser("report", help="write the page and its pictures")
-    report.add_argument("--input", type=Path, required=True, metavar="FOLDER", help="where runs went")
+    report.add_argument("--input", type=Path, required=True, metavar="FOLDER", help="folder of the runs")
     report.add_argument("--docs", type=Path, default=Path("docs"), metavar="FOLDER", help="default: docs")
     random = commands.add_parser("random", help="play at random and print the returns")
     random.add_argument("env", metavar="ENV", help="Gymnasium id")

@@ -1,15 +1,15 @@
-"""How many transitions a replay of several shards takes in and gives out each second.
+"""Measures how many transitions per second a replay of several shards inserts and samples.
 
-Starts the shards as a run does, fills them, then inserts chunks as fast as they go, and after that draws
-batches. Nothing is computed with what is drawn. The numbers of shards take turns, so that a drift of the
-machine's speed falls on all alike, and each is compared with the first within its turn.
+Starts the shards as a run does, fills them, inserts chunks as fast as possible, and then samples batches,
+which it does not use. The numbers of shards take turns, so that a drift of the machine's speed affects all
+alike, and each is compared with the first within its turn.
 
     python benchmarks/shards.py --shards 1 2 4 --turns 5
 
-A shard is one process with one thread, and the driver, which sends the calls, is another: with fewer free
-cores than that there is little to gain, so use an idle machine. The seconds of the processor that a million
-transitions take depend less on that. The last column is made of them: how much more the shards would carry
-with a core for each, `shards * seconds of the first / seconds of all`, until the driver's own core is full.
+Each shard is one process with one thread, and the driver, which sends the calls, is another. Fewer free
+cores than processes give little gain, so use an idle machine. The CPU seconds per million transitions depend
+less on free cores. The last column follows from them: how much more the shards would carry with a core each,
+`shards * seconds of the first / seconds of all`, until the driver's core is busy.
 """
 
 import argparse
@@ -30,14 +30,14 @@ from distdqn.replay.shards import assign_shards
 from distdqn.training import builders
 from distdqn.types import Transitions
 
-METHODS = {"insert": "in", "draw": "out"}
+METHODS = {"insert": "insert", "draw": "sample"}
 _ROUNDS_AHEAD = 2
-_MOST_SECONDS = 60.0  # for a call
+_MAX_SECONDS = 60.0  # for a call
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Transitions each second, and seconds of the processor for each: of all shards, and of the driver."""
+    """Transitions per second, and CPU seconds per transition of all shards and of the driver."""
 
     rate: float
     of_shards: float
@@ -55,7 +55,7 @@ def main():
     parser.add_argument(
         "--batch-size", type=int, default=64, help="of the 64 updates of a call (default: 64)"
     )
-    parser.add_argument("--numbers", type=int, default=4, help="numbers in an observation (default: 4)")
+    parser.add_argument("--numbers", type=int, default=4, help="size of an observation (default: 4)")
     options = parser.parse_args()
     chunk = make_chunk(options.chunk, options.numbers)
     results = {shards: [] for shards in options.shards}
@@ -69,8 +69,10 @@ def main():
                 seed=turn,
             )
             results[shards].append(measure(cluster, config, chunk, options.seconds))
-            taken, given = (results[shards][-1][method].rate for method in METHODS)
-            print(f"turn {turn}  shards {shards}  in {taken:,.0f}/s  out {given:,.0f}/s", flush=True)
+            inserted, sampled = (results[shards][-1][method].rate for method in METHODS)
+            print(
+                f"turn {turn}  shards {shards}  insert {inserted:,.0f}/s  sample {sampled:,.0f}/s", flush=True
+            )
     print(
         f"\n{os.cpu_count()} cores, {options.sampler}, chunks of {options.chunk}, {options.numbers} numbers\n"
     )
@@ -86,12 +88,12 @@ def make_chunk(rows, numbers):
 
 
 def measure(cluster, config, chunk, seconds):
-    """Transitions that as many shards as `config` says take in, and give out, each second."""
+    """Measures inserts and samples of `config.replay_shards` shards."""
     import ray
 
     from distdqn.cluster.ray_backend import RayBackend
 
-    def blueprint(_role, index, _incarnation):
+    def blueprint(_role, index, _restarts):
         return builders.replay_blueprint(config, index)
 
     folder = Path(tempfile.gettempdir()) / f"shards-{config.seed}-{config.replay_shards}"  # of logs
@@ -100,7 +102,7 @@ def measure(cluster, config, chunk, seconds):
     in_store = ray.put(chunk)
     inserts = [(handle, in_store, len(chunk)) for handle in handles]
     rounds = config.replay_capacity // (len(chunk) * len(handles)) + 1
-    pump(backend, "insert", itertools.repeat(inserts, rounds))  # full, as for most of a run
+    pump(backend, "insert", itertools.repeat(inserts, rounds))  # full, as during most of a run
     replay_infos = [backend.get(*backend.call(handle, "insert", in_store)) for handle in handles]
     generator, shape = np.random.default_rng(config.seed), (config.updates_per_call, config.batch_size)
 
@@ -111,46 +113,46 @@ def measure(cluster, config, chunk, seconds):
 
     found = {}
     for method, rounds in (("insert", itertools.repeat(inserts)), ("draw", draws())):
-        before, own, begin = processor_seconds(handles), time.process_time(), time.perf_counter()
+        before, own, begin = cpu_seconds(handles), time.process_time(), time.perf_counter()
         until = itertools.takewhile(lambda _, begin=begin: time.perf_counter() - begin < seconds, rounds)
         count = pump(backend, method, until)
         rate, own = count / (time.perf_counter() - begin), time.process_time() - own
-        found[method] = Measured(rate, (processor_seconds(handles) - before) / count, own / count)
+        found[method] = Measured(rate, (cpu_seconds(handles) - before) / count, own / count)
     for handle in handles:
         backend.end(handle)
     return found
 
 
-def processor_seconds(handles):
-    """What all these processes together have taken."""
+def cpu_seconds(handles):
+    """CPU seconds of all these processes together."""
     import ray
 
     return sum(ray.get([handle.__ray_call__.remote(lambda _: time.process_time()) for handle in handles]))
 
 
 def pump(backend, method, rounds):
-    """Makes the calls of all rounds, a few ahead of the oldest that is not over; counts transitions."""
+    """Makes the calls of all rounds, a few in flight; returns the number of transitions."""
     import ray
 
-    under_way, transitions = collections.deque(), 0
-    for orders in itertools.chain(rounds, [()] * _ROUNDS_AHEAD):
-        under_way.append([backend.call(handle, method, argument)[0] for handle, argument, _ in orders])
-        transitions += sum(count for *_, count in orders)
-        if len(under_way) > _ROUNDS_AHEAD:
-            refs = under_way.popleft()
-            ready, late = ray.wait(refs, num_returns=len(refs), timeout=_MOST_SECONDS) if refs else ([], [])
+    in_flight, transitions = collections.deque(), 0
+    for requests in itertools.chain(rounds, [()] * _ROUNDS_AHEAD):
+        in_flight.append([backend.call(handle, method, argument)[0] for handle, argument, _ in requests])
+        transitions += sum(count for *_, count in requests)
+        if len(in_flight) > _ROUNDS_AHEAD:
+            refs = in_flight.popleft()
+            ready, late = ray.wait(refs, num_returns=len(refs), timeout=_MAX_SECONDS) if refs else ([], [])
             if late:
-                raise TimeoutError(f"`{method}` took more than {_MOST_SECONDS:.0f} s.")
+                raise TimeoutError(f"`{method}` took more than {_MAX_SECONDS:.0f} s.")
             for ref in ready if method == "insert" else ():
-                ray.get(ref)  # raises what the call raised
+                ray.get(ref)  # raises the error of the call
     return transitions
 
 
 def table(results):
-    """Median and range for each number of shards, and how many times the first's, as Markdown."""
+    """Median and range for each number of shards, and their ratio to the first, as Markdown."""
     rows = [
-        "| | shards | transitions/s | times | processor seconds a million: all shards | driver "
-        "| times, a core each |",
+        "| | shards | transitions/s | ratio | CPU seconds per million: all shards | driver "
+        "| ratio with a core each |",
         "|---|---|---|---|---|---|---|",
     ]
     first = next(iter(results.values()))
@@ -172,7 +174,7 @@ def table(results):
 
 
 def spread(values, form):
-    """`median (least to most)`."""
+    """`median (minimum to maximum)`."""
     return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 

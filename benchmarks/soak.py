@@ -1,14 +1,14 @@
-"""Trains CartPole-v1 at full speed for long and looks whether anything grows.
+"""Trains CartPole-v1 at full speed for long and checks that nothing grows.
 
     python benchmarks/soak.py --minutes 30 --output soak.json
 
-Every few seconds it takes down memory, open files and threads of the driver and of every role,
-the references that the driver holds, and what lies in Ray's object store. From when replay is
-full and a minute of learning is over, nothing may grow: the slope (Theil and Sen: the median of
-the slopes between all pairs of samples) times the time must stay below an allowance for noise
-plus so much an hour; see `ALLOWED`. Ends with 1 if something grows faster.
+Every few seconds it records the memory, open files and threads of the driver and of every role, the
+references that the driver holds, and the size of Ray's object store. Once replay is full and a minute
+of learning is over, nothing may grow: the slope (Theil and Sen: the median of the slopes between all
+pairs of samples) times the time must stay below the allowance in `ALLOWED`, which is a constant for
+noise plus a rate per hour. The exit code is 1 if something grows faster.
 
-The driver is this process, so its memory holds the samples, too: some 3 KB each.
+The driver is this process, so its memory includes the samples: about 3 KB each.
 """
 
 import argparse
@@ -27,7 +27,7 @@ import psutil
 
 import distdqn
 
-# What may come on top while it is measured: at once, and by the hour.
+# Allowed growth during the measurement: a constant, and per hour.
 ALLOWED = {
     "rss_mb": (8.0, 40.0),
     "pss_mb": (8.0, 40.0),
@@ -48,14 +48,14 @@ def process_numbers(pid: int) -> Json:
     memory = process.memory_full_info()
     return {
         "rss_mb": memory.rss / 2**20,
-        "pss_mb": getattr(memory, "pss", memory.uss) / 2**20,  # Linux alone knows it
+        "pss_mb": getattr(memory, "pss", memory.uss) / 2**20,  # Linux only
         "files": process.num_fds(),
         "threads": process.num_threads(),
     }
 
 
 def ray_numbers() -> Json:
-    """References held by this process, and what is in the object stores of all nodes."""
+    """References held by this process, and the size of the object stores of all nodes."""
     import ray
     from ray._private import internal_api
     from ray._private.state import state
@@ -66,23 +66,18 @@ def ray_numbers() -> Json:
 
 
 class Sampler(threading.Thread):
-    """Takes samples of a run in this process until `over` is set.
-
-    Attributes:
-        samples: oldest first.
-        failures: errors, of samples that could not be taken.
-    """
+    """Takes samples of a run in this process until `over` is set."""
 
     def __init__(self, run_dir: Path, every: float) -> None:
         super().__init__(daemon=True)
-        self.samples: list[Json] = []
-        self.failures: list[str] = []
+        self.samples: list[Json] = []  # oldest first
+        self.failures: list[str] = []  # errors of samples that could not be taken
         self.over = threading.Event()
         self._status = run_dir / "status.json"
         self._every = every
 
     def run(self) -> None:
-        """Samples from when the learner makes steps."""
+        """Takes samples from the first learner step on."""
         begin, told = None, 0.0
         while not self.over.wait(self._every):
             if not self._status.exists():
@@ -102,7 +97,7 @@ class Sampler(threading.Thread):
 
 
 def sample(status: Json, seconds: float) -> Json:
-    """All numbers now, flat: `actor-0 rss_mb` and so on."""
+    """All current numbers in one flat dictionary: `actor-0 rss_mb` and so on."""
     numbers: Json = {"seconds": seconds}
     numbers |= {name: status["counters"][name] for name in ("inserted", "env_steps", "learner_steps")}
     pids = {"driver": psutil.Process().pid} | {role["role"]: role["pid"] for role in status["roles"]}
@@ -127,10 +122,12 @@ def slope_per_hour(seconds: np.ndarray, values: np.ndarray) -> float:
 
 
 def series_of(samples: Sequence[Json], capacity: int) -> dict[str, Json]:
-    """First, last, slopes and verdict of every number, once warmed up: memory that settles slows down."""
+    """First, last, slopes and verdict of every number after the warm-up."""
     warm = [s for s in samples if s["inserted"] >= capacity and s["seconds"] >= _WARM_UP_SECONDS]
     if len(warm) < 3:
-        sys.exit(f"Only {len(warm)} of {len(samples)} samples came after replay was full: take more minutes.")
+        sys.exit(
+            f"Only {len(warm)} of {len(samples)} samples came after replay was full: run for more minutes."
+        )
     seconds = np.array([s["seconds"] for s in warm])
     hours = (seconds[-1] - seconds[0]) / 3600
     is_late = seconds >= seconds[-1] - (seconds[-1] - seconds[0]) / 3
@@ -152,7 +149,7 @@ def series_of(samples: Sequence[Json], capacity: int) -> dict[str, Json]:
 
 
 def table(series: dict[str, Json]) -> str:
-    """A line for each process, as Markdown: the value at the end and its slopes per hour."""
+    """A line per process as Markdown: the last value and its slopes per hour."""
     rows: defaultdict[str, dict[str, Json]] = defaultdict(dict)
     for name, numbers in series.items():
         role, _, kind = name.rpartition(" ")
@@ -172,7 +169,7 @@ def _cell(numbers: Json) -> str:
 
 
 def soak(minutes: float, actors: int, seed: int, every: float) -> Json:
-    """Makes the run and measures it."""
+    """Runs and measures."""
     with tempfile.TemporaryDirectory() as folder:
         config = distdqn.Config(
             run_dir=f"{folder}/run",
@@ -180,7 +177,7 @@ def soak(minutes: float, actors: int, seed: int, every: float) -> Json:
             seed=seed,
             target_return=None,
             max_env_steps=10**12,
-            max_seconds=60.0 * minutes + 20.0,  # it starts before it learns
+            max_seconds=60.0 * minutes + 20.0,  # includes the start before learning
         )
         sampler = Sampler(Path(folder) / "run", every)
         sampler.start()
@@ -202,25 +199,26 @@ def soak(minutes: float, actors: int, seed: int, every: float) -> Json:
 
 
 def says(report: Json) -> list[str]:
-    """What docs/reliability.md tells of it."""
+    """The text for docs/reliability.md."""
     growing = [name for name, numbers in report["series"].items() if not numbers["is_flat"]]
     return [
         f"`{report['command']}`: {report['learner_steps']:,} learner steps and {report['env_steps']:,} env "
-        f"steps in {report['minutes']:.0f} minutes. The value at the end, and in brackets its slope per hour "
-        "once replay was full and a minute of learning over, and that of the last third of this time:",
+        f"steps in {report['minutes']:.0f} minutes. Each cell has the last value and, in brackets, two "
+        "slopes per hour: from when replay was full and a minute of learning was over, and in the last third "
+        "of that time.",
         "",
         *table(report["series"]).splitlines(),
         "",
         f"Growing: {', '.join(growing)}."
         if growing
-        else "Nothing grows faster than is allowed for: of memory, {:g} MB and {:g} MB an hour.".format(
+        else "Nothing grows faster than allowed: memory by {:g} MB plus {:g} MB per hour.".format(
             *ALLOWED["rss_mb"]
         ),
     ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures, writes the report, and says what grows."""
+    """Measures, writes the report, and prints what grows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0, help="of learning (default: 30)")
     parser.add_argument("--actors", type=int, default=4, help="number of actors (default: 4)")

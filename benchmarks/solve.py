@@ -1,11 +1,11 @@
-"""How fast and how surely the default run solves its environment.
+"""Measures how fast and how reliably the default run solves its environment.
 
-Runs `python -m distdqn.run` as a user would, once for every seed and number of actors,
-interleaved so that a drift of the machine's speed falls on all alike, and prints a table.
+Runs `python -m distdqn.run` once for every seed and number of actors, interleaved so that a drift of
+the machine's speed affects all alike, and prints a table.
 
     python benchmarks/solve.py --seeds 100-109 --actors 1 2 4 8
 
-Options it does not know go to every run. Use an idle machine.
+Options that this program does not know go to every run. Use an idle machine.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 
 
 def main() -> None:
-    """Runs every combination and prints what came of it."""
+    """Runs every combination and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seeds", default="100-109", help="first-last (default: 100-109)")
     parser.add_argument("--actors", type=int, nargs="+", default=[4], help="numbers of actors (default: 4)")
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def run(run_dir: Path, seed: int, actors: int, passed_on: list[str]) -> dict[str, Any]:
-    """One whole command; its summary, and the seconds it took from outside."""
+    """Runs one command; returns its summary and its duration in seconds."""
     command = [sys.executable, "-m", "distdqn.run", "--actors", str(actors), "--seed", str(seed)]
     begin = time.monotonic()
     outcome = subprocess.run(
@@ -77,7 +77,7 @@ def table(results: dict[int, list[dict[str, Any]]]) -> str:
 
 
 def spread(values: list[float], digits: int) -> str:
-    """`median (least to most)`."""
+    """`median (minimum to maximum)`."""
     if not values:
         return "-"
     middle, least, most = (f"{v:,.{digits}f}" for v in (statistics.median(values), min(values), max(values)))

@@ -131,7 +131,7 @@ def test_other_runs_go_on_when_one_fails_and_the_end_says_why(tmp_path: Path, co
 def test_interrupt_ends_the_program_with_what_to_do_next(tmp_path: Path, commands: Commands) -> None:
     commands.fails_on, commands.fails_with = "--seed 101 --run-dir", KeyboardInterrupt()
 
-    with pytest.raises(SystemExit, match="The same command goes on from here"):
+    with pytest.raises(SystemExit, match="The same command continues from here"):
         make_runs(tmp_path, [(CARTPOLE_DEFAULT, 100), (CARTPOLE_DEFAULT, 101)], jobs=1)
 
     assert [run.seed for run in read_runs(tmp_path, CARTPOLE_DEFAULT)[0]] == [100]

@@ -16,17 +16,17 @@ def test_kill_looks_for_another_process_in_the_place_of_the_dead_one():
         "roles": [{"role": "learner", "pid": 7}],
     }
 
-    kill.look(status, 3.5)
+    kill.update(status, 3.5)
     assert (kill.restored, kill.back_seconds) == (None, None)
     status["counters"] = {"learner_restarts": 2, "learner_steps": 600}
     status["roles"][0]["pid"] = None
-    kill.look(status, 4.0)
+    kill.update(status, 4.0)
     assert (kill.restored, kill.lost_beyond) == (600, 40)
     status["roles"][0]["pid"] = 8
-    kill.look(status, 4.5)
+    kill.update(status, 4.5)
     assert kill.back_seconds is None  # it learns nothing yet
     status["counters"]["learner_steps"] = 664
-    kill.look(status, 5.0)
+    kill.update(status, 5.0)
     assert kill.back_seconds == 2.0
 
 

@@ -1,4 +1,4 @@
-"""Drivers that are killed, in short: `benchmarks/kill_driver.py` and `benchmarks/lockstep_resume.py`."""
+"""Killed drivers: short runs of `benchmarks/kill_driver.py` and `benchmarks/lockstep_resume.py`."""
 
 import pytest
 from kill_driver import end_run, make_kills, read_kills, summary_of
@@ -8,11 +8,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.long
-def test_fault_5_driver_killed_at_any_moment_goes_on_from_its_newest_checkpoint(tmp_path, record_property):
+def test_fault_5_driver_killed_at_any_moment_resumes_from_its_newest_checkpoint(tmp_path, record_property):
     assert make_kills(tmp_path, kills=3, seed=4)
     kills = read_kills(tmp_path)
     assert [kill["when"] for kill in kills] == ["start", "training", "checkpoint"]
-    assert [kill["went_on_from"] for kill in kills if kill["has_begun"]] == [
+    assert [kill["resumed_from"] for kill in kills if kill["has_begun"]] == [
         kill["newest_before"] for kill in kills if kill["has_begun"]
     ]
     assert kills[-1]["newest_after"] is not None
@@ -22,7 +22,7 @@ def test_fault_5_driver_killed_at_any_moment_goes_on_from_its_newest_checkpoint(
 
 
 @pytest.mark.long
-def test_fault_5_lockstep_run_that_is_killed_twice_ends_as_one_that_was_left_alone(tmp_path, record_property):
+def test_fault_5_lockstep_run_that_is_killed_twice_ends_like_an_uninterrupted_one(tmp_path, record_property):
     report = compare(tmp_path, points=2, seed=0, passed_on=["--max-env-steps", 3000])
     assert report["differences"] == []
     assert report["checkpoints_compared"] > 10
