@@ -178,9 +178,9 @@ def pids_of(status: Json) -> dict[str, int | None]:
     return {entry["role"]: entry["pid"] for entry in status["roles"]}
 
 
-def torment(run: Run, chaos: Chaos, seconds: float) -> None:
+def kill_roles(run: Run, chaos: Chaos, seconds: float) -> None:
     """Kills roles of a learning run for `seconds`, then waits for the last restarts."""
-    begin, told = time.monotonic(), 0.0
+    begin, printed_at = time.monotonic(), 0.0
     while True:
         now, status = time.monotonic() - begin, run.status()
         for kill in chaos.missing:
@@ -195,8 +195,8 @@ def torment(run: Run, chaos: Chaos, seconds: float) -> None:
                 kill.kept = run.kept(kill.kind)
             os.kill(pid, signal.SIGKILL)
             chaos.kills.append(kill)
-        if now - told >= _PROGRESS_SECONDS:
-            told = now
+        if now - printed_at >= _PROGRESS_SECONDS:
+            printed_at = now
             print(_progress(now, seconds, chaos, status["counters"]), flush=True)
         time.sleep(_POLL_SECONDS)
 
@@ -325,7 +325,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             while not run.status()["counters"]["learner_steps"]:
                 time.sleep(_POLL_SECONDS)
-            torment(run, chaos, options.seconds)
+            kill_roles(run, chaos, options.seconds)
         finally:
             exit_code, left = run.end()
         print(run.output())

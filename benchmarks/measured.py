@@ -151,7 +151,7 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
     """`median (minimum to maximum)`."""
     if not values:
         return "-"
-    middle, least, most = (
+    middle, minimum, maximum = (
         number(value, digits) for value in (statistics.median(values), min(values), max(values))
     )
-    return f"{middle} ({least} to {most})"
+    return f"{middle} ({minimum} to {maximum})"

@@ -78,7 +78,7 @@ class Sampler(threading.Thread):
 
     def run(self) -> None:
         """Takes samples from the first learner step on."""
-        begin, told = None, 0.0
+        begin, printed_at = None, 0.0
         while not self.over.wait(self._every):
             if not self._status.exists():
                 continue
@@ -91,8 +91,8 @@ class Sampler(threading.Thread):
             except Exception as error:
                 self.failures.append(f"{type(error).__name__}: {error}")
                 continue
-            if self.samples[-1]["seconds"] - told >= _PROGRESS_SECONDS:
-                told = self.samples[-1]["seconds"]
+            if self.samples[-1]["seconds"] - printed_at >= _PROGRESS_SECONDS:
+                printed_at = self.samples[-1]["seconds"]
                 print(_progress(self.samples[-1]), flush=True)
 
 

@@ -80,8 +80,10 @@ def spread(values: list[float], digits: int) -> str:
     """`median (minimum to maximum)`."""
     if not values:
         return "-"
-    middle, least, most = (f"{v:,.{digits}f}" for v in (statistics.median(values), min(values), max(values)))
-    return f"{middle} ({least} to {most})"
+    middle, minimum, maximum = (
+        f"{v:,.{digits}f}" for v in (statistics.median(values), min(values), max(values))
+    )
+    return f"{middle} ({minimum} to {maximum})"
 
 
 if __name__ == "__main__":

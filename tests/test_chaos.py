@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from chaos import Chaos, Kill, Run, mistakes_of, report_of, torment
+from chaos import Chaos, Kill, Run, kill_roles, mistakes_of, report_of
 
 SECONDS, EVERY, SEED = 25.0, 1.5, 3
 
@@ -54,13 +54,13 @@ def test_role_that_is_not_back_is_not_killed_again_before_it_is():
 
 
 @pytest.fixture(scope="module")
-def tormented(tmp_path_factory):
+def chaos_run(tmp_path_factory):
     """The report of a short chaos run, and its lines of metrics."""
     run, chaos = Run(tmp_path_factory.mktemp("chaos") / "run", actors=2, seed=SEED), Chaos(EVERY, SEED)
     try:
         while not run.status()["counters"]["learner_steps"]:
             time.sleep(0.2)
-        torment(run, chaos, SECONDS)
+        kill_roles(run, chaos, SECONDS)
     finally:
         exit_code, left = run.end()
     lines = (run.run_dir / "metrics.jsonl").read_text().splitlines()
@@ -68,16 +68,16 @@ def tormented(tmp_path_factory):
 
 
 @pytest.fixture
-def check_role(tormented, record_property):
+def check_role(chaos_run, record_property):
     """Checks that a role came back from each death, and notes what was lost."""
 
     def check(kind, lost):
-        role = tormented[0]["roles"][kind]
+        role = chaos_run[0]["roles"][kind]
         record_property("injected", role["injected"])
-        record_property(lost, tormented[0]["lost"][lost])
+        record_property(lost, chaos_run[0]["lost"][lost])
         assert role["injected"] > 0
         assert role["recovered"] == role["injected"]
-        assert mistakes_of(tormented[0]) == []
+        assert mistakes_of(chaos_run[0]) == []
 
     return check
 
@@ -88,13 +88,13 @@ def test_fault_1_actors_come_back_from_every_death_of_a_chaos_run(check_role):
 
 
 @pytest.mark.slow
-def test_fault_3_replay_comes_back_from_every_death_of_a_chaos_run(check_role, tormented):
+def test_fault_3_replay_comes_back_from_every_death_of_a_chaos_run(check_role, chaos_run):
     check_role("replay", "lost_transitions")
-    ratios = [line["samples_per_insert"] for line in tormented[1]]
+    ratios = [line["samples_per_insert"] for line in chaos_run[1]]
     assert max(ratio for ratio in ratios if ratio is not None) <= 128.0  # no burst
 
 
 @pytest.mark.slow
-def test_fault_4_learner_comes_back_from_every_death_of_a_chaos_run(check_role, tormented):
+def test_fault_4_learner_comes_back_from_every_death_of_a_chaos_run(check_role, chaos_run):
     check_role("learner", "lost_learner_steps")
-    assert tormented[1][-1]["learner_steps"] > 0
+    assert chaos_run[1][-1]["learner_steps"] > 0
