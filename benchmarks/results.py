@@ -9,6 +9,7 @@ interrupted and called again. `report` needs matplotlib. benchmarks/experiments.
 
 import argparse
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -30,7 +31,7 @@ from report import write_report
 
 import distdqn
 from distdqn.environments.registry import inspect_environment
-from distdqn.environments.vector import VectorEnvironment
+from distdqn.environments.vector import FaultLog, VectorEnvironment
 from distdqn.seeding import make_generator, make_integer_seed
 
 Task = tuple[Row, int]
@@ -144,11 +145,14 @@ def play_at_random(env: str, episodes: int, seed: int) -> dict[str, Any]:
     """Returns of a random agent, in the form of `python -m distdqn.evaluate`."""
     actions = inspect_environment(env).actions
     generator = make_generator(seed, "evaluation", 0)
-    batch = VectorEnvironment(env, 1, make_integer_seed(seed, "evaluation", 0))
+    seeds = itertools.count(make_integer_seed(seed, "evaluation", 0))
+    vector = VectorEnvironment(env, 1, seeds, FaultLog(env, max_failures=1))
+    steps = vector.empty_steps(1)
     returns: list[float] = []
     while len(returns) < episodes:
-        returns += batch.step(generator.integers(actions, size=1)).episode_returns
-    batch.close()
+        ends = vector.step(generator.integers(actions, size=1), steps, 0) or []
+        returns += [end.episode_return for end in ends]
+    vector.close()
     return {
         "mean": float(np.mean(returns)),
         "standard_deviation": float(np.std(returns, ddof=1)) if episodes > 1 else 0.0,

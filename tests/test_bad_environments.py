@@ -36,7 +36,7 @@ def test_fault_21_serial_run_ends_when_nothing_but_nan_comes(ends_with):
 
 @pytest.mark.parametrize(("name", "error"), [("make_raising", "Arithmetic"), ("make_unlevelled", "Value")])
 def test_fault_22_serial_run_ends_when_the_environment_always_raises(ends_with, name, error):
-    ends_with(name, 5, f"raised 5 times running, at last {error}Error")
+    ends_with(name, 5, f"raised 5 consecutive errors, the last one {error}Error")
 
 
 def test_fault_24_serial_run_ends_when_observations_are_not_of_their_space(ends_with):

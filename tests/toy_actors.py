@@ -1,5 +1,6 @@
-"""Actors and evaluators with small options, and the weights of small networks."""
+"""Actors, evaluators and vector environments with small options, and the weights of small networks."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,8 @@ from distdqn.acting.actor import Actor
 from distdqn.acting.evaluator import Evaluator
 from distdqn.config.config import ActingOptions, SharedOptions
 from distdqn.environments.registry import inspect_environment
-from distdqn.types import EnvironmentSpec, PolicyWeights
+from distdqn.environments.vector import EpisodeEnd, FaultLog, VectorEnvironment
+from distdqn.types import EnvironmentSpec, PolicyWeights, Steps
 
 # Of `CountingEnvironment`, for environments that should not be built to be inspected.
 COUNTING_SPEC = EnvironmentSpec("toy", (3,), 3, None, "float32", 0.0, 255.0, None)
@@ -34,6 +36,17 @@ def make_actor(
 def make_evaluator(env: Any, **options: Any) -> Evaluator:
     """An evaluator of this environment."""
     return Evaluator(SharedOptions(env=env, **options))
+
+
+def make_vector(env: Any, environments: int, seed: int, checks_outputs: bool = False) -> VectorEnvironment:
+    """Environments of this seed, or a later one after each error."""
+    return VectorEnvironment(env, environments, itertools.count(seed), FaultLog(env, 5), checks_outputs)
+
+
+def step_once(vector: VectorEnvironment, actions: Any) -> tuple[Steps, list[EpisodeEnd] | None]:
+    """One step of all environments, as `[1, E]`, and the episodes that ended."""
+    steps = vector.empty_steps(1)
+    return steps, vector.step(np.array(actions), steps, 0)
 
 
 def make_weights(bias, kernel=None, features=3, version=(0, 1), learner_steps=7):

@@ -1,9 +1,9 @@
-"""The actor: runs episodes with an epsilon-greedy copy of the Q-network."""
+"""The actor: steps environments with an epsilon-greedy copy of the Q-network."""
 
 import dataclasses
+import itertools
 import time
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -11,15 +11,16 @@ from distdqn.acting.exploration import epsilon_by_environment, epsilon_greedy_ac
 from distdqn.acting.n_step import NStepWindows
 from distdqn.acting.nan_guard import NaNGuard
 from distdqn.config.config import ActingOptions
-from distdqn.environments.vector import RebuildingEnvironment
+from distdqn.environments.vector import EpisodeEnd, FaultLog, VectorEnvironment
 from distdqn.networks.keras_policy import KerasPolicy, make_policy
 from distdqn.networks.numpy_policy import Policy
-from distdqn.replay.frames import pack_frames
-from distdqn.seeding import make_generator
+from distdqn.replay.frames import make_frame_layout, pack_frames
+from distdqn.seeding import make_generator, make_integer_seed
 from distdqn.types import (
     EnvironmentSpec,
     FloatArray,
     FlushReport,
+    FrameLayout,
     IntArray,
     PolicyWeights,
     RolloutReport,
@@ -29,37 +30,18 @@ from distdqn.types import (
 )
 
 
-class _Ended(NamedTuple):
-    """An episode that ended, where in the steps of a rollout it did."""
-
-    row: int
-    environment: int
-    episode_return: float
-    length: int
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What one rollout saw."""
-
-    steps: Steps
-    ended: list[_Ended]
-    env_seconds: float
-    network_seconds: float
-
-
 class Actor:
-    """Steps `E` environments at once and turns what happens into n-step transitions.
+    """Steps `E` environments together and returns n-step transitions.
 
     Args:
-        options: what an actor reads.
+        options: the options of acting.
         spec: of the environment.
         index: of this actor.
-        restarts: how often it was restarted before.
+        restarts: how often this actor was restarted.
 
     Raises:
-        EnvironmentFault: here or in a rollout, the environment returns what it must not, or
-            raised `max_failures` times in a row.
+        EnvironmentFault: here or in a rollout, the environment returns wrong values, or raises
+            `max_failures` consecutive errors.
     """
 
     def __init__(self, options: ActingOptions, spec: EnvironmentSpec, index: int, restarts: int = 0) -> None:
@@ -67,10 +49,15 @@ class Actor:
         self._actions = spec.actions
         self._stream = (options.seed, "exploration", index, restarts)
         self._generator = make_generator(*self._stream)
-        self._batch = RebuildingEnvironment(
-            options.env, options.envs_per_actor, options.seed, index, restarts, options.max_failures
+        self._seeds = (options.seed, index, restarts)
+        self._faults = FaultLog(options.env, options.max_failures)
+        self._environments = VectorEnvironment(
+            options.env, options.envs_per_actor, _seeds(*self._seeds), self._faults, checks_outputs=True
         )
-        self._finite = NaNGuard(spec.name, options.envs_per_actor)
+        self._frame_layout: FrameLayout | None = None
+        if spec.is_image:
+            self._frame_layout = make_frame_layout(spec.observation_shape, spec.observation_high)
+        self._nan_guard = NaNGuard(spec.name, options.envs_per_actor)
         self._windows = NStepWindows(options.n_step, options.discount)
         self._weights: PolicyWeights | None = None
         self._policy: Policy | KerasPolicy | None = None
@@ -80,36 +67,34 @@ class Actor:
     ) -> tuple[RolloutReport, Transitions]:
         """Takes up to `rollout_length` steps in every environment.
 
-        Without any weights yet, actions are uniformly random.
+        Before the first weights, actions are uniformly random.
 
-        Called by: the supervisor, one or two calls ahead, once pacing has granted it.
-        Waits for: nothing. After a restart: environments start new episodes from another
-        seed, and open n-step windows are lost.
+        After a restart: new episodes from another seed; the open n-step windows are lost.
 
         Args:
             request: the run's env steps so far, and the most to take.
-            weights: a newer version, or None to go on with the last one.
+            weights: a newer version; None keeps the last one.
         """
         begin = time.perf_counter()
         if weights is not None:
             self._weights, self._policy = weights, make_policy(weights)
-        epsilon = self._epsilon_now(request)  # [E]
-        seen = self._act(request.limit, epsilon)
-        not_finite = self._finite.mask(seen.steps)
-        ended = [episode for episode in seen.ended if seen.steps.is_transition[episode[:2]]]
-        self._prepare_for_learning(seen.steps, ended)
-        transitions = self._packed(self._with_priority(self._windows.add(seen.steps)))
-        faults = self._batch.faults.take_report()
+        epsilon = self._epsilon(request)  # [E]
+        steps, ends, env_seconds, network_seconds = self._act(request.limit, epsilon)
+        not_finite = self._nan_guard.mask(steps)
+        ends = [end for end in ends if steps.is_transition[end.row, end.environment]]
+        self._prepare_for_learning(steps, ends)
+        transitions = self._completed(self._windows.add(steps))
+        faults = self._faults.take_report()
         report = RolloutReport(
-            env_steps=int(np.count_nonzero(seen.steps.is_transition)),
+            env_steps=int(np.count_nonzero(steps.is_transition)),
             transitions=len(transitions),
-            episode_returns=[episode.episode_return for episode in ended],
-            episode_lengths=[episode.length for episode in ended],
+            episode_returns=[end.episode_return for end in ends],
+            episode_lengths=[end.length for end in ends],
             epsilon=float(epsilon.mean()),
             weights_version=self._weights.weights_version if self._weights else None,
             weights_learner_steps=self._weights.learner_steps if self._weights else 0,
-            env_seconds=seen.env_seconds,
-            network_seconds=seen.network_seconds,
+            env_seconds=env_seconds,
+            network_seconds=network_seconds,
             total_seconds=time.perf_counter() - begin,
             env_faults=faults.count,
             env_tracebacks=faults.tracebacks,
@@ -119,108 +104,109 @@ class Actor:
         return report, transitions
 
     def flush(self, number: int) -> tuple[FlushReport, Transitions]:
-        """Ends everything open, so that nothing needs to be kept to go on from here.
+        """Ends all episodes and closes all open n-step windows, as if the episodes were truncated.
 
-        Open n-step windows are closed as if their episodes had been cut off here, and all
-        environments start anew. What follows depends on the run's seed, this actor's index
-        and incarnation, `number` and the weights alone: an actor that was just made and then
-        cut goes on like one that lived until this cut, bit for bit.
+        What follows depends only on the run's seed, this actor's index and restarts, `number` and
+        the weights: a new actor continues like one that acted until this flush, bit for bit.
 
-        Called by: the supervisor, between rollouts, for each checkpoint of a mode that
-        repeats itself. Waits for: nothing. After a restart: the new actor is cut with the
-        number of the checkpoint before it acts.
+        After a restart: the new actor is flushed with the checkpoint's number before it acts.
 
         Args:
-            number: of the cut in the run, from 0.
+            number: of the flush in the run, from 0.
         """
-        self._windows.add(self._room_for(0))  # an actor that never acted has shapes, too
-        transitions = self._packed(self._with_priority(self._windows.close()))
-        lost = self._batch.restart(number)
-        self._finite.forget()
+        self._windows.add(self._environments.empty_steps(0))  # gives the shapes, if this actor never acted
+        transitions = self._completed(self._windows.close())
+        episodes_lost = self._environments.restart(_seeds(*self._seeds, number))
+        self._nan_guard.reset()
         self._generator = make_generator(*self._stream, number)
-        return FlushReport(lost, len(transitions)), transitions
+        return FlushReport(episodes_lost, len(transitions)), transitions
 
-    def _room_for(self, length: int) -> Steps:
-        """Steps to be filled, with the shapes of this environment."""
-        observation = self._batch.observation
-        return Steps.empty(length, self._options.envs_per_actor, observation.shape[1:], observation.dtype)
+    def _act(self, limit: int, epsilon: FloatArray) -> tuple[Steps, list[EpisodeEnd], float, float]:
+        """Takes up to `limit` env steps under `epsilon` `[E]`.
 
-    def _act(self, limit: int, epsilon: FloatArray) -> _Seen:
-        """Takes up to `rollout_length` vector steps and up to `limit` env steps under `epsilon` `[E]`."""
-        steps = self._room_for(self._options.rollout_length)
-        ended: list[_Ended] = []
+        Returns:
+            The steps, the ends of episodes in them, and the seconds spent in the environments and in
+            the network.
+        """
+        length = self._options.rollout_length
+        steps = self._environments.empty_steps(length)
+        ends: list[EpisodeEnd] = []
         env_seconds = network_seconds = 0.0
-        taken = used = 0
-        while used < self._options.rollout_length and taken < limit:
+        taken = row = 0
+        while row < length and taken < limit:
             t0 = time.perf_counter()
-            steps.observation[used] = self._batch.observation
-            steps.action[used] = action = self._choose_actions(epsilon)
+            actions = self._choose_actions(epsilon)
             t1 = time.perf_counter()
-            result = self._batch.step(action)
+            ended = self._environments.step(actions, steps, row)
             env_seconds += time.perf_counter() - t1
             network_seconds += t1 - t0
-            steps.next_observation[used] = result.next_observation
-            steps.reward[used] = result.reward
-            steps.terminated[used] = result.terminated
-            steps.truncated[used] = result.truncated
-            # The budget is met to the step: what is beyond it in this vector step is left out.
-            counted = result.is_transition & (taken + np.cumsum(result.is_transition) <= limit)
-            steps.is_transition[used] = counted
-            taken += int(counted.sum())
-            episodes = zip(result.ended.tolist(), result.episode_returns, result.episode_lengths, strict=True)
-            ended += [_Ended(used, *episode) for episode in episodes]
-            used += 1
-        return _Seen(steps[:used], ended, env_seconds, network_seconds)
+            if ended is not None:
+                self._faults.consecutive.reset()
+                ends += ended
+            # The steps beyond the limit are masked, so that the budget is met exactly.
+            is_transition = steps.is_transition[row]
+            is_transition &= taken + np.cumsum(is_transition) <= limit
+            taken += int(is_transition.sum())
+            row += 1
+        return steps[:row], ends, env_seconds, network_seconds
 
-    def _epsilon_now(self, request: RolloutRequest) -> FloatArray:
+    def _epsilon(self, request: RolloutRequest) -> FloatArray:
         """Probability of a random action in each environment, `[E]`; 1 before the first weights."""
         if self._policy is None:
-            return np.full(self._options.envs_per_actor, 1.0)
+            return np.ones(self._options.envs_per_actor, np.float32)
         return epsilon_by_environment(self._options, request)
-
-    def _with_priority(self, transitions: Transitions) -> Transitions:
-        """The same with first priorities, if replay wants them and there is a network to judge by."""
-        if self._options.sampler != "prioritized" or self._policy is None:
-            return transitions
-        return dataclasses.replace(transitions, priority=np.abs(td_errors(self._policy, transitions)))
-
-    def _packed(self, transitions: Transitions) -> Transitions:
-        """The same with every frame once, if observations are images."""
-        layout = self._batch.frame_layout
-        if layout is None:
-            return transitions
-        frames, observation, next_observation = pack_frames(
-            layout, transitions.observation, transitions.next_observation
-        )
-        return dataclasses.replace(
-            transitions, observation=observation, next_observation=next_observation, frames=frames
-        )
-
-    def _prepare_for_learning(self, steps: Steps, ended: list[_Ended]) -> None:
-        """Turns rewards and ends as the environment gives them into those to learn from, in place."""
-        options = self._options
-        steps.reward[:] *= np.float32(options.reward_scale)
-        if options.reward_clip is not None:
-            np.clip(steps.reward, -options.reward_clip, options.reward_clip, out=steps.reward)
-        if options.failure_reward is not None:
-            for row, environment, _, length in ended:
-                if steps.terminated[row, environment] and length < options.early_end_steps:
-                    steps.reward[row, environment] = options.failure_reward
-        if options.bootstrap_on_termination:
-            steps.truncated[:] |= steps.terminated
-            steps.terminated[:] = False
 
     def _choose_actions(self, epsilon: FloatArray) -> IntArray:
         """Epsilon-greedy actions `[E]` under `epsilon` `[E]`, random ones before the first weights."""
         if self._policy is None:
             return self._generator.integers(self._actions, size=self._options.envs_per_actor)
         self._policy.resample(self._generator)
-        q_values = self._policy.q_values(self._batch.observation)  # [E, A]
+        q_values = self._policy.q_values(self._environments.observation)  # [E, A]
         return epsilon_greedy_actions(q_values, epsilon, self._generator)
+
+    def _prepare_for_learning(self, steps: Steps, ends: list[EpisodeEnd]) -> None:
+        """Changes rewards and terminations in `steps` to those to learn from."""
+        options = self._options
+        steps.reward[:] *= np.float32(options.reward_scale)
+        if options.reward_clip is not None:
+            np.clip(steps.reward, -options.reward_clip, options.reward_clip, out=steps.reward)
+        if options.failure_reward is not None:
+            for row, environment, _, length in ends:
+                if steps.terminated[row, environment] and length < options.early_end_steps:
+                    steps.reward[row, environment] = options.failure_reward
+        if options.bootstrap_on_termination:
+            steps.truncated[:] |= steps.terminated
+            steps.terminated[:] = False
+
+    def _completed(self, transitions: Transitions) -> Transitions:
+        """Adds first priorities, if replay uses them, and packs frames, if observations are images."""
+        if self._options.sampler == "prioritized" and self._policy is not None:
+            priority = np.abs(td_errors(self._policy, transitions))
+            transitions = dataclasses.replace(transitions, priority=priority)
+        if self._frame_layout is None:
+            return transitions
+        frames, observation, next_observation = pack_frames(
+            self._frame_layout, transitions.observation, transitions.next_observation
+        )
+        return dataclasses.replace(
+            transitions, observation=observation, next_observation=next_observation, frames=frames
+        )
+
+
+def _seeds(seed: int, index: int, restarts: int, flush: int | None = None) -> Iterator[int]:
+    """A seed for each build of an actor's environments since its start, or since the flush with this number.
+
+    The first one depends on the flush alone. Streams of different lengths never meet, so later ones
+    have one index more.
+    """
+    actor = (index, restarts)
+    yield make_integer_seed(seed, "environment", *actor, *(() if flush is None else (flush,)))
+    for attempt in itertools.count(1):
+        yield make_integer_seed(seed, "environment", *actor, 0 if flush is None else flush + 1, attempt)
 
 
 def td_errors(policy: Policy | KerasPolicy, transitions: Transitions) -> FloatArray:
-    """How far the network that acted was off, for first priorities.
+    """TD errors of the network that acted, for first priorities.
 
     `reward + discount * max_a q(next_observation)[a] - q(observation)[action]`
 
@@ -231,8 +217,8 @@ def td_errors(policy: Policy | KerasPolicy, transitions: Transitions) -> FloatAr
     Returns:
         `[C]` float32.
 
-    Source: Horgan et al. (2018), section 3, arXiv:1803.00933; there, too, actors have one
-    network only, where the learner's error has an online and a target network.
+    Source: Horgan et al. (2018), section 3, arXiv:1803.00933. An actor has one network, where the
+    learner's TD error uses an online and a target network.
     """
     if not len(transitions):
         return np.zeros(0, np.float32)

@@ -10,11 +10,9 @@ from distdqn.types import FloatArray, IntArray, RolloutRequest
 def epsilon_by_environment(options: ActingOptions, request: RolloutRequest) -> FloatArray:
     """Probability of a random action in each environment of one actor.
 
-    With the ladder, every actor holds rungs from its whole length.
-
     Args:
-        options: the schedule or the ladder.
-        request: the run's env steps, and the actor's position among all.
+        options: a schedule, or the ladder, of which every actor gets evenly spaced rungs.
+        request: the run's env steps, and the position of the actor among all.
 
     Returns:
         `[E]` in [0, 1].
@@ -41,13 +39,13 @@ def epsilon_ladder(environments: int, base: float, exponent: float) -> FloatArra
     `epsilon_i = base^(1 + exponent * i / (N - 1))`; a single environment gets the middle.
 
     Some environments explore much and some hardly at all, so replay always holds both. The
-    paper's ladder has a rung for each actor; here each *environment* of each actor has its
-    own, since a few actors would be nearly all greedy.
+    paper's ladder has a rung for each actor; here it has one for each *environment*, because
+    a few actors would be nearly all greedy.
 
     Args:
         environments: of all actors together, `N`.
         base: the largest epsilon, in (0, 1).
-        exponent: how far the ladder reaches down.
+        exponent: of the smallest epsilon, minus 1.
 
     Returns:
         `[N]` float32, falling.
@@ -64,7 +62,7 @@ def greedy_actions(q_values: FloatArray, generator: np.random.Generator) -> IntA
 
     Args:
         q_values: `[E, A]`.
-        generator: draws among equals.
+        generator: draws among ties.
 
     Returns:
         `[E]` actions from 0.
@@ -86,8 +84,7 @@ def epsilon_greedy_actions(
     Args:
         q_values: `[E, A]`.
         epsilon: `[E]` in [0, 1], one for each environment.
-        generator: all draws come from it, the same number of them on every call
-            without ties.
+        generator: of all draws; their number is the same in every call without ties.
 
     Returns:
         `[E]` actions from 0.

@@ -1,4 +1,4 @@
-"""n-step transitions out of the steps of many environments at once."""
+"""n-step transitions from the steps of many environments."""
 
 from dataclasses import replace
 
@@ -8,15 +8,19 @@ from distdqn.types import BoolArray, FloatArray, IntArray, Steps, Transitions
 
 
 class NStepWindows:
-    """Turns steps into n-step transitions, carrying open windows from call to call.
+    """Turns steps into n-step transitions, and keeps open windows from call to call.
 
     The window that starts at step t covers steps t to t+m-1, where m is n, or less if the
     episode ends before:
 
     `reward = sum_k discount^k * reward[t+k]`, `discount = discount^m * (1 - terminated)`
 
-    Every real step starts exactly one window, so the last n-1 steps of an episode are
-    stored with shorter ones. A window never reaches past the end of its episode.
+    Every real step starts exactly one window, so the last n-1 steps of an episode have shorter
+    ones. No window contains steps of two episodes.
+
+    Args:
+        n_step: longest window, in env steps.
+        discount: per env step, in [0, 1].
 
     Source: Sutton and Barto (2018), section 7.1; the bootstrap on truncation is
     Pardo et al. (2018), arXiv:1712.00378.
@@ -26,23 +30,23 @@ class NStepWindows:
         self._n_step = n_step
         self._discount = discount
         self._open: Steps | None = None  # at most the last n-1 vector steps
-        self._started: BoolArray | None = None  # [T', E], windows not yet emitted there
+        self._starts: BoolArray | None = None  # [T', E], where in them a window is open
 
     def add(self, steps: Steps) -> Transitions:
         """The transitions whose windows `steps` complete, ordered by time, then environment.
 
         Args:
-            steps: `[T, E]` the vector steps that follow those of the last call.
+            steps: `[T, E]`, the vector steps after those of the last call.
 
         Returns:
             Columns `[C]`.
         """
-        waiting = steps.is_transition
-        if self._open is not None and self._started is not None:
-            waiting = np.concatenate([self._started, waiting])
+        starts = steps.is_transition
+        if self._open is not None and self._starts is not None:
+            starts = np.concatenate([self._starts, starts])
             steps = self._open.followed_by(steps)
         reward, discount, last, complete = n_step_returns(steps, self._n_step, self._discount)
-        emitted = waiting & complete  # [T, E]
+        emitted = starts & complete  # [T, E]
         start, environment = np.nonzero(emitted)  # [C], [C]
         transitions = Transitions(
             observation=steps.observation[start, environment],
@@ -52,34 +56,34 @@ class NStepWindows:
             next_observation=steps.next_observation[last[start, environment], environment],
         )
         keep = slice(max(0, len(steps) - (self._n_step - 1)), None)
-        self._open, self._started = steps[keep], (waiting & ~emitted)[keep]
+        self._open, self._starts = steps[keep], (starts & ~emitted)[keep]
         return transitions
 
     def close(self) -> Transitions:
-        """The transitions of all open windows, as if every episode was cut off after the last step.
+        """The transitions of all open windows, as if every episode was truncated after the last step.
 
-        They bootstrap from its `next_observation` with `discount^m`. No later window will
-        contain a step from before.
+        They bootstrap from its `next_observation` with `discount^m`. Later windows contain only
+        later steps.
 
         Returns:
             Columns `[C]`, ordered by time, then environment.
 
         Raises:
-            ValueError: nothing was ever added, so the shapes are not known.
+            ValueError: `add` was never called, so the shapes are unknown.
         """
-        if self._open is None or self._started is None:
-            raise ValueError("`close` comes after `add`, if only of no steps: the shapes are unknown before.")
+        if self._open is None or self._starts is None:
+            raise ValueError("`add` must come before `close`, if only with no steps: it gives the shapes.")
         self._open = replace(self._open, truncated=self._open.truncated.copy())
         self._open.truncated[-1:] = True
         transitions = self.add(self._open[:0])
-        self._open, self._started = self._open[:0], self._started[:0]
+        self._open, self._starts = self._open[:0], self._starts[:0]
         return transitions
 
 
 def n_step_returns(
     steps: Steps, n_step: int, discount: float
 ) -> tuple[FloatArray, FloatArray, IntArray, BoolArray]:
-    """Return, discount, last step and completeness of the window starting at every step.
+    """Return, discount, last step and completeness of the window that starts at each step.
 
     Args:
         steps: `[T, E]`.
@@ -90,19 +94,19 @@ def n_step_returns(
         reward: `[T, E]` float32, discounted sum over the window.
         discount: `[T, E]` float32, `discount^m`, 0 where the window terminated.
         last: `[T, E]` index of the window's last step.
-        complete: `[T, E]` bool; False where later steps would still extend the window.
+        complete: `[T, E]` bool; False where later steps would extend the window.
     """
     length, environments = steps.reward.shape
-    # A step left out ends the window before it, as a truncation does.
-    hole_follows = np.zeros_like(steps.is_transition)
-    hole_follows[:-1] = ~steps.is_transition[1:]
-    ends = steps.terminated | steps.truncated | hole_follows  # [T, E]
+    # A masked step ends the window before it, as a truncation does.
+    gap_follows = np.zeros_like(steps.is_transition)
+    gap_follows[:-1] = ~steps.is_transition[1:]
+    ends = steps.terminated | steps.truncated | gap_follows  # [T, E]
     reward = np.zeros((length, environments), np.float32)
     product = np.ones((length, environments), np.float32)
     last = np.repeat(np.arange(length)[:, None], environments, axis=1)  # [T, E]
-    grows = steps.is_transition.copy()  # windows that take in their k-th step
+    grows = steps.is_transition.copy()  # windows that contain their k-th step
     for k in range(min(n_step, length)):
-        reached = length - k  # windows from here on would need steps not yet seen
+        reached = length - k  # later windows would need steps that are not known yet
         grows[reached:] = False
         growing = grows[:reached]
         reward[:reached] += np.where(growing, np.float32(discount**k) * steps.reward[k:], np.float32(0.0))

@@ -1,27 +1,26 @@
-"""Checks what environments return, during the first episode of each and at no cost afterwards.
+"""Checks what environments return during their first episode, and costs nothing afterwards.
 
-Vector environments batch and cast without a word, so single environments are checked
-before they are batched. Gymnasium's own `PassiveEnvChecker` only warns, and looks at one
-step.
+Vector environments batch and cast without a warning, so single environments are checked before
+they are batched. Gymnasium's `PassiveEnvChecker` only warns, and looks at one step.
 """
 
 from typing import Any, NoReturn
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.vector import SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from distdqn.errors import EnvironmentFault
 from distdqn.types import AnyArray, BoolArray
 
-# What `gymnasium.make` puts around an environment. They hand its outputs on, or stumble over
-# them with an error that names no cause, so the check goes inside of them.
-_PUT_AROUND = (PassiveEnvChecker, OrderEnforcing, TimeLimit)
+# The wrappers that `gymnasium.make` adds. Wrong outputs make them raise errors that name no cause,
+# so the check goes inside them.
+_ADDED_WRAPPERS = (PassiveEnvChecker, OrderEnforcing, TimeLimit)
 
 
 class OutputCheck:
-    """Compares what `reset` and `step` return with what Gymnasium and the space promise.
+    """Compares what `reset` and `step` return with Gymnasium's interface and the observation space.
 
     Args:
         name: of the environment, for the message.
@@ -35,76 +34,75 @@ class OutputCheck:
         self._dtype = space.dtype
         self._shape = (*batch_shape, *space.shape)
         self._low, self._high = space.low, space.high
-        self._least, self._most = _widened(space.low, -1), _widened(space.high, 1)
+        self._min, self._max = _widened(space.low, -1), _widened(space.high, 1)
 
     def check_reset(self, result: Any) -> None:
-        """Raises unless `result` is what `reset` must return.
+        """Checks what `reset` returned.
 
         Raises:
-            EnvironmentFault: it is not; says what was expected.
+            EnvironmentFault: it is wrong; the message says what was expected.
         """
         if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
-            self._fail("reset", "value", "a tuple (observation, info) with a dict as info", _kind(result))
+            self._fail("reset", "value", "a tuple (observation, info) with a dict as info", _describe(result))
         self._check_observation("reset", result[0], np.ones(self._batch_shape, np.bool_))
 
-    def check_step(self, result: Any, unchecked: BoolArray | None = None) -> None:
-        """Raises unless `result` is what `step` must return.
+    def check_step(self, result: Any, where: BoolArray | None = None) -> None:
+        """Checks what `step` returned.
 
         Args:
-            result: what it returned.
-            unchecked: `[E]`, the environments of a vector whose numbers matter; None means all.
+            result: of `step`.
+            where: `[E]`, the environments of a vector whose values are checked; None means all.
 
         Raises:
-            EnvironmentFault: it is not; says what was expected.
+            EnvironmentFault: it is wrong; the message says what was expected.
         """
         if not (isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], dict)):
             expected = "a tuple (observation, reward, terminated, truncated, info) with a dict as info"
-            self._fail("step", "value", expected, _kind(result))
+            self._fail("step", "value", expected, _describe(result))
         observation, reward, *flags, _ = result
-        where = np.ones(self._batch_shape, np.bool_) if unchecked is None else unchecked
+        where = np.ones(self._batch_shape, np.bool_) if where is None else where
         self._check_observation("step", observation, where)
         numbers = np.asarray(reward)
         if numbers.shape != self._batch_shape or numbers.dtype.kind not in "biuf":
-            self._fail("step", "reward", self._one_or_all("real number"), _kind(reward))
-        self._check_numbers("step", "reward", numbers, "finite numbers", ~np.isfinite(numbers) & where)
+            self._fail("step", "reward", self._one_or_many("real number"), _describe(reward))
+        self._check_values("step", "reward", numbers, "finite numbers", ~np.isfinite(numbers) & where)
         for word, flag in zip(("terminated", "truncated"), flags, strict=True):
             if np.shape(flag) != self._batch_shape or np.asarray(flag).dtype != np.bool_:
-                self._fail("step", f"`{word}`", self._one_or_all("bool"), _kind(flag))
+                self._fail("step", f"`{word}`", self._one_or_many("bool"), _describe(flag))
 
-    def _one_or_all(self, kind: str) -> str:
-        """What is expected where each environment has one value."""
+    def _one_or_many(self, kind: str) -> str:
+        """The expected type of a value that each environment has once."""
         return f"an array of {kind}s with shape {self._batch_shape}" if self._batch_shape else f"a {kind}"
 
     def _check_observation(self, method: str, observation: Any, where: BoolArray) -> None:
-        """Type, shape, dtype and values; `where` `[]` or `[E]` says whose values."""
-        expected = f"an array of {self._dtype} with shape {self._shape}"
+        """Checks type, shape and dtype, and the values where `where` `[]` or `[E]` says so."""
         if (
             not isinstance(observation, np.ndarray | np.generic)
             or observation.shape != self._shape
             or not np.can_cast(observation.dtype, self._dtype)
         ):
-            self._fail(method, "observation", expected, _kind(observation))
-        seen = np.asarray(observation)
-        where = where.reshape(where.shape + (1,) * (seen.ndim - where.ndim))
-        self._check_numbers(method, "observation", seen, "finite numbers", ~np.isfinite(seen) & where)
+            expected = f"an array of {self._dtype} with shape {self._shape}"
+            self._fail(method, "observation", expected, _describe(observation))
+        values = np.asarray(observation)
+        where = where.reshape(where.shape + (1,) * (values.ndim - where.ndim))
+        self._check_values(method, "observation", values, "finite numbers", ~np.isfinite(values) & where)
         for word, bound, wrong in (
-            ("least", self._low, seen < self._least),
-            ("most", self._high, seen > self._most),
+            ("least", self._low, (values < self._min) & where),
+            ("most", self._high, (values > self._max) & where),
         ):
-            if (wrong & where).any():
-                limit = np.broadcast_to(bound, self._shape)[wrong & where][0]
+            if wrong.any():
+                limit = np.broadcast_to(bound, self._shape)[wrong][0]
                 expected = f"at {word} {limit:.6g} by its space"
-                self._check_numbers(method, "observation", seen, expected, wrong & where)
+                self._check_values(method, "observation", values, expected, wrong)
 
-    def _check_numbers(
-        self, method: str, what: str, numbers: AnyArray, expected: str, wrong: BoolArray
+    def _check_values(
+        self, method: str, what: str, values: AnyArray, expected: str, wrong: BoolArray
     ) -> None:
-        """Fails at the first of `numbers` that is `wrong`, arrays of one shape."""
-        if not wrong.any():
-            return
-        position = tuple(np.argwhere(wrong)[0].tolist())
-        at = f" at position {position}" if position else ""
-        self._fail(method, what, expected, f"{numbers[position]}{at}")
+        """Fails at the first of `values` that is `wrong`, arrays of one shape."""
+        if wrong.any():
+            position = tuple(np.argwhere(wrong)[0].tolist())
+            at = f" at position {position}" if position else ""
+            self._fail(method, what, expected, f"{values[position]}{at}")
 
     def _fail(self, method: str, what: str, expected: str, got: str) -> NoReturn:
         raise EnvironmentFault(
@@ -114,22 +112,22 @@ class OutputCheck:
 
 
 class CheckedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """One environment, checked until it is reset a second time."""
+    """One environment, checked until its second reset."""
 
     def __init__(self, environment: gymnasium.Env[Any, Any], check: OutputCheck) -> None:
         super().__init__(environment)
         self._check = check
-        self._begun = False
+        self._is_reset = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
         """Resets the environment."""
         result = self.env.reset(seed=seed, options=options)
-        if self._begun:
-            # From here on, calls go past this object.
+        if self._is_reset:
+            # Later calls bypass this wrapper.
             self.reset, self.step = self.env.reset, self.env.step  # type: ignore[method-assign]
         else:
             self._check.check_reset(result)
-        self._begun = True
+        self._is_reset = True
         return result
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -139,50 +137,27 @@ class CheckedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
         return result
 
 
-class CheckedVector(VectorWrapper):
-    """A vector environment, each environment in it checked until it has ended an episode."""
-
-    def __init__(self, vector: VectorEnv[Any, Any, Any], check: OutputCheck) -> None:
-        super().__init__(vector)
-        self._check = check
-        self._unchecked = np.ones(vector.num_envs, np.bool_)
-
-    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
-        """Resets all environments."""
-        result = self.env.reset(seed=seed, options=options)
-        self._check.check_reset(result)
-        return result
-
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Steps all environments."""
-        result = self.env.step(actions)
-        self._check.check_step(result, self._unchecked)
-        self._unchecked &= ~(result[2] | result[3])
-        if not self._unchecked.any():
-            # From here on, calls go past this object.
-            self.reset, self.step = self.env.reset, self.env.step  # type: ignore[method-assign]
-        return result
-
-
-def check_first_episodes(vector: VectorEnv[Any, Any, Any], name: str) -> VectorEnv[Any, Any, Any]:
-    """The same environments, each checked until its first episode is over.
+def check_first_episodes(vector: VectorEnv[Any, Any, Any], name: str) -> OutputCheck | None:
+    """Lets single environments in `vector`, not reset yet, check themselves during their first episode.
 
     Args:
-        vector: not reset yet. Single environments in it are checked one by one, a vector
-            class of its own in what it returns for all.
-        name: what people call it.
+        vector: the environments.
+        name: for the message.
+
+    Returns:
+        The check that the caller must make, if the vector class steps all environments itself.
     """
     base = vector.unwrapped
-    space: Any = vector.single_observation_space
     if not isinstance(base, SyncVectorEnv):
-        return CheckedVector(vector, OutputCheck(name, space, (vector.num_envs,)))
+        space: Any = vector.single_observation_space
+        return OutputCheck(name, space, (vector.num_envs,))
     base.envs = [_checked(single, name) for single in base.envs]
-    return vector
+    return None
 
 
 def _checked(environment: gymnasium.Env[Any, Any], name: str) -> gymnasium.Env[Any, Any]:
-    """The environment with a check inside of what `gymnasium.make` puts around it."""
-    if isinstance(environment, gymnasium.Wrapper) and type(environment) in _PUT_AROUND:
+    """The environment with a check inside the wrappers that `gymnasium.make` adds."""
+    if isinstance(environment, gymnasium.Wrapper) and type(environment) in _ADDED_WRAPPERS:
         environment.env = _checked(environment.env, name)
         return environment
     space: Any = environment.observation_space
@@ -190,15 +165,15 @@ def _checked(environment: gymnasium.Env[Any, Any], name: str) -> gymnasium.Env[A
 
 
 def _widened(bound: Any, sign: int) -> Any:
-    """A bound that spares what rounding does to floats."""
+    """A bound that tolerates rounding errors of floats."""
     if not np.issubdtype(bound.dtype, np.floating):
         return bound
     with np.errstate(over="ignore"):  # the bound may be the end of the dtype's range
         return bound + sign * 1e-5 * np.maximum(1.0, np.abs(bound))
 
 
-def _kind(value: Any) -> str:
-    """What a wrong value is, for people."""
+def _describe(value: Any) -> str:
+    """Type, dtype and shape of a wrong value."""
     if isinstance(value, np.ndarray | np.generic):
         return f"an array of {value.dtype} with shape {value.shape}"
     if isinstance(value, tuple):

@@ -1,4 +1,4 @@
-"""Families of environments whose package must be imported before Gymnasium knows them."""
+"""From a name to an environment: Gymnasium ids, `module:Name`, Atari, MinAtar; and what DQN needs of it."""
 
 import contextlib
 import difflib
@@ -17,53 +17,54 @@ from distdqn.types import EnvironmentSpec
 
 EnvironmentSource = str | Callable[[], gymnasium.Env[Any, Any]]
 
-# Returns must be the game's own: it is the actor that clips rewards, and it only learns
-# from them. Actors are processes already, so one thread each.
+# Returns must be those of the game, so the actor clips rewards. An actor has one process, so one thread.
 _ATARI_SETTINGS: dict[str, Any] = {"reward_clipping": False, "num_threads": 1}
 
+# By namespace: the package that registers it, and the extra of this package that installs it.
+_NAMESPACES = {"ALE": ("ale_py", "atari"), "MinAtar": ("minatar.gym", "minatar")}
 
-def make_vector_environment(source: EnvironmentSource, environments: int) -> VectorEnv[Any, Any, Any]:
-    """`environments` copies of one environment, in the environment's own vector class if it has one.
+
+def make_vector_environment(env: EnvironmentSource, environments: int) -> VectorEnv[Any, Any, Any]:
+    """Several copies of one environment, in its own vector class if it has one.
 
     Args:
-        source: a Gymnasium id, `module:Name`, or a function that makes one environment.
-        environments: how many.
+        env: a Gymnasium id, `module:Name`, or a function that makes one environment.
+        environments: how many copies.
 
     Raises:
-        ConfigError: there is no such environment.
+        ConfigError: the environment does not exist.
     """
-    resolved = resolve_environment(source)
-    if isinstance(resolved, str):
-        is_atari = str(gymnasium.spec(resolved).vector_entry_point).startswith("ale_py.")
-        return gymnasium.make_vec(resolved, num_envs=environments, **(_ATARI_SETTINGS if is_atari else {}))
-    return SyncVectorEnv([resolved] * environments)
+    found = resolve_environment(env)
+    if isinstance(found, str):
+        is_atari = str(gymnasium.spec(found).vector_entry_point).startswith("ale_py.")
+        return gymnasium.make_vec(found, num_envs=environments, **(_ATARI_SETTINGS if is_atari else {}))
+    return SyncVectorEnv([found] * environments)
 
 
-def resolve_environment(source: EnvironmentSource) -> EnvironmentSource:
+def resolve_environment(env: EnvironmentSource) -> EnvironmentSource:
     """A registered id, or a function that makes one environment.
 
-    `module:Name` imports the module; an attribute of that name wins over an id. Atari and
+    `module:Name` imports the module; an attribute of that name is preferred to an id. Atari and
     MinAtar need no module.
 
     Raises:
-        ConfigError: nothing by that name exists, or its package is not installed.
+        ConfigError: nothing has this name, or its package is not installed.
     """
-    if not isinstance(source, str):
-        return source
-    module_name, colon, name = source.rpartition(":")
+    if not isinstance(env, str):
+        return env
+    module_name, colon, name = env.rpartition(":")
     if colon:
         try:
             module = importlib.import_module(module_name)
         except Exception as error:
-            why = f"{type(error).__name__}: {one_line(error)}"
             raise ConfigError(
-                f"`env`: cannot import `{module_name}` of `{source}`: {why} "
+                f"`env`: cannot import `{module_name}` of `{env}`: {type(error).__name__}: {one_line(error)} "
                 "(is its folder on the Python path, and does it import by itself?)"
             ) from error
         if callable(attribute := getattr(module, name, None)):
             made: EnvironmentSource = attribute
             return made
-    import_package(name)
+    _register(name)
     try:
         gymnasium.spec(name)
     except gymnasium.error.Error as error:
@@ -71,55 +72,56 @@ def resolve_environment(source: EnvironmentSource) -> EnvironmentSource:
     return name
 
 
-def environment_name(source: EnvironmentSource) -> str:
-    """What people call the environment."""
-    return source if isinstance(source, str) else getattr(source, "__name__", type(source).__name__)
+def environment_name(env: EnvironmentSource) -> str:
+    """The name to show to people."""
+    return env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__)
 
 
-def inspect_environment(source: EnvironmentSource) -> EnvironmentSpec:
+def inspect_environment(env: EnvironmentSource) -> EnvironmentSpec:
     """Builds the environment once and checks that DQN can learn it.
 
     Raises:
-        ConfigError: no such environment, or its spaces do not suit DQN.
-        EnvironmentFault: its constructor fails; the message carries the original error.
+        ConfigError: the environment does not exist, or DQN cannot use its spaces.
+        EnvironmentFault: its constructor fails; the message quotes the original error.
     """
-    resolved = resolve_environment(source)
+    found = resolve_environment(env)
+    name = environment_name(env)
     try:
-        vector = make_vector_environment(resolved, 1)
+        vector = make_vector_environment(found, 1)
     except gymnasium.error.DependencyNotInstalled as error:
         raise ConfigError(f"`env`: {one_line(error)}") from error
     except Exception as error:
         raise EnvironmentFault(
-            f"The environment `{environment_name(source)}` cannot be built: "
-            f"{type(error).__name__}: {one_line(error)}"
+            f"The environment `{name}` cannot be built: {type(error).__name__}: {one_line(error)}"
         ) from error
-    try:
-        observed: Any = vector.single_observation_space
-        acted: Any = vector.single_action_space
-        _check_spaces(observed, acted)
+    with contextlib.closing(vector):
+        observations: Any = vector.single_observation_space
+        actions: Any = vector.single_action_space
+        _check_spaces(observations, actions)
         return EnvironmentSpec(
-            name=environment_name(source),
-            observation_shape=observed.shape,
-            actions=int(acted.n),
+            name=name,
+            observation_shape=observations.shape,
+            actions=int(actions.n),
             reward_threshold=_reward_threshold(vector),
-            observation_dtype=_kept_dtype(observed),
-            observation_low=float(observed.low.min()),
-            observation_high=float(observed.high.max()),
-            conversion=_conversion(observed),
+            observation_dtype=observation_dtype(observations),
+            observation_low=float(observations.low.min()),
+            observation_high=float(observations.high.max()),
+            conversion=_conversion(observations),
         )
-    finally:
-        vector.close()
 
 
-def _kept_dtype(observations: Any) -> str:
-    """`uint8` for pixels and maps of bits with two or three axes, `float32` for everything else."""
+def observation_dtype(observations: Any) -> str:
+    """The dtype that observations of this space are kept in.
+
+    `uint8` for pixels and for maps of bits with two or three axes, `float32` for everything else.
+    """
     is_image = observations.dtype in (np.uint8, np.bool_) and len(observations.shape) in (2, 3)
     return "uint8" if is_image else "float32"
 
 
 def _conversion(observations: Any) -> str | None:
-    """A line about observations that are not kept as they come; None where nothing is lost."""
-    if observations.dtype == np.float32 or _kept_dtype(observations) == "uint8":
+    """A line for the user about observations that are converted to another dtype."""
+    if observations.dtype == np.float32 or observation_dtype(observations) == "uint8":
         return None
     kind = str(observations.dtype)
     if kind in ("uint8", "bool"):
@@ -147,7 +149,7 @@ def _check_spaces(observations: Any, actions: Any) -> None:
 
 
 def _reward_threshold(vector: VectorEnv[Any, Any, Any]) -> float | None:
-    """`spec.reward_threshold`, wherever this kind of vector environment keeps its spec."""
+    """`spec.reward_threshold`, wherever this class of vector environment keeps its spec."""
     spec = vector.unwrapped.spec
     if spec is None and isinstance(vector, SyncVectorEnv):
         spec = vector.envs[0].spec
@@ -155,36 +157,32 @@ def _reward_threshold(vector: VectorEnv[Any, Any, Any]) -> float | None:
 
 
 def _suggestion(name: str, message: str) -> str:
-    """A near registered id, where Gymnasium's message names none."""
+    """A similar registered id, unless Gymnasium's message names one."""
     if "Did you mean" in message or "`" in message.replace(f"`{name}`", ""):
         return ""
     near = difflib.get_close_matches(name, gymnasium.registry, n=1)
     return f" (did you mean `{near[0]}`?)" if near else ""
 
 
-# By namespace: the package, and our extra that installs it.
-_FAMILIES = {"ALE": ("ale_py", "atari"), "MinAtar": ("minatar.gym", "minatar")}
-
-
-def import_package(name: str) -> None:
+def _register(name: str) -> None:
     """Imports the package that registers `name`; Gymnasium 1.x does not do so by itself."""
-    family = name.rpartition("/")[0]
-    if family not in _FAMILIES or any(spec.namespace == family for spec in gymnasium.registry.values()):
+    namespace = name.rpartition("/")[0]
+    if namespace not in _NAMESPACES or any(s.namespace == namespace for s in gymnasium.registry.values()):
         return
-    module_name, extra = _FAMILIES[family]
+    module_name, extra = _NAMESPACES[namespace]
     try:
-        with _put_off("seaborn"):
+        with _deferred("seaborn"):
             module = importlib.import_module(module_name)
     except ImportError as error:
         raise ConfigError(
             f"`env`: `{name}` is not installed: `pip install 'distdqn[{extra}]'` ({one_line(error)})."
         ) from error
-    if family == "MinAtar":
+    if namespace == "MinAtar":
         module.register_envs()
 
 
-class _PutOff(ModuleType):
-    """Stands for a module until something of it is used."""
+class _DeferredModule(ModuleType):
+    """Imports the module of its name at the first use of an attribute."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -193,8 +191,8 @@ class _PutOff(ModuleType):
 
 
 @contextlib.contextmanager
-def _put_off(name: str) -> Iterator[None]:
-    """What is imported meanwhile gets the module `name` when it first uses it.
+def _deferred(name: str) -> Iterator[None]:
+    """Defers the import of the module `name` by modules that are imported meanwhile.
 
     MinAtar imports seaborn for the colours of its pictures: 1.3 s and 100 MB in every
     actor, or a warning where it is missing.
@@ -202,7 +200,7 @@ def _put_off(name: str) -> Iterator[None]:
     if name in sys.modules:
         yield
         return
-    sys.modules[name] = _PutOff(name)
+    sys.modules[name] = _DeferredModule(name)
     try:
         yield
     finally:

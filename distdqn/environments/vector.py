@@ -1,288 +1,93 @@
-"""Environments: building them, checking that DQN can use them, stepping many exactly.
-
-Gymnasium is imported in this folder and in the commands that show episodes, nowhere else.
-"""
+"""Many environments stepped as one, and rebuilt when one of them raises."""
 
 import contextlib
-import functools
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
+import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from distdqn.environments.output_checks import check_first_episodes
+from distdqn.environments.output_checks import OutputCheck, check_first_episodes
 from distdqn.environments.registry import (
     EnvironmentSource,
-    _kept_dtype,
     environment_name,
     make_vector_environment,
+    observation_dtype,
 )
-from distdqn.errors import DistdqnError, EnvironmentFault, one_line
-from distdqn.replay.frames import make_frame_layout
-from distdqn.seeding import make_integer_seed
-from distdqn.types import AnyArray, BoolArray, FloatArray, FrameLayout, IntArray
-
-P = ParamSpec("P")
-
-R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What one vector step of `E` environments brought.
-
-    Attributes:
-        next_observation: `[E, *observation_shape]`, what the action led to; at an
-            episode's end its last observation, not the next episode's first.
-        reward: `[E]` float32.
-        terminated: `[E]` bool.
-        truncated: `[E]` bool.
-        is_transition: `[E]` bool; False where the environment ignored the action and
-            only reset itself.
-        ended: positions of the environments whose episode ended.
-        episode_returns: undiscounted returns of those episodes, in the order of `ended`.
-        episode_lengths: their env steps.
-    """
-
-    next_observation: AnyArray
-    reward: FloatArray
-    terminated: BoolArray
-    truncated: BoolArray
-    is_transition: BoolArray
-    ended: IntArray
-    episode_returns: list[float]
-    episode_lengths: list[int]
-
-
-class EnvironmentRaised(Exception):
-    """The environment raised while it was built, reset or stepped; `__cause__` is what."""
-
-
-def _blames_the_environment(method: Callable[P, R]) -> Callable[P, R]:
-    """The same method; whatever goes wrong in it is the environment's doing."""
-
-    @functools.wraps(method)
-    def blaming(*arguments: P.args, **options: P.kwargs) -> R:
-        try:
-            return method(*arguments, **options)
-        except DistdqnError:
-            raise
-        except Exception as error:
-            raise EnvironmentRaised(type(error).__name__) from error
-
-    return blaming
-
-
-class VectorEnvironment:
-    """`E` environments stepped together, whatever their autoreset mode.
-
-    Args:
-        source: of the environments.
-        environments: `E`.
-        seed: of their first episodes and all that follow.
-        checks_outputs: check what each environment returns until its first episode is over.
-
-    Attributes:
-        observation: what to act on next, `[E, *observation_shape]`, uint8 if it is an image
-            and float32 if not.
-        frame_layout: how images are made of frames.
-        open_returns: `[E]`, undiscounted return of each open episode so far.
-        open_lengths: `[E]`, its env steps.
-        unchecked: `[E]` bool, environments whose outputs are being checked still.
-
-    Raises:
-        ConfigError: there is no such environment.
-        EnvironmentFault: what it returns is wrong.
-        EnvironmentRaised: it raised.
-    """
-
-    @_blames_the_environment
-    def __init__(
-        self, source: EnvironmentSource, environments: int, seed: int, checks_outputs: bool = False
-    ) -> None:
-        self._source, self._environments = source, environments
-        self.unchecked = np.full(environments, checks_outputs)
-        self._build()
-        try:
-            self._reset(seed)
-        except Exception:
-            self.close()
-            raise
-
-    def _build(self) -> None:
-        vector = make_vector_environment(self._source, self._environments)
-        if self.unchecked.any():
-            vector = check_first_episodes(vector, environment_name(self._source))
-        self._vector = vector
-        self._mode = AutoresetMode(vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
-        space = vector.single_action_space
-        self._first_action = int(space.start) if isinstance(space, gymnasium.spaces.Discrete) else 0
-        observed: Any = vector.single_observation_space
-        self._dtype = np.dtype(_kept_dtype(observed))
-        self.frame_layout: FrameLayout | None = None
-        if self._dtype == np.uint8:
-            self.frame_layout = make_frame_layout(observed.shape, float(observed.high.max()))
-
-    def _reset(self, seed: int) -> None:
-        first, _ = self._vector.reset(seed=seed)
-        self.observation: AnyArray = np.array(first, self._dtype)
-        self.open_returns = np.zeros(self._environments, np.float64)
-        self.open_lengths = np.zeros(self._environments, np.int64)
-        self._resets_next = np.zeros(self._environments, np.bool_)
-
-    def open_episodes(self) -> int:
-        """How many episodes have had a step and go on."""
-        return int(np.count_nonzero(self.open_lengths))
-
-    @_blames_the_environment
-    def restart(self, seed: int) -> None:
-        """Breaks off all episodes and goes on as a new batch of this seed would.
-
-        Environments without a vector class are built anew, since some keep state over a
-        reset (MinAtar: its last action). Vector classes are only reset: building Atari games
-        takes as long again.
-        """
-        if isinstance(self._vector.unwrapped, SyncVectorEnv):
-            self.close()
-            self._build()
-        self._reset(seed)
-
-    @_blames_the_environment
-    def step(self, actions: IntArray) -> StepResult:
-        """Steps every environment once.
-
-        Args:
-            actions: `[E]` from 0; where an environment's turn is to reset itself, its
-                action has no effect.
-        """
-        observation, reward, terminated, truncated, info = self._vector.step(actions + self._first_action)
-        is_transition = ~self._resets_next
-        # A copy each: an environment may hand out the same buffer again.
-        ended_now: BoolArray = np.logical_or(terminated, truncated) & is_transition
-        next_observation = np.array(observation, self._dtype)
-        current = next_observation
-        if self._mode is AutoresetMode.SAME_STEP and ended_now.any():
-            next_observation = next_observation.copy()
-            for i in np.flatnonzero(ended_now):
-                next_observation[i] = info["final_obs"][i]
-        elif self._mode is AutoresetMode.DISABLED and ended_now.any():
-            fresh, _ = self._vector.reset(options={"reset_mask": ended_now})
-            current = np.array(fresh, self._dtype)
-        elif self._mode is AutoresetMode.NEXT_STEP:
-            self._resets_next = ended_now
-        self.observation = current
-        return self._record(next_observation, reward, terminated, truncated, is_transition)
-
-    def _record(
-        self,
-        next_observation: AnyArray,
-        reward: AnyArray,
-        terminated: BoolArray,
-        truncated: BoolArray,
-        is_transition: BoolArray,
-    ) -> StepResult:
-        """Adds to the open episodes and closes those that ended."""
-        rewards = np.where(is_transition, reward, 0.0)
-        self.open_returns += rewards
-        self.open_lengths += is_transition
-        ended = np.flatnonzero((terminated | truncated) & is_transition)
-        returns, lengths = self.open_returns[ended].tolist(), self.open_lengths[ended].tolist()
-        self.open_returns[ended], self.open_lengths[ended], self.unchecked[ended] = 0.0, 0, False
-        return StepResult(
-            next_observation=next_observation,
-            reward=rewards.astype(np.float32),
-            terminated=np.array(terminated, np.bool_),
-            truncated=np.array(truncated, np.bool_),
-            is_transition=is_transition,
-            ended=ended,
-            episode_returns=returns,
-            episode_lengths=lengths,
-        )
-
-    def close(self) -> None:
-        """Frees what the environments hold; a fault in doing so harms nobody."""
-        with contextlib.suppress(Exception):
-            self._vector.close()
-
+from distdqn.errors import ConsecutiveFailures, DistdqnError, EnvironmentFault, one_line
+from distdqn.types import AnyArray, IntArray, Steps
 
 _SURROUNDINGS = ("distdqn", "gymnasium")
 
 
-@dataclass(frozen=True)
+class EpisodeEnd(NamedTuple):
+    """An episode that ended."""
+
+    row: int  # of its last step in `Steps`
+    environment: int  # position of its environment
+    episode_return: float  # undiscounted
+    length: int  # in env steps
+
+
+@dataclass
 class FaultReport:
-    """What an environment raised since the last report.
+    """What environments raised since the last report."""
 
-    Attributes:
-        count: how many times.
-        tracebacks: those never reported before; a place that raises is one, whatever it says.
-        episodes_lost: open episodes that were broken off.
-    """
-
-    count: int
-    tracebacks: list[str]
-    episodes_lost: int
+    count: int = 0  # errors
+    tracebacks: list[str] = field(default_factory=list)  # of places that never raised before
+    episodes_lost: int = 0  # open episodes that the errors ended
 
 
-class Faults:
-    """Counts what an environment raises.
+class FaultLog:
+    """Counts what environments raise, and reports each place that raises once.
+
+    The owner resets `consecutive` after each success.
 
     Args:
-        source: of the environment.
-        max_failures: so many running, without a success between, are one fault of the run.
+        env: the environment.
+        max_failures: consecutive errors that end the run.
     """
 
-    def __init__(self, source: EnvironmentSource, max_failures: int) -> None:
-        self._name = environment_name(source)
-        self._max_failures = max_failures
-        self._running = 0
+    def __init__(self, env: EnvironmentSource, max_failures: int) -> None:
+        self.consecutive = ConsecutiveFailures(max_failures)
+        self.report = FaultReport()
+        self._name = environment_name(env)
         self._known: set[tuple[object, ...]] = set()
-        self._forget()
 
-    def _forget(self) -> None:
-        self._count, self._episodes_lost = 0, 0
-        self._tracebacks: list[str] = []
-
-    def add(self, raised: EnvironmentRaised, episodes_lost: int = 0) -> None:
-        """Counts one.
+    def add(self, error: Exception, episodes_lost: int = 0) -> None:
+        """Counts one error.
 
         Raises:
-            EnvironmentFault: it was the last one allowed.
+            EnvironmentFault: it is the last one allowed.
         """
-        error = raised.__cause__ or raised
         text = "".join(traceback.format_exception(error))
         if (place := _place(error)) not in self._known:
             self._known.add(place)
-            self._tracebacks.append(text)
-        self._count += 1
-        self._episodes_lost += episodes_lost
-        self._running += 1
-        if self._running >= self._max_failures:
+            self.report.tracebacks.append(text)
+        self.report.count += 1
+        self.report.episodes_lost += episodes_lost
+        if self.consecutive.add():
             raise EnvironmentFault(
-                f"The environment `{self._name}` raised {self._running} times running, at last "
-                f"{type(error).__name__}: {one_line(error)}",
+                f"The environment `{self._name}` raised {self.consecutive.count} consecutive errors, "
+                f"the last one {type(error).__name__}: {one_line(error)}",
                 details=text,
             ) from error
 
-    def end_row(self) -> None:
-        """Says that the environment works again."""
-        self._running = 0
-
     def take_report(self) -> FaultReport:
-        """What was counted since the last call."""
-        report = FaultReport(self._count, self._tracebacks, self._episodes_lost)
-        self._forget()
+        """Returns the report and begins a new one."""
+        report, self.report = self.report, FaultReport()
         return report
 
 
-def _place(error: BaseException) -> tuple[object, ...]:
-    """What tells places that raise apart: the lines of code, whatever the message says.
+def _place(error: Exception) -> tuple[object, ...]:
+    """Type and lines of code of an error, whatever its message is.
 
-    What surrounds an environment changes after its first episode, so only the innermost
-    line may be ours or Gymnasium's.
+    The wrappers around an environment change after its first episode, so of their lines only the
+    innermost one counts.
     """
     frames = list(traceback.walk_tb(error.__traceback__))
     own = [f for f in frames if f[0].f_globals.get("__name__", "").split(".")[0] not in _SURROUNDINGS]
@@ -290,114 +95,174 @@ def _place(error: BaseException) -> tuple[object, ...]:
     return type(error).__name__, *lines
 
 
-class RebuildingEnvironment:
-    """An actor's environments, built anew from another seed whenever one of them raises.
+class VectorEnvironment:
+    """`E` environments stepped together, whatever their autoreset mode.
 
-    What they return is checked until the first episode of each is over.
+    When one raises, all are rebuilt from the next seed.
 
     Args:
-        source: of the environments.
+        env: a Gymnasium id, `module:Name`, or a function that makes one environment.
         environments: `E`.
-        seed: of the run.
-        index: of the actor.
-        incarnation: how many lives it had before.
-        max_failures: failures without a successful vector step between that end the run.
-
-    Attributes:
-        observation: what to act on next, `[E, *observation_shape]`.
-        frame_layout: how images are made of frames.
-        faults: what the environments raised.
+        seeds: one for each build.
+        faults: counts what the environments raise.
+        checks_outputs: check what each environment returns until its first episode ends.
 
     Raises:
-        EnvironmentFault: what it returns is wrong, or it raised `max_failures` times running.
+        ConfigError: the environment does not exist.
+        EnvironmentFault: it returns wrong values, or raises too many consecutive errors.
     """
+
+    observation: AnyArray  # [E, *observation_shape], what to act on next: uint8 for images, else float32
+    open_returns: npt.NDArray[np.float64]  # [E], undiscounted return of each open episode
+    open_lengths: IntArray  # [E], env steps of each open episode
 
     def __init__(
         self,
-        source: EnvironmentSource,
+        env: EnvironmentSource,
         environments: int,
-        seed: int,
-        index: int,
-        restarts: int,
-        max_failures: int,
+        seeds: Iterator[int],
+        faults: FaultLog,
+        checks_outputs: bool = False,
     ) -> None:
-        self._source, self._environments = source, environments
-        self._seed, self._actor = seed, (index, restarts)
-        self._flush_number: int | None = None
-        self._attempt = 0  # builds since the beginning or the cut
-        self.faults = Faults(source, max_failures)
-        self._batch = self._build(checks_outputs=True)
-        self.observation: AnyArray = self._batch.observation
-        self.frame_layout: FrameLayout | None = self._batch.frame_layout
+        self._env, self._environments = env, environments
+        self._seeds = seeds
+        self._faults = faults
+        self._unchecked = np.full(environments, checks_outputs)  # [E], their first episode is open
+        self._opened = contextlib.ExitStack()
+        self._recover(_error_of(self._build))
 
-    def step(self, actions: IntArray) -> StepResult:
+    def empty_steps(self, length: int) -> Steps:
+        """`length` vector steps to be filled by `step`."""
+        return Steps.empty(length, self._environments, self.observation.shape[1:], self.observation.dtype)
+
+    def step(self, actions: IntArray, steps: Steps, row: int) -> list[EpisodeEnd] | None:
         """Steps every environment once.
 
-        Where one raises, the step is no transition for any, and all go on with new episodes.
-
         Args:
-            actions: `[E]` from 0.
-        """
-        try:
-            result = self._batch.step(actions)
-        except EnvironmentRaised as raised:
-            self._recover(raised, self._batch.open_episodes())
-            result = self._nothing_happened()
-        else:
-            self.faults.end_row()
-        self.observation = self._batch.observation
-        return result
-
-    def restart(self, number: int) -> int:
-        """Breaks off all episodes and goes on in a way that only `number` decides.
-
-        Args:
-            number: of the cut in the run.
+            actions: `[E]` from 0. An environment that only resets itself ignores its action.
+            steps: `[T, E]`; what happened is written to its row `row`.
+            row: in [0, T).
 
         Returns:
-            Episodes broken off that had a step.
+            The episodes that ended. None if an environment raised: then every open episode is
+            truncated, no step is a transition, and all environments begin new episodes.
         """
-        lost = self._batch.open_episodes()
-        self._flush_number, self._attempt = number, 0
+        steps.observation[row], steps.action[row] = self.observation, actions
         try:
-            self._batch.restart(self._next_seed())
-        except EnvironmentRaised as raised:
-            self._recover(raised, episodes_lost=0)
-        self.observation = self._batch.observation
-        return lost
+            return self._step(actions, steps, row)
+        except DistdqnError:
+            raise
+        except Exception as error:
+            self._recover(error, self._open_episodes())
+        steps.next_observation[row], steps.reward[row] = self.observation, 0.0
+        steps.terminated[row], steps.truncated[row], steps.is_transition[row] = False, True, False
+        return None
 
-    def _build(self, checks_outputs: bool) -> VectorEnvironment:
-        while True:
-            try:
-                return VectorEnvironment(self._source, self._environments, self._next_seed(), checks_outputs)
-            except EnvironmentRaised as raised:
-                self.faults.add(raised)
+    def restart(self, seeds: Iterator[int]) -> int:
+        """Ends all episodes and continues like a new object with these seeds.
 
-    def _next_seed(self) -> int:
-        """Another one for each build: for the first after a cut, the cut alone decides it."""
-        cut = () if self._flush_number is None else (self._flush_number,)
-        # Streams of different lengths never meet, so later builds get a longer one.
-        later = (0 if self._flush_number is None else self._flush_number + 1, self._attempt)
-        stream = later if self._attempt else cut
-        self._attempt += 1
-        return make_integer_seed(self._seed, "environment", *self._actor, *stream)
+        Single environments are rebuilt, because some keep state over a reset (MinAtar its last
+        action). A vector class of its own is only reset, because building Atari games is slow.
 
-    def _recover(self, raised: EnvironmentRaised, episodes_lost: int) -> None:
-        """Counts what was raised and goes on with new environments."""
-        self._batch.close()
-        self.faults.add(raised, episodes_lost)
-        self._batch = self._build(bool(self._batch.unchecked.any()))
+        Args:
+            seeds: one for this restart and for each build after it.
 
-    def _nothing_happened(self) -> StepResult:
-        """A vector step in which every episode was cut off and nothing else."""
-        no = np.zeros(self._environments, np.bool_)
-        return StepResult(
-            next_observation=self._batch.observation,
-            reward=no.astype(np.float32),
-            terminated=no,
-            truncated=~no,
-            is_transition=no,
-            ended=np.flatnonzero(no),
-            episode_returns=[],
-            episode_lengths=[],
-        )
+        Returns:
+            How many episodes with at least one step it ended.
+        """
+        episodes_lost = self._open_episodes()
+        self._seeds = seeds
+        if isinstance(self._vector.unwrapped, SyncVectorEnv):
+            self.close()
+            self._recover(_error_of(self._build))
+        else:
+            self._recover(_error_of(lambda: self._reset(next(seeds))))
+        return episodes_lost
+
+    def close(self) -> None:
+        """Closes the environments and ignores errors in doing so."""
+        with contextlib.suppress(Exception):
+            self._opened.close()
+
+    def _open_episodes(self) -> int:
+        return int(np.count_nonzero(self.open_lengths))
+
+    def _recover(self, error: Exception | None, episodes_lost: int = 0) -> None:
+        """Builds new environments after `error`, if there is one, and after each further one."""
+        while error is not None:
+            self.close()
+            self._faults.add(error, episodes_lost)
+            self._unchecked[:] = self._unchecked.any()
+            error, episodes_lost = _error_of(self._build), 0
+
+    def _build(self) -> None:
+        """Builds and resets the environments."""
+        seed = next(self._seeds)
+        vector = make_vector_environment(self._env, self._environments)
+        self._opened.callback(vector.close)
+        self._vector = vector
+        self._mode = AutoresetMode(vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+        space: Any = vector.single_observation_space
+        self._dtype = np.dtype(observation_dtype(space))
+        actions = vector.single_action_space
+        self._first_action = int(actions.start) if isinstance(actions, gymnasium.spaces.Discrete) else 0
+        self._check: OutputCheck | None = None  # of a vector class of its own
+        if self._unchecked.any():
+            self._check = check_first_episodes(vector, environment_name(self._env))
+        self._reset(seed)
+
+    def _reset(self, seed: int) -> None:
+        """Begins new episodes in all environments."""
+        self.observation = np.array(self._call_reset(seed=seed), self._dtype)
+        self.open_returns = np.zeros(self._environments, np.float64)
+        self.open_lengths = np.zeros(self._environments, np.int64)
+        self._resets_next = np.zeros(self._environments, np.bool_)  # [E]
+
+    def _call_reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> AnyArray:
+        result = self._vector.reset(seed=seed, options=options)
+        if self._check is not None:
+            self._check.check_reset(result)
+        observation: AnyArray = result[0]
+        return observation
+
+    def _step(self, actions: IntArray, steps: Steps, row: int) -> list[EpisodeEnd]:
+        result = self._vector.step(actions + self._first_action)
+        if self._check is not None:
+            self._check.check_step(result, self._unchecked)
+        observation, reward, terminated, truncated, info = result
+        is_transition = ~self._resets_next  # [E]
+        ended = np.logical_or(terminated, truncated) & is_transition  # [E]
+        # Everything is copied, because an environment may return the same buffer again.
+        steps.next_observation[row] = observation
+        if self._mode is AutoresetMode.SAME_STEP:
+            for i in np.flatnonzero(ended):
+                steps.next_observation[row, i] = info["final_obs"][i]
+        elif self._mode is AutoresetMode.DISABLED and ended.any():
+            observation = self._call_reset(options={"reset_mask": ended})
+        elif self._mode is AutoresetMode.NEXT_STEP:
+            self._resets_next = ended
+        self.observation = np.array(observation, self._dtype)
+        rewards = np.where(is_transition, reward, 0.0)
+        steps.reward[row], steps.is_transition[row] = rewards, is_transition
+        steps.terminated[row], steps.truncated[row] = terminated, truncated
+        self.open_returns += rewards
+        self.open_lengths += is_transition
+        ends = [
+            EpisodeEnd(row, int(i), float(self.open_returns[i]), int(self.open_lengths[i]))
+            for i in np.flatnonzero(ended)
+        ]
+        self.open_returns[ended], self.open_lengths[ended], self._unchecked[ended] = 0.0, 0, False
+        if not self._unchecked.any():
+            self._check = None
+        return ends
+
+
+def _error_of(function: Callable[[], None]) -> Exception | None:
+    """What the environments raise in `function`, if they do."""
+    try:
+        function()
+    except DistdqnError:
+        raise
+    except Exception as error:
+        return error
+    return None

@@ -169,7 +169,7 @@ def test_episode_that_ends_in_a_step_left_out_is_not_reported():
 
 def test_rollout_reports_returns_and_lengths_of_the_episodes_that_ended():
     actor = make_actor(partial(CountingEnvironment, lengths=(3, 1)), envs_per_actor=1, rollout_length=8)
-    even = int(actor._batch.observation[0, 0]) % 2 == 0
+    even = int(actor._environments.observation[0, 0]) % 2 == 0
 
     report, _ = actor.rollout(PLENTY, make_weights([1, 0, 0]))
 

@@ -61,9 +61,9 @@ def test_filter_agrees_with_its_slow_twin_over_many_calls(seed):
     steps.is_transition[:] = generator.random(size) < 0.9
     expected = kept_by_hand(steps)
 
-    finite, begin = NaNGuard("toy", 3), 0
+    guard, begin = NaNGuard("toy", 3), 0
     for length in generator.choice([0, 1, 2, 9], size=12):
-        finite.mask(steps[begin : begin + length])
+        guard.mask(steps[begin : begin + length])
         begin += length
 
     np.testing.assert_array_equal(steps.is_transition[:begin], expected[:begin])
@@ -87,52 +87,52 @@ def test_bad_numbers_where_nothing_happened_do_not_count():
 
 
 def test_fault_21_ten_bad_steps_running_end_the_run_and_the_first_is_named():
-    finite = NaNGuard("toy", 2)
+    guard = NaNGuard("toy", 2)
     rewards = np.ones((5, 2))
     rewards[0, 1], rewards[1:] = np.inf, np.nan
-    finite.mask(make_steps(rewards))  # nine: one and four times two
+    guard.mask(make_steps(rewards))  # nine: one and four times two
 
-    with pytest.raises(Diverged, match=r"`toy`.*10 times running, first a reward of inf") as caught:
-        finite.mask(make_steps([[np.nan, np.nan]]))
+    with pytest.raises(Diverged, match=r"`toy`.*in 10 consecutive steps, first a reward of inf") as caught:
+        guard.mask(make_steps([[np.nan, np.nan]]))
     assert caught.value.exit_code == 6
 
 
 def test_bad_observation_is_named_with_its_position():
-    finite = NaNGuard("toy", 1)
+    guard = NaNGuard("toy", 1)
 
     with pytest.raises(Diverged, match=r"an observation with nan at position \(1,\)"):
-        finite.mask(make_steps(np.zeros((10, 1)), observed=[(t, 0) for t in range(10)]))
+        guard.mask(make_steps(np.zeros((10, 1)), observed=[(t, 0) for t in range(10)]))
 
 
 def test_good_step_of_any_environment_ends_the_row():
-    finite = NaNGuard("toy", 2)
+    guard = NaNGuard("toy", 2)
     for _ in range(5):
         # The first environment never recovers, the second is well.
-        assert finite.mask(make_steps([[np.nan, 1.0]] * 9)) == 9
+        assert guard.mask(make_steps([[np.nan, 1.0]] * 9)) == 9
 
 
 def test_step_left_out_with_its_episode_does_not_end_the_row():
-    finite = NaNGuard("toy", 1)
-    finite.mask(make_steps([[np.nan]] * 9 + [[1.0]]))
+    guard = NaNGuard("toy", 1)
+    guard.mask(make_steps([[np.nan]] * 9 + [[1.0]]))
 
     with pytest.raises(Diverged):
-        finite.mask(make_steps([[np.nan]]))
+        guard.mask(make_steps([[np.nan]]))
 
 
 def test_rollout_without_bad_steps_ends_the_row():
-    finite = NaNGuard("toy", 1)
+    guard = NaNGuard("toy", 1)
     for _ in range(3):
-        finite.mask(make_steps([[np.nan]] * 9, ends=[(8, 0)]))
-        finite.mask(make_steps([[1.0]]))
+        guard.mask(make_steps([[np.nan]] * 9, ends=[(8, 0)]))
+        guard.mask(make_steps([[1.0]]))
 
 
 def test_forgetting_ends_the_row_and_what_is_left_out():
-    finite = NaNGuard("toy", 1)
-    finite.mask(make_steps([[np.nan]] * 9))
-    finite.forget()
+    guard = NaNGuard("toy", 1)
+    guard.mask(make_steps([[np.nan]] * 9))
+    guard.reset()
     steps = make_steps([[1.0], [np.nan]])
 
-    assert finite.mask(steps) == 1
+    assert guard.mask(steps) == 1
     assert steps.is_transition[:, 0].tolist() == [True, False]
 
 

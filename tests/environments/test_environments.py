@@ -5,38 +5,38 @@ import numpy as np
 import pytest
 import toy_environments
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from toy_actors import make_vector, step_once
 from toy_environments import COUNTING_IDS, CountingEnvironment, SpacesEnvironment
 
 from distdqn.environments import vector as environments_module
 from distdqn.environments.registry import inspect_environment, resolve_environment
-from distdqn.environments.vector import VectorEnvironment
 from distdqn.errors import ConfigError, EnvironmentFault
 
 MODES = list(AutoresetMode)
 IDS = [mode.name for mode in MODES]
 
 
-def play_batch(batch, actions):
+def play_vector(vector, actions):
     """All that really happened, by environment, and the episodes that ended, by environment."""
     width = actions.shape[1]
     happened, episodes = [[] for _ in range(width)], [[] for _ in range(width)]
     for row in actions:
-        before = batch.observation.copy()
-        result = batch.step(row)
-        for e in np.flatnonzero(result.is_transition):
+        before = vector.observation.copy()
+        steps, ends = step_once(vector, row)
+        np.testing.assert_array_equal(steps.observation[0], before)
+        for e in np.flatnonzero(steps.is_transition[0]):
             happened[e].append(
                 (
                     before[e].tolist(),
-                    int(row[e]),
-                    float(result.reward[e]),
-                    bool(result.terminated[e]),
-                    bool(result.truncated[e]),
-                    result.next_observation[e].tolist(),
+                    int(steps.action[0, e]),
+                    float(steps.reward[0, e]),
+                    bool(steps.terminated[0, e]),
+                    bool(steps.truncated[0, e]),
+                    steps.next_observation[0, e].tolist(),
                 )
             )
-        ended = zip(result.ended, result.episode_returns, result.episode_lengths, strict=True)
-        for e, episode_return, length in ended:
-            episodes[e].append((episode_return, length))
+        for end in ends:
+            episodes[end.environment].append((end.episode_return, end.length))
     return happened, episodes
 
 
@@ -73,7 +73,7 @@ def play_alone(environment, actions, seed, skips_a_row):
 def test_batch_agrees_with_single_environments_stepped_by_hand(mode, seed):
     actions = np.random.default_rng(seed).integers(3, size=(60, 4))
 
-    happened, episodes = play_batch(VectorEnvironment(COUNTING_IDS[mode], 4, seed), actions)
+    happened, episodes = play_vector(make_vector(COUNTING_IDS[mode], 4, seed), actions)
 
     for e in range(4):
         alone = CountingEnvironment()
@@ -84,7 +84,7 @@ def test_batch_agrees_with_single_environments_stepped_by_hand(mode, seed):
 
 @pytest.mark.parametrize("mode", MODES, ids=IDS)
 def test_final_observation_is_the_last_one_of_its_own_episode(mode):
-    happened, _ = play_batch(VectorEnvironment(COUNTING_IDS[mode], 3, 0), np.zeros((40, 3), np.int64))
+    happened, _ = play_vector(make_vector(COUNTING_IDS[mode], 3, 0), np.zeros((40, 3), np.int64))
 
     for of_one in happened:
         for before, _, _, _, _, after in of_one:
@@ -94,41 +94,42 @@ def test_final_observation_is_the_last_one_of_its_own_episode(mode):
 
 @pytest.mark.parametrize("mode", MODES, ids=IDS)
 def test_next_action_sees_the_first_observation_of_the_new_episode(mode):
-    batch = VectorEnvironment(COUNTING_IDS[mode], 1, 1)  # LENGTHS[1] = 1: over after one step
+    vector = make_vector(COUNTING_IDS[mode], 1, 1)  # LENGTHS[1] = 1: over after one step
 
-    result = batch.step(np.array([2]))
+    steps, ends = step_once(vector, [2])
     if mode is AutoresetMode.NEXT_STEP:
-        batch.step(np.array([2]))
+        step_once(vector, [2])
 
-    assert result.ended.tolist() == [0]
-    assert result.next_observation.tolist() == [[1, 0, 1]]
-    assert batch.observation.tolist() == [[1, 1, 0]]
+    assert [end.environment for end in ends] == [0]
+    assert steps.next_observation[0].tolist() == [[1, 0, 1]]
+    assert vector.observation.tolist() == [[1, 1, 0]]
 
 
 def test_step_that_only_resets_counts_for_nothing_and_pays_nothing():
-    batch = VectorEnvironment(COUNTING_IDS[AutoresetMode.NEXT_STEP], 2, 0)  # lengths 3 and 1 first
+    vector = make_vector(COUNTING_IDS[AutoresetMode.NEXT_STEP], 2, 0)  # lengths 3 and 1 first
 
-    flags = [batch.step(np.array([1, 1])) for _ in range(4)]
+    results = [step_once(vector, [1, 1]) for _ in range(4)]
 
-    assert [result.is_transition.tolist() for result in flags] == [
+    assert [steps.is_transition[0].tolist() for steps, _ in results] == [
         [True, True],
         [True, False],  # the second environment resets
         [True, True],
         [False, True],  # the first one does
     ]
-    assert flags[1].reward.tolist() == [10 * 1 + 1, 0]
-    assert flags[1].ended.size == 0
+    steps, ends = results[1]
+    assert steps.reward[0].tolist() == [10 * 1 + 1, 0]
+    assert ends == []
 
 
 def test_open_episodes_keep_their_own_returns_while_others_end():
-    batch = VectorEnvironment(COUNTING_IDS[AutoresetMode.SAME_STEP], 2, 0)  # lengths 3 and 1 first
+    vector = make_vector(COUNTING_IDS[AutoresetMode.SAME_STEP], 2, 0)  # lengths 3 and 1 first
 
-    results = [batch.step(np.array([1, 2])) for _ in range(3)]
+    first, second, third = (step_once(vector, [1, 2])[1] for _ in range(3))
 
-    assert [result.ended.tolist() for result in results] == [[1], [], [0]]
-    assert results[0].episode_returns == [2.0]
-    assert results[2].episode_returns == [1 + (10 + 1) + (20 + 1)]
-    assert results[2].episode_lengths == [3]
+    assert [(end.environment, end.episode_return) for end in first] == [(1, 2.0)]
+    assert second == []
+    assert [(end.environment, end.episode_return) for end in third] == [(0, 1 + (10 + 1) + (20 + 1))]
+    assert third[0].length == 3
 
 
 class CarelessVector(SyncVectorEnv):
@@ -154,15 +155,16 @@ def test_results_are_right_though_the_vector_environment_is_careless(mode, monke
         return CarelessVector([CountingEnvironment] * environments, autoreset_mode=mode)
 
     actions = np.ones((30, 3), np.int64)
-    copying = VectorEnvironment(COUNTING_IDS[mode], 3, 0)
+    copying = make_vector(COUNTING_IDS[mode], 3, 0)
     monkeypatch.setattr(environments_module, "make_vector_environment", make)
-    careless = VectorEnvironment("unused", 3, 0)
-    kept = [careless.step(row) for row in actions]
+    careless = make_vector("unused", 3, 0)
+    kept, expected = careless.empty_steps(len(actions)), copying.empty_steps(len(actions))
 
-    for result, expected in zip(kept, [copying.step(row) for row in actions], strict=True):
-        for name in ("next_observation", "reward", "terminated", "truncated", "is_transition"):
-            np.testing.assert_array_equal(getattr(result, name), getattr(expected, name))
-        assert result.episode_returns == expected.episode_returns
+    for t, row in enumerate(actions):
+        assert careless.step(row, kept, t) == copying.step(row, expected, t)
+
+    for name, column in vars(expected).items():
+        np.testing.assert_array_equal(getattr(kept, name), column)
 
 
 @pytest.mark.parametrize("mode", MODES, ids=IDS)
@@ -174,7 +176,7 @@ def test_fault_26_actions_count_from_zero_though_the_space_starts_elsewhere(mode
     monkeypatch.setattr(environments_module, "make_vector_environment", make)
     actions = np.random.default_rng(0).integers(3, size=(30, 2))
 
-    happened, episodes = play_batch(VectorEnvironment("unused", 2, 0), actions)
+    happened, episodes = play_vector(make_vector("unused", 2, 0), actions)
 
     for e in range(2):
         alone = CountingEnvironment(first_action=5)
@@ -184,17 +186,17 @@ def test_fault_26_actions_count_from_zero_though_the_space_starts_elsewhere(mode
 
 @pytest.mark.parametrize("dtype", [np.float64, np.uint8, np.float32])
 def test_observations_of_any_dtype_become_float32(dtype):
-    batch = VectorEnvironment(lambda: CountingEnvironment(dtype=dtype), 2, 7)
+    vector = make_vector(lambda: CountingEnvironment(dtype=dtype), 2, 7)
 
-    result = batch.step(np.array([0, 1]))
+    steps, _ = step_once(vector, [0, 1])
 
-    assert batch.observation.dtype == result.next_observation.dtype == np.float32
-    assert result.next_observation.tolist() == [[7, 0, 1], [8, 0, 1]]
-    assert result.reward.dtype == np.float32
+    assert vector.observation.dtype == steps.next_observation.dtype == np.float32
+    assert steps.next_observation[0].tolist() == [[7, 0, 1], [8, 0, 1]]
+    assert steps.reward.dtype == np.float32
 
 
 def test_same_seed_gives_the_same_first_observations_and_another_gives_others():
-    first, again, other = (VectorEnvironment("CartPole-v1", 3, seed).observation for seed in (5, 5, 6))
+    first, again, other = (make_vector("CartPole-v1", 3, seed).observation for seed in (5, 5, 6))
 
     np.testing.assert_array_equal(first, again)
     assert not np.isclose(first, other).any()
@@ -236,17 +238,17 @@ def balance(observation):
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("good", [False, True], ids=["falling", "balancing"])
 def test_batch_agrees_with_single_cart_poles_stepped_by_hand(good, seed):
-    batch, width = VectorEnvironment("CartPole-v1", 3, seed), 3
+    vector, width = make_vector("CartPole-v1", 3, seed), 3
     generator = np.random.default_rng(seed)
     actions = generator.integers(2, size=(520 if good else 150, width))
     if good:
-        planned = VectorEnvironment("CartPole-v1", width, seed)
+        planned = make_vector("CartPole-v1", width, seed)
         for t in range(len(actions)):
             actions[t] = balance(planned.observation)
-            planned.step(actions[t])
-    assert not isinstance(batch._vector.unwrapped, SyncVectorEnv)
+            step_once(planned, actions[t])
+    assert not isinstance(vector._vector.unwrapped, SyncVectorEnv)
 
-    happened, episodes = play_batch(batch, actions)
+    happened, episodes = play_vector(vector, actions)
     expected_happened, expected_episodes = play_cart_poles_alone(actions, seed)
 
     assert episodes == expected_episodes
@@ -337,13 +339,13 @@ def test_module_and_id_name_what_importing_the_module_registers(tmp_path, monkey
     assert "ToyRegistered-v3" not in gymnasium.registry
     try:
         spec = inspect_environment("toy_registering:ToyRegistered-v3")
-        batch = VectorEnvironment("toy_registering:ToyRegistered-v3", 2, 0)
+        vector = make_vector("toy_registering:ToyRegistered-v3", 2, 0)
     finally:
         gymnasium.registry.pop("ToyRegistered-v3", None)
         sys.modules.pop("toy_registering", None)
 
     assert (spec.actions, spec.reward_threshold) == (3, 12.0)
-    assert batch.observation.shape == (2, 3)
+    assert vector.observation.shape == (2, 3)
 
 
 def test_module_that_does_not_exist_is_named_in_the_refusal():

@@ -6,10 +6,10 @@ import sys
 import gymnasium
 import numpy as np
 import pytest
+from toy_actors import make_actor, make_vector, step_once
 from toy_environments import PicturesEnvironment, SpacesEnvironment
 
 from distdqn.environments.registry import inspect_environment
-from distdqn.environments.vector import VectorEnvironment
 from distdqn.errors import ConfigError
 from distdqn.types import FrameLayout
 
@@ -50,11 +50,11 @@ def test_fault_27_pixels_and_maps_of_bits_are_kept_as_uint8(shape, dtype, high):
 )
 def test_all_other_observations_become_float32_and_the_user_is_told(dtype, shape, conversion):
     source = with_box(0, 1, shape, dtype)
-    spec, batch = inspect_environment(source), VectorEnvironment(source, 2, 0)
+    spec, vector = inspect_environment(source), make_vector(source, 2, 0)
 
     assert (spec.is_image, spec.observation_dtype, spec.conversion) == (False, "float32", conversion)
-    assert (batch.observation.shape, batch.observation.dtype) == ((2, *shape), np.float32)
-    assert batch.frame_layout is None
+    assert (vector.observation.shape, vector.observation.dtype) == ((2, *shape), np.float32)
+    assert make_actor(source)._frame_layout is None
 
 
 def test_spec_gives_the_widest_bounds_of_the_space():
@@ -69,23 +69,24 @@ def test_fault_27_batch_keeps_stacked_pictures_as_they_are(axis, shape):
     def source():
         return PicturesEnvironment(stack=3, size=8, axis=axis)
 
-    batch, alone = VectorEnvironment(source, 2, 7), source()
+    vector, alone = make_vector(source, 2, 7), source()
     expected, _ = alone.reset(seed=8)
-    result = batch.step(np.array([0, 1]))
+    steps, _ = step_once(vector, [0, 1])
     following, *_ = alone.step(1)
 
-    assert batch.observation.dtype == result.next_observation.dtype == np.uint8
-    assert batch.frame_layout == FrameLayout(shape, axis % 3)
-    np.testing.assert_array_equal(VectorEnvironment(source, 2, 7).observation[1], expected)
-    np.testing.assert_array_equal(result.next_observation[1], following)
+    assert vector.observation.dtype == steps.next_observation.dtype == np.uint8
+    assert make_actor(source)._frame_layout == FrameLayout(shape, axis % 3)
+    np.testing.assert_array_equal(steps.observation[0, 1], expected)
+    np.testing.assert_array_equal(steps.next_observation[0, 1], following)
 
 
 def test_bits_become_zeros_and_ones_of_one_frame():
-    batch = VectorEnvironment(with_box(0, 1, (5, 5, 3), np.bool_), 4, 0)
+    source = with_box(0, 1, (5, 5, 3), np.bool_)
+    vector = make_vector(source, 4, 0)
 
-    assert batch.observation.dtype == np.uint8
-    assert set(batch.observation.ravel().tolist()) == {0, 1}
-    assert batch.frame_layout == FrameLayout((5, 5, 3), None)
+    assert vector.observation.dtype == np.uint8
+    assert set(vector.observation.ravel().tolist()) == {0, 1}
+    assert make_actor(source)._frame_layout == FrameLayout((5, 5, 3), None)
 
 
 @pytest.mark.parametrize(
@@ -133,21 +134,23 @@ def test_min_atar_is_imported_quickly_and_without_chatter(tmp_path):
     assert outcome.stderr == ""
 
 
-def play(batch, steps, seed=0):
-    """Results of random actions, each with the observation acted on and the actions."""
-    actions = np.random.default_rng(seed).integers(3, size=(steps, len(batch.observation)))
-    return [(batch.observation.copy(), row, batch.step(row)) for row in actions]
+def play(vector, steps, seed=0):
+    """The steps `[T, E]` of random actions, and the episodes that ended."""
+    actions = np.random.default_rng(seed).integers(3, size=(steps, len(vector.observation)))
+    played = vector.empty_steps(steps)
+    ends = [end for t, row in enumerate(actions) for end in vector.step(row, played, t)]
+    return played, ends
 
 
-def assert_stacks_move_on(results):
+def assert_stacks_move_on(steps):
     """What follows an observation shares its newest three frames; an episode starts in black."""
-    starts = np.ones(len(results[0][0]), np.bool_)
-    for before, _, result in results:
-        real = result.is_transition
-        np.testing.assert_array_equal(result.next_observation[real, :3], before[real, 1:])
+    starts = np.ones(steps.action.shape[1], np.bool_)
+    for t in range(len(steps)):
+        before, real = steps.observation[t], steps.is_transition[t]
+        np.testing.assert_array_equal(steps.next_observation[t, real, :3], before[real, 1:])
         assert not before[starts & real, :3].any()
         assert before[starts & real, 3].reshape(-1, 84 * 84).any(axis=1).all()
-        starts = (result.terminated | result.truncated | starts) & ~(starts & real)
+        starts = (steps.terminated[t] | steps.truncated[t] | starts) & ~(starts & real)
 
 
 @pytest.fixture
@@ -166,62 +169,61 @@ def short_pong():
 def test_pong_is_inspected_as_stacked_pixels():
     pytest.importorskip("ale_py")
 
-    spec, batch = inspect_environment("ALE/Pong-v5"), VectorEnvironment("ALE/Pong-v5", 1, 0)
+    spec, actor = inspect_environment("ALE/Pong-v5"), make_actor("ALE/Pong-v5")
 
     assert (spec.observation_shape, spec.observation_dtype, spec.actions) == ((4, 84, 84), "uint8", 6)
     assert (spec.observation_low, spec.observation_high) == (0.0, 255.0)
-    assert batch.frame_layout == FrameLayout((4, 84, 84), 0)
-    assert batch._vector.unwrapped.spec.kwargs["num_threads"] == 1
+    assert actor._frame_layout == FrameLayout((4, 84, 84), 0)
+    assert actor._environments._vector.unwrapped.spec.kwargs["num_threads"] == 1
 
 
 def test_pong_cut_off_ends_with_its_last_picture_and_starts_anew(short_pong):
-    results = play(VectorEnvironment(short_pong, 2, 0), 70)
+    steps, ends = play(make_vector(short_pong, 2, 0), 70)
 
-    assert_stacks_move_on(results)
-    ended = [result for _, _, result in results if len(result.ended)]
-    assert all(result.truncated[result.ended].all() for result in ended)
-    assert not any(result.terminated.any() for _, _, result in results)
-    assert sum(len(result.ended) for result in ended) >= 6
-    assert all(15 <= length <= 20 for result in ended for length in result.episode_lengths)
+    assert_stacks_move_on(steps)
+    assert all(steps.truncated[end.row, end.environment] for end in ends)
+    assert not steps.terminated.any()
+    assert len(ends) >= 6
+    assert all(15 <= end.length <= 20 for end in ends)
 
 
 def test_breakout_terminates_with_its_last_picture_and_starts_anew():
     pytest.importorskip("ale_py")
 
-    results = play(VectorEnvironment("ALE/Breakout-v5", 3, 0), 350)
+    steps, _ = play(make_vector("ALE/Breakout-v5", 3, 0), 350)
 
-    assert_stacks_move_on(results)
-    assert sum(result.terminated.sum() for _, _, result in results) >= 2
-    assert sum((~result.is_transition).sum() for _, _, result in results) >= 2
+    assert_stacks_move_on(steps)
+    assert steps.terminated.sum() >= 2
+    assert (~steps.is_transition).sum() >= 2
 
 
 def test_returns_of_atari_games_are_not_clipped():
     pytest.importorskip("ale_py")
 
-    results = play(VectorEnvironment("ALE/SpaceInvaders-v5", 4, 0), 300)
+    steps, ends = play(make_vector("ALE/SpaceInvaders-v5", 4, 0), 300)
 
-    paid = {reward for _, _, result in results for reward in result.reward.tolist()}
-    returns = [value for _, _, result in results for value in result.episode_returns]
-    assert max(paid) >= 5.0
-    assert len(returns) >= 1
-    assert max(returns) >= 30.0
+    assert steps.reward.max() >= 5.0
+    assert len(ends) >= 1
+    assert max(end.episode_return for end in ends) >= 30.0
 
 
 @pytest.mark.parametrize("game", ["Breakout", "SpaceInvaders"])
 def test_min_atar_agrees_with_a_single_game_stepped_by_hand(game):
     pytest.importorskip("minatar")
-    batch, alone = VectorEnvironment(f"MinAtar/{game}-v1", 2, 5), gymnasium.make(f"MinAtar/{game}-v1")
+    vector, alone = make_vector(f"MinAtar/{game}-v1", 2, 5), gymnasium.make(f"MinAtar/{game}-v1")
     expected, _ = alone.reset(seed=6)
     episodes = 0
 
-    for before, actions, result in play(batch, 300):
-        np.testing.assert_array_equal(before[1], expected)
-        if result.is_transition[1]:
-            expected, reward, terminated, _, _ = alone.step(actions[1])
-            assert (result.reward[1], result.terminated[1]) == (reward, terminated)
+    steps, _ = play(vector, 300)
+
+    assert steps.observation.dtype == steps.next_observation.dtype == np.uint8
+    for t in range(len(steps)):
+        np.testing.assert_array_equal(steps.observation[t, 1], expected)
+        if steps.is_transition[t, 1]:
+            expected, reward, terminated, _, _ = alone.step(steps.action[t, 1])
+            assert (steps.reward[t, 1], steps.terminated[t, 1]) == (reward, terminated)
             episodes += terminated
         else:
             expected, _ = alone.reset()
-        np.testing.assert_array_equal(result.next_observation[1], expected)
-        assert before.dtype == result.next_observation.dtype == np.uint8
+        np.testing.assert_array_equal(steps.next_observation[t, 1], expected)
     assert episodes >= 2

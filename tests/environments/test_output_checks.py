@@ -6,12 +6,11 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
-from toy_actors import COUNTING_SPEC, make_actor
+from toy_actors import COUNTING_SPEC, make_actor, make_vector, step_once
 from toy_environments import COUNTING_IDS, CountingEnvironment, PicturesEnvironment
 from toy_faults import AlteredEnvironment, OwnVector, put, register_altered
 
 from distdqn.environments import vector as environments_module
-from distdqn.environments.vector import VectorEnvironment
 from distdqn.errors import EnvironmentFault
 from distdqn.types import RolloutRequest
 
@@ -143,13 +142,13 @@ def test_check_is_gone_after_the_first_episode(max_episode_steps):
 
     register_altered("ToyAltered-v0", max_episode_steps, alter_step=alter, **LONG)
     try:
-        batch = VectorEnvironment("ToyAltered-v0", 2, 0, checks_outputs=True)
-        checked = batch._vector.envs[0]
+        vector = make_vector("ToyAltered-v0", 2, seed=0, checks_outputs=True)
+        checked = vector._vector.envs[0]
         while not isinstance(checked.env, AlteredEnvironment):
             checked = checked.env
         assert checked.step != checked.env.step
 
-        results = [batch.step(np.array([0, 0])) for _ in range(12)]
+        results = [step_once(vector, [0, 0])[0] for _ in range(12)]
     finally:
         gymnasium.registry.pop("ToyAltered-v0", None)
 
@@ -164,21 +163,21 @@ def test_check_of_a_vector_is_gone_after_the_first_episode_of_each(monkeypatch):
         return OwnVector(makers, alter_step=lambda r, calls: put((0, 2), np.nan)(r) if calls > 2 else r)
 
     monkeypatch.setattr(environments_module, "make_vector_environment", make)
-    batch = VectorEnvironment("unused", 2, 0, checks_outputs=True)
+    vector = make_vector("unused", 2, seed=0, checks_outputs=True)
 
     for _ in range(3):
-        assert batch._vector.step != batch._vector.env.step
-        batch.step(np.array([0, 0]))  # NaN of the first, whose first episode is over by then
-    batch.step(np.array([0, 0]))
-    assert batch._vector.step == batch._vector.env.step
+        assert vector._check is not None
+        step_once(vector, [0, 0])  # NaN of the first, whose first episode is over by then
+    step_once(vector, [0, 0])
+    assert vector._check is None
 
 
 @pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.name)
 def test_check_changes_nothing_that_good_environments_return(mode):
-    plain, checked = (VectorEnvironment(COUNTING_IDS[mode], 3, 0, checks) for checks in (False, True))
+    plain, checked = (make_vector(COUNTING_IDS[mode], 3, 0, checks) for checks in (False, True))
 
     for _ in range(20):
-        result, expected = (batch.step(np.array([0, 1, 2])) for batch in (checked, plain))
+        (result, _), (expected, _) = (step_once(vector, [0, 1, 2]) for vector in (checked, plain))
         np.testing.assert_array_equal(result.next_observation, expected.next_observation)
         np.testing.assert_array_equal(result.reward, expected.reward)
         np.testing.assert_array_equal(checked.observation, plain.observation)

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import toy_actors
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from toy_actors import COUNTING_SPEC, make_evaluator
+from toy_actors import COUNTING_SPEC, make_evaluator, make_vector, step_once
 from toy_environments import CountingEnvironment
 from toy_faults import AlteredEnvironment, Plan, RaisingEnvironment, put
 
 from distdqn.environments import vector as environments_module
-from distdqn.environments.vector import EnvironmentRaised, VectorEnvironment
 from distdqn.errors import ConfigError, EnvironmentFault
 from distdqn.types import PolicyWeights, RolloutRequest
 
@@ -117,7 +116,7 @@ def test_fault_22_environment_that_always_raises_in_its_step_ends_the_run(max_fa
     plan = Plan(steps=ALWAYS)
     actor = make_actor(plan, max_failures=max_failures)
 
-    with pytest.raises(EnvironmentFault, match=f"raised {max_failures} times running") as caught:
+    with pytest.raises(EnvironmentFault, match=f"raised {max_failures} consecutive errors") as caught:
         actor.rollout(PLENTY, WEIGHTS)
 
     assert plan.calls["step"] == max_failures
@@ -132,7 +131,7 @@ def test_fault_22_environment_that_always_raises_in_its_step_ends_the_run(max_fa
 def test_fault_22_environment_that_always_raises_before_its_first_step_ends_the_run(method):
     plan = Plan(**{f"{method}s": ALWAYS})
 
-    with pytest.raises(EnvironmentFault, match=r"raised 5 times running.*no l(icence|evel)"):
+    with pytest.raises(EnvironmentFault, match=r"raised 5 consecutive errors.*no l(icence|evel)"):
         make_actor(plan)
 
     assert plan.calls[method] == 5
@@ -160,7 +159,7 @@ def test_successful_step_ends_the_row_of_failures():
 def test_reset_alone_does_not_end_the_row_of_failures():
     plan = Plan(steps=[1, 2, 4], resets=[3])  # step, step, reset: each time after good resets
 
-    with pytest.raises(EnvironmentFault, match="3 times running"):
+    with pytest.raises(EnvironmentFault, match="raised 3 consecutive errors"):
         make_actor(plan, max_failures=3).rollout(PLENTY, WEIGHTS)
 
 
@@ -169,12 +168,17 @@ def test_unknown_environment_is_no_fault_to_recover_from():
         toy_actors.make_actor("NoSuchThing-v0", COUNTING_SPEC)
 
 
-def test_batch_tells_what_the_environment_raised_from_other_errors():
-    batch = VectorEnvironment(partial(RaisingEnvironment, Plan(steps=[1])), 1, 0)
+def test_step_in_which_an_environment_raises_truncates_all_episodes_and_ends_none():
+    vector = make_vector(partial(RaisingEnvironment, Plan(steps=[3])), 2, seed=1)
+    step_once(vector, [0, 0])
 
-    with pytest.raises(EnvironmentRaised) as caught:
-        batch.step(np.array([0]))
-    assert isinstance(caught.value.__cause__, ArithmeticError)
+    steps, ends = step_once(vector, [0, 0])
+
+    assert ends is None
+    assert (steps.is_transition.any(), steps.terminated.any(), steps.truncated.all()) == (False, False, True)
+    assert steps.observation[0].tolist() == [[1, 0, 1], [2, 0, 1]]
+    assert steps.next_observation[0].tolist() == vector.observation.tolist() == [[2, 0, 0], [3, 0, 0]]
+    assert (vector.open_returns.tolist(), vector.open_lengths.tolist()) == ([0, 0], [0, 0])
 
 
 def test_broken_environments_are_closed_and_those_that_replace_them_are_not():
@@ -222,7 +226,7 @@ class Unclosable(CountingEnvironment):
 def test_environment_that_cannot_be_closed_is_replaced_all_the_same():
     actor = toy_actors.make_actor(Unclosable, COUNTING_SPEC, envs_per_actor=1)
 
-    with pytest.raises(EnvironmentFault, match="5 times running, at last ArithmeticError: collision"):
+    with pytest.raises(EnvironmentFault, match="5 consecutive errors, the last one ArithmeticError: c"):
         actor.rollout(PLENTY)
 
 
@@ -255,7 +259,7 @@ def test_fault_22_evaluation_that_always_raises_ends_the_run():
     plan = Plan(steps=ALWAYS)
     evaluator = make_evaluator(partial(RaisingEnvironment, plan), max_failures=3)
 
-    with pytest.raises(EnvironmentFault, match="3 times running") as caught:
+    with pytest.raises(EnvironmentFault, match="raised 3 consecutive errors") as caught:
         evaluator.evaluate(WEIGHTS, 3, 0)
     assert plan.calls["step"] == 3
     assert "collision in step 3" in caught.value.details
