@@ -97,7 +97,7 @@ def measure(cluster, config, chunk, seconds):
         return builders.replay_blueprint(config, index)
 
     folder = Path(tempfile.gettempdir()) / f"shards-{config.seed}-{config.replay_shards}"  # of logs
-    backend = RayBackend(cluster, folder, blueprint)
+    backend = RayBackend(cluster, folder, blueprint, config)
     handles = [backend.start("replay", index, 0) for index in range(config.replay_shards)]
     in_store = ray.put(chunk)
     inserts = [(handle, in_store, len(chunk)) for handle in handles]

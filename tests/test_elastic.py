@@ -90,7 +90,7 @@ def test_command_changes_a_running_run_and_waits_until_it_has(scaled):
     for actors, (code, output, _) in seen["commands"].items():
         assert code == 0, output
         assert output.splitlines()[-1] == f"The run has {actors} actors."
-        assert f"of {actors} actors at work" in output
+        assert f"of {actors} actors running" in output
 
 
 def test_no_accepted_transition_is_lost_when_actors_come_and_leave(scaled):

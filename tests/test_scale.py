@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from distdqn import __main__, scale
-from distdqn.cluster import control as commanding
+from distdqn.cluster import control as control_module
 from distdqn.cluster.control import Control, describe
 from distdqn.errors import ClusterError
 from distdqn.types import ActorPoolStatus
@@ -97,7 +97,7 @@ def test_commands_are_handed_over_in_their_order_and_numbered():
     assert asyncio.run(converse()) == ([1, 2], [(1, 5), (2, 2)])
 
 
-def test_who_watches_hears_all_that_is_told_since_and_the_same_again():
+def test_client_that_watches_hears_of_every_report_also_of_the_same_again():
     one, two = (ActorPoolStatus(2, acting, 0, 0, 0, 0) for acting in (1, 2))
 
     async def converse():
@@ -115,43 +115,46 @@ def test_who_watches_hears_all_that_is_told_since_and_the_same_again():
     assert asyncio.run(converse()) == ([(1, one), (2, one), (3, two), (3, two)], set())
 
 
-def test_progress_names_those_who_start_wait_and_leave():
+def test_progress_counts_actors_that_start_wait_and_drain():
     assert describe(ActorPoolStatus(12, 5, 6, 4, 1, 1)) == (
-        "  5 of 12 actors at work, 2 starting, 4 waiting for room on the cluster, 1 draining"
+        "  5 of 12 actors running, 2 starting, 4 waiting for resources on the cluster, 1 draining"
     )
-    assert describe(ActorPoolStatus(1, 1, 0, 0, 2, 1)) == "  1 of 1 actor at work, 2 draining"
+    assert describe(ActorPoolStatus(1, 1, 0, 0, 2, 1)) == "  1 of 1 actor running, 2 draining"
 
 
 @pytest.mark.parametrize(
     "told", [[], [ActorPoolStatus(1, 1, 0, 0, 0, 0)], [ActorPoolStatus(3, 1, 2, 0, 0, 1)]]
 )
-def test_fault_33_run_that_says_nothing_any_more_is_given_up_with_exit_3(ray_session, monkeypatch, told):
-    monkeypatch.setattr(commanding, "_ANSWER_SECONDS", 0.3)
+def test_fault_33_run_that_no_longer_answers_is_given_up_with_exit_3(ray_session, monkeypatch, told):
+    monkeypatch.setattr(control_module, "_ANSWER_SECONDS", 0.3)
     control = ray_session.remote(Control).remote()
-    for staff in told:
-        ray_session.get(control.tell.remote(staff))
+    for status in told:
+        ray_session.get(control.tell.remote(status))
     if not told:
         ray_session.get(control.scale.remote(9))  # it is up
     with pytest.raises(ClusterError, match=r"does not answer within 0\.3 s") as raised:
-        commanding._command(control, 3, lambda _line: None)
+        control_module._command(control, 3, lambda _line: None)
     assert raised.value.exit_code == 3
     ray_session.kill(control)
 
 
-def test_command_is_followed_until_the_run_tells_that_it_was_obeyed(ray_session):
+def test_command_is_followed_until_the_run_reports_that_it_is_done(ray_session):
     control, lines = ray_session.remote(Control).remote(), []
 
     def say(line):
         lines.append(line)
-        if "at work" in line:
-            control.tell.remote(ActorPoolStatus(3, 1, 2, 0, 0, 1))  # the same again is no news
+        if "running" in line:
+            # Each waits for the one before: Ray calls an async actor in any order.
+            ray_session.get(
+                control.tell.remote(ActorPoolStatus(3, 1, 2, 0, 0, 1))
+            )  # the same again is no news
             control.tell.remote(ActorPoolStatus(3, 3, 0, 0, 0, 1))
 
     ray_session.get(control.tell.remote(ActorPoolStatus(3, 1, 2, 0, 0, 1)))
-    commanding._command(control, 3, say)
+    control_module._command(control, 3, say)
     assert lines == [
         "The run has 1 actor; 3 are wanted.",
-        "  1 of 3 actors at work, 2 starting",
+        "  1 of 3 actors running, 2 starting",
         "The run has 3 actors.",
     ]
     ray_session.kill(control)

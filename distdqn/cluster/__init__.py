@@ -1,4 +1,13 @@
-"""Everything that needs Ray: connecting to a cluster, starting roles, placement, logs and commands.
+"""Everything that uses Ray: the connection to a cluster, and the roles as processes on it."""
 
-The only folder that imports `ray`. `launch` is for `runner`, `control` for `scale`.
-"""
+import os
+
+# Ray reads these when it is imported. What the user has set stays.
+_RAY_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # each result is fetched, or no longer needed
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else `uv run` uploads the working directory
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else Ray warns on every start
+}
+for _name, _value in _RAY_SETTINGS.items():
+    os.environ.setdefault(_name, _value)

@@ -1,18 +1,21 @@
-"""Which Ray a run is to join, and what stands in the way of it.
+"""Which Ray a run joins, and what prevents it from joining.
 
-Ray itself would try an address that does not answer for minutes. So what can be known of a
-cluster beforehand is looked at here first, in the order in which it can go wrong: does
-anything listen, does it speak Ray, does it take this process's token, has it the same
+Ray itself tries an address that does not answer for minutes. So `check` tests it first, in the order in which
+joining can fail: does anything listen, is it Ray, does it accept this process's token, has it the same
 versions, and is this machine one of its nodes.
 """
 
 import contextlib
+import json
 import os
 import platform
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import ray
+from ray._private import services
 
 from distdqn.config.validation import mistake_in_address
 from distdqn.errors import ClusterError, ConfigError
@@ -24,42 +27,37 @@ _NODE_SECONDS = 8.0  # for a node of this machine that is just starting
 
 _SAME_MACHINE_SECONDS = 0.5
 
-# Of Ray's attempts to talk to a head whose port is open; it has two more waits of 5 s besides.
-_TALK_SETTING = ("RAY_py_gcs_connect_timeout_s", "5")
+# For the head to answer once its port is open; Ray adds two waits of 5 s.
+_GCS_TIMEOUT, _GCS_SECONDS = "py_gcs_connect_timeout_s", 5
+
+_NO_TOKEN = "no token is present here"  # noqa: S105
 
 
 @dataclass(frozen=True)
 class Target:
-    """The Ray to connect to.
+    """The Ray to connect to."""
 
-    Attributes:
-        address: `host:port` of the head, or None for a private Ray.
-        why: which one it is and why, in words.
-        source: what named it.
-        found_here: looked for on this machine, not named.
-    """
-
-    address: str | None
-    why: str
-    source: str = ""
-    found_here: bool = False
+    address: str | None  # `host:port` of the head; None means a private Ray
+    why: str  # which Ray it is, and who chose it, for the user
+    source: str = ""  # the option or variable that named it
+    is_found: bool = False  # found on this machine, not named
 
 
 def choose_target(address: str | None) -> Target:
     """The Ray that `--address`, RAY_ADDRESS or, for `auto`, this machine names.
 
     Args:
-        address: `auto`, `host:port`, `local` for a private one, or None for RAY_ADDRESS if
-            set, else a private one.
+        address: `auto`, `host:port`, `local` for a private Ray, or None for RAY_ADDRESS if it is set, else a
+            private Ray.
 
     Raises:
-        ClusterError: none was found on this machine.
-        ConfigError: RAY_ADDRESS is of a kind that a run cannot use.
+        ClusterError: `auto` finds no cluster on this machine.
+        ConfigError: a run cannot use the kind of address in RAY_ADDRESS.
     """
     variable = os.environ.get("RAY_ADDRESS", "")
     if address == "local":
-        over = f", not the cluster at {variable} that RAY_ADDRESS names" if variable else ""
-        return Target(None, f"a private one on this machine, as `--local` says{over}")
+        other = f", not the cluster at {variable} that RAY_ADDRESS names" if variable else ""
+        return Target(None, f"a private one on this machine, as `--local` says{other}")
     if address and address != "auto":
         return Target(address, f"the cluster at {address}, as `--address` says", "`--address`")
     if variable == "local":
@@ -69,145 +67,24 @@ def choose_target(address: str | None) -> Target:
             raise ConfigError(mistake)
         job = ", set by `ray job submit`" if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else ""
         return Target(variable, f"the cluster at {variable}, as RAY_ADDRESS says{job}", "RAY_ADDRESS")
-    here = _running_here()
+    found = _recorded_cluster()
     if not address and not variable:
-        stray = (
-            f"; the cluster at {here}, which `ray start` left on this machine, is not used (`--address auto` "
-            "joins it)"
-        )
-        return Target(None, f"a private one on this machine, as no cluster is named{stray if here else ''}")
-    said = "`--address auto`" if address else "RAY_ADDRESS=auto"
-    here = here or _running_unlisted()
-    if here is None:
+        stray = f"; the cluster at {found}, which `ray start` left on this machine, is not used"
+        hint = f"{stray} (`--address auto` joins it)" if found else ""
+        return Target(None, f"a private one on this machine, as no cluster is named{hint}")
+    source = "`--address auto`" if address else "RAY_ADDRESS=auto"
+    found = found or min(services.find_gcs_addresses(), default=None)
+    if found is None:
         raise ClusterError(
-            f"{said}: no Ray cluster runs on this machine (start one with `ray start --head`, name one with "
-            "`--address host:port`, or give `--local`)."
+            f"{source}: no Ray cluster runs on this machine (start one with `ray start --head`, name one "
+            "with `--address host:port`, or give `--local`)."
         )
-    return Target(here, f"the cluster at {here}, which runs on this machine ({said})", said, found_here=True)
+    why = f"the cluster at {found}, which runs on this machine ({source})"
+    return Target(found, why, source, is_found=True)
 
 
-def limit_waiting(address: str | None) -> None:
-    """Limits how long Ray tries to talk to the head it is to join; has an effect before Ray is imported."""
-    if (address or os.environ.get("RAY_ADDRESS") or "local") != "local":
-        os.environ.setdefault(*_TALK_SETTING)
-
-
-def check(target: Target) -> None:
-    """Looks for what would keep this process from joining.
-
-    Raises:
-        ClusterError: what it is, and how to mend it.
-    """
-    from ray._private import services
-
-    named = target.address or ""
-    try:
-        address = services.canonicalize_bootstrap_address(named)
-    except (OSError, ValueError) as error:
-        raise _unreachable(target, named, error) from error
-    try:
-        _connect(address, _CONNECT_SECONDS)
-    except (OSError, ValueError) as error:
-        raise _unreachable(target, address, error) from error
-    with without_stderr():  # Ray's own account of the same
-        _talk(target, named, address)
-
-
-def _talk(target: Target, named: str, address: str) -> None:
-    """Asks the head who it is, whether it lets this process in, and for a node on this machine."""
-    import ray
-    from ray._private import services, utils
-    from ray._private.authentication import authentication_token_setup as authentication
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
-
-    if target.found_here:  # as Ray does; to a machine that was only named, no token is shown unasked
-        authentication.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-    if _mode() == "token" and token_source() is None:
-        raise ClusterError(f"RAY_AUTH_MODE is `token`, but {_token_words(named)}")
-    try:
-        client = GcsClient(address=address, cluster_id=None)
-        about = _versions_of(client)
-    except ray.exceptions.AuthenticationError as error:
-        raise ClusterError(
-            f"The Ray cluster at {named} refuses this process: {_token_words(named)}"
-        ) from error
-    except (ray.exceptions.RayError, RuntimeError) as error:
-        raise ClusterError(
-            f"What listens at {named} does not answer as a Ray cluster's head does: {_first_line(error)} "
-            "(name the head's port, 6379 unless `ray start --port` said otherwise, not the dashboard's)."
-        ) from error
-    if about:
-        try:
-            utils.check_version_info(about, "this process")
-        except RuntimeError as error:
-            raise ClusterError(version_words(named, about)) from error
-    try:
-        services.get_node_to_connect_for_driver(client, timeout_seconds=_NODE_SECONDS)
-    except RuntimeError as error:
-        raise ClusterError(
-            f"No node of the cluster at {named} runs on this machine, so nothing can join it from here (make "
-            f"it a node with `ray start --address={named}`, or hand the run to the cluster with "
-            "`ray job submit -- python -m distdqn.run ...`)."
-        ) from error
-
-
-def _versions_of(client: Any) -> dict[str, Any]:
-    """What the head tells of itself; empty if it tells nothing."""
-    from ray._common.usage import usage_lib
-
-    try:
-        return dict(usage_lib.get_cluster_metadata(client))
-    except (AttributeError, TypeError):  # not written
-        return {}
-
-
-def version_words(named: str, about: dict[str, Any]) -> str:
-    """That a cluster has other versions than this process, and which."""
-    import ray
-
-    return (
-        f"The cluster at {named} runs Ray {about['ray_version']} and Python {about['python_version']}, this "
-        f"process Ray {ray.__version__} and Python {platform.python_version()} (install the same "
-        "everywhere, down to the last number)."
-    )
-
-
-def token_source() -> str | None:
-    """Where this process has a token from, in words; never the token itself."""
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return "RAY_AUTH_TOKEN"
-    if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        return f"RAY_AUTH_TOKEN_PATH ({path})" if Path(path).expanduser().is_file() else None
-    with contextlib.suppress(OSError, RuntimeError):  # a home that cannot be looked into, or none
-        if (Path.home() / ".ray" / "auth_token").is_file():
-            return "~/.ray/auth_token"
-    return None
-
-
-def _token_words(named: str) -> str:
-    """What is wrong with this process's token, and what mends it."""
-    source = token_source()
-    if source is None:
-        return (
-            f"no token is present here (put the one of {named} into ~/.ray/auth_token with mode 0600 and set "
-            "RAY_AUTH_MODE=token)."
-        )
-    if _mode() != "token":
-        return (
-            f"a token is present here, in {source}, but not shown to it (set RAY_AUTH_MODE=token if it is "
-            "the cluster's)."
-        )
-    return f"a token is present here, in {source}, but it is not the cluster's (copy the cluster's)."
-
-
-def _mode() -> str:
-    return os.environ.get("RAY_AUTH_MODE", "disabled").lower()
-
-
-def _running_here() -> str | None:
-    """The cluster that `ray start` has written down on this machine, if it still answers."""
-    from ray._private import services
-
+def _recorded_cluster() -> str | None:
+    """The cluster that `ray start` has recorded on this machine, if it still answers."""
     address = services.find_bootstrap_address(None)
     try:
         _connect(address or "", _SAME_MACHINE_SECONDS)
@@ -216,36 +93,122 @@ def _running_here() -> str | None:
     return str(address)
 
 
-def _running_unlisted() -> str | None:
-    """A cluster whose processes run on this machine without being written down."""
-    from ray._private import services
-
-    return min(services.find_gcs_addresses(), default=None)
-
-
 def _connect(address: str, timeout_seconds: float) -> None:
     """Opens a connection and closes it again.
 
     Raises:
         OSError: nothing listens there, or it does not answer.
-        ValueError: that is no `host:port`.
+        ValueError: the address is not `host:port`.
     """
     host, _, port = address.rpartition(":")
     with socket.create_connection((host.strip("[]"), int(port)), timeout_seconds):
         pass
 
 
-def _unreachable(target: Target, address: str, error: Exception) -> ClusterError:
-    meant = "" if target.address == address else f", which is {address} to Ray"
-    why = getattr(error, "strerror", None) or str(error) or "no answer"
-    token = (
-        f"a token is present here, in {source}" if (source := token_source()) else "no token is present here"
-    )
-    return ClusterError(
-        f"No Ray cluster answers at {target.address} ({target.source}{meant}): {why.lower()} (start the "
-        f"head, open its port to this machine, or give `--local`; {token})."
-    )
+def check(target: Target) -> None:
+    """Looks for what prevents this process from joining a cluster.
+
+    Raises:
+        ClusterError: what it is, and how to fix it.
+        ImportError, AttributeError, TypeError: this version of Ray is different inside.
+    """
+    named = address = target.address or ""
+    try:
+        address = services.canonicalize_bootstrap_address(named) or ""
+        _connect(address, _CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        resolved = "" if named == address else f", which Ray resolves to {address}"
+        why = getattr(error, "strerror", None) or str(error) or "no answer"
+        token = f"a token is present here, in {source}" if (source := _token_source()) else _NO_TOKEN
+        raise ClusterError(
+            f"No Ray cluster answers at {named} ({target.source}{resolved}): {why.lower()} (start the head, "
+            f"open its port to this machine, or give `--local`; {token})."
+        ) from error
+    with without_stderr():  # Ray prints the same there
+        _check_head(target, named, address)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+def _check_head(target: Target, named: str, address: str) -> None:
+    """Checks token and versions with the head, and that this machine is a node."""
+    from ray._private import utils
+    from ray._private.authentication import authentication_token_setup
+    from ray._raylet import Config, GcsClient  # type: ignore[attr-defined]
+
+    if f"RAY_{_GCS_TIMEOUT}" not in os.environ:
+        Config.initialize(json.dumps({_GCS_TIMEOUT: _GCS_SECONDS}))
+    if target.is_found:  # as Ray does; a machine that was only named is not shown a token unasked
+        authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    if _auth_mode() == "token" and _token_source() is None:
+        raise ClusterError(f"RAY_AUTH_MODE is `token`, but {_token_advice(named)}")
+    try:
+        client = GcsClient(address=address, cluster_id=None)
+        versions = _versions(client)
+    except ray.exceptions.AuthenticationError as error:
+        raise ClusterError(
+            f"The Ray cluster at {named} refuses this process: {_token_advice(named)}"
+        ) from error
+    except (ray.exceptions.RayError, RuntimeError) as error:
+        why = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise ClusterError(
+            f"The server at {named} does not answer like the head of a Ray cluster: {why} (give the head's "
+            "port, 6379 unless `ray start --port` set another, not the dashboard's)."
+        ) from error
+    try:
+        if versions:
+            utils.check_version_info(versions, "this process")
+    except RuntimeError as error:
+        raise ClusterError(
+            f"The cluster at {named} runs Ray {versions['ray_version']} and Python "
+            f"{versions['python_version']}, this process Ray {ray.__version__} and Python "
+            f"{platform.python_version()} (install the same versions everywhere, down to the last number)."
+        ) from error
+    try:
+        services.get_node_to_connect_for_driver(client, timeout_seconds=_NODE_SECONDS)
+    except RuntimeError as error:
+        raise ClusterError(
+            f"No node of the cluster at {named} runs on this machine, so no process here can join it (start "
+            f"one with `ray start --address={named}`, or submit the run with `ray job submit -- python -m "
+            "distdqn.run ...`)."
+        ) from error
+
+
+def _versions(client: Any) -> dict[str, Any]:
+    """The versions of Ray and Python that the head runs; empty if it does not say."""
+    from ray._common.usage import usage_lib
+
+    try:
+        return dict(usage_lib.get_cluster_metadata(client))
+    except (AttributeError, TypeError):  # nothing is stored
+        return {}
+
+
+def _auth_mode() -> str:
+    return os.environ.get("RAY_AUTH_MODE", "disabled").lower()
+
+
+def _token_source() -> str | None:
+    """The place of this process's token, in words; never the token itself."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return "RAY_AUTH_TOKEN"
+    if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return f"RAY_AUTH_TOKEN_PATH ({path})" if Path(path).expanduser().is_file() else None
+    with contextlib.suppress(OSError, RuntimeError):  # there is no home, or it cannot be read
+        if (Path.home() / ".ray" / "auth_token").is_file():
+            return "~/.ray/auth_token"
+    return None
+
+
+def _token_advice(named: str) -> str:
+    """What is wrong with this process's token, and how to fix it."""
+    source = _token_source()
+    if source is None:
+        return (
+            f"{_NO_TOKEN} (put the one of {named} into ~/.ray/auth_token with mode 0600 and set "
+            "RAY_AUTH_MODE=token)."
+        )
+    if _auth_mode() != "token":
+        return (
+            f"a token is present here, in {source}, but not shown to it (set RAY_AUTH_MODE=token if it is "
+            "the cluster's)."
+        )
+    return f"a token is present here, in {source}, but it is not the cluster's (copy the cluster's)."

@@ -11,7 +11,6 @@ from distdqn.checkpoints.store import CheckpointRef
 from distdqn.cluster.connection import Cluster, connected
 from distdqn.cluster.control import Control
 from distdqn.config.config import Config, resolved
-from distdqn.config.option_types import parse_amounts
 from distdqn.distributed.calls import Calls
 from distdqn.distributed.checkpointing import AsyncCheckpointer
 from distdqn.distributed.limits import Limits
@@ -23,7 +22,6 @@ from distdqn.errors import ClusterError
 from distdqn.replay.rate_limiter import RateLimiter
 from distdqn.reporting.metrics import Metrics
 from distdqn.training import builders
-from distdqn.training.backend import ResourceRequest
 from distdqn.training.builders import Blueprint
 from distdqn.training.stopping import Budget, Goal, StopRequest
 from distdqn.types import EnvironmentSpec
@@ -117,16 +115,11 @@ def launched(
 
     others = config.replay_shards + 2  # roles: replay's, the learner and the evaluator
     machine = fitting_actors(config, (os.cpu_count() or 1) - others)
-    resource_request = ResourceRequest(
-        config.learner_gpus,
-        parse_amounts(config.learner_resources or ""),
-        parse_amounts(config.actor_resources or ""),
-    )
-    with connected(config.address, machine + others, not resource_request.learner_gpus, tell) as cluster:
+    with connected(config.address, machine + others, not config.learner_gpus, tell) as cluster:
         from distdqn.cluster.ray_backend import RayBackend
         from distdqn.cluster.ray_metrics import RayMetrics
 
-        backend = RayBackend(cluster, folder, blueprint, resource_request)
+        backend = RayBackend(cluster, folder, blueprint, config)
         calls = Calls(backend, config.env_timeout_seconds, config.start_timeout_seconds)
         try:
             room = backend.capacity().actors - others if cluster.cpus_per_role else machine

@@ -1,4 +1,4 @@
-"""The fleet on Ray: every role is a Ray actor, wrapped here and nowhere else."""
+"""Roles as Ray actors."""
 
 import contextlib
 import os
@@ -13,184 +13,179 @@ from typing import Any, Literal
 import ray
 from ray._private import state
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
+from typing_extensions import override
 
-from distdqn.cluster import resources as capacity
 from distdqn.cluster.connection import Cluster
-from distdqn.cluster.resources import Placement
+from distdqn.cluster.resources import Placement, measure_capacity, request_nodes
 from distdqn.cluster.role_logs import RoleLogs
+from distdqn.config.config import RunOptions
 from distdqn.errors import ClusterError, DistdqnError
-from distdqn.training.backend import NO_RESOURCES, CallFailed, ClusterCapacity, Handle, Ref, ResourceRequest
+from distdqn.training.backend import Backend, CallFailed, ClusterCapacity, Handle, Ref
 from distdqn.training.builders import Blueprint
 
+# Parts of Ray's messages.
 _NO_INPUT = "At least one of the input arguments for this task could not be computed"
-
-_ITS_NODE = re.compile(r"its node has died\. Node Id: (\w+)")  # also of a process that was not up yet
+_DEAD_NODE = re.compile(r"its node has died\. Node Id: (\w+)")  # also of a process that was not up yet
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
+_ADVICE = re.compile(r" Some common causes include:.*", re.DOTALL)  # seven lines
 
 _PENDING = ("DEPENDENCIES_UNREADY", "PENDING_CREATION")  # states of an actor that is not up
 
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # Ray puts some into its messages
 
-_ADVICE = re.compile(r" Some common causes include:.*", re.DOTALL)  # seven lines of it
+class RayBackend(Backend):
+    """Roles as Ray actors named `<run>/actor-3` after the run's folder, in the run's own namespace.
 
-_FETCH_SECONDS = 10.0  # for a result that is there already, perhaps on another node
-
-
-class RayBackend:
-    """Roles as Ray actors called `<run>/actor-3` after the run's folder, in a namespace of its own.
-
-    They are not detached, so they end with the run, and Ray does not restart them:
-    the supervisor does.
+    They are not detached, so they end with the run. Ray does not restart them: the supervisor does.
     """
 
     def __init__(
         self,
         cluster: Cluster,
         folder: Path,
-        blueprint: Callable[[str, int, int], Blueprint],
-        resource_request: ResourceRequest = NO_RESOURCES,
+        make_role: Callable[[str, int, int], Blueprint],
+        options: RunOptions,
     ) -> None:
+        """Prepares to start roles.
+
+        Args:
+            cluster: where.
+            folder: of the run.
+            make_role: how to build a role, given its name, its index and its number of restarts.
+            options: with the resources that roles request.
+        """
         self._cluster = cluster
         self._run = folder.resolve().name
         self._namespace = f"{self._run}-{uuid.uuid4().hex[:8]}"  # another run's folder may have the same name
-        self._blueprint = blueprint
-        self._placement = Placement(cluster, resource_request)
+        self._make_role = make_role
+        self._placement = Placement(cluster, options)
         self._logs = RoleLogs(folder / "logs")
-        self._places: dict[Handle, tuple[str, int]] = {}  # role and index
-        self._introductions: dict[Ref, Handle] = {}  # calls that will tell who a process is
+        self._roles: dict[Handle, tuple[str, int]] = {}  # role and index
+        self._identify_calls: dict[Ref, Handle] = {}
         self._control: str | None = None  # name of the process that takes commands
-        self._has_asked = False  # whether a wish for a larger cluster stands
+        self._has_requested_nodes = False
         self._logs.open(self._namespace)
 
+    @override
     def start(self, role: str, index: int, restarts: int) -> Handle:
-        """See `Backend`."""
-        blueprint = self._blueprint(role, index, restarts)
-        name = f"{self._run}/{_name(role, index)}" + ("" if restarts == 0 else f".{restarts}")
+        blueprint = self._make_role(role, index, restarts)
+        name = f"{self._run}/{_name(role, index)}" + (f".{restarts}" if restarts else "")
         if role == "control":
             self._control = name
         options = {
-            **self._placement.options(role, index),
+            **self._placement.ray_options(role, index),
             "name": name,
             "namespace": self._namespace,
             "max_restarts": 0,
             "max_task_retries": 0,
         }
         handle = ray.remote(blueprint.role).options(**options).remote(**blueprint.arguments)
-        self._places[handle] = role, index
+        self._roles[handle] = role, index
         return handle
 
+    @override
     def identify(self, handle: Handle) -> Ref:
-        """See `Backend`."""
-        ref = handle.__ray_call__.remote(_about_process)
-        self._introductions[ref] = handle
+        ref = handle.__ray_call__.remote(_identify)
+        self._identify_calls[ref] = handle
         return ref
 
+    @override
     def missing(self, handle: Handle) -> str | None:
-        """See `Backend`."""
         with self._asking_the_head():
             entry = state.actors(handle._actor_id.hex())
             if entry.get("State") not in _PENDING or _is_process(entry["Address"]):
                 return None
-            return self._placement.missing(*self._places[handle])
+            return self._placement.missing(*self._roles[handle])
 
+    @override
     def lost_nodes(self) -> set[str]:
-        """See `Backend`."""
         with self._asking_the_head():
             return {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
 
+    @override
     def call(self, handle: Handle, method: str, *arguments: Any, returns: int = 1) -> tuple[Ref, ...]:
-        """See `Backend`."""
         refs = getattr(handle, method).options(num_returns=returns).remote(*arguments)
         return tuple(refs) if returns > 1 else (refs,)
 
+    @override
     def wait(self, refs: list[Ref], timeout_seconds: float) -> list[Ref]:
-        """See `Backend`."""
         if not refs:
             time.sleep(timeout_seconds)
             return []
         try:
             first, _ = ray.wait(refs, num_returns=1, timeout=timeout_seconds)
-            if not first:
-                return []
-            ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+            return list(ray.wait(refs, num_returns=len(refs), timeout=0)[0]) if first else []
         except OSError as error:
             raise self._gone(error) from error
-        return list(ready)
 
+    @override
     def state(self, ref: Ref) -> Literal["under way", "failed", "done"]:
-        """See `Backend`."""
         if not ray.wait([ref], timeout=0, fetch_local=False)[0]:
             return "under way"
         try:
-            ray.get(ref, timeout=0)  # an error is here already, and what is here is not copied
+            ray.get(ref, timeout=0)  # an error is on this node, and a result on this node is not copied
         except GetTimeoutError:
             return "done"  # on another node
         except RayError:
             return "failed"
         return "done"
 
-    def get(self, ref: Ref, timeout_seconds: float = _FETCH_SECONDS) -> Any:
-        """See `Backend`."""
-        place = self._places.get(self._introductions.pop(ref, None))
+    @override
+    def get(self, ref: Ref, timeout_seconds: float = 10.0) -> Any:
+        role = self._roles.get(self._identify_calls.pop(ref, None))
         try:
             value = ray.get(ref, timeout=timeout_seconds)
         except RayError as error:
-            why = _ADVICE.sub("", _COLOUR.sub("", str(error))) or type(error).__name__
-            self._logs.add_failure(_name(*place) if place else None, why)
+            why = _ADVICE.sub("", _COLOR.sub("", str(error))) or type(error).__name__
+            self._logs.write_failure(_name(*role) if role else None, why)
             if isinstance(cause := getattr(error, "cause", None), DistdqnError):
-                raise cause from None  # the user's to mend: another process would do no better
-            node = found[1] if (found := _ITS_NODE.search(why)) else None
+                raise cause from None  # the user's to fix: another process would fail in the same way
+            node = found[1] if (found := _DEAD_NODE.search(why)) else None
             is_lost = isinstance(error, ActorUnavailableError)
             raise CallFailed(why, _NO_INPUT in why, node, is_lost) from error
         except OSError as error:
             raise self._gone(error) from error
-        if place is not None:
-            self._logs.know(_name(*place), value)
+        if role is not None:
+            self._logs.register(_name(*role), value)
         return value
 
+    @override
     def end(self, handle: Handle) -> None:
-        """See `Backend`."""
-        self._places.pop(handle, None)
-        self._introductions = {ref: each for ref, each in self._introductions.items() if each is not handle}
+        self._roles.pop(handle, None)
+        self._identify_calls = {ref: each for ref, each in self._identify_calls.items() if each is not handle}
         ray.kill(handle)
 
+    @override
     def capacity(self) -> ClusterCapacity:
-        """See `Backend`."""
         with self._asking_the_head():
-            return capacity.measure_capacity(self._placement.needs("actor"))
+            return measure_capacity(self._placement.request("actor"))
 
+    @override
     def request_resources(self, roles: list[str]) -> None:
-        """See `Backend`."""
-        if roles or self._has_asked:
-            capacity.request([self._placement.needs(role) for role in roles])
-            self._has_asked = bool(roles)
+        if roles or self._has_requested_nodes:
+            request_nodes([self._placement.request(role) for role in roles])
+            self._has_requested_nodes = bool(roles)
 
+    @override
     def describe(self) -> dict[str, Any]:
-        """See `Backend`."""
-        about = {"address": self._cluster.address, "namespace": self._namespace}
-        return {**about, "control": self._control}
+        return {"address": self._cluster.address, "namespace": self._namespace, "control": self._control}
 
     def close(self) -> None:
-        """Gives back what was reserved, and writes the last of the logs. All roles have been ended."""
-        self._placement.end()
+        """Releases what was reserved and writes the rest of the logs, after all roles have been ended."""
+        self._placement.close()
         self._logs.close(self._namespace)
 
     @contextlib.contextmanager
     def _asking_the_head(self) -> Iterator[None]:
-        """Turns what Ray raises when the head does not answer into what the user can act on.
-
-        Raises:
-            ClusterError: it does not.
-        """
+        """Raises `ClusterError` for what Ray raises if the head does not answer."""
         try:
             yield
         except (RayError, RuntimeError, OSError) as error:
             raise self._gone(error) from error
 
     def _gone(self, error: Exception) -> ClusterError:
-        """What is left to say when the Ray on this machine does not answer any more."""
         return ClusterError(
             f"The Ray at {self._cluster.address} is gone: {error} (start it again, or another one; "
-            "`--resume auto` goes on from the newest checkpoint)."
+            "`--resume auto` resumes from the newest checkpoint)."
         )
 
 
@@ -199,12 +194,12 @@ def _name(role: str, index: int) -> str:
 
 
 def _is_process(address: dict[str, Any]) -> bool:
-    """Whether this is the address of a process, and not that of a node in whose queue an actor waits."""
+    """Whether this is the address of a process, not that of a node in whose queue the actor waits."""
     queues = {(node["NodeID"], node["NodeManagerPort"]) for node in ray.nodes()}
     return bool(address["IPAddress"]) and (address["NodeID"], address["Port"]) not in queues
 
 
-def _about_process(_role: Any) -> dict[str, Any]:
-    node = ray.get_runtime_context().get_node_id()
-    about = {"pid": os.getpid(), "host": socket.gethostname(), "node": node}
-    return {**about, "ip": ray.util.get_node_ip_address()}
+def _identify(_role: Any) -> dict[str, Any]:
+    """Called in the role's process."""
+    node, ip = ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
+    return {"pid": os.getpid(), "host": socket.gethostname(), "node": node, "ip": ip}

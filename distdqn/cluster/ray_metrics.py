@@ -1,4 +1,4 @@
-"""A run's numbers where Ray's own are: on the metrics port of the node it was started on."""
+"""A run's metrics as Ray's own: on the metrics port of the node where the run was started."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from ray.util.metrics import Gauge
 
 
 class RayMetrics:
-    """Shows every number of a line of `metrics.jsonl` as a gauge called `distdqn_...`.
+    """Exports every number of a line of `metrics.jsonl` as a gauge `distdqn_<name>`.
 
-    Gauges alone, also for counters: a learner that is restored from a checkpoint sets some back.
+    Counters are gauges, too: a learner that is restored from a checkpoint sets some of them back.
     """
 
     def __init__(self, run: str) -> None:
@@ -16,7 +16,7 @@ class RayMetrics:
         self._gauges: dict[str, Gauge] = {}
 
     def show(self, line: dict[str, Any]) -> None:
-        """Takes in a line; what it has no number for keeps the one it had."""
+        """Exports a line; a value that is not a number leaves its gauge as it is."""
         for name, value in line.items():
             if isinstance(value, int | float):
                 self._gauge(name).set(float(value), {"run": self._run})

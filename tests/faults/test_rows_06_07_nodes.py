@@ -153,5 +153,5 @@ def test_driver_ends_without_a_traceback_when_the_head_of_its_cluster_dies(seen)
     assert seen["seconds until the driver ended"] < 90.0
     assert "Traceback" not in seen["last words"]
     last = (seen["last words"].strip().splitlines() or [""])[-1]
-    says_so = bool(re.match(r"distdqn: error: The Ray at .* is gone: .*`--resume auto` goes on", last))
+    says_so = bool(re.match(r"distdqn: error: The Ray at .* is gone: .*`--resume auto` resumes", last))
     assert (seen["code"], says_so) in [(3, True), (1, False)], last  # or Ray has ended it

@@ -103,7 +103,7 @@ def test_fault_32_auto_joins_the_cluster_of_this_machine(machine, listener, monk
     if variable:
         monkeypatch.setenv("RAY_ADDRESS", variable)
     target = choose_target("auto")
-    assert (target.address, target.found_here) == (listener, True)
+    assert (target.address, target.is_found) == (listener, True)
     assert f"the cluster at {listener}, which runs on this machine" in target.why
 
 
@@ -213,7 +213,7 @@ def test_fault_31_other_versions_are_refused_with_both_named(cluster):
 def test_fault_31_port_of_something_else_is_refused_in_time(cluster, listener):
     told = cluster.join(listener, RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0")  # else Ray tries another address
     assert (told["code"], told["errors"]) == (3, "")
-    assert f"What listens at {listener} does not answer as a Ray cluster's head does" in told["lines"][0]
+    assert f"The server at {listener} does not answer like the head of a Ray cluster" in told["lines"][0]
     assert told["seconds"] < SECONDS
 
 

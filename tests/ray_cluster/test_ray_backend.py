@@ -1,4 +1,4 @@
-"""The fleet on a real Ray, with small roles in place of the real ones."""
+"""The backend on a real Ray, with small roles in place of the real ones."""
 
 import contextlib
 import dataclasses
@@ -11,6 +11,7 @@ import pytest
 from ray._private.state import GlobalState
 
 from distdqn.cluster.connection import connected
+from distdqn.config.config import Config
 from distdqn.errors import ClusterError
 from distdqn.training.backend import CallFailed
 from distdqn.training.builders import Blueprint
@@ -58,8 +59,8 @@ def _make_role():
 
 
 @pytest.fixture(scope="module")
-def make_fleet(ray_session, tmp_path_factory):  # noqa: ARG001
-    """Makes a fleet whose roles ask for so many CPUs each; closes it at the end."""
+def make_backend(ray_session, tmp_path_factory):  # noqa: ARG001
+    """Makes a backend whose roles ask for so many CPUs each; closes it at the end."""
     from distdqn.cluster.ray_backend import RayBackend
 
     role = _make_role()
@@ -71,7 +72,7 @@ def make_fleet(ray_session, tmp_path_factory):  # noqa: ARG001
 
         def make(cpus):
             there = dataclasses.replace(cluster, cpus_per_role=cpus)
-            backend = RayBackend(there, tmp_path_factory.mktemp("backend") / "a-run", blueprint)
+            backend = RayBackend(there, tmp_path_factory.mktemp("backend") / "a-run", blueprint, Config())
             stack.callback(backend.close)
             return backend
 
@@ -79,8 +80,8 @@ def make_fleet(ray_session, tmp_path_factory):  # noqa: ARG001
 
 
 @pytest.fixture(scope="module")
-def backend(make_fleet):
-    return make_fleet(0.0)
+def backend(make_backend):
+    return make_backend(0.0)
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def _answer(backend, handle, method, *arguments):
     return backend.get(*backend.call(handle, method, *arguments), timeout_seconds=30.0)
 
 
-def test_role_is_built_with_its_index_and_incarnation(backend, start):
+def test_role_is_built_with_its_index_and_restarts(backend, start):
     assert _answer(backend, start("actor", 3, 2), "name") == (3, 2)
 
 
@@ -110,7 +111,9 @@ def test_role_is_known_to_ray_by_its_run_and_its_name(backend, start):
 
     start("actor", 12, 0), start("actor", 12, 1)
     named = {
-        each["name"] for each in list_named_actors(True) if each["namespace"] == backend.describe()["namespace"]
+        each["name"]
+        for each in list_named_actors(True)
+        if each["namespace"] == backend.describe()["namespace"]
     }
     assert named >= {"a-run/actor-12", "a-run/actor-12.1"}
 
@@ -195,8 +198,8 @@ def test_state_of_a_call_tells_how_it_stands(backend, start):
     assert [backend.state(ref) for ref in refs] == ["done", "failed", "under way"]
 
 
-def test_role_without_a_place_is_told_from_one_that_has_it(make_fleet, ray_session):
-    backend = make_fleet(0.5)
+def test_role_that_waits_for_resources_is_told_from_one_that_is_up(make_backend, ray_session):
+    backend = make_backend(0.5)
     up = backend.start("actor", 23, 0)
     node = backend.get(backend.identify(up), timeout_seconds=30.0)["node"]
     assert node == ray_session.get_runtime_context().get_node_id()
@@ -259,7 +262,7 @@ def test_roles_compute_with_one_thread_each(backend, start):
     assert (found["OMP_NUM_THREADS"], found["OPENBLAS_NUM_THREADS"]) == ("1", "1")
 
 
-def test_fleet_tells_address_and_namespace_of_its_cluster(backend, ray_session):
+def test_backend_tells_address_and_namespace_of_its_cluster(backend, ray_session):
     about = backend.describe()
     assert about["address"] == ray_session.get_runtime_context().gcs_address
     assert about["namespace"].startswith("a-run-")
@@ -276,6 +279,6 @@ def test_ray_that_runs_already_is_used_and_left_running(ray_session):
 def test_fault_7_cluster_that_does_not_answer_is_told_with_how_to_go_on(backend, start, monkeypatch):
     actor = start("actor")
     monkeypatch.setattr("ray._private.state.state", GlobalState())  # which knows of no head
-    for ask in (backend.room, backend.lost_nodes, lambda: backend.missing(actor)):
-        with pytest.raises(ClusterError, match=r"The Ray at .* is gone: .*`--resume auto` goes on"):
+    for ask in (backend.capacity, backend.lost_nodes, lambda: backend.missing(actor)):
+        with pytest.raises(ClusterError, match=r"The Ray at .* is gone: .*`--resume auto` resumes"):
             ask()

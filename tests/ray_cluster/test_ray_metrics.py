@@ -18,34 +18,34 @@ def _batch(*lines, ip="10.0.0.1", pid="7"):
 
 def test_lines_of_a_role_go_to_its_file_also_those_from_before_it_was_known(tmp_path):
     logs = RoleLogs(tmp_path / "logs")
-    logs.take(_batch("first"))
-    logs.know("actor-3", _ABOUT)
-    logs.take(_batch("second", "third"))
+    logs.write(_batch("first"))
+    logs.register("actor-3", _ABOUT)
+    logs.write(_batch("second", "third"))
     assert (tmp_path / "logs" / "actor-3.log").read_text() == "first\nsecond\nthird\n"
 
 
 def test_processes_with_the_same_number_on_two_nodes_are_told_apart(tmp_path):
     logs = RoleLogs(tmp_path)
-    logs.know("actor-0", _ABOUT)
-    logs.know("actor-1", {**_ABOUT, "ip": "10.0.0.2"})
-    logs.take(_batch("here"))
-    logs.take(_batch("there", ip="10.0.0.2"))
+    logs.register("actor-0", _ABOUT)
+    logs.register("actor-1", {**_ABOUT, "ip": "10.0.0.2"})
+    logs.write(_batch("here"))
+    logs.write(_batch("there", ip="10.0.0.2"))
     assert [(tmp_path / f"actor-{i}.log").read_text() for i in (0, 1)] == ["here\n", "there\n"]
 
 
 def test_lines_that_no_role_claims_go_to_the_file_of_ray(tmp_path):
     logs = RoleLogs(tmp_path)
-    logs.take(_batch("died young"))
-    logs.take(_batch("out of memory", pid="raylet"))
+    logs.write(_batch("died young"))
+    logs.write(_batch("out of memory", pid="raylet"))
     logs.close("a-run")
     assert (tmp_path / "ray.log").read_text() == "out of memory\n(process 7 on 10.0.0.1) died young\n"
 
 
 def test_log_of_a_role_that_never_stops_printing_stays_bounded(tmp_path):
     logs = RoleLogs(tmp_path)
-    logs.know("actor-0", _ABOUT)
+    logs.register("actor-0", _ABOUT)
     for i in range(300):
-        logs.take(_batch(*[f"{i:05} {'x' * 94}" for _ in range(100)]))  # 30 batches, of 10,000 bytes: 3 MB
+        logs.write(_batch(*[f"{i:05} {'x' * 94}" for _ in range(100)]))  # 30 batches, of 10,000 bytes: 3 MB
     files = sorted(tmp_path.iterdir())
     assert [file.name for file in files] == ["actor-0.log", "actor-0.log.1"]
     assert all(0 < file.stat().st_size <= 1_000_000 for file in files)
@@ -54,10 +54,10 @@ def test_log_of_a_role_that_never_stops_printing_stays_bounded(tmp_path):
 
 def test_failure_is_written_to_the_role_whose_process_it_names(tmp_path):
     logs = RoleLogs(tmp_path)
-    logs.know("replay-0", _ABOUT)
+    logs.register("replay-0", _ABOUT)
     why = "ray::Replay.sample() (pid=7, ip=10.0.0.1, actor_id=1)\nValueError: odd\n"
-    logs.add_failure(None, why)
-    logs.add_failure(None, "nobody's")
+    logs.write_failure(None, why)
+    logs.write_failure(None, "nobody's")
     assert (tmp_path / "replay-0.log").read_text() == why
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -65,8 +65,8 @@ def test_failure_is_written_to_the_role_whose_process_it_names(tmp_path):
 def test_full_disk_under_the_logs_stops_nothing(tmp_path):
     (tmp_path / "logs").write_text("a file in the way")
     logs = RoleLogs(tmp_path / "logs")
-    logs.know("actor-0", _ABOUT)
-    logs.take(_batch("unheard"))
+    logs.register("actor-0", _ABOUT)
+    logs.write(_batch("unheard"))
     logs.close("a-run")
 
 

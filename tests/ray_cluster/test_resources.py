@@ -4,8 +4,8 @@ import pytest
 from ray_cluster.clusters import HeldCluster
 
 from distdqn.cluster.connection import Cluster
+from distdqn.config.config import Config
 from distdqn.errors import ClusterError
-from distdqn.training.backend import ResourceRequest
 
 _ACTORS = 4
 
@@ -13,8 +13,8 @@ _ACTORS = 4
 _ROLES = """
 import os, sys
 from pathlib import Path
+from distdqn.config.config import Config
 from distdqn.training.builders import Blueprint
-from distdqn.training.backend import ResourceRequest
 from distdqn.cluster.resources import Placement
 from distdqn.cluster.ray_backend import RayBackend
 
@@ -32,17 +32,17 @@ def make():
     return Role
 
 role = make()
-wishes = ResourceRequest(0.5, {"fast": 1.0}, {"simulator": 1.0})
+options = Config(learner_gpus=0.5, learner_resources="fast=1", actor_resources="simulator=1")
 folder = Path(os.environ["RAY_TMPDIR"]) / "a-run"
-fleet = RayBackend(cluster, folder, lambda *_: Blueprint(role, {}), wishes)
+backend = RayBackend(cluster, folder, lambda *_: Blueprint(role, {}), options)
 roles = [("learner", 0), ("replay", 0), ("evaluator", 0), *(("actor", index) for index in range(ACTORS))]
-refs = {f"{name}-{index}": fleet.call(fleet.start(name, index, 0), "where")[0] for name, index in roles}
-told["roles"] = {name: fleet.get(ref, 60.0) for name, ref in refs.items()}
+refs = {f"{name}-{index}": backend.call(backend.start(name, index, 0), "where")[0] for name, index in roles}
+told["roles"] = {name: backend.get(ref, 60.0) for name, ref in refs.items()}
 import ray
-told["missing"] = {name: fleet._placement.missing(name, 0) for name in ("learner", "replay", "actor")}
-told["too much"] = Placement(cluster, ResourceRequest(2.0)).missing("learner", 0)
+told["missing"] = {name: backend._placement.missing(name, 0) for name in ("learner", "replay", "actor")}
+told["too much"] = Placement(cluster, Config(learner_gpus=2.0)).missing("learner", 0)
 told["nodes"] = {node["NodeID"]: node["Resources"] for node in ray.nodes()}
-fleet.close()
+backend.close()
 """
 
 
@@ -51,40 +51,41 @@ def place():
     """What a role of a private Ray is started with."""
     from distdqn.cluster.resources import Placement
 
-    return lambda resource_request: Placement(
-        Cluster("here", is_private=True, cpus_per_role=0.0), resource_request
-    )
+    cluster = Cluster("here", is_private=True, cpus_per_role=0.0)
+    return lambda **options: Placement(cluster, Config(**options))
 
 
 def test_roles_of_a_private_ray_ask_for_nothing(place):
-    placement = place(ResourceRequest())
-    assert [placement.options(role, 0) for role in ("learner", "replay", "actor")] == 3 * [{"num_cpus": 0.0}]
+    placement = place()
+    assert [placement.ray_options(role, 0) for role in ("learner", "replay", "actor")] == 3 * [
+        {"num_cpus": 0.0}
+    ]
 
 
 def test_custom_resources_are_asked_for_actors_and_the_evaluator_or_for_the_learner(place):
-    placement = place(ResourceRequest(0.0, {"fast": 1.0}, {"simulator": 0.5}))
-    asked = {role: placement.options(role, 0).get("resources") for role in ("learner", "replay", "actor")}
+    placement = place(learner_resources="fast=1", actor_resources="simulator=0.5")
+    asked = {role: placement.ray_options(role, 0).get("resources") for role in ("learner", "replay", "actor")}
     assert asked == {"learner": {"fast": 1.0}, "replay": None, "actor": {"simulator": 0.5}}
-    assert placement.options("evaluator", 0)["resources"] == {"simulator": 0.5}
+    assert placement.ray_options("evaluator", 0)["resources"] == {"simulator": 0.5}
 
 
 def test_actors_beside_a_learner_with_a_gpu_see_none_even_in_a_private_ray(place):
-    options = place(ResourceRequest(1.0)).options("actor", 0)
+    options = place(learner_gpus=1.0).ray_options("actor", 0)
     assert "num_gpus" not in options
     assert options["runtime_env"]["env_vars"]["CUDA_VISIBLE_DEVICES"] == ""
 
 
-def test_head_that_does_not_answer_ends_a_wish_for_nodes_with_what_a_run_expects(monkeypatch):
+def test_request_for_nodes_raises_a_cluster_error_when_the_head_does_not_answer(monkeypatch):
     from ray.exceptions import RpcError
 
-    from distdqn.cluster import resources as capacity
+    from distdqn.cluster import resources
 
     def fail(**_named):
         raise RpcError("no head")
 
-    monkeypatch.setattr(capacity, "is_autoscaler_v2", fail)
+    monkeypatch.setattr(resources, "is_autoscaler_v2", fail)
     with pytest.raises(ClusterError, match="cannot be asked for nodes: no head"):
-        capacity.request([])
+        resources.request_nodes([])
 
 
 # On a real cluster: slow.
@@ -147,13 +148,14 @@ def test_what_a_cluster_lacks_for_a_role_is_named_and_what_has_its_place_lacks_n
     assert placed["too much"].endswith(" CPU, 0.5 GPU free")
 
 
-def test_two_bundles_have_room_on_one_node_or_on_two_but_not_in_one_place_twice():
-    from distdqn.cluster.resources import _have_both
+def test_two_requests_fit_on_one_node_or_on_two_but_not_twice_into_the_same_resources():
+    from distdqn.cluster.resources import _fit
 
     learner, replay = {"CPU": 1.0, "GPU": 1.0}, {"CPU": 1.0}
-    assert _have_both([{"CPU": 2.0, "GPU": 1.0}], learner, replay)
-    assert _have_both([{"CPU": 1.0, "GPU": 1.0}, {"CPU": 1.0}], learner, replay)
-    assert not _have_both([{"CPU": 1.0, "GPU": 1.0}, {"CPU": 0.5}], learner, replay)
+    assert _fit([{"CPU": 2.0, "GPU": 1.0}], [learner, replay])
+    assert _fit([{"CPU": 1.0, "GPU": 1.0}, {"CPU": 1.0}], [learner, replay])
+    assert _fit([{"CPU": 1.0}, {"CPU": 1.0, "GPU": 1.0}], [learner, replay])
+    assert not _fit([{"CPU": 1.0, "GPU": 1.0}, {"CPU": 0.5}], [learner, replay])
 
 
 @pytest.mark.slow

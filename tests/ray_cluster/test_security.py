@@ -23,7 +23,7 @@ import grpc
 import psutil
 import pytest
 
-from distdqn.cluster.connection import guard_token, loopback_alone
+from distdqn.cluster.connection import guard_token, loopback_only
 
 # What listens in a private Ray, besides the process that started it.
 _LISTENING = {"gcs_server", "raylet", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::IDLE"}
@@ -173,7 +173,7 @@ def test_token_of_a_private_ray_is_its_owners_alone_to_read(private_ray):
     assert list(private_ray.token_path.parent.iterdir()) == [private_ray.token_path]
 
 
-def test_private_ray_listens_on_loopback_alone(private_ray):
+def test_private_ray_listens_on_loopback_only(private_ray):
     reachable = [
         (name, ip)
         for name, ip, _ in private_ray.listeners()
@@ -391,6 +391,6 @@ def test_ray_is_kept_to_loopback_only_meanwhile_and_only_by_default(monkeypatch,
         monkeypatch.setenv(name, users)
     monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)  # as it was read long ago
 
-    with loopback_alone():
+    with loopback_only():
         assert ray_constants.ENABLE_RAY_CLUSTER is (users is not None)
     assert ray_constants.ENABLE_RAY_CLUSTER is True
