@@ -1,14 +1,14 @@
-"""What tests of replay share."""
+"""A replay for tests whose draws are predictable."""
 
 import numpy as np
 from toy_replay_state import make_replay
 
 
 class EveryItem:
-    """A sampler that goes round the stored items in order, and notes what it was told."""
+    """A sampler that draws the stored items in order, and records the ranges it drew from."""
 
     def __init__(self):
-        self.told = []
+        self.ranges = []
 
     def insert(self, item_id, priority):
         pass
@@ -29,12 +29,12 @@ class EveryItem:
         return np.full(item_id.shape, 1.0 / (end - first))
 
     def sample(self, first, end, count, generator):  # noqa: ARG002
-        self.told.append((first, end))
+        self.ranges.append((first, end))
         return first + np.arange(count, dtype=np.int64) % (end - first)
 
 
 def make_every_item_replay(capacity):
-    """A replay that goes round its items in order."""
+    """A replay that draws its items in order."""
     replay = make_replay(capacity)
     replay._sampler = EveryItem()
     return replay

@@ -1,4 +1,4 @@
-"""Replay of images: every frame once, and what is sampled is what went in, bit for bit."""
+"""Replay of images: each frame is stored once, and batches equal what was inserted, bit for bit."""
 
 from collections import deque
 from functools import partial

@@ -1,4 +1,4 @@
-"""RateLimiter: `samples_per_insert` within its tolerance, whoever is faster, and never both at a stop."""
+"""RateLimiter: `samples_per_insert` within its tolerance, whichever side is faster, and no deadlock."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ def simulate(
     """Lets either side try at random, actors with `actor_share`; (inserted, sampled) after each turn.
 
     Raises:
-        RuntimeError: neither side may go on.
+        RuntimeError: neither side may continue.
     """
     generator = np.random.default_rng(seed)
     inserted = sampled = 0
@@ -79,7 +79,7 @@ def test_neither_side_waits_for_the_other_for_ever(seed: int) -> None:
 
     path = simulate(rate_limiter, chunk, count, float(generator.uniform(0.02, 0.98)), turns=2000, seed=seed)
 
-    assert path[-1][0] > rate_limiter.min_replay_size or path[-1][0] >= 10 * chunk  # actors got on
+    assert path[-1][0] > rate_limiter.min_replay_size or path[-1][0] >= 10 * chunk  # actors continued
     assert all(
         sampled <= rate_limiter.samples_per_insert * max(0, inserted - rate_limiter.min_replay_size)
         for inserted, sampled in path

@@ -82,7 +82,7 @@ def test_replay_tells_the_sampler_which_ids_are_stored():
         replay.insert(make_chunk(first, count))
         replay.sample(1, 1)
 
-    assert replay._sampler.told == [(0, 3), (0, 4), (1, 5), (10, 14)]
+    assert replay._sampler.ranges == [(0, 3), (0, 4), (1, 5), (10, 14)]
 
 
 def test_replay_samples_only_what_is_stored():
@@ -208,8 +208,8 @@ def test_replay_draws_every_stored_item_equally_often(seed):
 
     sampled = replay.sample(1_000, 50).item_id
 
-    for share, expected in ((sampled, 1_000), (sampled[:, 0], 20), (sampled[:, -1], 20)):
-        counts = np.bincount(share.ravel() - 70, minlength=50)
+    for ids, expected in ((sampled, 1_000), (sampled[:, 0], 20), (sampled[:, -1], 20)):
+        counts = np.bincount(ids.ravel() - 70, minlength=50)
         assert len(counts) == 50
         # 49 degrees of freedom: chi-square has mean 49 and deviation sqrt(2 * 49) = 9.9.
         assert np.sum((counts - expected) ** 2 / expected) < 49 + 4 * 9.9

@@ -1,4 +1,4 @@
-"""Checkpointer of replay put back where something has changed, or of which something is missing."""
+"""Replay restored from a checkpoint under other options, or from one with missing parts."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_images_of_half_a_chunk_are_kept_when_capacity_is_less_than_a_chunk():
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("content", ["vectors", "images"])
 @pytest.mark.parametrize("seed", range(8))
-def test_replay_may_go_on_while_it_is_saved(seed, content, sampler):
+def test_replay_accepts_inserts_while_it_is_saved(seed, content, sampler):
     generator = np.random.default_rng(seed)
     layout = LAYOUTS[seed % len(LAYOUTS)]
     walk, naive = Walk(layout, 256, 5, 30, seed), []
@@ -87,11 +87,11 @@ def test_replay_may_go_on_while_it_is_saved(seed, content, sampler):
     copy = restore(make_replay(100, sampler), (index, *taken))
 
     assert copy.inserted == index["inserted"]
-    assert 20 < copy.size < 100  # some were overwritten before they were taken out
+    assert 20 < copy.size < 100  # some were overwritten before their segment was read
     assert_batches_are(naive, copy.sample(4, 25))
 
 
-def test_replay_of_which_all_was_overwritten_meanwhile_comes_back_empty_and_goes_on():
+def test_replay_that_was_overwritten_while_it_was_saved_is_restored_empty_and_usable():
     replay, walk = make_replay(40, "prioritized"), Walk(STACKS, 256, 1, 20, 0)
     replay.insert(packed(STACKS, walk.chunk(30)))
     index = replay.get_index()
@@ -149,7 +149,7 @@ def test_item_that_needs_a_frame_which_never_came_is_refused():
 
 
 @pytest.mark.parametrize("method", ["set_rows", "set_frames", "set_index"])
-def test_nothing_is_put_back_among_other_items(method):
+def test_replay_with_items_refuses_to_be_restored(method):
     replay = make_replay(60)
     replay.insert(make_vectors(0, 3))
     index, rows, frames = saved_images()

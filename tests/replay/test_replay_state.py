@@ -1,4 +1,4 @@
-"""Checkpointer of replay: what is put back goes on bit for bit as what was saved."""
+"""A restored replay continues bit for bit like the one that was saved."""
 
 import functools
 from itertools import pairwise
@@ -39,7 +39,7 @@ def random_call(generator, replay, next_chunk):
 
 @functools.cache
 def run_with_forks(seed, content, sampler):
-    """Restores copies at random moments, checks that all go on alike, and tells what was met."""
+    """Restores copies at random moments, checks that all continue alike, and returns the cases met."""
     generator = np.random.default_rng(seed)
     capacity = int(generator.integers(1, 90))
     layout = LAYOUTS[seed % len(LAYOUTS)]
@@ -76,11 +76,11 @@ def run_with_forks(seed, content, sampler):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("content", ["vectors", "images"])
 @pytest.mark.parametrize("seed", range(12))
-def test_restored_replay_goes_on_bit_for_bit_under_random_operations(seed, content, sampler):
+def test_restored_replay_continues_bit_for_bit_under_random_operations(seed, content, sampler):
     assert "wrapped" in run_with_forks(seed, content, sampler)
 
 
-def test_random_operations_meet_whatever_can_happen():
+def test_random_operations_cover_all_cases():
     met = set.union(*(run_with_forks(seed, "images", "uniform") for seed in range(12)))
 
     assert met == {
@@ -136,7 +136,7 @@ def test_late_priority_after_restoring_changes_nothing_for_an_evicted_item():
     assert plain(copy.get_index()) == before
 
 
-def test_index_tells_lengths_of_segments_of_about_four_megabytes():
+def test_index_has_lengths_of_segments_of_about_four_megabytes():
     vectors, images = make_replay(10), make_replay(10)
     vectors.insert(make_vectors(0, 1))
     atari = FrameLayout((4, 84, 84), 0)
@@ -148,7 +148,7 @@ def test_index_tells_lengths_of_segments_of_about_four_megabytes():
     assert index["frames_per_segment"] == 4 * 2**20 // (84 * 84 + 8)  # pixels, and a key
 
 
-def test_what_is_taken_out_may_be_changed():
+def test_returned_state_may_be_changed_by_the_caller():
     replay = make_replay(60, "prioritized")
     replay.insert(packed(STACKS, Walk(STACKS, 256, 1, 20, 0).chunk(50)))
     before = plain(saved(replay))
@@ -163,7 +163,7 @@ def test_what_is_taken_out_may_be_changed():
     assert plain(saved(replay)) == before
 
 
-def test_nothing_is_saved_of_a_replay_that_nothing_came_into():
+def test_checkpoint_of_an_empty_replay_has_no_segments():
     replay = make_replay(8)
 
     assert replay.get_rows(0, 5) == replay.get_frames(0, 5) == {"begin": 0, "first": 0, "columns": {}}

@@ -25,10 +25,10 @@ def make_shards(sampler="prioritized", seed=0):
 
 
 def draw(shards, batches, batch_size, exponent, generator):
-    """Batches from all shards, and how they were split."""
-    split = assign_shards([shard.info for shard in shards], batches, batch_size, exponent, generator)
-    parts = [shards[index].draw(count) for index, count in split.counts.items()]
-    return merge(split, parts), split
+    """Batches from all shards, and the assignment of their draws."""
+    assignment = assign_shards([shard.info for shard in shards], batches, batch_size, exponent, generator)
+    parts = [shards[index].draw(count) for index, count in assignment.counts.items()]
+    return merge(assignment, parts), assignment
 
 
 def probabilities(sampler):
@@ -48,11 +48,8 @@ def test_capacities_of_shards_are_almost_alike_and_make_up_the_whole():
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("sampler", ["uniform", "prioritized"])
 def test_four_shards_draw_every_item_as_often_as_one_replay_does(sampler, seed):
-    one, shards, generator = (
-        make_replay(64, sampler, seed),
-        make_shards(sampler, seed),
-        np.random.default_rng(seed),
-    )
+    one, shards = make_replay(64, sampler, seed), make_shards(sampler, seed)
+    generator = np.random.default_rng(seed)
     one.insert(make_chunk(np.arange(40)))
 
     # Few draws a call: within a call they are stratified, so not independent.
@@ -77,69 +74,67 @@ def test_importance_weights_are_those_of_one_replay_with_all_items(sampler, expo
     np.testing.assert_allclose(batches.importance_weight, expected, rtol=0, atol=1e-6)
 
 
-def test_weights_correct_what_was_really_drawn_when_the_masses_are_old():
+def test_weights_correct_what_was_drawn_when_total_priorities_are_old():
     shards, generator = make_shards(), np.random.default_rng(0)
     old = [shard.info for shard in shards]
     ids = np.arange(22)[None]
     shards[1].update_priorities(PriorityUpdate(ids, np.full((1, 22), 9.0, np.float32)))
 
-    split = assign_shards(old, 1, 64, 1.0, generator)
-    batches = merge(split, [shards[index].draw(count) for index, count in split.counts.items()])
+    assignment = assign_shards(old, 1, 64, 1.0, generator)
+    batches = merge(assignment, [shards[index].draw(count) for index, count in assignment.counts.items()])
 
     of_second = batches.transitions.action[OWNERS[batches.transitions.action] == 1]
     assert len(of_second)
-    share = old[1].total_priority / sum(info.total_priority for info in old)
+    probability_of_shard = old[1].total_priority / sum(info.total_priority for info in old)
     power = (PRIORITY.astype(np.float32) + 1e-6) ** 0.6
     probability = power / sum(info.total_priority for info in old)
-    probability[OWNERS == 1] = share / 22  # alike within the shard by now
+    probability[OWNERS == 1] = probability_of_shard / 22  # alike within the shard by now
     weight = 1.0 / (40 * probability[batches.transitions.action])
     np.testing.assert_allclose(batches.importance_weight, weight / weight.max(), rtol=0, atol=1e-6)
 
 
-# The split.
+# The assignment of draws.
 
 
-def test_split_gives_every_shard_the_whole_number_below_or_above_its_share():
-    generator, replay_infos = (
-        np.random.default_rng(0),
-        [ReplayInfo(9, 9, total_priority) for total_priority in (1.0, 0.0, 2.5, 0.25)],
-    )
-    splits = [assign_shards(replay_infos, 2, 5, 0.0, generator) for _ in range(4_000)]
+def test_every_shard_gets_its_fraction_of_the_draws_rounded_up_or_down():
+    generator = np.random.default_rng(0)
+    replay_infos = [ReplayInfo(9, 9, total_priority) for total_priority in (1.0, 0.0, 2.5, 0.25)]
+    assignments = [assign_shards(replay_infos, 2, 5, 0.0, generator) for _ in range(4_000)]
 
-    counts = np.array([[split.counts.get(shard, 0) for shard in range(4)] for split in splits])
-    shares = np.array([1.0, 0.0, 2.5, 0.25]) / 3.75
+    counts = np.array([[assignment.counts.get(shard, 0) for shard in range(4)] for assignment in assignments])
+    fractions = np.array([1.0, 0.0, 2.5, 0.25]) / 3.75
     assert np.all(counts.sum(axis=1) == 10)
-    assert np.all((counts >= np.floor(10 * shares)) & (counts <= np.ceil(10 * shares)))
+    assert np.all((counts >= np.floor(10 * fractions)) & (counts <= np.ceil(10 * fractions)))
     # A count is one of two numbers, so its mean is off by 0.5 / sqrt(4000) at most, usually.
-    np.testing.assert_allclose(counts.mean(axis=0), 10 * shares, atol=4 * 0.5 / np.sqrt(4_000))
+    np.testing.assert_allclose(counts.mean(axis=0), 10 * fractions, atol=4 * 0.5 / np.sqrt(4_000))
 
 
-@pytest.mark.parametrize("masses", [(0.0, 0.1, 0.0), (1e-300, 1e-290, 0.0), (1e12, 1e-12, 0.0, 3.0, 0.0)])
-def test_shard_without_mass_is_never_drawn_from(masses):
-    generator, replay_infos = (
-        np.random.default_rng(1),
-        [ReplayInfo(5, 5, total_priority) for total_priority in masses],
-    )
+@pytest.mark.parametrize(
+    "total_priorities", [(0.0, 0.1, 0.0), (1e-300, 1e-290, 0.0), (1e12, 1e-12, 0.0, 3.0, 0.0)]
+)
+def test_shard_without_priority_is_never_drawn_from(total_priorities):
+    generator = np.random.default_rng(1)
+    replay_infos = [ReplayInfo(5, 5, total_priority) for total_priority in total_priorities]
     for _ in range(300):
         counts = assign_shards(replay_infos, 4, 16, 0.0, generator).counts
         assert sum(counts.values()) == 64
-        assert all(masses[shard] > 0.0 for shard in counts)
+        assert all(total_priorities[shard] > 0.0 for shard in counts)
 
 
 def test_shards_are_spread_over_all_batches_alike():
     replay_infos = [ReplayInfo(8, 8, 1.0), ReplayInfo(8, 8, 1.0)]
-    split = assign_shards(replay_infos, 50, 40, 0.0, np.random.default_rng(2))
-    of_second = split.shard.sum(axis=1)  # of 40 each
+    assignment = assign_shards(replay_infos, 50, 40, 0.0, np.random.default_rng(2))
+    of_second = assignment.shard.sum(axis=1)  # of 40 each
     assert of_second.sum() == 50 * 40 / 2
     assert 5 < of_second.min() < 20 < of_second.max() < 35
 
 
-def test_same_generator_gives_the_same_split():
+def test_same_generator_gives_the_same_assignment():
     replay_infos = [ReplayInfo(8, 8, 1.0), ReplayInfo(8, 8, 3.0)]
-    splits = [
+    assignments = [
         assign_shards(replay_infos, 3, 7, 0.0, np.random.default_rng(5)).shard.tolist() for _ in range(2)
     ]
-    assert splits[0] == splits[1]
+    assert assignments[0] == assignments[1]
 
 
 # Merging, and back.
@@ -147,29 +142,29 @@ def test_same_generator_gives_the_same_split():
 
 def test_merged_rows_stay_whole_and_in_the_places_of_their_shard():
     shards = make_shards()
-    batches, split = draw(shards, 3, 8, 0.5, np.random.default_rng(4))
+    batches, assignment = draw(shards, 3, 8, 0.5, np.random.default_rng(4))
     rows = batches.transitions
     assert rows.observation.shape == (3, 8, 1)
     assert np.array_equal(rows.observation[..., 0], rows.action)
     assert np.array_equal(rows.reward, rows.action)
-    assert np.array_equal(split.shard, OWNERS[rows.action])
+    assert np.array_equal(assignment.shard, OWNERS[rows.action])
     first = np.array([np.flatnonzero(shard == OWNERS)[0] for shard in range(4)])
-    assert np.array_equal(batches.item_id, rows.action - first[split.shard])
+    assert np.array_equal(batches.item_id, rows.action - first[assignment.shard])
 
 
 def test_new_priorities_reach_the_shard_and_item_they_are_of():
     shards = make_shards()
-    batches, split = draw(shards, 2, 8, 0.5, np.random.default_rng(4))
+    batches, assignment = draw(shards, 2, 8, 0.5, np.random.default_rng(4))
     fresh = (100.0 + batches.transitions.action).astype(np.float32)
 
-    updates = split_update(split, PriorityUpdate(batches.item_id, fresh))
+    updates = split_update(assignment, PriorityUpdate(batches.item_id, fresh))
 
-    assert len(updates) == len(split.counts) > 1
-    for index, update in zip(split.counts, updates, strict=True):
+    assert len(updates) == len(assignment.counts) > 1
+    for index, update in zip(assignment.counts, updates, strict=True):
         shards[index].update_priorities(update)
         first = np.flatnonzero(index == OWNERS)[0]
         drawn = sorted({*(update.item_id + first).tolist()})
-        assert drawn == sorted({*batches.transitions.action[split.shard == index].tolist()})
+        assert drawn == sorted({*batches.transitions.action[assignment.shard == index].tolist()})
         value = shards[index]._sampler._tree.get(np.array(drawn) - first)
         np.testing.assert_allclose(value, (100.0 + np.array(drawn)) ** 0.6, rtol=1e-6)
 

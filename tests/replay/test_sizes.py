@@ -34,7 +34,7 @@ def held_bytes(replay):
     ],
     ids=str,
 )
-def test_fault_27_replay_takes_the_bytes_that_were_told_before(shape, dtype, high, capacity, prioritized):
+def test_fault_27_replay_takes_the_bytes_that_were_estimated(shape, dtype, high, capacity, prioritized):
     replay = make_replay(capacity, "prioritized" if prioritized else "uniform")
     images, number = np.zeros((1, *shape), dtype), np.zeros(1, np.float32)
     chunk = Transitions(images, number.astype(np.int32), number, number, images)
@@ -51,7 +51,7 @@ def test_fault_27_replay_takes_the_bytes_that_were_told_before(shape, dtype, hig
 def test_size_of_a_million_atari_frames_is_a_little_more_than_theirs():
     atari = SimpleNamespace(observation_shape=(4, 84, 84), observation_dtype="uint8", observation_high=255.0)
 
-    told = replay_bytes(10**6, atari)
+    estimate = replay_bytes(10**6, atari)
 
     frames = 84 * 84 * 10**6
-    assert 1.125 * frames < told < 1.14 * frames  # an eighth more, and 76 bytes of numbers each
+    assert 1.125 * frames < estimate < 1.14 * frames  # an eighth more, and 76 bytes of numbers each

@@ -1,4 +1,4 @@
-"""What a run shows: one refreshed block on a terminal, a plain line now and then elsewhere."""
+"""A refreshed block on a terminal, a plain line every few seconds elsewhere."""
 
 from io import StringIO
 from typing import Any

@@ -1,4 +1,4 @@
-"""The journal: counters, means that start anew, rates by a fake clock, what is on disk."""
+"""Counters, means, rates by a fake clock, and the files on disk."""
 
 import json
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def metrics(tmp_path: Path, clock: Clock) -> Iterator[Metrics]:
-    """Of a run that began at 90 s, with room for 500 transitions, of which 100 come first."""
+    """Of a run that began at 90 s, with a capacity of 500 transitions and a minimum of 100."""
     directory = RunDirectory.create(str(tmp_path / "run"), "CartPole-v1")
     console = Console(10_000, 475.0, quiet=True)
     config = Config(replay_capacity=500, min_replay_size=100)
@@ -111,6 +111,13 @@ def test_line_of_metrics_is_written_to_disk_as_strict_json(metrics: Metrics) -> 
     assert [json.loads(line, parse_constant=refuse) for line in on_disk] == lines
 
 
+def test_every_sink_receives_each_line_of_metrics(metrics: Metrics) -> None:
+    received: list[dict[str, Any]] = []
+    metrics.sinks.append(received.append)
+
+    assert [metrics.report(), metrics.report()] == received
+
+
 def test_first_line_is_empty_where_nothing_happened(metrics: Metrics) -> None:
     line = metrics.report()
 
@@ -147,7 +154,7 @@ def test_counters_add_up_what_roles_report(metrics: Metrics) -> None:
     assert (line["actors_alive"], line["actor_restarts"]) == (4, 3)
 
 
-def test_means_weigh_calls_by_their_updates_and_start_anew_each_report(metrics: Metrics) -> None:
+def test_means_weigh_calls_by_their_updates_and_restart_each_report(metrics: Metrics) -> None:
     metrics.add_learn(
         learn(updates=1, loss=1.0, q_mean=10.0, gradient_norm=5.0, seconds=0.1), 0, learning_rate=0.002
     )
@@ -263,7 +270,7 @@ def test_weights_age_is_the_mean_of_learner_steps_behind(metrics: Metrics) -> No
     assert metrics.report()["weights_age_steps"] is None
 
 
-def test_waiting_is_a_share_of_the_period_and_starts_anew(metrics: Metrics, clock: Clock) -> None:
+def test_waiting_is_a_share_of_the_period_and_restarts(metrics: Metrics, clock: Clock) -> None:
     metrics.add_wait("actors", 1.0)
     metrics.add_wait("actors", 0.5)
     metrics.add_wait("learner", 9.0)
@@ -277,7 +284,7 @@ def test_waiting_is_a_share_of_the_period_and_starts_anew(metrics: Metrics, cloc
     assert (second["actors_wait_fraction"], second["learner_wait_fraction"]) == (0.0, 0.0)
 
 
-def test_rollouts_tell_where_their_time_went(metrics: Metrics) -> None:
+def test_fractions_of_rollout_time_are_averaged(metrics: Metrics) -> None:
     metrics.add_rollout(rollout(env_seconds=1.0, network_seconds=0.5, total_seconds=2.0), 60)
     metrics.add_rollout(rollout(env_seconds=1.0, network_seconds=1.0, total_seconds=10.0), 120)
 
@@ -299,7 +306,7 @@ def test_status_is_due_at_once_and_then_every_second(metrics: Metrics, clock: Cl
     assert due == [False, False, True]
 
 
-def test_status_tells_state_counters_and_roles(metrics: Metrics) -> None:
+def test_status_has_state_counters_and_roles(metrics: Metrics) -> None:
     metrics.add_rollout(rollout(env_steps=64), 60)
     metrics.add_published((1, 2))
     roles = [{"role": "learner", "pid": 3}]

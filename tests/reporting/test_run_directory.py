@@ -1,4 +1,4 @@
-"""The folder of a run: made, refused, and written so that readers never see half a file."""
+"""The folder of a run: created, refused, and written atomically."""
 
 import json
 import os
@@ -96,7 +96,7 @@ def test_metrics_are_readable_line_by_line_before_the_run_ends(directory: RunDir
     ]
 
 
-def test_reader_that_opened_the_old_file_goes_on_reading_it_whole(directory: RunDirectory) -> None:
+def test_reader_of_the_old_file_still_reads_all_of_it(directory: RunDirectory) -> None:
     directory.write_json("status.json", {"state": "running"})
     old = (directory.path / "status.json").read_text()
 
@@ -152,7 +152,7 @@ def test_fault_19_second_run_in_a_folder_is_refused_with_the_first_ones_process(
     first.close()
 
 
-def test_fault_19_lock_of_a_process_that_is_gone_is_taken_over(tmp_path):
+def test_fault_19_lock_of_a_dead_process_is_replaced(tmp_path):
     program = f"""
 import os
 from distdqn.reporting.run_directory import RunDirectory
@@ -165,7 +165,7 @@ os.kill(os.getpid(), 9)
     RunDirectory.create(str(tmp_path / "run"), "Toy-v0", is_resuming=True).close()
 
 
-def test_run_that_goes_on_keeps_the_metrics_of_before_its_checkpoint_alone(tmp_path):
+def test_resumed_run_keeps_only_the_metrics_from_before_its_checkpoint(tmp_path):
     first = RunDirectory.create(str(tmp_path / "run"), "Toy-v0")
     first.add_metrics({"learner_steps": 1})
     kept = first.metrics_bytes
