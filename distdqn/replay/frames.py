@@ -14,15 +14,10 @@ FrameIds = npt.NDArray[np.int64]
 
 
 def make_frame_layout(observation_shape: tuple[int, ...], observation_high: float) -> FrameLayout:
-    """The frame layout of image observations.
+    """The frame layout of image observations with two or three axes.
 
-    Three axes and a maximum of 255 mean a stack along the smaller of the first and the last
-    axis; treating colours as a stack does no harm. Anything else is one frame, also MinAtar's
-    boolean maps.
-
-    Args:
-        observation_shape: shape of one observation, two or three axes.
-        observation_high: largest value of the observation space.
+    Three axes and a maximum of 255 mean a stack along the smaller of the first and the last axis;
+    treating colours as a stack does no harm. All else is one frame, also MinAtar's boolean maps.
     """
     if len(observation_shape) != 3 or observation_high != 255:
         return FrameLayout(observation_shape, None)
@@ -32,12 +27,7 @@ def make_frame_layout(observation_shape: tuple[int, ...], observation_high: floa
 def pack_frames(
     layout: FrameLayout, observation: FrameArray, next_observation: FrameArray
 ) -> tuple[Frames, Positions, Positions]:
-    """The distinct frames of a chunk, compared by content, and the frames of each observation.
-
-    Args:
-        layout: of the observations.
-        observation: `[C, *observation_shape]` uint8.
-        next_observation: `[C, *observation_shape]` uint8.
+    """The distinct frames, by content, of observations `[C, *observation_shape]` uint8.
 
     Returns:
         The frames, and for each of the two observations `[C, S]` int32 positions in `Frames.image`.
@@ -53,29 +43,16 @@ def pack_frames(
 
 
 def frame_capacity(layout: FrameLayout, capacity: int, chunk_frames: int = 0) -> int:
-    """Frames to store for `capacity` transitions that bring one new frame each.
+    """Frames to store for `capacity` transitions in chunks of `chunk_frames` distinct frames.
 
-    One eighth more, since a chunk may refer to frames that old, and one chunk more, since
-    frames are released with the oldest transition of their chunk.
-
-    Args:
-        layout: of the observations.
-        capacity: maximum number of transitions.
-        chunk_frames: distinct frames of one chunk.
+    One for each transition; one eighth more, since a chunk may refer to frames that old; and one
+    chunk more, since frames are released with the oldest transition of their chunk.
     """
     return capacity + capacity // 8 + max(chunk_frames, 2 * layout.frames)
 
 
 def newest_rows(positions: IntArray, max_frames: int) -> IntArray:
-    """The newest transitions of a chunk that use at most `max_frames` frames.
-
-    Args:
-        positions: `[C, K]`, the frames of each transition.
-        max_frames: at least `K`.
-
-    Returns:
-        `[C', K]`, as many of the last rows of `positions` as possible.
-    """
+    """The longest tail `[C', K]` of `positions` `[C, K]` with at most `max_frames >= K` distinct values."""
     last_row = np.full(np.max(positions) + 1, -1)
     # The last of several equal positions counts.
     last_row[positions.ravel()] = np.repeat(np.arange(len(positions)), positions.shape[1])
@@ -89,12 +66,7 @@ class FrameStore:
 
     A frame whose key is among those of the newest `max_age` frames is not stored again. Without
     this bound, a transition could refer to a frame that is about to be overwritten, and
-    its eviction would evict everything older.
-
-    Args:
-        layout: of the observations.
-        capacity: maximum number of frames, at least those of one transition.
-        max_age: how many of the newest frames are reused.
+    its eviction would evict everything older. `capacity` is at least the frames of one transition.
     """
 
     def __init__(self, layout: FrameLayout, capacity: int, max_age: int) -> None:
@@ -126,15 +98,11 @@ class FrameStore:
         return self._ring.rows_per_segment
 
     def add(self, frames: Frames, positions: IntArray, end: int) -> FrameIds:
-        """Stores the new frames of a chunk.
-
-        Args:
-            frames: of the chunk.
-            positions: `[C, K]`, the frames of each transition.
-            end: one past the id of the chunk's last item.
+        """Stores the new frames of a chunk whose last item has the id `end - 1`.
 
         Returns:
-            `[C', K]` ids of the frames; only the newest transitions of a chunk with too many frames.
+            Ids `[C', K]` of the frames at `positions` `[C, K]`; only of the newest transitions of a
+            chunk with too many frames.
         """
         ids = self._ids(frames, newest_rows(positions, self.capacity))  # [C', K]
         if len(ids) < len(positions):
@@ -197,9 +165,7 @@ class FrameStore:
         self._ring.set_segment(segment)
 
     def set_index(self, index: dict[str, Any]) -> None:
-        """Restores what `get_index` returned, after the frames.
-
-        The caller drops the items of which a frame is missing.
+        """Restores what `get_index` returned, after the frames. The caller drops incomplete items.
 
         Raises:
             ValueError: a segment is missing.

@@ -11,8 +11,7 @@ class RateLimiter:
     Actors may insert while `goal - sampled` is within the tolerance. When one side must
     wait, the other may continue, so there is no deadlock.
 
-    Source: Cassirer et al. (2021), section 3.4, arXiv:2102.04736, whose limiter blocks inside
-    the call; this one only answers.
+    Source: Cassirer et al. (2021), section 3.4, arXiv:2102.04736; it blocks inside the call.
     """
 
     samples_per_insert: float  # transitions sampled per transition inserted
@@ -22,23 +21,11 @@ class RateLimiter:
     slack_per_actor: float = 0.0  # more of them for each actor
 
     def can_sample(self, inserted: int, sampled: int, count: int) -> bool:
-        """Whether the learner may draw `count` more transitions.
-
-        Args:
-            inserted: transitions ever inserted.
-            sampled: transitions drawn, those of running calls included.
-            count: transitions that the next call draws.
-        """
+        """Whether the learner may draw `count` more transitions; `sampled` includes running calls."""
         return inserted >= self.min_replay_size and sampled + count <= self.goal(inserted)
 
     def can_insert(self, inserted: int, sampled: int, actors: int = 1) -> bool:
-        """Whether an actor may start another rollout.
-
-        Args:
-            inserted: transitions ever inserted, those of running rollouts included.
-            sampled: transitions drawn.
-            actors: number of actors.
-        """
+        """Whether one of `actors` may start a rollout; `inserted` includes running rollouts."""
         goal = self.goal(inserted)
         slack = self.slack + actors * self.slack_per_actor
         return goal - sampled <= max(slack, self.tolerance * goal)

@@ -33,9 +33,8 @@ class Replay:
     insert more than an eighth of the capacity between two chunks of one actor, frames run out
     first and `size` stays below the capacity.
 
-    A checkpoint of it is its index (`get_index`) and, for each range of `segments`, `get_rows`
-    and `get_frames`. Inserts may continue meanwhile: only what is overwritten before its segment
-    is read is missing.
+    A checkpoint of it is `get_index` and, for each range of `segments`, `get_rows` and
+    `get_frames`. Inserts may continue meanwhile; rows overwritten before their call are missing.
 
     Args:
         options: capacity of all shards together, sampler and seed.
@@ -149,9 +148,8 @@ class Replay:
     def get_index(self) -> dict[str, Any]:
         """The state without rows and frames.
 
-        `rows_per_segment` and `frames_per_segment` are the lengths to call `segments` with: the first
-        with `first` and `inserted`, the second with those of `frames` (None without images). They
-        do not change while the environment is the same.
+        `segments` takes its `first`, `inserted` and `rows_per_segment`, and for images those of its
+        `frames` with `frames_per_segment`. Both lengths depend on the environment alone.
         """
         frames = self._frames
         return {
@@ -201,9 +199,8 @@ class Replay:
     def set_index(self, index: dict[str, Any]) -> ReplayInfo:
         """Restores what `get_index` returned, after all rows and frames; returns what is stored.
 
-        With all segments and the same options, the restored replay continues bit for bit. Rows that
-        are missing at the old end, or exceed a smaller capacity, count as overwritten. Items
-        inserted after the index are dropped and their ids given to other items.
+        With all segments and the same options, replay continues bit for bit. The oldest rows may be
+        missing, or exceed a smaller capacity. Ids of items inserted after the index are reused.
 
         Raises:
             ValueError: a segment is missing, or the replay has items. It cannot be used then.

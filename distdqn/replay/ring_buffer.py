@@ -20,11 +20,6 @@ def segments(first: int, inserted: int, rows_per_segment: int) -> list[tuple[int
     All begin at multiples of `rows_per_segment`. A segment of full length is never saved again:
     its rows do not change until they are overwritten. After a restore of an older checkpoint
     this holds for segments that end by its `inserted`; later ids are given to other rows.
-
-    Args:
-        first: id of the oldest row.
-        inserted: one past the id of the newest row.
-        rows_per_segment: length of all segments but the last, see `Replay.get_index`.
     """
     if first >= inserted:
         return []

@@ -33,14 +33,7 @@ class Sampler(Protocol):
         ...
 
     def sample(self, first: int, end: int, count: int, generator: np.random.Generator) -> ItemIds:
-        """Draws ids `[count]` of stored items, with replacement, in random order.
-
-        Args:
-            first: id of the oldest stored item.
-            end: one past the id of the newest.
-            count: how many to draw.
-            generator: the only source of randomness.
-        """
+        """Draws ids `[count]` of stored items, with replacement, in random order."""
         ...
 
     def probability(self, first: int, end: int, item_id: ItemIds) -> Values:
@@ -106,11 +99,7 @@ class UniformSampler(Sampler):
 class PrioritizedSampler(Sampler):
     """Items in proportion to a power of their priority: `P(i) = p_i^alpha / sum_k p_k^alpha`.
 
-    Draws are stratified: one from each of `count` equal parts of the sum.
-
-    Args:
-        capacity: maximum number of items.
-        exponent: `alpha`.
+    Draws are stratified: one from each of `count` equal parts of the sum. `exponent` is alpha.
 
     Source: Schaul et al. (2016), equation 1 and section 3.3, arXiv:1511.05952.
     """
@@ -190,8 +179,7 @@ def priorities_in(state: dict[str, Any] | None) -> FloatArray | None:
 class SumTree:
     """Up to `capacity` non-negative values, and the sums of all halves, quarters and so on.
 
-    Operations work on arrays of positions, level by level. A sum is always recomputed from
-    the two below it, so rounding errors do not accumulate.
+    A sum is always recomputed from the two below it, so rounding errors do not accumulate.
 
     Source: Schaul et al. (2016), appendix B.2.1, arXiv:1511.05952.
     """
@@ -226,13 +214,9 @@ class SumTree:
             self._nodes[node] = self._nodes[2 * node] + self._nodes[2 * node + 1]
 
     def find(self, targets: Values) -> ItemIds:
-        """The positions `[C]` at which the running sum of values first exceeds `targets`.
+        """The positions `[C]` where the running sum first exceeds `targets` `[C]` in [0, total).
 
-        Args:
-            targets: `[C]` in [0, total).
-
-        Returns:
-            `[C]` positions, never of a value 0.
+        A position with the value 0 is never returned.
         """
         node = np.ones(len(targets), np.int64)
         rest = targets.astype(np.float64)

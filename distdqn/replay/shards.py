@@ -1,8 +1,4 @@
-"""Several replays sampled as if they were one.
-
-A shard does not know the others. These functions decide how many draws each of them makes, and
-merge the results.
-"""
+"""Several replays sampled as if they were one; a shard does not know the others."""
 
 import math
 from collections.abc import Sequence
@@ -37,19 +33,13 @@ def assign_shards(
     importance_sampling_exponent: float,
     generator: np.random.Generator,
 ) -> ShardAssignment:
-    """Assigns `U * B` draws to shards in proportion to their total priority.
+    """Assigns `U = batches` times `B = batch_size` draws to shards by their total priority.
 
     `E[draws of s] = U * B * total_priority_s / sum_k total_priority_k`
 
     The numbers of draws are stratified: one random offset moves all borders between shards, so
-    each number is its mean rounded up or down. The order of the draws is random.
-
-    Args:
-        replay_infos: of all shards, at least one with a total priority above 0.
-        batches: `U`.
-        batch_size: `B`.
-        importance_sampling_exponent: of the importance weights.
-        generator: the only source of randomness.
+    each number is its mean rounded up or down. The order of the draws is random. At least one
+    total priority must be positive.
     """
     count = batches * batch_size
     total_priority = np.array([info.total_priority for info in replay_infos], np.float64)  # [S]
@@ -69,11 +59,8 @@ def merge(assignment: ShardAssignment, parts: Sequence[SampledRows]) -> SampledB
     """The batches `[U, B]` from the parts of all shards.
 
     The probability of a draw is that of its shard times that within the shard, so the
-    importance weights are those of one replay with all items.
-
-    Args:
-        assignment: the shard of each draw.
-        parts: `[C, ...]` of each shard with draws, in the order of the shards.
+    importance weights are those of one replay with all items. `parts` `[C, ...]` are those of
+    the shards with draws, in order.
     """
     positions = _positions(assignment)
 
@@ -110,15 +97,10 @@ def _positions(assignment: ShardAssignment) -> list[npt.NDArray[np.intp]]:
 def importance_weights(
     probability: npt.NDArray[np.float64], size: int, importance_sampling_exponent: float
 ) -> FloatArray:
-    """`(size * probability)^-importance_sampling_exponent`, divided by the maximum of its batch.
+    """Weights `[U, B]` in (0, 1] of items drawn with `probability` `[U, B]`.
 
-    Args:
-        probability: `[U, B]`, of each item in one draw.
-        size: stored transitions.
-        importance_sampling_exponent: 0 makes all weights 1; 1 corrects the sampling fully.
-
-    Returns:
-        `[U, B]` in (0, 1].
+    `(size * probability)^-importance_sampling_exponent`, divided by the maximum of its batch. The
+    exponent 0 makes all weights 1; 1 corrects the sampling fully.
 
     Source: Schaul et al. (2016), section 3.4, arXiv:1511.05952.
     """
@@ -128,13 +110,7 @@ def importance_weights(
 
 
 def replay_bytes(capacity: int, spec: EnvironmentSpec, prioritized: bool = False) -> int:
-    """Bytes of a full replay, without the extra frames of one chunk.
-
-    Args:
-        capacity: maximum number of transitions.
-        spec: of the environment.
-        prioritized: whether it has a sum tree.
-    """
+    """Bytes of a full replay, without the extra frames of one chunk."""
     tree = 2 * 8 << (capacity - 1).bit_length() if prioritized else 0
     numbers = capacity * 3 * 4 + tree  # action, reward, discount
     if spec.observation_dtype != "uint8":

@@ -35,9 +35,7 @@ class Counters:
     replay_restarts: int = 0  # replays replaced after a fault
     lost_transitions: int = 0  # transitions lost with them, since their last checkpoint
     lost_rollouts: int = 0  # rollouts whose chunk never reached replay
-    episodes_lost: int = (
-        0  # episodes abandoned: by a flush, a resume in `async`, or an environment that raised
-    )
+    episodes_lost: int = 0  # unfinished episodes ended by a flush, a resume in `async`, or an env fault
     env_faults: int = 0  # times an environment raised and all were rebuilt
     not_finite_steps: int = 0  # env steps masked because of NaN or infinity
     not_finite_updates: int = 0  # updates skipped because of NaN or infinity
@@ -64,7 +62,7 @@ class Mean:
 
 
 class Metrics:
-    """Collects what the roles report and writes lines of metrics about it."""
+    """Collects what the roles report and writes lines of metrics; `started` is a time of `clock`."""
 
     def __init__(
         self,

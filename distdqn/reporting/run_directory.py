@@ -20,14 +20,10 @@ _PACKAGES = ("distdqn", "tensorflow", "keras", "gymnasium", "numpy", "ray")
 
 
 class RunDirectory:
-    """Writes the files of one run.
-
-    Args:
-        path: the folder; it exists.
-        metrics_bytes: how much of its `metrics.jsonl` to keep. A resumed run writes the rest again.
+    """Writes the files of one run; keeps `metrics_bytes` of an existing `metrics.jsonl`.
 
     Raises:
-        ConfigError: another process writes there.
+        ConfigError: another process owns the folder.
         OSError: the folder cannot be written to.
     """
 
