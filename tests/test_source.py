@@ -70,14 +70,23 @@ def functions_of(tree: ast.AST) -> Iterator[Function]:
 
 
 def public_definitions(path: Path) -> Iterator[tuple[str, ast.ClassDef | Function, ast.ClassDef | None]]:
-    """Public functions, classes and methods of public classes, each with its class."""
+    """Public functions, classes and methods of public classes, each with its class.
+
+    Overrides are left out: the docstring stands with what they override.
+    """
     for node in tree_of(path).body:
         if isinstance(node, ast.ClassDef | Function) and not node.name.startswith("_"):
             yield node.name, node, None
             if isinstance(node, ast.ClassDef):
                 for inner in node.body:
-                    if isinstance(inner, Function) and not inner.name.startswith("_"):
+                    if isinstance(inner, Function) and is_documented_here(inner):
                         yield f"{node.name}.{inner.name}", inner, node
+
+
+def is_documented_here(method: Function) -> bool:
+    """Whether a method is public and overrides none, where its docstring would stand."""
+    is_override = any(isinstance(each, ast.Name) and each.id == "override" for each in method.decorator_list)
+    return not method.name.startswith("_") and not is_override
 
 
 def bound_names(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
