@@ -78,13 +78,14 @@ class Actor:
         begin = time.perf_counter()
         if weights is not None:
             self._weights, self._policy = weights, make_policy(weights)
-        epsilon = self._epsilon(request)  # [E]
+        epsilon = np.ones(self._options.envs_per_actor, np.float32)  # [E]
+        if self._policy is not None:
+            epsilon = epsilon_by_environment(self._options, request)
         steps, ends, env_seconds, network_seconds = self._act(request.limit, epsilon)
         not_finite = self._nan_guard.mask(steps)
         ends = [end for end in ends if steps.is_transition[end.row, end.environment]]
         self._prepare_for_learning(steps, ends)
         transitions = self._completed(self._windows.add(steps))
-        faults = self._faults.take_report()
         report = RolloutReport(
             env_steps=int(np.count_nonzero(steps.is_transition)),
             transitions=len(transitions),
@@ -96,11 +97,12 @@ class Actor:
             env_seconds=env_seconds,
             network_seconds=network_seconds,
             total_seconds=time.perf_counter() - begin,
-            env_faults=faults.count,
-            env_tracebacks=faults.tracebacks,
-            episodes_lost=faults.episodes_lost,
+            env_faults=self._faults.count,
+            env_tracebacks=self._faults.tracebacks,
+            episodes_lost=self._faults.episodes_lost,
             not_finite=not_finite,
         )
+        self._faults.clear()
         return report, transitions
 
     def flush(self, number: int) -> tuple[FlushReport, Transitions]:
@@ -149,12 +151,6 @@ class Actor:
             taken += int(is_transition.sum())
             row += 1
         return steps[:row], ends, env_seconds, network_seconds
-
-    def _epsilon(self, request: RolloutRequest) -> FloatArray:
-        """Probability of a random action in each environment, `[E]`; 1 before the first weights."""
-        if self._policy is None:
-            return np.ones(self._options.envs_per_actor, np.float32)
-        return epsilon_by_environment(self._options, request)
 
     def _choose_actions(self, epsilon: FloatArray) -> IntArray:
         """Epsilon-greedy actions `[E]` under `epsilon` `[E]`, random ones before the first weights."""

@@ -58,21 +58,22 @@ class Evaluator:
             while (played := self._play(environments, policy, episodes, number)) is None:
                 pass
         self._faults.consecutive.reset()
-        faults = self._faults.take_report()
-        return Evaluation(
+        evaluation = Evaluation(
             returns=[episode_return for episode_return, _ in played],
             lengths=[length for _, length in played],
             weights_version=weights.weights_version,
             learner_steps=weights.learner_steps,
             seconds=time.perf_counter() - begin,
-            env_faults=faults.count,
-            env_tracebacks=faults.tracebacks,
+            env_faults=self._faults.count,
+            env_tracebacks=self._faults.tracebacks,
         )
+        self._faults.clear()
+        return evaluation
 
     def _seeds(self, number: int, round_index: int = 0) -> Iterator[int]:
         """The seed of this round, then one for the first round of each further attempt."""
         while True:
-            attempt = self._faults.report.count
+            attempt = self._faults.count
             later = (attempt, round_index) if attempt or round_index else ()
             yield make_integer_seed(self._seed, "evaluation", number, *later)
             round_index = 0
@@ -82,42 +83,24 @@ class Evaluator:
     ) -> list[tuple[float, int]] | None:
         """Returns and lengths of all episodes; None if an environment raised."""
         generator = make_generator(self._seed, "evaluation", number)
-        attempt = self._faults.report.count
-        size = len(environments.open_lengths)
+        attempt = self._faults.count
+        steps = environments.empty_steps(1)
+        size = steps.action.size
         played: list[tuple[float, int]] = []
         for i, first in enumerate(range(0, episodes, size)):
             if i:
                 environments.restart(self._seeds(number, i))
-            if self._faults.report.count == attempt:
-                played += _play_one_each(environments, min(size, episodes - first), policy, generator)
-            if self._faults.report.count > attempt:
+            is_open = np.arange(size) < episodes - first  # [E]
+            for _ in range(_MAX_EPISODE_STEPS):
+                if self._faults.count > attempt or not is_open.any():
+                    break
+                actions = greedy_actions(policy.q_values(environments.observation), generator)
+                for end in environments.step(actions, steps, 0) or []:
+                    if is_open[end.environment]:
+                        is_open[end.environment] = False
+                        played.append((end.episode_return, end.length))
+            if self._faults.count > attempt:
                 return None
+            returns, lengths = environments.open_returns[is_open], environments.open_lengths[is_open]
+            played += zip(returns.tolist(), lengths.tolist(), strict=True)
         return played
-
-
-def _play_one_each(
-    environments: VectorEnvironment,
-    episodes: int,
-    policy: Policy | KerasPolicy,
-    generator: np.random.Generator,
-) -> list[tuple[float, int]]:
-    """Returns and lengths of the first episode in each of the first `episodes` environments.
-
-    Stops early if an environment raises.
-    """
-    played: list[tuple[float, int]] = []
-    is_open = np.arange(len(environments.open_lengths)) < episodes  # [E]
-    steps = environments.empty_steps(1)
-    for _ in range(_MAX_EPISODE_STEPS):
-        actions = greedy_actions(policy.q_values(environments.observation), generator)
-        ends = environments.step(actions, steps, 0)
-        if ends is None:
-            return []
-        for end in ends:
-            if is_open[end.environment]:
-                is_open[end.environment] = False
-                played.append((end.episode_return, end.length))
-        if not is_open.any():
-            break
-    truncated = (environments.open_returns[is_open].tolist(), environments.open_lengths[is_open].tolist())
-    return [*played, *zip(*truncated, strict=True)]

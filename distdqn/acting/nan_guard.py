@@ -51,17 +51,17 @@ class NaNGuard:
             for t in range(len(steps)):
                 masked[t] |= self._is_masked
                 self._is_masked = masked[t] & ~ended[t]
-        self._count_consecutive(steps, bad, steps.is_transition & ~masked)
+        good = steps.is_transition & ~masked
+        if bad.any():
+            self._count(steps, bad, good)
+        elif good.any():
+            self._failures.reset()
         steps.is_transition[masked] = False
         steps.reward[bad] = 0.0
         return int(np.count_nonzero(bad))
 
-    def _count_consecutive(self, steps: Steps, bad: BoolArray, good: BoolArray) -> None:
-        """Counts consecutive `bad` steps `[T, E]`; each `good` one `[T, E]` resets the count."""
-        if not bad.any():
-            if good.any():
-                self._failures.reset()
-            return
+    def _count(self, steps: Steps, bad: BoolArray, good: BoolArray) -> None:
+        """Counts consecutive `bad` steps `[T, E]`, with no `good` one `[T, E]` between them."""
         for t, environment in np.argwhere(bad | good).tolist():
             if good[t, environment]:
                 self._failures.reset()

@@ -73,7 +73,7 @@ def resolve_environment(env: EnvironmentSource) -> EnvironmentSource:
 
 
 def environment_name(env: EnvironmentSource) -> str:
-    """The name to show to people."""
+    """The name to show to the user."""
     return env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__)
 
 

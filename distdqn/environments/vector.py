@@ -3,7 +3,6 @@
 import contextlib
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -33,54 +32,46 @@ class EpisodeEnd(NamedTuple):
     length: int  # in env steps
 
 
-@dataclass
-class FaultReport:
-    """What environments raised since the last report."""
-
-    count: int = 0  # errors
-    tracebacks: list[str] = field(default_factory=list)  # of places that never raised before
-    episodes_lost: int = 0  # open episodes that the errors ended
-
-
 class FaultLog:
-    """Counts what environments raise, and reports each place that raises once.
-
-    The owner resets `consecutive` after each success.
+    """Counts what environments raise. The owner resets `consecutive` after each success.
 
     Args:
         env: the environment.
         max_failures: consecutive errors that end the run.
     """
 
+    count: int  # errors since `clear`
+    tracebacks: list[str]  # of these errors, at places that never raised before
+    episodes_lost: int  # open episodes that these errors ended
+
     def __init__(self, env: EnvironmentSource, max_failures: int) -> None:
         self.consecutive = ConsecutiveFailures(max_failures)
-        self.report = FaultReport()
         self._name = environment_name(env)
         self._known: set[tuple[object, ...]] = set()
+        self.clear()
+
+    def clear(self) -> None:
+        """Starts a new count after a report."""
+        self.count, self.tracebacks, self.episodes_lost = 0, [], 0
 
     def add(self, error: Exception, episodes_lost: int = 0) -> None:
         """Counts one error.
 
         Raises:
-            EnvironmentFault: it is the last one allowed.
+            EnvironmentFault: too many were consecutive.
         """
         text = "".join(traceback.format_exception(error))
         if (place := _place(error)) not in self._known:
             self._known.add(place)
-            self.report.tracebacks.append(text)
-        self.report.count += 1
-        self.report.episodes_lost += episodes_lost
+            self.tracebacks.append(text)
+        self.count += 1
+        self.episodes_lost += episodes_lost
         if self.consecutive.add():
             raise EnvironmentFault(
                 f"The environment `{self._name}` raised {self.consecutive.count} consecutive errors, "
                 f"the last one {type(error).__name__}: {one_line(error)}",
                 details=text,
             ) from error
-
-    def take_report(self) -> FaultReport:
-        """Returns the report and begins a new one."""
-        report, self.report = self.report, FaultReport()
-        return report
 
 
 def _place(error: Exception) -> tuple[object, ...]:

@@ -43,7 +43,7 @@ def assert_counting_window(transitions, i, action):
 
 
 @pytest.mark.parametrize("mode", MODES, ids=IDS)
-def test_rollouts_bring_every_real_step_and_no_other(mode):
+def test_rollouts_return_every_real_step_and_no_other(mode):
     actor = make_actor(COUNTING_IDS[mode])
 
     transitions, env_steps = rollouts(actor, 5, make_weights([0, 1, 0]))
@@ -91,7 +91,7 @@ def test_n_step_windows_of_a_rollout_by_hand():
 
 @pytest.mark.parametrize("n_step", [1, 3])
 @pytest.mark.parametrize("mode", MODES, ids=IDS)
-def test_transitions_stay_inside_episodes_when_the_limit_leaves_steps_out(mode, n_step):
+def test_transitions_stay_inside_episodes_when_the_limit_masks_steps(mode, n_step):
     actor = make_actor(COUNTING_IDS[mode], n_step=n_step)
     chunks = []
     for limit in [3, 7, 1, 40, 2, 40, 9]:
@@ -129,7 +129,7 @@ def test_one_rollout_meets_a_limit_below_its_length_exactly(limit):
 
 
 @pytest.mark.parametrize("n_step", [1, 3])
-def test_rollout_without_any_steps_to_take_brings_nothing(n_step):
+def test_rollout_without_any_steps_to_take_returns_nothing(n_step):
     report, transitions = make_actor(CountingEnvironment, n_step=n_step).rollout(RolloutRequest(0, 0))
 
     assert (report.env_steps, report.transitions, len(transitions)) == (0, 0, 0)
@@ -137,7 +137,7 @@ def test_rollout_without_any_steps_to_take_brings_nothing(n_step):
 
 
 def test_limit_counts_no_environment_that_only_resets():
-    # The first environment ends after one step and resets while the second goes on.
+    # The first environment ends after one step and resets while the second continues.
     index = next(i for i in range(99) if make_integer_seed(0, "environment", i, 0) % 2 == 0)
     actor = make_actor(partial(CountingEnvironment, lengths=(1, 3)), envs_per_actor=2, index=index)
 
@@ -158,7 +158,7 @@ def test_open_windows_are_carried_on_when_the_limit_cuts_a_rollout_short():
     assert second.reward.tolist() == [0 + 0.5 * 10 + 0.25 * 20, 10 + 0.5 * 20 + 0.25 * 30]
 
 
-def test_episode_that_ends_in_a_step_left_out_is_not_reported():
+def test_episode_that_ends_in_a_masked_step_is_not_reported():
     actor = make_actor(partial(CountingEnvironment, lengths=(1,)), envs_per_actor=2)
 
     report, _ = actor.rollout(RolloutRequest(0, 1), make_weights([0, 0, 1]))
@@ -186,7 +186,7 @@ def test_same_seed_gives_the_same_chunks():
 
 
 @pytest.mark.parametrize("change", [{"index": 2}, {"restarts": 1}, {"seed": 4}], ids=str)
-def test_other_actor_life_or_seed_gives_other_chunks(change):
+def test_other_actor_restart_or_seed_gives_other_chunks(change):
     same = {"seed": 3, "index": 1, "restarts": 0}
     first, _ = rollouts(make_actor("CartPole-v1", **same), 1)
     other, _ = rollouts(make_actor("CartPole-v1", **(same | change)), 1)
@@ -234,7 +234,7 @@ def test_action_answers_the_observation_it_is_stored_with(mode):
 
 
 @pytest.mark.parametrize(("env_steps", "expected"), [(0, 0.9), (25, 0.7), (100, 0.1), (10**6, 0.1)])
-def test_epsilon_comes_from_the_env_steps_of_the_order(env_steps, expected):
+def test_epsilon_comes_from_the_env_steps_of_the_request(env_steps, expected):
     schedule = {"epsilon_start": 0.9, "epsilon_end": 0.1, "epsilon_decay_steps": 100}
     actor = make_actor(CountingEnvironment, envs_per_actor=30, rollout_length=100, **schedule)
 
@@ -245,7 +245,7 @@ def test_epsilon_comes_from_the_env_steps_of_the_order(env_steps, expected):
     assert (transitions.action != 1).mean() == pytest.approx(expected * 2 / 3, abs=0.05)
 
 
-def test_chunk_does_not_change_when_the_actor_goes_on():
+def test_chunk_does_not_change_when_the_actor_continues():
     actor = make_actor(CountingEnvironment, n_step=3)
     _, chunk = actor.rollout(PLENTY)
     before = {name: column.copy() for name, column in chunk.columns().items()}
@@ -343,7 +343,7 @@ def test_each_environment_explores_by_its_own_rung_of_the_ladder():
     assert report.epsilon == pytest.approx(0.999 / 4)
 
 
-def test_rungs_of_an_actor_change_with_the_number_of_actors_in_its_orders():
+def test_rungs_of_an_actor_change_with_the_number_of_actors_in_its_requests():
     actor = make_actor(
         COUNTING_IDS[MODES[0]], epsilon_ladder=True, epsilon_ladder_base=0.4, epsilon_ladder_exponent=7.0
     )

@@ -56,7 +56,7 @@ def test_chunk_of_pictures_takes_a_fraction_of_the_bytes_to_send():
     assert len(pickle.dumps(chunk)) < 4 * 12 * 2 * 4 * 84 * 84 / 5
 
 
-def test_rollout_of_pictures_without_any_steps_brings_no_frames():
+def test_rollout_of_pictures_without_any_steps_returns_no_frames():
     _, chunk = make_actor(PICTURES).rollout(RolloutRequest(0, 0))
 
     assert (len(chunk), len(chunk.frames.image)) == (0, 0)

@@ -1,4 +1,4 @@
-"""Clean cuts: everything open is ended, and what follows is decided by the cut alone."""
+"""A flush ends all episodes and windows, and what follows depends on it alone."""
 
 import itertools
 from functools import partial
@@ -62,45 +62,45 @@ def assert_same_future(first, second, weights, rollouts=3):
 
 
 @pytest.mark.parametrize(("source", "package"), SOURCES)
-def test_new_actor_that_is_cut_goes_on_like_one_that_lived_until_the_cut(source, package):
+def test_new_actor_that_is_flushed_continues_like_one_that_acted_before(source, package):
     if package:
         pytest.importorskip(package)
     weights = make_weights(source)
     few = {"envs_per_actor": 1 if package == "ale_py" else 3}  # to be quick
-    lived, fresh = make_actor(source, **few), make_actor(source, **few)
-    lived.rollout(PLENTY)
-    lived.flush(0)
+    used, fresh = make_actor(source, **few), make_actor(source, **few)
+    used.rollout(PLENTY)
+    used.flush(0)
     for _ in range(2):
-        lived.rollout(PLENTY, weights)
+        used.rollout(PLENTY, weights)
 
-    for actor in (lived, fresh):
+    for actor in (used, fresh):
         actor.flush(1)
 
-    assert_same_future(lived, fresh, weights)
+    assert_same_future(used, fresh, weights)
 
 
-def test_actor_goes_on_from_a_cut_though_its_environment_had_raised_before_and_raises_after():
-    lived_plan, fresh_plan = Plan(steps=(50,)), Plan()
-    lived, fresh = (
+def test_actor_continues_alike_from_a_flush_though_its_environment_raised_before_and_raises_after():
+    used_plan, fresh_plan = Plan(steps=(50,)), Plan()
+    used, fresh = (
         make_actor(partial(RaisingEnvironment, plan), COUNTING_SPEC, envs_per_actor=1)
-        for plan in (lived_plan, fresh_plan)
+        for plan in (used_plan, fresh_plan)
     )
     weights = make_weights(CountingEnvironment)
     for _ in range(4):
-        lived.rollout(PLENTY, weights)
+        used.rollout(PLENTY, weights)
 
-    for actor, plan in ((lived, lived_plan), (fresh, fresh_plan)):
+    for actor, plan in ((used, used_plan), (fresh, fresh_plan)):
         actor.flush(1)
         plan._raises["step"] = (plan.calls["step"] + 30,)
 
-    assert lived_plan.calls["build"] == fresh_plan.calls["build"] + 1
-    assert_same_future(lived, fresh, weights, rollouts=4)
-    assert lived_plan.seeds[-2:] == fresh_plan.seeds[-2:]  # of the cut and of the fault after it
-    assert len(set(lived_plan.seeds)) == len(lived_plan.seeds) == 4
+    assert used_plan.calls["build"] == fresh_plan.calls["build"] + 1
+    assert_same_future(used, fresh, weights, rollouts=4)
+    assert used_plan.seeds[-2:] == fresh_plan.seeds[-2:]  # of the flush and of the fault after it
+    assert len(set(used_plan.seeds)) == len(used_plan.seeds) == 4
 
 
 @pytest.mark.parametrize("other", [0, 2, None])
-def test_every_cut_goes_on_differently(other):
+def test_every_flush_continues_differently(other):
     weights = make_weights("CartPole-v1")
     one, two = make_actor("CartPole-v1"), make_actor("CartPole-v1")
     one.flush(1)
@@ -117,7 +117,7 @@ def test_every_cut_goes_on_differently(other):
 
 @pytest.mark.parametrize("n_step", [1, 2, 5])
 @pytest.mark.parametrize("mode", MODES, ids=IDS)
-def test_every_real_step_starts_one_window_though_actors_are_cut(mode, n_step):
+def test_every_real_step_starts_one_window_though_actors_are_flushed(mode, n_step):
     actor = make_actor(COUNTING_IDS[mode], n_step=n_step, sampler="uniform")
     generator = np.random.default_rng(n_step)
     chunks = []
@@ -135,7 +135,10 @@ def test_every_real_step_starts_one_window_though_actors_are_cut(mode, n_step):
     for chunk in chunks:
         for i, (seed, episode, step) in enumerate(chunk.observation):
             covered = int(chunk.next_observation[i, 2] - step)
-            assert chunk.next_observation[i, :2].tolist() == [seed, episode]  # none straddles an end or a cut
+            assert chunk.next_observation[i, :2].tolist() == [
+                seed,
+                episode,
+            ]  # spans no flush
             assert 1 <= covered <= n_step
             paid = sum(0.5**k * (100 * episode + 10 * (step + k)) for k in range(covered))
             assert 0 <= chunk.reward[i] - paid <= 2 * 2  # actions 0 to 2, halved each step
@@ -154,7 +157,7 @@ def test_every_real_step_starts_one_window_though_actors_are_cut(mode, n_step):
         (9, 4, 4 * 1),
     ],
 )
-def test_cut_reports_episodes_that_had_a_step_and_windows_that_were_open(rollout_length, lost, windows):
+def test_flush_reports_episodes_that_had_a_step_and_windows_that_were_open(rollout_length, lost, windows):
     source = partial(CountingEnvironment, lengths=(3,))
     actor = make_actor(source, envs_per_actor=4, rollout_length=rollout_length, n_step=3)
     actor.rollout(PLENTY)
@@ -164,7 +167,7 @@ def test_cut_reports_episodes_that_had_a_step_and_windows_that_were_open(rollout
     assert (report.episodes_lost, report.transitions, len(transitions)) == (lost, windows, windows)
 
 
-def test_cut_clears_resets_that_were_due_and_returns_that_were_open():
+def test_flush_clears_resets_that_were_due_and_returns_that_were_open():
     source = partial(CountingEnvironment, lengths=(3,))
     actor = make_actor(source, envs_per_actor=4, rollout_length=3)
     actor.rollout(PLENTY)  # all ended: their next vector step would be a reset
@@ -180,7 +183,7 @@ def test_cut_clears_resets_that_were_due_and_returns_that_were_open():
     assert all(0 + 10 + 20 <= value <= 0 + 10 + 20 + 3 * 2 for value in later.episode_returns)
 
 
-def test_windows_closed_by_a_cut_have_priorities_and_frames_like_any_others():
+def test_windows_closed_by_a_flush_have_priorities_and_frames_like_any_others():
     weights = make_weights(PICTURES)
     actor = make_actor(partial(PICTURES, lengths=(99,)), rollout_length=7, envs_per_actor=2)
     actor.rollout(PLENTY, weights)
@@ -199,7 +202,7 @@ def test_windows_closed_by_a_cut_have_priorities_and_frames_like_any_others():
 
 
 @pytest.mark.parametrize("source", [PICTURES, CountingEnvironment], ids=["pictures", "vectors"])
-def test_cut_of_an_actor_that_never_acted_brings_nothing(source):
+def test_flush_of_an_actor_that_never_acted_returns_nothing(source):
     actor = make_actor(source)
 
     (report, nothing), (_, chunk) = actor.flush(0), actor.rollout(PLENTY)
@@ -213,20 +216,20 @@ def test_cut_of_an_actor_that_never_acted_brings_nothing(source):
 
 
 @pytest.mark.parametrize(("source", "package"), SOURCES)
-def test_batch_that_restarts_goes_on_like_a_new_one_of_that_seed(source, package):
+def test_environments_that_restart_continue_like_new_ones_of_that_seed(source, package):
     if package:
         pytest.importorskip(package)
     actions = np.random.default_rng(0).integers(inspect_environment(source).actions, size=(60, 2))
-    lived = make_vector(source, 2, seed=1)
+    used = make_vector(source, 2, seed=1)
     for row in actions[:37]:
-        step_once(lived, row)
-    lived.restart(itertools.count(9))
+        step_once(used, row)
+    used.restart(itertools.count(9))
     new = make_vector(source, 2, seed=9)
 
-    np.testing.assert_array_equal(lived.observation, new.observation)
-    assert (lived.open_returns.tolist(), lived.open_lengths.tolist()) == ([0, 0], [0, 0])
+    np.testing.assert_array_equal(used.observation, new.observation)
+    assert (used.open_returns.tolist(), used.open_lengths.tolist()) == ([0, 0], [0, 0])
     for row in actions:
-        (steps, ends), (expected, expected_ends) = step_once(lived, row), step_once(new, row)
+        (steps, ends), (expected, expected_ends) = step_once(used, row), step_once(new, row)
         for name, column in vars(expected).items():
             np.testing.assert_array_equal(getattr(steps, name), column, err_msg=name)
         assert ends == expected_ends

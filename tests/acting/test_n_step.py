@@ -36,7 +36,7 @@ def make_random_steps(length, environments, generator):
     steps.reward[:] = generator.integers(-9, 10, size=size)
     steps.terminated[:] = generator.random(size) < 0.1
     steps.truncated[:] = generator.random(size) < 0.1
-    steps.is_transition[:] = generator.random(size) < 0.95  # the others are left out
+    steps.is_transition[:] = generator.random(size) < 0.95  # the others are masked
     ended = (steps.terminated | steps.truncated) & steps.is_transition
     resets = generator.random(environments) < 0.5  # environments that reset in a step of their own
     for t in range(1, length):
@@ -215,7 +215,7 @@ def test_window_closes_at_an_end_though_the_next_episode_follows_at_once():
     assert found.next_observation[:, 0].tolist() == [2, 2, 5]
 
 
-def test_step_left_out_ends_the_window_before_it_as_a_truncation_does():
+def test_masked_step_ends_the_window_before_it_as_a_truncation_does():
     found = NStepWindows(3, 0.5).add(make_steps([1, 2, JUNK, 4, 8, 16], holes=[2]))
 
     assert found.observation[:, 0].tolist() == [0, 1, 3]
@@ -224,7 +224,7 @@ def test_step_left_out_ends_the_window_before_it_as_a_truncation_does():
     assert found.next_observation[:, 0].tolist() == [2, 2, 6]
 
 
-def test_no_window_is_complete_that_starts_at_a_step_left_out():
+def test_no_window_is_complete_that_starts_at_a_masked_step():
     steps = make_steps([1, JUNK, JUNK, 2, 4], ends=[1], holes=[1, 2])
 
     *_, complete = n_step_returns(steps, 2, 0.5)
@@ -232,14 +232,14 @@ def test_no_window_is_complete_that_starts_at_a_step_left_out():
     assert complete[:, 0].tolist() == [True, False, False, True, False]
 
 
-def test_step_left_out_ends_the_window_of_an_earlier_rollout():
+def test_masked_step_ends_the_window_of_an_earlier_rollout():
     windows = NStepWindows(3, 0.5)
 
     assert len(windows.add(make_steps([1, 2]))) == 0
     found = windows.add(make_steps([JUNK], ends=[0], holes=[0], first=2))
 
     assert found.reward.tolist() == [1 + 0.5 * 2, 2]
-    assert found.discount.tolist() == [0.25, 0.5]  # the end of a step left out is none
+    assert found.discount.tolist() == [0.25, 0.5]  # the end of a masked step does not count
     assert found.next_observation[:, 0].tolist() == [2, 2]
 
 

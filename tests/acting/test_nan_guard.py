@@ -1,4 +1,4 @@
-"""NaN and infinity are learned from nowhere, counted, and end the run where nothing else comes."""
+"""Steps with NaN or infinity are masked and counted, and end the run if there are no others."""
 
 from functools import partial
 
@@ -36,7 +36,7 @@ def make_steps(rewards, ends=(), observed=None):
 
 
 def kept_by_hand(steps):
-    """`[T, E]`, a slow twin: a bad step and all until its episode's end are left out."""
+    """`[T, E]`, a slow twin: a bad step and all until its episode's end are masked."""
     kept = steps.is_transition.copy()
     for e in range(kept.shape[1]):
         is_broken = False
@@ -49,7 +49,7 @@ def kept_by_hand(steps):
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_filter_agrees_with_its_slow_twin_over_many_calls(seed):
+def test_guard_agrees_with_its_slow_twin_over_many_calls(seed):
     generator = np.random.default_rng(seed)
     size = (60, 3)
     steps = make_steps(generator.normal(size=size))
@@ -71,7 +71,7 @@ def test_filter_agrees_with_its_slow_twin_over_many_calls(seed):
 
 
 def test_only_steps_with_bad_numbers_are_counted():
-    # Of the first episode, the second step is bad and the third is left out with it.
+    # Of the first episode, the second step is bad and the third is masked with it.
     steps = make_steps([[1.0], [np.nan], [3.0], [4.0]], ends=[(2, 0)])
 
     assert NaNGuard("toy", 1).mask(steps) == 1
@@ -86,7 +86,7 @@ def test_bad_numbers_where_nothing_happened_do_not_count():
     assert steps.is_transition[:, 0].tolist() == [True, False, True]
 
 
-def test_fault_21_ten_bad_steps_running_end_the_run_and_the_first_is_named():
+def test_fault_21_ten_consecutive_bad_steps_end_the_run_and_the_first_is_named():
     guard = NaNGuard("toy", 2)
     rewards = np.ones((5, 2))
     rewards[0, 1], rewards[1:] = np.inf, np.nan
@@ -104,14 +104,14 @@ def test_bad_observation_is_named_with_its_position():
         guard.mask(make_steps(np.zeros((10, 1)), observed=[(t, 0) for t in range(10)]))
 
 
-def test_good_step_of_any_environment_ends_the_row():
+def test_good_step_of_any_environment_resets_the_count():
     guard = NaNGuard("toy", 2)
     for _ in range(5):
         # The first environment never recovers, the second is well.
         assert guard.mask(make_steps([[np.nan, 1.0]] * 9)) == 9
 
 
-def test_step_left_out_with_its_episode_does_not_end_the_row():
+def test_masked_step_with_good_numbers_does_not_reset_the_count():
     guard = NaNGuard("toy", 1)
     guard.mask(make_steps([[np.nan]] * 9 + [[1.0]]))
 
@@ -119,14 +119,14 @@ def test_step_left_out_with_its_episode_does_not_end_the_row():
         guard.mask(make_steps([[np.nan]]))
 
 
-def test_rollout_without_bad_steps_ends_the_row():
+def test_rollout_without_bad_steps_resets_the_count():
     guard = NaNGuard("toy", 1)
     for _ in range(3):
         guard.mask(make_steps([[np.nan]] * 9, ends=[(8, 0)]))
         guard.mask(make_steps([[1.0]]))
 
 
-def test_forgetting_ends_the_row_and_what_is_left_out():
+def test_reset_clears_the_count_and_the_mask():
     guard = NaNGuard("toy", 1)
     guard.mask(make_steps([[np.nan]] * 9))
     guard.reset()
@@ -136,8 +136,8 @@ def test_forgetting_ends_the_row_and_what_is_left_out():
     assert steps.is_transition[:, 0].tolist() == [True, False]
 
 
-def test_new_environments_after_a_fault_are_not_left_out():
-    # That vector step is no transition and cuts every episode off.
+def test_new_environments_after_a_fault_are_not_masked():
+    # That vector step is no transition and truncates every episode.
     steps = make_steps([[np.nan], [0.0], [1.0]])
     steps.is_transition[1], steps.truncated[1] = False, True
 
@@ -152,7 +152,7 @@ def test_fault_21_no_window_holds_a_bad_step_and_the_next_episode_is_whole(what)
 
     report, chunk = actor.rollout(PLENTY)
 
-    # Vector steps: four episodes of 4 steps and a reset; three steps of the second are left out.
+    # Vector steps: four episodes of 4 steps and a reset; three steps of the second are masked.
     # A bad observation is in two steps: one leads to it, and the next answers it.
     assert (report.env_steps, report.not_finite) == (4 * 4 - 3, 1 if what == "reward" else 2)
     assert report.episode_lengths == [4] * 3
@@ -168,7 +168,7 @@ def test_fault_21_no_window_holds_a_bad_step_and_the_next_episode_is_whole(what)
     assert chunk.discount[4] == 0.5  # it bootstraps from the last good observation
 
 
-def test_fault_ends_what_is_left_out_with_its_episode():
+def test_fault_ends_the_mask_with_its_episode():
     happens = iter(["nan", "fault"])
 
     def alter(result, episode, _):
@@ -185,7 +185,7 @@ def test_fault_ends_what_is_left_out_with_its_episode():
     assert (report.env_steps, report.not_finite, report.env_faults) == (4 + 4 + 3, 1, 1)
 
 
-def test_bad_first_observation_of_an_episode_leaves_the_episode_out():
+def test_bad_first_observation_of_an_episode_masks_the_episode():
     def alter(result, episode):
         return (result[0] + np.float32(np.nan), result[1]) if episode == 1 else result
 
@@ -199,7 +199,7 @@ def test_bad_first_observation_of_an_episode_leaves_the_episode_out():
 
 
 @pytest.mark.parametrize("reward_clip", [None, 1.0])
-def test_infinite_reward_is_left_out_even_if_it_would_be_clipped_or_discounted(reward_clip):
+def test_infinite_reward_is_masked_even_if_it_would_be_clipped_or_discounted(reward_clip):
     def alter(result, episode, step):
         return put(0, np.inf, "reward")(result) if (episode, step) == (1, 2) else result
 
@@ -209,14 +209,14 @@ def test_infinite_reward_is_left_out_even_if_it_would_be_clipped_or_discounted(r
     assert len(chunk) == report.env_steps
 
 
-def test_what_is_left_out_lasts_over_rollouts_and_not_over_a_cut():
-    kept, cut = (make_actor(nan_at(1, 1), rollout_length=6, lengths=(4, 40)) for _ in range(2))
-    for actor in (kept, cut):
+def test_mask_lasts_over_rollouts_and_not_over_a_flush():
+    kept, flushed = (make_actor(nan_at(1, 1), rollout_length=6, lengths=(4, 40)) for _ in range(2))
+    for actor in (kept, flushed):
         actor.rollout(PLENTY)  # four steps, a reset, a bad step: or the other way round
-    cut.flush(0)
+    flushed.flush(0)
 
     # Whichever length came first, the second episode is broken from its first step on.
-    lengths = [int(actor.rollout(PLENTY)[0].env_steps) for actor in (kept, cut)]
+    lengths = [int(actor.rollout(PLENTY)[0].env_steps) for actor in (kept, flushed)]
 
     assert lengths[0] < lengths[1]
 

@@ -70,7 +70,7 @@ def play_alone(environment, actions, seed, skips_a_row):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("mode", MODES, ids=IDS)
-def test_batch_agrees_with_single_environments_stepped_by_hand(mode, seed):
+def test_vector_agrees_with_single_environments_stepped_by_hand(mode, seed):
     actions = np.random.default_rng(seed).integers(3, size=(60, 4))
 
     happened, episodes = play_vector(make_vector(COUNTING_IDS[mode], 4, seed), actions)
@@ -237,7 +237,7 @@ def balance(observation):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("good", [False, True], ids=["falling", "balancing"])
-def test_batch_agrees_with_single_cart_poles_stepped_by_hand(good, seed):
+def test_vector_agrees_with_single_cart_poles_stepped_by_hand(good, seed):
     vector, width = make_vector("CartPole-v1", 3, seed), 3
     generator = np.random.default_rng(seed)
     actions = generator.integers(2, size=(520 if good else 150, width))

@@ -155,7 +155,7 @@ def assert_stacks_move_on(steps):
 
 @pytest.fixture
 def short_pong():
-    """Pong whose episodes are cut off after 80 of its frames, 20 steps."""
+    """Pong whose episodes are truncated after 80 of its frames, 20 steps."""
     pytest.importorskip("ale_py")
     gymnasium.register(
         "ToyShortPong-v0",
@@ -177,7 +177,7 @@ def test_pong_is_inspected_as_stacked_pixels():
     assert actor._environments._vector.unwrapped.spec.kwargs["num_threads"] == 1
 
 
-def test_pong_cut_off_ends_with_its_last_picture_and_starts_anew(short_pong):
+def test_truncated_pong_ends_with_its_last_picture_and_starts_in_black(short_pong):
     steps, ends = play(make_vector(short_pong, 2, 0), 70)
 
     assert_stacks_move_on(steps)
@@ -187,7 +187,7 @@ def test_pong_cut_off_ends_with_its_last_picture_and_starts_anew(short_pong):
     assert all(15 <= end.length <= 20 for end in ends)
 
 
-def test_breakout_terminates_with_its_last_picture_and_starts_anew():
+def test_breakout_terminates_with_its_last_picture_and_starts_in_black():
     pytest.importorskip("ale_py")
 
     steps, _ = play(make_vector("ALE/Breakout-v5", 3, 0), 350)

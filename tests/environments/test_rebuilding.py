@@ -1,4 +1,4 @@
-"""Environments that raise are built anew; those that do nothing else end the run."""
+"""Environments that raise are rebuilt; too many consecutive errors end the run."""
 
 import pickle
 from functools import partial
@@ -145,8 +145,8 @@ def test_environment_that_raises_at_first_is_built_until_it_works():
     assert (report.env_steps, report.env_faults, len(report.env_tracebacks)) == (10, 3, 2)
 
 
-def test_successful_step_ends_the_row_of_failures():
-    # Two failures running, then one good step, over and over.
+def test_successful_step_resets_the_count_of_failures():
+    # Two consecutive failures, then one good step, over and over.
     plan = Plan(steps=[call for call in range(1, 100) if call % 3])
     actor = make_actor(plan, rollout_length=60, max_failures=3)
 
@@ -156,14 +156,14 @@ def test_successful_step_ends_the_row_of_failures():
     assert chunk.discount.tolist() == [0.5] * 19  # the last one is open
 
 
-def test_reset_alone_does_not_end_the_row_of_failures():
+def test_reset_alone_does_not_reset_the_count_of_failures():
     plan = Plan(steps=[1, 2, 4], resets=[3])  # step, step, reset: each time after good resets
 
     with pytest.raises(EnvironmentFault, match="raised 3 consecutive errors"):
         make_actor(plan, max_failures=3).rollout(PLENTY, WEIGHTS)
 
 
-def test_unknown_environment_is_no_fault_to_recover_from():
+def test_unknown_environment_is_refused_and_not_rebuilt():
     with pytest.raises(ConfigError, match="NoSuchThing"):
         toy_actors.make_actor("NoSuchThing-v0", COUNTING_SPEC)
 
@@ -193,7 +193,7 @@ def test_broken_environments_are_closed_and_those_that_replace_them_are_not():
 
 
 @pytest.mark.parametrize(("fault", "is_checked"), [(4, False), (3, True)])
-def test_environments_built_anew_are_checked_only_if_first_episodes_were_not_over(fault, is_checked):
+def test_rebuilt_environments_are_checked_only_if_first_episodes_were_not_over(fault, is_checked):
     calls = count(1)
 
     def alter(result, _, step):
@@ -246,7 +246,7 @@ def test_fault_22_evaluation_is_played_again_when_the_environment_raises():
     assert min(plan.seeds) >= 2**30  # all attempts keep to the evaluation's half
 
 
-def test_finished_evaluation_ends_the_row_of_failures():
+def test_finished_evaluation_resets_the_count_of_failures():
     plan = Plan(steps=[1, 2, 7, 8])  # two failures before each evaluation of four steps
     evaluator = make_evaluator(partial(RaisingEnvironment, plan, lengths=(4,)), max_failures=3)
 
