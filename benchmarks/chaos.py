@@ -32,7 +32,6 @@ from typing import Any
 
 from driver import Driver
 
-from distdqn.checkpoints.checkpointer import saved_shards
 from distdqn.checkpoints.store import Store
 from distdqn.errors import CheckpointError
 
@@ -160,7 +159,7 @@ class Run(Driver):
                 continue
             if kind == "learner":
                 return int(document["learner"]["learner_steps"])
-            return sum(int(shard["index"]["inserted"]) for shard in saved_shards(document))
+            return sum(int(shard["index"]["inserted"]) for shard in document["replay"])
         return 0
 
     def end(self) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """The command that shows what is in checkpoints: what it tells, and of what it is not afraid."""
 
 import dataclasses
+import io
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ from distdqn.checkpoints.format import manifest_bytes, manifest_name
 from distdqn.checkpoints.resume import describe_run
 from distdqn.checkpoints.store import Store
 from distdqn.config.config import Config
-from distdqn.inspect import Progress, inspect, main
+from distdqn.inspect import inspect, main
 from distdqn.reporting.metrics import Counters
 from distdqn.training.resolve import resolve
 from distdqn.types import EnvironmentSpec, Evaluation
@@ -67,7 +68,7 @@ def run_dir(tmp_path):
 
 def flip(store, number):
     """Flips a bit in an array that no other checkpoint has; returns its file's name."""
-    name = f"{store.read_manifest(number)['learner']['networks']['online'][0]['blob']}.npy"
+    name = f"{store.read_manifest(number)['learner']['networks']['online'][0]['blob']}.safetensors"
     path = Path(store._root) / "blobs" / name
     content = bytearray(path.read_bytes())
     content[-1] ^= 4
@@ -160,7 +161,7 @@ def test_inspect_names_every_damaged_file_with_its_reason_and_ends_with_four(run
 def test_inspect_tells_of_a_newer_format_with_both_numbers(run_dir, capsys):
     (run_dir / "checkpoints" / manifest_name(400)).write_bytes(manifest_bytes(400, {}, version=99))
     assert main([str(run_dir)]) == 4
-    assert "has format 99, this release reads up to" in capsys.readouterr().err
+    assert "has format 99, this release reads" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("place", ["nowhere", "empty", "file", "x" * 300])
@@ -220,14 +221,35 @@ def test_inspect_says_how_far_it_is_while_it_looks_at_much(run_dir):
     assert len(told) == len(list((run_dir / "checkpoints" / "blobs").iterdir()))
 
 
-def test_progress_is_told_on_one_line_which_is_gone_in_the_end(monkeypatch, capsys):
-    monkeypatch.setattr("distdqn.inspect._PROGRESS_SECONDS", 0.0)
-    progress = Progress()
-    for checked in (1_500_000, 2_500_000):
-        progress(checked, 2_500_000)
-    captured = capsys.readouterr()
-    assert captured.err.split("\r") == ["", f"{'1.5 MB of 2.5 MB checked':40}", " " * 40, ""]
-    assert captured.out == ""
+class Terminal(io.StringIO):
+    """Keeps what is printed on it."""
+
+    def isatty(self):
+        return True
+
+
+def test_progress_is_shown_on_a_terminal_alone_and_is_gone_in_the_end(monkeypatch, run_dir, capsys):
+    monkeypatch.setenv("TERM", "xterm")
+    assert main([str(run_dir)]) == 0
+    plain = capsys.readouterr()
+    assert plain.err == ""
+    monkeypatch.setattr("sys.stderr", Terminal())
+    assert main([str(run_dir)]) == 0
+    size = sum(path.stat().st_size for path in (run_dir / "checkpoints" / "blobs").iterdir())
+    shown = sys.stderr.getvalue()
+    assert f"{size / 1000:.1f}/{size / 1000:.1f} kB" in shown
+    assert shown.endswith("\x1b[2K")  # the line is erased
+    assert capsys.readouterr().out == plain.out
+
+
+def test_table_is_not_wrapped_where_there_is_no_terminal(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("COLUMNS", "40")
+    write(tmp_path, 10**12, 10**12 + 1)
+    assert main([str(tmp_path)]) == 0
+    table = capsys.readouterr().out.split("\n\n")[0].splitlines()
+    assert len(table) == 3
+    assert [line.split()[0] for line in table[1:]] == [f"{10**12}", f"{10**12 + 1}"]
+    assert all(line == line.rstrip() for line in table)
 
 
 def test_inspect_leaves_out_what_a_run_that_goes_on_has_deleted_meanwhile(run_dir):

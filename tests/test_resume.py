@@ -227,7 +227,7 @@ def test_fault_18_networks_are_kept_by_a_run_whose_checkpoints_cannot_be_written
     count, elsewhere = itertools.count(), tmp_path / "elsewhere"
     env = lambda: FaultyEnvironment(count, 600, 1.0, lambda: shutil.rmtree(elsewhere))  # noqa: E731
 
-    with pytest.raises(CheckpointError, match="5 times running") as caught:
+    with pytest.raises(CheckpointError, match="5 consecutive times") as caught:
         run(tmp_path / "run", env=env, checkpoint_dir=str(elsewhere), checkpoint_period=32)
 
     assert caught.value.exit_code == 4

@@ -31,7 +31,7 @@ def run_dir(tmp_path):
 def blob_of(run_dir, number):
     """The file of a checkpoint's own array."""
     root = run_dir / "checkpoints"
-    return root / "blobs" / f"{Store(str(root)).read_manifest(number)['learner']['blob']}.npy"
+    return root / "blobs" / f"{Store(str(root)).read_manifest(number)['learner']['blob']}.safetensors"
 
 
 def refused(capsys, *arguments):
@@ -84,7 +84,7 @@ def test_fault_15_checkpoint_of_another_network_ends_the_command_with_a_table(ru
 def test_fault_16_checkpoint_of_a_newer_format_ends_the_command(run_dir, capsys):
     (run_dir / "checkpoints" / manifest_name(300)).write_bytes(manifest_bytes(300, {}, version=99))
     (line,) = refused(capsys, "--run-dir", run_dir, "--resume", "auto")
-    assert "has format 99, this release reads up to" in line
+    assert "has format 99, this release reads" in line
 
 
 class Bomb:
@@ -101,9 +101,9 @@ class Bomb:
     ("kind", "reason"),
     [
         ("a pickle", "SHA-256 differs"),
-        ("a way out of the folder", "`blob` must be 64 hexadecimal digits"),
+        ("a way out of the folder", "`blob`: String should match"),
         ("a link", "is a symbolic link"),
-        ("an absurd shape", "`shape` must be the lengths"),
+        ("an absurd shape", "is larger than its file"),
     ],
 )
 def test_fault_17_hostile_checkpoint_ends_the_command(run_dir, capsys, tmp_path, kind, reason):
@@ -111,7 +111,7 @@ def test_fault_17_hostile_checkpoint_ends_the_command(run_dir, capsys, tmp_path,
     store = Store(str(root))
     document, path = store.read_manifest(200), blob_of(run_dir, 200)
     entry = document["learner"]
-    secret = tmp_path / "secret.npy"
+    secret = tmp_path / "secret.safetensors"
     secret.write_bytes(path.read_bytes())
     match kind:
         case "a pickle":
@@ -122,7 +122,7 @@ def test_fault_17_hostile_checkpoint_ends_the_command(run_dir, capsys, tmp_path,
         case _:
             entry |= {"blob": "../../secret"} if kind == "a way out of the folder" else {"shape": [2**62]}
             # Signed by the same rule, as an attacker would, without what we check before.
-            content = manifests._manifest_bytes(manifests.FORMAT, 200, document)
+            content = manifests._signed(manifests.FORMAT, 200, document)
             (root / manifest_name(200)).write_bytes(content)
     (line,) = refused(capsys, "--resume", root / manifest_name(200))
     assert reason in line

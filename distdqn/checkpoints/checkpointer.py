@@ -1,142 +1,125 @@
 """A run's checkpoints: what one holds, written in parts and read back.
 
-The roles know nothing of disks: they give their state as nested dictionaries of arrays and
-take it back. Whoever holds all of them, a team in one process or a supervisor, hands the
-parts over here.
+The roles know nothing of disks: `get_state` gives nested dictionaries of arrays, `set_state` takes them.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from distdqn.checkpoints.store import CheckpointRef, Store
 from distdqn.errors import CheckpointError
 from distdqn.replay.ring_buffer import segments
 from distdqn.types import Tree
 
-_MAX_FAILURES = 5  # running, before a run is told that its checkpoints cannot be written
+_MAX_FAILURES = 5  # consecutive ones, after which the run ends
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of replay that is saved by itself.
-
-    Attributes:
-        shard: which of the replays it is of.
-        kind: `rows` or `frames`, as in `Replay.get_rows` and `Replay.get_frames`.
-        begin: first id.
-        end: one past the last.
-        is_complete: it can never change any more.
-    """
+    """A part of replay that is saved as one file."""
 
     shard: int
-    kind: str
-    begin: int
-    end: int
-    is_complete: bool
+    kind: str  # `rows` or `frames`, as in `Replay.get_rows` and `Replay.get_frames`
+    begin: int  # first id
+    end: int  # one past the last
+    is_complete: bool  # it can never change any more
 
 
 def segments_of(shard: int, index: Tree) -> list[Segment]:
-    """The parts in which a shard with this `index` is saved, oldest first, frames before rows."""
-    found = []
-    if index["frames"] is not None:
-        found += _cut(shard, "frames", index["frames"], index["frames_per_segment"])
-    return found + _cut(shard, "rows", index, index["rows_per_segment"])
+    """The segments of a shard with this `index`, oldest first, frames before rows."""
+    return [
+        Segment(shard, kind, begin, end, end - begin == length)
+        for kind, counts, length in _kinds(index)
+        for begin, end in segments(counts["first"], counts["inserted"], length)
+    ]
 
 
-def _cut(shard: int, kind: str, counts: Tree, length: int) -> list[Segment]:
-    ranges = segments(counts["first"], counts["inserted"], length)
-    return [Segment(shard, kind, begin, end, end - begin == length) for begin, end in ranges]
-
-
-def _count_segments(index: Tree) -> int:
-    """How many `segments_of` would find."""
-    kinds = [(index, index["rows_per_segment"])]
-    if index["frames"] is not None:
-        kinds.append((index["frames"], index["frames_per_segment"]))
-    return sum(
-        max(0, -(-each["inserted"] // length) - each["first"] // length)
-        for each, length in kinds
-        if each["first"] < each["inserted"]
-    )
+def _kinds(index: Tree) -> list[tuple[str, Tree, int]]:
+    """What a shard holds: kind of segment, `first` and `inserted`, length of a segment."""
+    kinds = [
+        ("frames", index["frames"], index["frames_per_segment"]),
+        ("rows", index, index["rows_per_segment"]),
+    ]
+    return [each for each in kinds if each[1] is not None]
 
 
 class Checkpointer:
-    """Writes checkpoints, the same segment of replay only once.
+    """Writes checkpoints; a complete segment of replay is written once.
 
     Args:
         store: where to.
         keep: newest ones kept.
-        note: tells the user something.
+        note: tells the user a line.
     """
 
     def __init__(self, store: Store, keep: int, note: Callable[[str], None]) -> None:
         self._store = store
         self._keep = keep
         self._note = note
-        self._written: dict[
-            Segment, Any
-        ] = {}  # those that need not be written again, as the store names them
+        self._written: dict[Segment, Tree] = {}  # documents of the complete segments on disk
         self._best: tuple[int, int] | None = None  # learner steps of the best weights, checkpoint
         self._failures = 0
         self._last = max(store.numbers(), default=-1)
-        self._others = self._last  # up to here they are of another run, or of what this one gave up
+        self._others = self._last  # checkpoints up to this one are of other runs or were given up
 
     def forget_segments(self, shard: int) -> None:
-        """This shard is another one from here on, in which the same ids are other rows."""
-        self._written = {
-            segment: document for segment, document in self._written.items() if segment.shard != shard
-        }
+        """Writes all segments of a shard again: it was replaced, and its ids stand for other rows."""
+        self._written = {segment: part for segment, part in self._written.items() if segment.shard != shard}
 
     def reuse_segments(self, ref: CheckpointRef, shard: int, shards: int) -> Tree | None:
-        """Takes note that a shard is being put back from a checkpoint: what is here is not written again.
+        """Does not write again what a shard is restored from.
 
         Args:
-            ref: the checkpoint.
-            shard: index of the one that is filled.
+            ref: the checkpoint that it is restored from.
+            shard: index of the shard.
             shards: how many there are now.
 
         Returns:
-            The index that the shard will have, as the store names it. None where what it will
-            hold is not here as it is: in another store, or dealt out anew.
+            The document of the index that the shard will have; None where its segments are not
+            in this store, or are dealt out to another number of shards.
         """
-        saved = saved_shards(ref.document)
+        saved = ref.document["replay"]
         if ref.store is not self._store or len(saved) != shards:
             return None
         index: Tree = saved[shard]["index"]
         parts = saved[shard]["parts"]
-        if _count_segments(index) != len(parts):  # before a list is made of what a manifest claims
+        # Before a list is made of what a manifest claims.
+        if sum((counts["inserted"] - counts["first"]) // length for _, counts, length in _kinds(index)) > len(
+            parts
+        ):
             return None
-        for segment, part in zip(segments_of(shard, index), parts, strict=True):
-            self._written[segment] = part["state"]
+        found = segments_of(shard, index)
+        if len(found) != len(parts):
+            return None
+        self._written |= {segment: part["state"] for segment, part in zip(found, parts, strict=True)}
         return index
 
     def missing(self, indexes: Sequence[Tree]) -> list[Segment]:
-        """The segments that have to be written for a checkpoint of shards with these `indexes`.
+        """The segments to write for a checkpoint of shards with these `indexes`.
 
-        The oldest of every shard first, as these are overwritten first.
+        The oldest of every shard come first, as they are overwritten first.
         """
         wanted = [segments_of(shard, index) for shard, index in enumerate(indexes)]
         in_turns = itertools.chain.from_iterable(itertools.zip_longest(*wanted))
         found = [segment for segment in in_turns if segment is not None]
-        # What is overwritten in replay is not needed any more.
+        # Others are overwritten in replay.
         self._written = {segment: self._written[segment] for segment in found if segment in self._written}
         return [segment for segment in found if segment not in self._written]
 
-    def add_segment(self, segment: Segment, state: Tree) -> Any:
-        """Writes one segment; returns it as the store names it."""
-        document = self._store.write_tree(state)
+    def add_segment(self, segment: Segment, state: Tree) -> Tree:
+        """Writes one segment, and returns its document."""
+        document: Tree = self._store.write_tree(state)
         if segment.is_complete:
             self._written[segment] = document
         return document
 
-    def write(self, number: int, tree: Tree, indexes: Sequence[Tree], fresh: dict[Segment, Any]) -> None:
+    def write(self, number: int, tree: Tree, indexes: Sequence[Tree], fresh: dict[Segment, Tree]) -> None:
         """Completes checkpoint `number` and deletes those that are no longer kept.
 
         Args:
-            number: learner steps. Where these went back, since an older checkpoint was
-                taken up, the next free number, so that the latest always is the largest.
+            number: learner steps. After a return to an older checkpoint, the next free number,
+                so that the latest always is the largest.
             tree: all but replay.
             indexes: of all shards of replay; none leave replay out.
             fresh: what `add_segment` returned for each missing segment.
@@ -146,64 +129,51 @@ class Checkpointer:
             [{"kind": segment.kind, "state": known[segment]} for segment in segments_of(shard, index)]
             for shard, index in enumerate(indexes)
         ]
-        # All of a small one may have been overwritten before its turn came: nothing to sample from.
         replay = []
+        # All of a small one may be overwritten before it is written: nothing to sample from.
         if not any(parts) or any(_rows_in(part) for part in itertools.chain(*parts)):
             written = [self._store.write_tree(index) for index in indexes]
-            replay = [
-                {"index": index, "parts": of_shard} for index, of_shard in zip(written, parts, strict=True)
-            ]
+            replay = [{"index": index, "parts": own} for index, own in zip(written, parts, strict=True)]
+        document = {name: self._store.write_tree(part) for name, part in tree.items() if name != "goal"}
+        # The best weights rarely change: in a file of their own they are written once.
+        document["goal"] = {name: self._store.write_tree(part) for name, part in tree["goal"].items()}
         self._last = number = max(number, self._last + 1)
         best = tree["goal"]["best"]
         if best is not None and (self._best is None or self._best[0] != best["learner_steps"]):
             self._best = (best["learner_steps"], number)
-        self._store.write_manifest(number, {**self._store.write_tree(tree), "replay": replay})
+        self._store.write_manifest(number, {**document, "replay": replay})
         self._store.prune(self._keep, () if self._best is None else (self._best[1],))
         self._failures = 0
 
     def newest(self) -> CheckpointRef | None:
-        """The newest checkpoint written here that is whole; or None.
+        """The newest checkpoint of this run that is whole; None if there is none.
 
-        Replay is not read for it where this process has written it: with gigabytes of images
-        that would take seconds, in which nothing is ordered. Who puts it back reads it.
+        Replay is not read for it where this process has written it, as that takes seconds for
+        gigabytes of images. It is checked when it is read.
         """
         own = [number for number in self._store.numbers() if number > self._others]
         try:
             return self._store.newest_whole(*own, relied_on="replay")[0] if own else None
         except (CheckpointError, OSError) as error:
-            self._note(f"No checkpoint can be taken up: {error}")
+            self._note(f"No checkpoint can be loaded: {error}")
             return None
 
     def add_failure(self, error: Exception) -> None:
-        """Takes note that a checkpoint could not be written; the ones before it are intact.
+        """Counts a checkpoint that could not be written; the ones before it are intact.
 
         Raises:
-            CheckpointError: five times running.
+            CheckpointError: it was the fifth consecutive one.
         """
         self._failures += 1
-        self._written.clear()  # if it was one of these that is gone, it is written again
+        self._written.clear()  # a segment that is gone is written again
         why = f"A checkpoint could not be written ({type(error).__name__}: {error})"
         if self._failures >= _MAX_FAILURES:
-            raise CheckpointError(
-                f"{why}, {self._failures} times running (free the disk, or name another `checkpoint_dir`)."
-            )
-        self._note(f"{why}; training goes on, the ones before it are intact.")
+            times = f"{self._failures} consecutive times"
+            raise CheckpointError(f"{why}, {times} (free the disk, or name another `checkpoint_dir`).")
+        self._note(f"{why}; training continues, earlier checkpoints are intact.")
 
 
 def _rows_in(part: Tree) -> int:
     """How many rows a saved segment holds; 0 for frames."""
     columns = part["state"]["columns"].values() if part["kind"] == "rows" else ()
     return max((int(column["shape"][0]) for column in columns), default=0)
-
-
-def saved_shards(document: Tree) -> list[Tree]:
-    """The shards of replay that a checkpoint holds, `index` and `parts` of each; none if it has no replay."""
-    replay = document["replay"] or []  # None in format 1
-    return [replay] if isinstance(replay, dict) else list(replay)  # or a single replay
-
-
-def replay_parts(store: Store, shard: Tree) -> Iterator[tuple[str, Tree]]:
-    """Method of `Replay` and its argument, in the order in which they put a saved shard back."""
-    for part in shard["parts"]:
-        yield f"set_{part['kind']}", store.read_tree(part["state"])
-    yield "set_index", store.read_tree(shard["index"])

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from typing_extensions import override
+
 from distdqn.errors import CheckpointDamaged, ConfigError
 
 _DAMAGE = {
@@ -24,7 +26,7 @@ _DAMAGE = {
 
 
 class Files(Protocol):
-    """What a store asks of a place.
+    """What a store asks of a place; names are paths below its root, folders "" and "blobs/".
 
     Faults of the place itself (full, gone, not permitted, unreachable) are `OSError`s.
     """
@@ -32,50 +34,50 @@ class Files(Protocol):
     def make_folders(self) -> None:
         """Makes the folders that files are written to."""
 
-    def write(self, name: str, *parts: bytes | memoryview) -> None:
-        """Writes a file of these parts, durably, and gives it its name last."""
+    def write(self, name: str, content: bytes) -> None:
+        """Writes a file durably, and gives it its name last."""
 
     def holds(self, name: str, size: int) -> bool:
-        """Whether there is a regular file of that size."""
+        """Whether there is a regular file of that size; its age restarts where the place can do that."""
 
     def reading(self, name: str) -> contextlib.AbstractContextManager[tuple[io.BufferedIOBase, int]]:
         """Opens a file and tells its size; `CheckpointDamaged` if it is no regular file."""
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Names and sizes in a folder; -1 for what is no regular file, empty if it is missing."""
+        """Names and sizes of all in a folder, if there is one; -1 for what is no regular file."""
 
     def modified(self, name: str) -> float:
-        """When a file was last written, in seconds since 1970."""
+        """When a file was last written or asked for by `holds`, in seconds since 1970."""
 
     def delete(self, name: str) -> None:
         """Deletes a file; nothing happens if it is gone."""
 
     def sync(self, folder: str) -> None:
-        """Makes names durable that were given or deleted in a folder."""
+        """Makes durable which names files in a folder have."""
 
 
-class LocalFiles:
-    """Files below a folder, shared by processes of one or more machines."""
+class LocalFiles(Files):
+    """Files below a folder, shared by processes of one or more machines.
+
+    Writing makes no folders: one that is gone is a fault. Reading follows no links and waits
+    for no pipe's other end.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
+    @override
     def make_folders(self) -> None:
-        """Makes the folder of blobs with those above it."""
         (self._root / "blobs").mkdir(parents=True, exist_ok=True)
         self.sync("")
 
-    def write(self, name: str, *parts: bytes | memoryview) -> None:
-        """Writes aside, syncs and renames, so that a name never stands for half a file.
-
-        Folders are not made: one that is gone is a fault, not a fresh start.
-        """
+    @override
+    def write(self, name: str, content: bytes) -> None:
         path = self._root / name
         aside = path.with_name(f".{secrets.token_hex(8)}.part")
         try:
             with aside.open("xb") as stream:
-                for part in parts:
-                    stream.write(part)
+                stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
             aside.replace(path)
@@ -84,8 +86,8 @@ class LocalFiles:
                 aside.unlink()
             raise
 
+    @override
     def holds(self, name: str, size: int) -> bool:
-        """Whether there is a regular file of that size; if so, its age starts anew."""
         path = self._root / name
         try:
             found = path.lstat()
@@ -96,48 +98,47 @@ class LocalFiles:
             return False
         return True
 
+    @override
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[tuple[io.BufferedIOBase, int]]:
-        """Opens a file without following a link or waiting for a pipe's other end."""
         path = self._root / name
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                os.close(descriptor)
-                raise CheckpointDamaged(f"{path}: is not a regular file.")
             with os.fdopen(descriptor, "rb") as stream:
+                found = os.fstat(descriptor)
+                if not stat.S_ISREG(found.st_mode):
+                    raise CheckpointDamaged(f"{path}: is not a regular file.")
                 yield stream, found.st_size
         except OSError as error:
             if error.errno not in _DAMAGE:
                 raise
             raise CheckpointDamaged(f"{path}: {_DAMAGE[error.errno]}") from error
 
+    @override
     def sizes(self, folder: str) -> dict[str, int]:
-        """Names and sizes in a folder."""
         found = {}
         with contextlib.suppress(FileNotFoundError):  # no folder
             for path in (self._root / folder).iterdir():
                 with contextlib.suppress(FileNotFoundError):  # renamed or deleted since
                     status = path.lstat()
-                    found[path.name] = status.st_size if stat.S_ISREG(status.st_mode) else -1
+                    found[folder + path.name] = status.st_size if stat.S_ISREG(status.st_mode) else -1
         return found
 
+    @override
     def modified(self, name: str) -> float:
-        """When a file was last written or asked for by `holds`."""
         return (self._root / name).lstat().st_mtime
 
+    @override
     def delete(self, name: str) -> None:
-        """Deletes a file."""
         (self._root / name).unlink(missing_ok=True)
 
+    @override
     def sync(self, folder: str) -> None:
-        """Syncs a folder, where the file system knows how to."""
         descriptor = os.open(self._root / folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot sync a folder
                 raise
         finally:
             os.close(descriptor)
@@ -154,24 +155,26 @@ def _as_os_errors() -> Iterator[None]:
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
-class RemoteFiles:
+class RemoteFiles(Files):
     """Files of an object store, by fsspec; one put makes an object whole and durable."""
 
     def __init__(self, system: Any, root: str) -> None:
         self._system = system
         self._root = root.rstrip("/")
 
+    @override
     def make_folders(self) -> None:
         """Object stores have none."""
 
+    @override
     @_as_os_errors()
-    def write(self, name: str, *parts: bytes | memoryview) -> None:
-        """Puts an object in one call; a stream would be committed half when it fails."""
-        self._system.pipe_file(self._path(name), b"".join(parts))
+    def write(self, name: str, content: bytes) -> None:
+        # In one call: a stream would leave half an object when it fails.
+        self._system.pipe_file(self._path(name), content)
 
+    @override
     @_as_os_errors()
     def holds(self, name: str, size: int) -> bool:
-        """Whether there is an object of that size; its age is left as it is."""
         self._system.invalidate_cache()  # others write too
         try:
             found = self._system.info(self._path(name))
@@ -179,9 +182,9 @@ class RemoteFiles:
             return False
         return bool(found["type"] == "file" and found["size"] == size)
 
+    @override
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[tuple[io.BufferedIOBase, int]]:
-        """Opens an object."""
         path = self._path(name)
         where = self._system.unstrip_protocol(path)
         try:
@@ -195,33 +198,36 @@ class RemoteFiles:
         except FileNotFoundError as error:
             raise CheckpointDamaged(f"{where}: is missing.") from error
 
+    @override
     @_as_os_errors()
     def sizes(self, folder: str) -> dict[str, int]:
-        """Names and sizes below a prefix."""
         self._system.invalidate_cache()
         try:
             listing = self._system.ls(self._path(folder), detail=True)
         except FileNotFoundError:
             return {}
         return {
-            item["name"].rstrip("/").rpartition("/")[2]: item["size"] if item["type"] == "file" else -1
+            folder + item["name"].rstrip("/").rpartition("/")[2]: item["size"]
+            if item["type"] == "file"
+            else -1
             for item in listing
         }
 
+    @override
     @_as_os_errors()
     def modified(self, name: str) -> float:
-        """When an object was put; now, so that none ever gets old, if the store cannot tell."""
         try:
             return float(self._system.modified(self._path(name)).timestamp())
-        except NotImplementedError:
+        except NotImplementedError:  # the store cannot tell: no object is ever old enough to be deleted
             return time.time()
 
+    @override
     @_as_os_errors()
     def delete(self, name: str) -> None:
-        """Deletes an object."""
         with contextlib.suppress(FileNotFoundError):
             self._system.rm_file(self._path(name))
 
+    @override
     def sync(self, folder: str) -> None:
         """A put is durable already."""
 

@@ -1,19 +1,173 @@
-"""One checkpoint as one JSON document that lists its arrays and vouches for itself."""
+"""The files of a checkpoint: arrays as safetensors, and a manifest in JSON that refers to them."""
 
 import hashlib
 import json
+import math
 import re
-from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
-from distdqn.checkpoints.arrays import entry_fault
+import numpy as np
+import safetensors.numpy
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from safetensors import SafetensorError
+
 from distdqn.errors import CheckpointDamaged, CheckpointTooNew
+from distdqn.types import AnyArray, Tree
 
-FORMAT = 2  # 1 had a single replay in place of the list of shards, which `checkpoints` still reads
+FORMAT = 3
 
-MAX_BYTES = 64 * 2**20
+MAX_MANIFEST_BYTES = 64 * 2**20
 
-_DEEPEST = 100  # levels of nesting; Python's own limit is on recursion, and no error of ours
+_MAX_DEPTH = 100  # levels of nesting, far below Python's limit of recursion
+
+_MAX_AXES = 32
+
+_Integer = Literal["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
+
+_Dtype = Literal["bool", _Integer, "float16", "float32", "float64"]
+
+_Length = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class ArrayRef(BaseModel):
+    """A reference: what stands for an array in a document."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    blob: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # SHA-256 of the file that holds the array
+    bytes: _Length  # of that file
+    tensor: str  # name of the array in that file
+    dtype: _Dtype
+    shape: Annotated[list[_Length], Field(max_length=_MAX_AXES)]
+
+    @field_validator("shape")
+    @classmethod
+    def _fits_into_its_file(cls, shape: list[int], info: ValidationInfo) -> list[int]:
+        if {"bytes", "dtype"} <= info.data.keys():
+            itemsize = np.dtype(info.data["dtype"]).itemsize
+            # NumPy counts axes of length 0 as 1 when it looks for overflow.
+            overflows = math.prod(max(length, 1) for length in shape) * itemsize >= 2**63
+            if overflows or math.prod(shape) * itemsize > info.data["bytes"]:
+                raise ValueError("is larger than its file")
+        return shape
+
+    @property
+    def file(self) -> str:
+        """Name of its file below the root of the store."""
+        return f"blobs/{self.blob}.safetensors"
+
+
+class Manifest(BaseModel):
+    """The file of one checkpoint. Later formats keep these fields, so that they are not taken for damage."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    format: Annotated[int, Field(ge=1)]
+    number: Annotated[int, Field(ge=0)]
+    sha256: str  # of the same JSON without this field
+    document: Tree  # numbers, text and references to arrays
+
+
+def split_tree(tree: Any, arrays: dict[str, tuple[AnyArray, Tree]], name: str = "") -> Any:
+    """The tree as JSON, with references in the places of arrays.
+
+    Tuples become lists, NumPy's scalars Python's. References that are there already stay.
+
+    Args:
+        tree: nested dictionaries and lists.
+        arrays: receives each array `[...]` by its name, with its reference, which lacks the file.
+        name: of the tree in the file.
+
+    Raises:
+        TypeError: something in it is neither an array nor JSON.
+        ValueError: something in it could not be read back.
+    """
+    prefix = f"{name}." if name else ""
+    match tree:
+        case np.ndarray():
+            name = name or "array"
+            if tree.dtype.name not in get_args(_Dtype) or tree.ndim > _MAX_AXES:
+                what = f"`{name}` is an array of {tree.dtype} with shape {tree.shape}"
+                raise ValueError(f"{what}: only booleans, integers and floats are stored.")
+            if name in arrays or name == "__metadata__":
+                raise ValueError(f"`tree` has two arrays named `{name}`, or the name is reserved.")
+            ordered = np.asarray(tree, dtype=tree.dtype.newbyteorder("<"), order="C")
+            arrays[name] = ordered, {"tensor": name, "dtype": tree.dtype.name, "shape": list(tree.shape)}
+            return arrays[name][1]
+        case np.bool_() | np.integer() | np.floating():
+            return tree.item()
+        case {"blob": _}:
+            return _ref(tree).model_dump()
+        case dict():
+            _check_keys(tree)
+            return {key: split_tree(value, arrays, f"{prefix}{key}") for key, value in tree.items()}
+        case list() | tuple():
+            return [split_tree(value, arrays, f"{prefix}{i}") for i, value in enumerate(tree)]
+        case None | bool() | int() | float() | str():
+            return tree
+    raise TypeError(f"`tree` holds a {type(tree).__name__}: neither an array nor JSON.")
+
+
+def join_tree(document: Any, arrays: dict[tuple[str, str], AnyArray]) -> Any:
+    """The document with arrays `[...]`, by blob and name, in the places of their references."""
+    match document:
+        case {"blob": blob, "tensor": tensor}:
+            return arrays[blob, tensor]
+        case dict():
+            return {key: join_tree(value, arrays) for key, value in document.items()}
+        case list():
+            return [join_tree(value, arrays) for value in document]
+    return document
+
+
+def arrays_to_bytes(arrays: dict[str, AnyArray]) -> bytes:
+    """The file of arrays `[...]` by name; the same arrays give the same bytes."""
+    return safetensors.numpy.save(arrays)
+
+
+def arrays_from_bytes(content: bytes, refs: list[ArrayRef], where: str) -> dict[tuple[str, str], AnyArray]:
+    """The arrays `[...]` of references to one file, by blob and name, writable.
+
+    Raises:
+        CheckpointDamaged: the content is not what they say; `where` names the file.
+    """
+    if hashlib.sha256(content).hexdigest() != refs[0].blob:
+        raise CheckpointDamaged(f"{where}: its content is not what was written (SHA-256 differs).")
+    try:
+        arrays = safetensors.numpy.load(content)
+    except (SafetensorError, LookupError, ValueError) as error:  # no such file, or types that NumPy has not
+        raise CheckpointDamaged(f"{where}: is not a file of arrays in the safetensors format.") from error
+    for ref in refs:
+        array = arrays.get(ref.tensor)
+        if array is None or (array.dtype.name, list(array.shape)) != (ref.dtype, ref.shape):
+            raise CheckpointDamaged(f"{where}: does not hold {ref.dtype} of shape {ref.shape}.")
+    return {(ref.blob, ref.tensor): arrays[ref.tensor] for ref in refs}
+
+
+def refs_by_file(document: object) -> dict[str, list[ArrayRef]]:
+    """The references to arrays in a document, by the name of their file.
+
+    Raises:
+        ValueError: one is malformed, a key is no text, or the nesting is too deep.
+    """
+    found: dict[str, list[ArrayRef]] = {}
+    level = [document]
+    for _ in range(_MAX_DEPTH):
+        below: list[object] = []
+        for value in level:
+            match value:
+                case {"blob": _}:
+                    ref = _ref(value)
+                    found.setdefault(ref.file, []).append(ref)
+                case dict():
+                    _check_keys(value)
+                    below += value.values()
+                case list() | tuple():
+                    below += value
+        level = [value for value in below if isinstance(value, dict | list | tuple)]
+        if not level:
+            return found
+    raise ValueError(f"`document` is nested deeper than {_MAX_DEPTH} levels.")
 
 
 def manifest_name(number: int) -> str:
@@ -28,91 +182,78 @@ def number_from_name(name: str) -> int | None:
     return number if name == manifest_name(number) else None
 
 
-def manifest_bytes(number: int, document: dict[str, Any], version: int = FORMAT) -> bytes:
-    """The file of a checkpoint.
-
-    `sha256` is taken over the same JSON without it. Every later format keeps these
-    four keys and this rule, so that "too new" is told from "damaged".
+def manifest_bytes(number: int, document: Tree, version: int = FORMAT) -> bytes:
+    """The manifest of a checkpoint.
 
     Raises:
-        ValueError: a key is no text (JSON would make it one), an entry is malformed, or
-            the file would be larger than is ever read.
+        ValueError: it could not be read back: see `refs_by_file`, or it is longer than is ever read.
         TypeError: something in the document is not JSON.
     """
-    for entry in entries_of(document):
-        if fault := entry_fault(entry):
-            raise ValueError(f"`document` has an array that could not be read: {fault}.")
-    content = _manifest_bytes(version, number, document)
-    if len(content) > MAX_BYTES:
-        raise ValueError(f"`document` takes {len(content)} bytes, {MAX_BYTES} are read: use arrays.")
+    refs_by_file(document)
+    content = _signed(version, number, document)
+    if len(content) > MAX_MANIFEST_BYTES:
+        raise ValueError(f"`document` takes {len(content)} bytes, {MAX_MANIFEST_BYTES} are read: use arrays.")
     return content
 
 
-def document_from_bytes(content: bytes, number: int, where: str) -> dict[str, Any]:
-    """The document of checkpoint `number`, whose every entry is sound.
+def document_from_bytes(content: bytes, number: int, where: str) -> Tree:
+    """The document in the manifest of checkpoint `number`; its references are sound.
 
     Raises:
-        CheckpointDamaged: the file is not what was written; `where` names it.
+        CheckpointDamaged: the manifest is not what was written; `where` names its file.
         CheckpointTooNew: its format is newer than ours.
     """
     try:
-        envelope = json.loads(content.decode("ascii"))
-        version, found = envelope["format"], envelope["number"]
-        # To the byte: then no change at all goes unseen, not even one that JSON ignores.
-        is_same = content == _manifest_bytes(version, found, envelope["document"])
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        manifest = Manifest.model_validate(json.loads(content.decode("ascii")))
+        # To the byte: then no change goes unseen, not even one that JSON ignores.
+        is_same = content == _signed(manifest.format, manifest.number, manifest.document)
+    except ValidationError as error:
+        raise CheckpointDamaged(f"{where}: is not a manifest ({_reason(error)}).") from error
+    except (ValueError, RecursionError) as error:
         raise CheckpointDamaged(f"{where}: is not a manifest (cut, or not JSON).") from error
-    if not is_same or type(version) is not int or version < 1:
+    if not is_same:
         raise CheckpointDamaged(f"{where}: its content is not what was written (SHA-256 differs).")
-    if version > FORMAT:
-        raise CheckpointTooNew(
-            f"{where}: has format {version}, this release reads up to {FORMAT} (install a newer distdqn)."
-        )
-    if type(found) is not int or found != number:
-        raise CheckpointDamaged(f"{where}: is checkpoint {found!r} under another's name.")
-    document = envelope["document"]
-    if not isinstance(document, dict):
-        raise CheckpointDamaged(f"{where}: its document is not an object.")
+    if manifest.format != FORMAT:
+        what = f"{where}: has format {manifest.format}, this release reads {FORMAT}"
+        if manifest.format > FORMAT:
+            raise CheckpointTooNew(f"{what} (install a newer distdqn).")
+        raise CheckpointDamaged(f"{what} (start a new run).")
+    if manifest.number != number:
+        raise CheckpointDamaged(f"{where}: is checkpoint {manifest.number} under another's name.")
     try:
-        fault = next(filter(None, map(entry_fault, entries_of(document))), "")
+        refs_by_file(manifest.document)
     except ValueError as error:
         raise CheckpointDamaged(f"{where}: {error}") from error
-    if fault:
-        raise CheckpointDamaged(f"{where}: {fault}.")
-    return document
+    return manifest.document
 
 
-def entries_of(document: object) -> Iterator[object]:
-    """Whatever stands for an array in a document: each dictionary with the key `blob`.
-
-    Raises:
-        ValueError: a key is no text, or the nesting is too deep to be ours.
-    """
-    level = [document]
-    for _ in range(_DEEPEST):
-        below: list[object] = []
-        for value in level:
-            if isinstance(value, dict):
-                if not all(isinstance(key, str) for key in value):
-                    raise ValueError(f"`document` has keys that are no text: {list(value)[:3]}.")
-                if "blob" in value:
-                    yield value
-                else:
-                    below += value.values()
-            elif isinstance(value, list | tuple):
-                below += value
-        if not below:
-            return
-        level = below
-    raise ValueError(f"`document` is nested deeper than {_DEEPEST} levels.")
-
-
-def _manifest_bytes(version: object, number: object, document: object) -> bytes:
+def _signed(version: int, number: int, document: Tree) -> bytes:
+    """The manifest as ASCII JSON without spaces; keys keep their order, floats come back bit for bit."""
     plain = {"format": version, "number": number, "document": document}
-    digest = hashlib.sha256(_canonical(plain)).hexdigest()
-    return _canonical({"format": version, "number": number, "sha256": digest, "document": document}) + b"\n"
+    digest = hashlib.sha256(_json(plain)).hexdigest()
+    return _json({"format": version, "number": number, "sha256": digest, "document": document}) + b"\n"
 
 
-def _canonical(value: object) -> bytes:
-    """JSON without spaces, in ASCII, keys in their own order; floats come back bit for bit."""
+def _json(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+def _check_keys(tree: dict[Any, Any]) -> None:
+    """Refuses keys that JSON would make text."""
+    if not all(isinstance(key, str) for key in tree):
+        raise ValueError(f"`tree` has keys that are no text: {list(tree)[:3]}.")
+
+
+def _ref(value: object) -> ArrayRef:
+    """The reference that a dictionary with the key `blob` is."""
+    try:
+        return ArrayRef.model_validate(value)
+    except ValidationError as error:
+        raise ValueError(f"A reference to an array is malformed: {_reason(error)}.") from error
+
+
+def _reason(error: ValidationError) -> str:
+    """What pydantic refused first, in one line."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    field = ascii(".".join(map(str, first["loc"])))[1:-1]  # a name from the file may be anything
+    return f"`{field[:80]}`: {first['msg']}"

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from distdqn.checkpoints.checkpointer import replay_parts, saved_shards
 from distdqn.checkpoints.store import CheckpointRef, Store
 from distdqn.replay.samplers import priorities_in
 from distdqn.replay.shards import shard_capacities
@@ -35,11 +34,13 @@ class RestorePlan:
         """
         if self.ref is None:
             return
-        saved = saved_shards(self.ref.document)
+        store, saved = self.ref.store, self.ref.document["replay"]
         if len(saved) == self.shards:
-            yield from replay_parts(self.ref.store, saved[shard])
+            for part in saved[shard]["parts"]:
+                yield f"set_{part['kind']}", store.read_tree(part["state"])
+            yield "set_index", store.read_tree(saved[shard]["index"])
         else:
-            for chunk in reshard(self.ref.store, saved, self.shards, shard):
+            for chunk in reshard(store, saved, self.shards, shard):
                 yield "set_chunk", chunk
 
     def info(self, shard: int) -> ReplayInfo:
@@ -47,7 +48,7 @@ class RestorePlan:
 
         Resharding drops the rows that were overwritten, so these do not count as inserted.
         """
-        saved = [] if self.ref is None else saved_shards(self.ref.document)
+        saved = [] if self.ref is None else self.ref.document["replay"]
         if len(saved) == self.shards:
             index = saved[shard]["index"]
             inserted = int(index["inserted"])

@@ -185,7 +185,11 @@ def _compare(now: Tree, number: int, about: Tree) -> list[str]:
 def _changed(then: Tree, now: Tree) -> list[str]:
     """A line for each option that both know and that differs."""
     pairs = {name: (then[name], _plain(value)) for name, value in now.items() if name in then}
-    return [f"  {name}: {_text(old)} / {_text(new)}" for name, (old, new) in pairs.items() if old != new]
+    return [
+        f"  {name}: {option_text(old)} / {option_text(new)}"
+        for name, (old, new) in pairs.items()
+        if old != new
+    ]
 
 
 def _plain(value: Any) -> Any:
@@ -193,6 +197,6 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _text(value: Any) -> str:
-    """An option's value in one line, whatever a file holds."""
+def option_text(value: Any) -> str:
+    """An option's value in one line that no terminal takes for a command, whatever a file holds."""
     return "none" if value is None else json.dumps(value).strip('"')

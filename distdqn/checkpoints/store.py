@@ -1,7 +1,8 @@
-"""The checkpoints of a run: arrays by their content, and one manifest per checkpoint."""
+"""The checkpoints of a run: files of arrays named by their content, and one manifest a checkpoint."""
 
 import contextlib
 import errno
+import hashlib
 import re
 import secrets
 import time
@@ -10,41 +11,42 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from distdqn.checkpoints.arrays import Entry, blob_from_array, blob_name, check_blob, entry_fault, read_blob
 from distdqn.checkpoints.files import files_at
 from distdqn.checkpoints.format import (
-    MAX_BYTES,
+    MAX_MANIFEST_BYTES,
+    ArrayRef,
+    arrays_from_bytes,
+    arrays_to_bytes,
     document_from_bytes,
-    entries_of,
+    join_tree,
     manifest_bytes,
     manifest_name,
     number_from_name,
+    refs_by_file,
+    split_tree,
 )
 from distdqn.errors import CheckpointDamaged, CheckpointError, NoCheckpoint
 from distdqn.types import AnyArray, Tree
 
-_MAX_REMEMBERED = 100_000  # digests, of 32 bytes each
+_MAX_REMEMBERED = 100_000  # digests, of 64 letters each
 
 
 class Store:
     """Keeps checkpoints below a folder or URL, written by several processes at once.
 
-        <root>/blobs/<sha256>.npy            arrays, never changed, equal ones stored once
-        <root>/checkpoint-000000000123.json  the manifest: names the arrays of checkpoint 123
+        <root>/blobs/<sha256>.safetensors    arrays, never changed; equal files are stored once
+        <root>/checkpoint-000000000123.json  the manifest of checkpoint 123, which refers to its arrays
 
-    A checkpoint exists if and only if its manifest does, and that is written last. Any
-    process may write arrays. One process alone, the driver, writes manifests and prunes,
-    one after the other.
+    A checkpoint exists if and only if its manifest does, and that is written last. Any process
+    may write arrays. One process alone, the driver, writes manifests and prunes.
 
     What cannot be read back raises `CheckpointError`. Faults of the disk (full, gone, no
-    permission) are `OSError`s, after which everything that was whole still is.
+    permission) are `OSError`s, after which all checkpoints are still whole.
 
     Args:
         root: local path, or URL of an object store that fsspec knows.
-        grace_seconds: age below which files that no manifest names are left alone, as
-            somebody may still be writing that manifest.
+        grace_seconds: younger files stay although no manifest refers to them, as another
+            process may be about to write that manifest.
     """
 
     def __init__(self, root: str, grace_seconds: float = 3600.0) -> None:
@@ -52,8 +54,7 @@ class Store:
         self.place = place_of(root)  # URL or absolute path
         self._root = root.rstrip("/") or "/"
         self._grace_seconds = grace_seconds
-        # Digests of blobs whose content was right when this process last saw it.
-        self._seen_whole: set[bytes] = set()
+        self._seen_whole: set[str] = set()  # files that were right when this process last read or wrote them
 
     def check_writable(self) -> None:
         """Makes the folders if need be, and writes and deletes a file in each.
@@ -65,116 +66,77 @@ class Store:
         """
         self._files.make_folders()
         for folder in ("", "blobs/"):
-            probe = f"{folder}.{secrets.token_hex(8)}.part"  # deleted as a leftover if we die here
+            probe = f"{folder}.{secrets.token_hex(8)}.part"  # pruned as a leftover if this process dies here
             self._files.write(probe, b"probe")
             self._files.delete(probe)
 
-    def write_array(self, array: AnyArray) -> Entry:
-        """Stores an array `[...]`, unless its content is there already, and returns its entry.
-
-        A file that is there is read back once before it is relied on: damaged, it would
-        go on to damage every later checkpoint that holds the same content.
-
-        Raises:
-            ValueError: its elements are neither booleans, integers nor plain floats.
-            OSError: it could not be written.
-        """
-        entry, header, data = blob_from_array(array)
-        if not (self._files.holds(blob_name(entry), entry["bytes"]) and self._is_whole(entry)):
-            self._files.write(blob_name(entry), header, data)
-            self._remember(entry)
-        return entry
-
-    def read_array(self, entry: Entry) -> AnyArray:
-        """The array `[*shape]` of an entry, writable and this process's own.
-
-        Raises:
-            CheckpointDamaged: it is not what was written, byte for byte. Before memory is
-                taken for it, its file was seen to be as long as that.
-        """
-        if fault := entry_fault(entry):
-            raise CheckpointDamaged(f"{self._root}: {fault}.")
-        self._seen_whole.discard(_digest(entry))
-        with self._files.reading(blob_name(entry)) as (stream, size):
-            array = read_blob(stream, size, entry, self._where(blob_name(entry)))
-        self._remember(entry)
-        return array
-
     def write_tree(self, tree: Any) -> Any:
-        """Stores the arrays in nested dictionaries and lists; they come back as entries.
+        """Stores the arrays of nested dictionaries and lists in one file; returns the document.
 
-        Tuples become lists, NumPy's scalars Python's. Integers keep every digit. Entries
-        from `write_array` stay as they are.
-
-        Raises:
-            TypeError: something else is in it.
-            ValueError: a key is no text, or is `blob` and its dictionary no entry.
-        """
-        match tree:
-            case np.ndarray():
-                return self.write_array(tree)
-            case np.bool_() | np.integer() | np.floating():
-                return tree.item()
-            case dict():
-                if "blob" in tree and (fault := entry_fault(tree)):
-                    raise ValueError(f"`tree` has the key `blob`, which marks stored arrays: {fault}.")
-                return {_text(key): self.write_tree(value) for key, value in tree.items()}
-            case list() | tuple():
-                return [self.write_tree(value) for value in tree]
-            case None | bool() | int() | float() | str():
-                return tree
-        raise TypeError(f"`tree` holds a {type(tree).__name__}: neither an array nor JSON.")
-
-    def read_tree(self, document: Any) -> Any:
-        """The document with every entry replaced by its array.
+        A file that is there already is not written again, but read once: damaged, it would
+        damage every later checkpoint.
 
         Raises:
-            CheckpointDamaged: see `read_array`.
+            TypeError: something in the tree is neither an array nor JSON.
+            ValueError: something in it could not be read back, see `split_tree`.
+            OSError: the file could not be written.
         """
-        match document:
-            case {"blob": _}:
-                return self.read_array(document)
-            case dict():
-                return {key: self.read_tree(value) for key, value in document.items()}
-            case list():
-                return [self.read_tree(value) for value in document]
+        arrays: dict[str, tuple[AnyArray, Tree]] = {}
+        document = split_tree(tree, arrays)
+        if arrays:
+            content = arrays_to_bytes({name: array for name, (array, _) in arrays.items()})
+            file = {"blob": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+            for _, ref in arrays.values():
+                ref.update(file)
+            refs = [ArrayRef(**ref) for _, ref in arrays.values()]
+            name = refs[0].file
+            is_there = self._files.holds(name, len(content))
+            if not is_there or (name not in self._seen_whole and self.fault(refs)):
+                self._files.write(name, content)
+                self._remember(name)
         return document
 
-    def sync(self) -> None:
-        """Makes durable that the arrays written so far have their names.
+    def read_tree(self, document: Any) -> Any:
+        """The document with arrays in the places of references, writable and this process's own.
 
-        `write_manifest` does it for all writers on its own machine. A writer on another
-        machine calls it before it hands over its entries.
+        Raises:
+            CheckpointDamaged: a file is not what was written, byte for byte.
         """
-        self._files.sync("blobs")
+        try:
+            files = refs_by_file(document)
+        except ValueError as error:
+            raise CheckpointDamaged(f"{self._root}: {error}") from error
+        arrays: dict[tuple[str, str], AnyArray] = {}
+        for refs in files.values():
+            arrays |= self._read(refs)
+        return join_tree(document, arrays)
 
-    def write_manifest(self, number: int, document: dict[str, Any]) -> None:
+    def write_manifest(self, number: int, document: Tree) -> None:
         """Makes checkpoint `number` exist, in one step; one that had the number is replaced.
 
         Raises:
             ValueError: `number` is negative, or `document` is no JSON that can be read back.
             TypeError: `document` holds something that is not JSON.
-            OSError: it could not be written, or an array that it names is not there.
+            OSError: it could not be written, or a file that it refers to is not there.
         """
         if number < 0:
             raise ValueError(f"`number` ({number}) must be at least 0.")
         content = manifest_bytes(number, document)
-        sizes = self._files.sizes("blobs")
-        for entry in _entries(document):
-            name = blob_name(entry)
-            if sizes.get(name.removeprefix("blobs/")) != entry["bytes"]:
-                raise FileNotFoundError(errno.ENOENT, "Array of a checkpoint is gone", self._where(name))
-        self.sync()
+        sizes = self._files.sizes("blobs/")
+        for name, refs in refs_by_file(document).items():
+            if sizes.get(name) != refs[0].bytes:
+                raise FileNotFoundError(errno.ENOENT, "File of a checkpoint is gone", self._where(name))
+        self._files.sync("blobs/")
         self._files.write(manifest_name(number), content)
         self._files.sync("")
 
     def numbers(self) -> list[int]:
-        """Numbers of all checkpoints, ascending; whether they are whole is not looked at."""
+        """Numbers of all checkpoints, ascending, whole or not."""
         found = (number_from_name(name) for name in self._files.sizes(""))
         return sorted(number for number in found if number is not None)
 
-    def read_manifest(self, number: int) -> dict[str, Any]:
-        """The document of a checkpoint; its entries are sound, their files not looked at.
+    def read_manifest(self, number: int) -> Tree:
+        """The document of a checkpoint; its references are sound, their files were not looked at.
 
         Raises:
             CheckpointDamaged: it is not what was written, or missing.
@@ -182,48 +144,38 @@ class Store:
         """
         name = manifest_name(number)
         with self._files.reading(name) as (stream, size):
-            if size > MAX_BYTES:
+            if size > MAX_MANIFEST_BYTES:
                 raise CheckpointDamaged(
                     f"{self._where(name)}: is {size} bytes long, too long for a manifest."
                 )
             content = stream.read(size)
         return document_from_bytes(content, number, self._where(name))
 
-    def verify(self, number: int, relied_on: str | None = None) -> dict[str, Any]:
+    def verify(self, number: int, relied_on: str = "") -> Tree:
         """The document of a checkpoint of which every byte is as it was written.
-
-        Arrays are read a chunk at a time.
 
         Args:
             number: of the checkpoint.
-            relied_on: key of a part of the document that is too large to be read twice. Arrays
-                in it that this process has written, or read, need a file of their length only:
-                if its content has changed since, `read_array` raises.
+            relied_on: key of a part of the document that is too large to be read twice. Of files
+                in it that this process has written or read, only the length is checked;
+                `read_tree` checks their content.
 
         Raises:
             CheckpointDamaged: it is not whole.
             CheckpointTooNew: a later release wrote it.
         """
         document = self.read_manifest(number)
-        part = {relied_on: document[relied_on]} if relied_on in document else {}
-        known = {_digest(entry) for entry in self.arrays(part)} & self._seen_whole
-        sizes = self._files.sizes("blobs") if known else {}
-        for entry in self.arrays(document):
-            name = blob_name(entry).removeprefix("blobs/")
-            if _digest(entry) not in known or sizes.get(name) != entry["bytes"]:
-                self._check(entry)
+        relied = refs_by_file(document.get(relied_on)).keys() & self._seen_whole
+        sizes = self._files.sizes("blobs/") if relied else {}
+        for name, refs in refs_by_file(document).items():
+            if name not in relied or sizes.get(name) != refs[0].bytes:
+                self._read(refs)
         return document
 
-    @staticmethod
-    def arrays(document: dict[str, Any]) -> list[Entry]:
-        """The arrays that a document names, each once."""
-        distinct = {(entry["blob"], entry["dtype"], *entry["shape"]): entry for entry in _entries(document)}
-        return list(distinct.values())
-
-    def fault(self, entry: Entry) -> str:
-        """What is wrong with the file of a sound entry, read a chunk at a time; empty if it is whole."""
+    def fault(self, refs: list[ArrayRef]) -> str:
+        """What is wrong with the file that all of `refs` refer to; empty if it is whole."""
         try:
-            self._check(entry)
+            self._read(refs)
         except CheckpointDamaged as error:
             return str(error)
         return ""
@@ -233,7 +185,7 @@ class Store:
         return self._files.modified(manifest_name(number))
 
     def newest_whole(
-        self, *numbers: int, relied_on: str | None = None
+        self, *numbers: int, relied_on: str = ""
     ) -> tuple["CheckpointRef", list[tuple[int, str]]]:
         """The newest checkpoint that can be loaded, of these or, if none are given, of all.
 
@@ -260,10 +212,10 @@ class Store:
         raise CheckpointDamaged([summary, *(reason for _, reason in passed_over)])
 
     def prune(self, keep: int, also: Collection[int] = ()) -> list[tuple[int, str]]:
-        """Keeps the newest `keep` checkpoints and those in `also`; deletes what nobody needs.
+        """Keeps the newest `keep` checkpoints and those in `also`; deletes the others.
 
-        Manifests go first, then the arrays that only they named, then whatever no
-        manifest names, half-written files too, once it is older than the grace period.
+        Manifests go first, then the arrays that only they refer to. Arrays that no manifest
+        refers to and half-written files go once they are older than the grace period.
         Manifests that cannot be read do not count as kept. They stay as long as they are
         newer than the last one kept, or in `also`; while one does, no array is deleted.
 
@@ -279,68 +231,60 @@ class Store:
         kept: list[int] = []
         obsolete: list[int] = []
         unreadable: list[tuple[int, str]] = []
-        named: set[str] = set()
+        needed: set[str] = set()
         for number in reversed(self.numbers()):
             if len(kept) >= keep and number not in also:
                 obsolete.append(number)
                 continue
             try:
-                named |= self._blobs_of(number)
+                needed |= refs_by_file(self.read_manifest(number)).keys()
                 kept.append(number)
             except CheckpointError as error:
                 unreadable.append((number, str(error)))
-        given_up: set[str] = set()
+        released: set[str] = set()
         for number in obsolete:
             with contextlib.suppress(CheckpointError):  # its arrays go when they are old enough
-                given_up |= self._blobs_of(number)
+                released |= refs_by_file(self.read_manifest(number)).keys()
             self._files.delete(manifest_name(number))
         self._files.sync("")
-        self._delete_leftovers()
-        if not unreadable:
-            self._delete_blobs(named, given_up, kept)
+        # What was written or asked for since the newest manifest belongs to a checkpoint in the making.
+        newest = self._files.modified(manifest_name(kept[0])) if kept else 0.0
+        old = time.time() - self._grace_seconds
+        for name in (*self._files.sizes(""), *self._files.sizes("blobs/")):
+            is_blob = re.fullmatch(r"blobs/[0-9a-f]{64}\.safetensors", name) and name not in needed
+            if (is_blob and not unreadable) or re.fullmatch(r"(blobs/)?\.[0-9a-f]{16}\.part", name):
+                self._delete_older(name, newest if name in released else old)
         return unreadable
-
-    def _delete_blobs(self, named: set[str], given_up: set[str], kept: list[int]) -> None:
-        """Deletes arrays that no kept manifest names."""
-        old = time.time() - self._grace_seconds
-        # What was written or asked for since belongs to a checkpoint still being made.
-        before_newest = self._files.modified(manifest_name(kept[0])) if kept else 0.0
-        for name in self._files.sizes("blobs"):
-            if re.fullmatch(r"[0-9a-f]{64}\.npy", name) and f"blobs/{name}" not in named:
-                self._delete_older(f"blobs/{name}", before_newest if f"blobs/{name}" in given_up else old)
-
-    def _delete_leftovers(self) -> None:
-        """Deletes what writers left half-written when they were killed."""
-        old = time.time() - self._grace_seconds
-        for folder in ("", "blobs/"):
-            for name in self._files.sizes(folder):
-                if re.fullmatch(r"\.[0-9a-f]{16}\.part", name):
-                    self._delete_older(folder + name, old)
 
     def _delete_older(self, name: str, limit: float) -> None:
         with contextlib.suppress(FileNotFoundError):  # its writer has renamed it
             if self._files.modified(name) < limit:
                 self._files.delete(name)
 
-    def _blobs_of(self, number: int) -> set[str]:
-        return {blob_name(entry) for entry in _entries(self.read_manifest(number))}
+    def _read(self, refs: list[ArrayRef]) -> dict[tuple[str, str], AnyArray]:
+        """The arrays `[...]` of references to one file, by blob and name.
 
-    def _check(self, entry: Entry) -> None:
-        self._seen_whole.discard(_digest(entry))
-        with self._files.reading(blob_name(entry)) as (stream, size):
-            check_blob(stream, size, entry, self._where(blob_name(entry)))
-        self._remember(entry)
+        Raises:
+            CheckpointDamaged: the file is not what was written.
+        """
+        name = refs[0].file
+        where = self._where(name)
+        self._seen_whole.discard(name)
+        with self._files.reading(name) as (stream, size):
+            for ref in refs:
+                if ref.bytes != size:
+                    raise CheckpointDamaged(f"{where}: is {size} bytes long, not {ref.bytes}.")
+            try:
+                arrays = arrays_from_bytes(stream.read(size), refs, where)
+            except (MemoryError, OverflowError) as error:
+                raise CheckpointDamaged(f"{where}: its {size} bytes do not fit into memory.") from error
+        self._remember(name)
+        return arrays
 
-    def _is_whole(self, entry: Entry) -> bool:
-        """Whether the file of an entry is right, read only if this process never saw it so."""
-        if _digest(entry) in self._seen_whole:
-            return True
-        return not self.fault(entry)
-
-    def _remember(self, entry: Entry) -> None:
+    def _remember(self, name: str) -> None:
         if len(self._seen_whole) >= _MAX_REMEMBERED:
             self._seen_whole.clear()
-        self._seen_whole.add(_digest(entry))
+        self._seen_whole.add(name)
 
     def _where(self, name: str) -> str:
         return f"{self._root}/{name}"
@@ -352,7 +296,7 @@ class CheckpointRef:
 
     store: Store
     number: int
-    document: Tree  # what it holds, arrays as entries of the store
+    document: Tree  # what it holds, with references to arrays
 
     def read(self, key: str) -> Any:
         """The part of it with that key, arrays and all."""
@@ -380,19 +324,3 @@ def find_checkpoints(place: str) -> tuple[Store, list[int]]:
 def place_of(root: str) -> str:
     """The URL, or the absolute path, of a store."""
     return root.rstrip("/") if "://" in root else str(Path(root).absolute())
-
-
-def _entries(document: dict[str, Any]) -> list[Entry]:
-    """The entries of a document in which all are known to be sound."""
-    return [entry for entry in entries_of(document) if isinstance(entry, dict)]
-
-
-def _digest(entry: Entry) -> bytes:
-    """The SHA-256 sum that a sound entry names."""
-    return bytes.fromhex(entry["blob"])
-
-
-def _text(key: object) -> str:
-    if not isinstance(key, str):
-        raise ValueError(f"`tree` has the key {key!r}: JSON would make it text.")  # noqa: TRY004
-    return key

@@ -82,7 +82,7 @@ class AsyncCheckpointer:
             A shard that is to be filled otherwise, as its checkpoint cannot be read.
 
         Raises:
-            CheckpointError: a checkpoint could not be written, five times running.
+            CheckpointError: a checkpoint could not be written for the fifth consecutive time.
         """
         if self.refill.is_running:  # from a checkpoint that must stay, and of replay as it must not be saved
             return self.refill.advance(calls)

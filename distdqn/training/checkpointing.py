@@ -54,7 +54,7 @@ def save(
             leave replay out.
 
     Raises:
-        CheckpointError: it could not be written, five times running.
+        CheckpointError: it could not be written for the fifth consecutive time.
     """
     try:
         indexes = [ask("get_index") for ask in ask_shards]
@@ -132,7 +132,7 @@ class RoundCheckpointer:
         """Cuts and saves once `period` learner steps have gone by.
 
         Raises:
-            CheckpointError: it could not be written, five times running.
+            CheckpointError: it could not be written for the fifth consecutive time.
         """
         steps = metrics.counters.learner_steps
         if self._checkpoints is None or self._period is None:

@@ -8,7 +8,8 @@ import pytest
 from toy_images import Walk, packed
 from toy_replay_state import SAMPLERS, STACKS, make_replay, make_vectors, plain
 
-from distdqn.checkpoints.checkpointer import Checkpointer, Segment, replay_parts, segments_of
+from distdqn.checkpoints.checkpointer import Checkpointer, Segment, segments_of
+from distdqn.checkpoints.reshard import RestorePlan
 from distdqn.checkpoints.store import Store
 from distdqn.errors import CheckpointError
 
@@ -124,7 +125,7 @@ def test_checkpoint_holds_tree_and_replay_in_the_order_to_put_them_back(store):
     assert (ref.store, ref.number) == (store, 2)
     document = ref.document
     assert plain(store.read_tree(document["learner"])) == plain(tree_of(2)["learner"])
-    calls = list(replay_parts(store, document["replay"][0]))
+    calls = list(RestorePlan(ref, 1).calls(0))
     assert [method for method, _ in calls] == ["set_rows", "set_rows", "set_rows", "set_index"]
     numbers = [state["columns"]["number"].tolist() for _, state in calls[:-1]]
     assert numbers == [list(range(100)), list(range(100, 200)), list(range(200, 230))]
@@ -153,7 +154,7 @@ def test_real_replay_comes_back_bit_for_bit_from_the_last_of_several(folder, mon
     assert max(written[3:]) < 0.75  # 37 of 100 are new each time, and one part was incomplete
     store = Store(str(folder))
     copy = make_replay(100, sampler)
-    for method, state in replay_parts(store, store.newest_whole()[0].document["replay"][0]):
+    for method, state in RestorePlan(store.newest_whole()[0], 1).calls(0):
         getattr(copy, method)(state)
     assert plain(copy.get_index()) == plain(replay.get_index())
     for _ in range(5):
@@ -228,7 +229,7 @@ def test_array_that_vanished_is_written_again_after_the_failure_it_caused(folder
     (entry,) = [
         part["state"]["columns"]["number"] for part in checkpoints.newest().document["replay"][0]["parts"]
     ]
-    (folder / "blobs" / f"{entry['blob']}.npy").unlink()
+    (folder / "blobs" / f"{entry['blob']}.safetensors").unlink()
     with pytest.raises(FileNotFoundError) as caught:
         write(checkpoints, 2, index)
     checkpoints.add_failure(caught.value)
@@ -245,8 +246,10 @@ def test_fifth_failure_running_is_an_error_and_those_before_are_told(folder):
     write(checkpoints, 1)  # the count begins anew
     for _ in range(4):
         checkpoints.add_failure(full)
-    told = "A checkpoint could not be written (OSError: [Errno 28] No space left on device); training goes on"
-    assert notes == [f"{told}, the ones before it are intact."] * 8
-    with pytest.raises(CheckpointError, match=r"No space left on device.*5 times running") as caught:
+    told = (
+        "A checkpoint could not be written (OSError: [Errno 28] No space left on device); training continues"
+    )
+    assert notes == [f"{told}, earlier checkpoints are intact."] * 8
+    with pytest.raises(CheckpointError, match=r"No space left on device.*5 consecutive times") as caught:
         checkpoints.add_failure(full)
     assert caught.value.exit_code == 4

@@ -1,5 +1,6 @@
-"""Checkpointer that were changed on disk, by a disk or by mistake: each is found out."""
+"""Checkpoints that were changed on disk, by a disk or by mistake: each is found out."""
 
+import contextlib
 import io
 import os
 import tracemalloc
@@ -7,7 +8,6 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from distdqn.checkpoints.arrays import blob_from_array, check_blob, read_blob
 from distdqn.checkpoints.format import document_from_bytes, manifest_bytes
 from distdqn.checkpoints.store import Store
 from distdqn.errors import CheckpointDamaged
@@ -76,12 +76,13 @@ def test_fault_13_random_damage_is_found_and_the_checkpoint_before_is_taken(fold
     arrays, documents = {}, {}
     for number in (1, 2):
         arrays[number] = [generator.random(int(generator.integers(1, 40))) for _ in range(3)]
-        documents[number] = store.write_tree({"epsilon": 0.1 * number, "arrays": arrays[number]})
+        files = [store.write_tree({"array": array}) for array in arrays[number]]
+        documents[number] = {"epsilon": 0.1 * number, "arrays": files}
         store.write_manifest(number, documents[number])
     damage = DAMAGES[seed % len(DAMAGES)]
     of_manifest = generator.random() < 0.4
-    entry = documents[2]["arrays"][generator.integers(3)]
-    name = "checkpoint-000000000002.json" if of_manifest else f"blobs/{entry['blob']}.npy"
+    entry = documents[2]["arrays"][generator.integers(3)]["array"]
+    name = "checkpoint-000000000002.json" if of_manifest else f"blobs/{entry['blob']}.safetensors"
     is_exchanged = damage is swap
 
     damage(folder / name, generator)
@@ -97,20 +98,20 @@ def test_fault_13_random_damage_is_found_and_the_checkpoint_before_is_taken(fold
     assert (ref.number, [n for n, _ in passed_over]) == (1, [] if (damage is lose and of_manifest) else [2])
     assert ref.document["epsilon"] == 0.1
     for found, written in zip(ref.read("arrays"), arrays[1], strict=True):
-        assert found.tobytes() == written.tobytes()
+        assert found["array"].tobytes() == written.tobytes()
 
 
 def test_part_that_is_relied_on_is_looked_for_but_read_only_by_who_has_not_seen_it(folder):
     writer = Store(str(folder))
-    parts = writer.write_tree({"learner": np.arange(3), "replay": np.arange(4)})
+    parts = {"learner": writer.write_tree(np.arange(3)), "replay": writer.write_tree(np.arange(4))}
     writer.write_manifest(1, parts)
-    path = folder / "blobs" / f"{parts['replay']['blob']}.npy"
+    path = folder / "blobs" / f"{parts['replay']['blob']}.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + b"x")
     ref, _ = writer.newest_whole(relied_on="replay")
     assert (ref.number, ref.document) == (1, parts)
     for damaged in (
-        lambda: writer.read_array(parts["replay"]),  # and so it does not rely on it any more:
+        lambda: writer.read_tree(parts["replay"]),  # and so it does not rely on it any more:
         lambda: writer.verify(1, "replay"),
         lambda: Store(str(folder)).verify(1, "replay"),
     ):
@@ -122,7 +123,7 @@ def test_part_that_is_relied_on_is_looked_for_but_read_only_by_who_has_not_seen_
     with pytest.raises(CheckpointDamaged, match=f"is {len(whole) - 1} bytes long"):
         writer.verify(1, "replay")
     path.write_bytes(whole)
-    flip(folder / "blobs" / f"{parts['learner']['blob']}.npy", np.random.default_rng(0))
+    flip(folder / "blobs" / f"{parts['learner']['blob']}.safetensors", np.random.default_rng(0))
     with pytest.raises(CheckpointDamaged, match="SHA-256 differs"):
         writer.verify(1, "replay")
 
@@ -136,8 +137,8 @@ def cut_and_flipped(whole):
         yield bytes(content)
 
 
-def test_every_flipped_bit_and_every_cut_of_a_manifest_is_found():
-    entry = blob_from_array(np.arange(3)).entry
+def test_every_flipped_bit_and_every_cut_of_a_manifest_is_found(folder):
+    entry = Store(str(folder)).write_tree(np.arange(3))
     whole = manifest_bytes(12, {"é": [1e-05, True, None], "weights": entry})
     assert document_from_bytes(whole, 12, "m")["weights"] == entry
 
@@ -147,15 +148,17 @@ def test_every_flipped_bit_and_every_cut_of_a_manifest_is_found():
             document_from_bytes(content, 12, "m")
 
 
-def test_every_flipped_bit_and_every_cut_of_an_array_is_found():
-    entry, header, data = blob_from_array(np.arange(3, dtype=np.uint8))
-    whole = header + bytes(data)
+def test_every_flipped_bit_and_every_cut_of_a_file_of_arrays_is_found(folder, monkeypatch):
+    entry = Store(str(folder)).write_tree(np.arange(3, dtype=np.uint8))
+    store, (path,) = Store(str(folder)), (folder / "blobs").iterdir()
+    whole = path.read_bytes()
     for content in cut_and_flipped(whole):
         # Also when the size that the system told is not what is read in the end.
         for size in {len(content), len(whole)}:
-            for read in (check_blob, read_blob):
-                with pytest.raises(CheckpointDamaged, match=r"^b: "):
-                    read(io.BytesIO(content), size, entry, "b")
+            opened = contextlib.nullcontext((io.BytesIO(content), size))
+            monkeypatch.setattr(store._files, "reading", lambda _, opened=opened: opened)
+            with pytest.raises(CheckpointDamaged, match=path.name):
+                store.read_tree(entry)
 
 
 @pytest.mark.parametrize(

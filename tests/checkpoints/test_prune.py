@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from safetensors.numpy import load_file
 
 from distdqn.checkpoints.files import LocalFiles
 from distdqn.checkpoints.format import manifest_bytes
@@ -28,18 +29,18 @@ def store(folder):
 
 def add(store, number, *values):
     """Checkpoint `number` of one array for each value."""
-    store.write_manifest(number, {"arrays": [store.write_array(np.array([value])) for value in values]})
+    store.write_manifest(number, {"arrays": [store.write_tree(np.array([value])) for value in values]})
 
 
 def stored_values(folder):
     """The values of all arrays on disk, in whatever checkpoint or none."""
-    return sorted(np.load(path).item() for path in (folder / "blobs").glob("*.npy"))
+    return sorted(load_file(path)["array"].item() for path in (folder / "blobs").glob("*.safetensors"))
 
 
 def path_of(folder, value):
     """The file of the array of one value."""
-    (path,) = (p for p in (folder / "blobs").glob("*.npy") if np.load(p).tolist() == [value])
-    return path
+    paths = (folder / "blobs").glob("*.safetensors")
+    return next(path for path in paths if load_file(path)["array"].tolist() == [value])
 
 
 def manifest_path(folder, number):
@@ -99,20 +100,20 @@ def test_prune_works_the_same_in_an_object_store():
     for number in range(1, 5):
         add(store, number, number, 0)
         settle()
-    store.write_array(np.array([77]))
+    store.write_tree(np.array([77]))
 
     store.prune(keep=2)
 
     assert store.numbers() == [3, 4]
     assert [store.read_tree(store.verify(n))["arrays"][0].item() for n in (3, 4)] == [3, 4]
-    assert len(Store("memory://prune/run")._files.sizes("blobs")) == 4  # 3, 4, 0 and the young 77
+    assert len(Store("memory://prune/run")._files.sizes("blobs/")) == 4  # 3, 4, 0 and the young 77
 
 
 def test_arrays_without_a_manifest_go_when_they_are_older_than_the_grace_period(folder):
     store = Store(str(folder), grace_seconds=100.0)
     add(store, 1, 1)
     for value, age in ((2, 90), (3, 110)):
-        store.write_array(np.array([value]))
+        store.write_tree(np.array([value]))
         make_older(path_of(folder, value), age)
     make_older(path_of(folder, 1), 1000)
 
@@ -125,12 +126,12 @@ def test_array_asked_for_again_survives_a_prune_until_its_manifest_is_there(fold
     store = Store(str(folder), grace_seconds=100.0)
     add(store, 1, 1)
     add(store, 2, 2)
-    store.write_array(np.array([3]))
+    store.write_tree(np.array([3]))
     for value in (1, 3):
         make_older(path_of(folder, value), 1000)
     settle()
     # Checkpoint 3 is being made of what a pruned one and an abandoned one had.
-    entries = [Store(str(folder)).write_array(np.array([value])) for value in (1, 3)]
+    entries = [Store(str(folder)).write_tree(np.array([value])) for value in (1, 3)]
 
     store.prune(keep=1)
     store.write_manifest(3, {"arrays": entries})
@@ -166,16 +167,22 @@ def test_objects_without_a_time_are_never_old_enough_to_go(monkeypatch):
     store = Store("memory://timeless/run", grace_seconds=60.0)
     for number in (1, 2):
         add(store, number, number)
-    store.write_array(np.array([3]))
+    store.write_tree(np.array([3]))
 
     store.prune(keep=1)
 
     assert store.numbers() == [2]
-    assert len(store._files.sizes("blobs")) == 3
+    assert len(store._files.sizes("blobs/")) == 3
 
 
 def test_files_of_others_are_left_alone(folder):
-    names = ["notes.txt", "blobs/notes.npy", "blobs/.hidden", ".part", f"blobs/{'a' * 64}.npy.bak"]
+    names = [
+        "notes.txt",
+        "blobs/notes.safetensors",
+        "blobs/.hidden",
+        ".part",
+        f"blobs/{'a' * 64}.safetensors.bak",
+    ]
     for name in names:
         (folder / name).write_bytes(b"mine")
         make_older(folder / name, 10**6)
@@ -280,7 +287,7 @@ def test_checkpoint_of_a_later_release_is_named_with_both_formats(folder, store)
     manifest_path(folder, 2).write_bytes(manifest_bytes(2, {"new": True}, version=7))
 
     for read in (store.newest_whole, lambda: store.read_manifest(2), lambda: store.verify(2)):
-        with pytest.raises(CheckpointTooNew, match="format 7, this release reads up to 2") as caught:
+        with pytest.raises(CheckpointTooNew, match="format 7, this release reads 3") as caught:
             read()
 
     assert caught.value.exit_code == 4

@@ -7,7 +7,7 @@ import pytest
 from toy_images import Walk, packed, rows_of
 from toy_replay_state import SAMPLERS, STACKS, make_replay, make_vectors
 
-from distdqn.checkpoints.checkpointer import Checkpointer, saved_shards
+from distdqn.checkpoints.checkpointer import Checkpointer
 from distdqn.checkpoints.reshard import RestorePlan, reshard
 from distdqn.checkpoints.store import CheckpointRef, Store
 from distdqn.replay.shards import shard_capacities
@@ -164,7 +164,7 @@ def test_no_more_than_a_segment_of_each_shard_is_read_ahead(store, monkeypatch):
 
     monkeypatch.setattr(store, "read_tree", read_tree)
     given = 0
-    for chunk in reshard(store, saved_shards(ref.document), 2, 0):
+    for chunk in reshard(store, ref.document["replay"], 2, 0):
         given += len(chunk)  # half of what was read
         segments = sum(isinstance(tree, dict) and "begin" in tree for tree in read)
         assert segments <= 2 * given / 50 + 2 * 3
@@ -189,7 +189,7 @@ def test_plan_for_as_many_shards_as_were_saved_gives_them_back_as_they_were(stor
 
 def test_same_checkpoint_is_dealt_out_in_the_same_way_every_time(store):
     ref = save(store, [filled(100, "vectors", "prioritized", 0)])
-    first, second = (list(reshard(store, saved_shards(ref.document), 3, 1)) for _ in range(2))
+    first, second = (list(reshard(store, ref.document["replay"], 3, 1)) for _ in range(2))
     assert len(first) > 3
     for one, other in zip(first, second, strict=True):
         assert rows_of(one) == rows_of(other)

@@ -61,7 +61,7 @@ def resumes_from(number, folder):
 
 def damage(store, root, number):
     """Flips a bit in the array of a checkpoint; returns the file."""
-    path = Path(root) / "blobs" / f"{store.read_manifest(number)['learner']['blob']}.npy"
+    path = Path(root) / "blobs" / f"{store.read_manifest(number)['learner']['blob']}.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
@@ -250,7 +250,7 @@ def test_fault_14_nothing_is_deleted_when_all_are_damaged(run_dir, auto):
 def test_fault_16_checkpoint_of_a_newer_format_is_an_error_that_names_both_formats(run_dir, auto):
     content = manifest_bytes(400, {}, version=7)
     (run_dir / "checkpoints" / manifest_name(400)).write_bytes(content)
-    with pytest.raises(CheckpointTooNew, match=r"format 7, this release reads up to 2") as caught:
+    with pytest.raises(CheckpointTooNew, match=r"format 7, this release reads 3") as caught:
         find(config_of(run_dir) if auto else config_of(resume=str(run_dir)), SPEC)
     assert caught.value.exit_code == 4
 

@@ -20,8 +20,8 @@ from distributed.fakes import (
 )
 from toy_replay_state import make_replay, make_vectors, plain
 
-from distdqn.checkpoints.checkpointer import replay_parts
-from distdqn.checkpoints.store import Store
+from distdqn.checkpoints.reshard import RestorePlan
+from distdqn.checkpoints.store import CheckpointRef, Store
 from distdqn.errors import CheckpointError, RoleFailure
 
 _LOOK = 0.2  # the supervisor looks at signals and deadlines this often
@@ -34,12 +34,13 @@ def _saving(folder, seconds=5.0, keep=100, **options):
 def _loaded(folder, number=None):
     """Learner, replay and the rest of a checkpoint, read with another store."""
     store = Store(str(folder))
-    document = store.verify(store.numbers()[-1] if number is None else number)
+    number = store.numbers()[-1] if number is None else number
+    ref = CheckpointRef(store, number, store.verify(number))
     learner, replay = FakeLearner(), FakeReplay()
-    learner.set_state(store.read_tree(document["learner"]))
-    for method, state in replay_parts(store, document["replay"][0]):
+    learner.set_state(ref.read("learner"))
+    for method, state in RestorePlan(ref, 1).calls(0):
         getattr(replay, method)(state)
-    return learner, replay, document
+    return learner, replay, ref.document
 
 
 # When.
@@ -206,9 +207,9 @@ def test_real_replay_that_overwrites_rows_meanwhile_is_saved_but_for_those(tmp_p
     store = Store(str(tmp_path))
     missing = []
     for number in store.numbers():
-        document = store.verify(number)
-        index, replay, whole = document["replay"][0]["index"], make_replay(300), make_replay(300)
-        for method, state in replay_parts(store, document["replay"][0]):
+        ref = CheckpointRef(store, number, store.verify(number))
+        index, replay, whole = ref.document["replay"][0]["index"], make_replay(300), make_replay(300)
+        for method, state in RestorePlan(ref, 1).calls(0):
             getattr(replay, method)(state)
         whole.insert(make_vectors(0, index["inserted"]))
         first = index["inserted"] - replay.size
@@ -268,7 +269,7 @@ def test_fault_18_five_failures_running_end_the_run_and_leave_what_was_whole(tmp
         backend, max_env_steps=10**6, max_seconds=100.0, saving={**saving, "with_replay": with_replay}
     )
     backend.at(7.0, lambda: (tmp_path / "blobs").rename(tmp_path / "elsewhere"))
-    with pytest.raises(CheckpointError, match="5 times running"):
+    with pytest.raises(CheckpointError, match="5 consecutive times"):
         run.supervisor.run()
     assert len(notes) == 4
     assert 5.0 + 5 * 5.0 <= backend.now <= 5.0 + 5 * (5.0 + 5 * _LOOK)

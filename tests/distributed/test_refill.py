@@ -143,7 +143,7 @@ def test_fault_10_run_interrupted_as_one_of_its_shards_is_put_back_keeps_what_ot
 
 
 def _change(folder, entry):
-    path = folder / "blobs" / f"{entry['blob']}.npy"
+    path = folder / "blobs" / f"{entry['blob']}.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)

@@ -9,7 +9,6 @@ from distributed.fake_roles import FakeReplay
 from distributed.fakes import make_checkpoints, make_run, newest_start, starts
 from toy_replay_state import make_replay, make_vectors
 
-from distdqn.checkpoints.checkpointer import saved_shards
 from distdqn.checkpoints.store import Store
 
 
@@ -24,7 +23,7 @@ def _saving(folder, seconds=4.6):
 def _saved(folder):
     """Transitions in each shard of the newest checkpoint."""
     document = Store(str(folder)).newest_whole()[0].document
-    return [shard["index"]["inserted"] for shard in saved_shards(document)]
+    return [shard["index"]["inserted"] for shard in document["replay"]]
 
 
 def test_actors_take_shards_in_turns():
