@@ -8,6 +8,7 @@ from distdqn.environments.registry import inspect_environment
 from distdqn.learning.learner import Learner
 from distdqn.replay.replay import Replay
 from distdqn.training.builders import actor_blueprint, learner_blueprint, replay_blueprint
+from distdqn.training.resolve import resolve
 from distdqn.types import RolloutRequest
 
 
@@ -37,8 +38,8 @@ class Parts(NamedTuple):
 
 def make_parts(env: Any, **options: Any) -> Parts:
     """The parts of a run with these options."""
-    config = Config(env=env, actors=1, **options)
     spec = inspect_environment(env)
+    config = resolve(Config(env=env, actors=1, **options), spec)
     blueprints = (
         actor_blueprint(config, spec, 0),
         replay_blueprint(config),
