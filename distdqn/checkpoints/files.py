@@ -8,10 +8,8 @@ import secrets
 import stat
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Protocol
-
-from typing_extensions import override
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from distdqn.errors import CheckpointDamaged, ConfigError
 
@@ -25,54 +23,23 @@ _DAMAGE = {
 }
 
 
-class Files(Protocol):
-    """What a store asks of a place; names are paths below its root, folders "" and "blobs/".
-
-    Faults of the place itself (full, gone, not permitted, unreachable) are `OSError`s.
-    """
-
-    def make_folders(self) -> None:
-        """Makes the folders that files are written to."""
-
-    def write(self, name: str, content: bytes) -> None:
-        """Writes a file durably, and gives it its name last."""
-
-    def holds(self, name: str, size: int) -> bool:
-        """Whether there is a regular file of that size; its age restarts where the place can do that."""
-
-    def reading(self, name: str) -> contextlib.AbstractContextManager[tuple[io.BufferedIOBase, int]]:
-        """Opens a file and tells its size; `CheckpointDamaged` if it is no regular file."""
-
-    def sizes(self, folder: str) -> dict[str, int]:
-        """Names and sizes of all in a folder, if there is one; -1 for what is no regular file."""
-
-    def modified(self, name: str) -> float:
-        """When a file was last written or asked for by `holds`, in seconds since 1970."""
-
-    def delete(self, name: str) -> None:
-        """Deletes a file; nothing happens if it is gone."""
-
-    def sync(self, folder: str) -> None:
-        """Makes durable which names files in a folder have."""
-
-
-class LocalFiles(Files):
+class LocalFiles:
     """Files below a folder, shared by processes of one or more machines.
 
-    Writing makes no folders: one that is gone is a fault. Reading follows no links and waits
-    for no pipe's other end.
+    Names are paths below the root; folders are "" and "blobs/". Faults of the disk (full,
+    gone, not permitted) are `OSError`s.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    @override
     def make_folders(self) -> None:
+        """Makes the folders that files are written to; nothing else does."""
         (self._root / "blobs").mkdir(parents=True, exist_ok=True)
         self.sync("")
 
-    @override
     def write(self, name: str, content: bytes) -> None:
+        """Writes a file aside, syncs it and gives it its name last."""
         path = self._root / name
         aside = path.with_name(f".{secrets.token_hex(8)}.part")
         try:
@@ -86,8 +53,8 @@ class LocalFiles(Files):
                 aside.unlink()
             raise
 
-    @override
     def holds(self, name: str, size: int) -> bool:
+        """Whether there is a regular file of that size; if so, its age restarts."""
         path = self._root / name
         try:
             found = path.lstat()
@@ -98,9 +65,13 @@ class LocalFiles(Files):
             return False
         return True
 
-    @override
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[tuple[io.BufferedIOBase, int]]:
+        """Opens a file and tells its size; follows no link, and waits for no pipe's other end.
+
+        Raises:
+            CheckpointDamaged: it is missing, no regular file, or its place on the disk is broken.
+        """
         path = self._root / name
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -114,8 +85,8 @@ class LocalFiles(Files):
                 raise
             raise CheckpointDamaged(f"{path}: {_DAMAGE[error.errno]}") from error
 
-    @override
     def sizes(self, folder: str) -> dict[str, int]:
+        """Names and sizes of all in a folder, if there is one; -1 for what is no regular file."""
         found = {}
         with contextlib.suppress(FileNotFoundError):  # no folder
             for path in (self._root / folder).iterdir():
@@ -124,16 +95,16 @@ class LocalFiles(Files):
                     found[folder + path.name] = status.st_size if stat.S_ISREG(status.st_mode) else -1
         return found
 
-    @override
     def modified(self, name: str) -> float:
+        """When a file was last written or asked for by `holds`, in seconds since 1970."""
         return (self._root / name).lstat().st_mtime
 
-    @override
     def delete(self, name: str) -> None:
+        """Deletes a file, if it is there."""
         (self._root / name).unlink(missing_ok=True)
 
-    @override
     def sync(self, folder: str) -> None:
+        """Makes durable which names files in a folder have."""
         descriptor = os.open(self._root / folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
@@ -155,26 +126,24 @@ def _as_os_errors() -> Iterator[None]:
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
-class RemoteFiles(Files):
-    """Files of an object store, by fsspec; one put makes an object whole and durable."""
+class RemoteFiles:
+    """The same in an object store, by fsspec; one put makes an object whole and durable."""
 
     def __init__(self, system: Any, root: str) -> None:
         self._system = system
         self._root = root.rstrip("/")
 
-    @override
     def make_folders(self) -> None:
         """Object stores have none."""
 
-    @override
     @_as_os_errors()
     def write(self, name: str, content: bytes) -> None:
-        # In one call: a stream would leave half an object when it fails.
+        """Puts an object in one call: a stream would leave half an object when it fails."""
         self._system.pipe_file(self._path(name), content)
 
-    @override
     @_as_os_errors()
     def holds(self, name: str, size: int) -> bool:
+        """Whether there is an object of that size."""
         self._system.invalidate_cache()  # others write too
         try:
             found = self._system.info(self._path(name))
@@ -182,9 +151,9 @@ class RemoteFiles(Files):
             return False
         return bool(found["type"] == "file" and found["size"] == size)
 
-    @override
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[tuple[io.BufferedIOBase, int]]:
+        """Opens an object and tells its size; `CheckpointDamaged` if there is none."""
         path = self._path(name)
         where = self._system.unstrip_protocol(path)
         try:
@@ -198,36 +167,32 @@ class RemoteFiles(Files):
         except FileNotFoundError as error:
             raise CheckpointDamaged(f"{where}: is missing.") from error
 
-    @override
     @_as_os_errors()
     def sizes(self, folder: str) -> dict[str, int]:
+        """Names and sizes of the objects below a prefix; -1 for what is none."""
         self._system.invalidate_cache()
         try:
             listing = self._system.ls(self._path(folder), detail=True)
         except FileNotFoundError:
             return {}
-        return {
-            folder + item["name"].rstrip("/").rpartition("/")[2]: item["size"]
-            if item["type"] == "file"
-            else -1
-            for item in listing
-        }
+        sizes = (item["size"] if item["type"] == "file" else -1 for item in listing)
+        names = (folder + PurePosixPath(item["name"]).name for item in listing)
+        return dict(zip(names, sizes, strict=True))
 
-    @override
     @_as_os_errors()
     def modified(self, name: str) -> float:
+        """When an object was put; now, so that it never gets old, if the store cannot tell."""
         try:
             return float(self._system.modified(self._path(name)).timestamp())
-        except NotImplementedError:  # the store cannot tell: no object is ever old enough to be deleted
+        except NotImplementedError:
             return time.time()
 
-    @override
     @_as_os_errors()
     def delete(self, name: str) -> None:
+        """Deletes an object, if it is there."""
         with contextlib.suppress(FileNotFoundError):
             self._system.rm_file(self._path(name))
 
-    @override
     def sync(self, folder: str) -> None:
         """A put is durable already."""
 
@@ -235,7 +200,7 @@ class RemoteFiles(Files):
         return f"{self._root}/{name}".rstrip("/")
 
 
-def files_at(root: str) -> Files:
+def files_at(root: str) -> LocalFiles | RemoteFiles:
     """The files below a local path, or below a URL such as `s3://bucket/folder`.
 
     Raises:

@@ -58,7 +58,7 @@ class ArrayRef(BaseModel):
 
 
 class Manifest(BaseModel):
-    """The file of one checkpoint. Later formats keep these fields, so that they are not taken for damage."""
+    """The file of one checkpoint. A later format keeps these fields, so that it is not taken for damage."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 

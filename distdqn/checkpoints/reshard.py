@@ -1,4 +1,4 @@
-"""A saved replay dealt out to another number of shards than it was saved with."""
+"""How a saved replay is restored, also into another number of shards than it was saved with."""
 
 import heapq
 from collections.abc import Iterator, Sequence
@@ -10,9 +10,9 @@ import numpy as np
 from distdqn.checkpoints.store import CheckpointRef, Store
 from distdqn.replay.samplers import priorities_in
 from distdqn.replay.shards import shard_capacities
-from distdqn.types import FloatArray, FrameLayout, Frames, ReplayInfo, Transitions, Tree
+from distdqn.types import AnyArray, FloatArray, FrameLayout, Frames, ReplayInfo, Transitions, Tree
 
-# Rows that lie side by side share frames, so they stay together in blocks.
+# Adjacent rows share frames, so they stay together in blocks.
 _MAX_ROWS = 1024
 
 _MIN_BLOCKS = 8  # for each new shard, so that all get rows of every age
@@ -64,11 +64,11 @@ class RestorePlan:
 
 
 def reshard(store: Store, saved: Sequence[Tree], shards: int, shard: int) -> Iterator[Transitions]:
-    """What to insert into one of the new shards, the oldest first.
+    """Chunks to insert into one of `shards` new shards, the oldest first.
 
-    Blocks of rows that lay side by side go to the shards in turns, with their priorities,
-    the same number of rows to each. No more is in memory at a time than a segment of rows
-    and the frames of one block of each saved shard; every new shard reads all rows once.
+    Blocks of adjacent rows go to the shards in turn, with their priorities, the same number of
+    rows to each. A segment of rows, and the frames of one block, are in memory for each saved
+    shard; every new shard reads all rows once.
 
     Args:
         store: where the rows are.
@@ -96,19 +96,12 @@ def reshard(store: Store, saved: Sequence[Tree], shards: int, shard: int) -> Ite
 
 @dataclass(frozen=True)
 class _Block:
-    """Rows of a saved shard that lie side by side.
-
-    Attributes:
-        source: the shard.
-        age: minus the number of rows from the first of them to the shard's end.
-        columns: `[C, ...]` as they were stored.
-        priority: `[C]`, or None.
-    """
+    """Adjacent rows of a saved shard."""
 
     source: "_SavedShard"
-    age: int
-    columns: dict[str, Any]
-    priority: FloatArray | None
+    age: int  # minus the number of rows from the first of them to the shard's end
+    columns: dict[str, AnyArray]  # [C, ...], as they were stored
+    priority: FloatArray | None  # [C]
 
     @property
     def rows(self) -> int:
@@ -116,7 +109,7 @@ class _Block:
 
     def chunk(self, begin: int, end: int) -> Transitions | None:
         """Its rows `[begin, end)`, except those whose frames are gone; None if none is left."""
-        columns = {name: column[begin:end] for name, column in self.columns.items()}
+        columns: dict[str, Any] = {name: column[begin:end] for name, column in self.columns.items()}
         priority = None if self.priority is None else self.priority[begin:end]
         if self.source.frames is None:
             return Transitions(**columns, priority=priority)
@@ -136,17 +129,18 @@ class _SavedShard:
 
     @property
     def size(self) -> int:
-        """Rows that are there."""
+        """Rows that were saved."""
         return sum(end - begin for begin, end, _ in self._segments)
 
     def blocks(self, block_rows: int) -> Iterator[_Block]:
-        """Its rows, the oldest first."""
+        """Its rows in blocks, the oldest first."""
         for begin, end, document in self._segments:
             columns, saved_begin = self._store.read_tree(document)["columns"], document["begin"]
             for first in range(begin, end, block_rows):
                 last = min(first + block_rows, end)
-                at = slice(first - saved_begin, last - saved_begin)
-                rows = {name: column[at] for name, column in columns.items()}
+                rows = {
+                    name: column[first - saved_begin : last - saved_begin] for name, column in columns.items()
+                }
                 of_rows = slice(first - self._first, last - self._first)
                 priority = None if self._priority is None else self._priority[of_rows]
                 yield _Block(self, first - self._inserted, rows, priority)
@@ -163,7 +157,7 @@ class _SavedFrames:
         self._read: dict[int, Tree] = {}  # columns, by where they begin
 
     def packed(self, columns: dict[str, Any], priority: FloatArray | None) -> Transitions | None:
-        """A chunk of those of the rows `[C, ...]` whose frames are all there; None if there are none."""
+        """A chunk of those of the rows `[C, ...]` whose frames are all saved; None if there are none."""
         both = np.stack([columns["observation"], columns["next_observation"]], axis=1)  # [C, 2, S]
         ids = np.unique(both)
         there = [
@@ -191,18 +185,17 @@ class _SavedFrames:
 
 
 def _rows(saved: Tree) -> list[tuple[int, int, Tree]]:
-    """`_ranges` of the rows, those left out that were overwritten before the checkpoint began."""
+    """`_ranges` of the rows, without those that were overwritten before the checkpoint began."""
     first = int(saved["index"]["first"])
     ranges = _ranges(saved, "rows", "action")
     return [(max(begin, first), end, document) for begin, end, document in ranges if end > first]
 
 
 def _ranges(saved: Tree, kind: str, column: str) -> list[tuple[int, int, Tree]]:
-    """Of the segments of a `kind` that are not empty: first id, one past the last, and document."""
-    documents = [part["state"] for part in saved["parts"] if part["kind"] == kind]
+    """First id, one past the last, and document of the segments of a `kind`, without empty ones."""
     ranges = [
-        (document["begin"], document["begin"] + document["columns"][column]["shape"][0], document)
-        for document in documents
-        if document["columns"]
+        (state["begin"], state["begin"] + state["columns"][column]["shape"][0], state)
+        for state in (part["state"] for part in saved["parts"] if part["kind"] == kind)
+        if state["columns"]
     ]
     return sorted((each for each in ranges if each[0] < each[1]), key=lambda each: each[0])

@@ -59,10 +59,8 @@ class Store:
     def check_writable(self) -> None:
         """Makes the folders if need be, and writes and deletes a file in each.
 
-        Nothing else makes folders: if they vanish later, writing fails.
-
         Raises:
-            OSError: this cannot be done; or what fsspec raises in its place.
+            OSError: this cannot be done.
         """
         self._files.make_folders()
         for folder in ("", "blobs/"):
