@@ -5,7 +5,6 @@ import logging
 import os
 import secrets
 import signal
-import socket
 import stat
 import tempfile
 import threading
@@ -18,15 +17,13 @@ import ray
 from ray._private import ray_constants, worker
 from ray._private.ray_logging import global_worker_stdstream_dispatcher as ray_output
 
-from distdqn.cluster.discovery import Target, check, choose_target
+from distdqn.cluster.discovery import Target, check, choose_target, probe
 from distdqn.cluster.reaper import Reaper
 from distdqn.errors import ClusterError
 
 # Each role computes with one thread; the learner's number is an option.
 THREAD_SETTINGS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}  # Ray lets a role that requests no GPU use all of them
-
 _CONNECT_SECONDS = 5.0
 
 
@@ -36,9 +33,7 @@ class Cluster:
 
     address: str  # of its head
     is_private: bool  # started for this run, on this machine
-    cpus_per_role: (
-        float  # requested for each role; 0 on a Ray that this process started, where roles share the cores
-    )
+    cpus_per_role: float  # 0 on a Ray of one machine that this process started: roles share the cores there
 
 
 @contextlib.contextmanager
@@ -90,12 +85,10 @@ def joined(address: str) -> Iterator[None]:
     Raises:
         ClusterError: it does not answer.
     """
-    host, _, port = address.rpartition(":")
+    is_loopback = address.startswith("127.0.0.1:")  # a private Ray's, which Ray would replace
     try:
-        with socket.create_connection((host, int(port)), _CONNECT_SECONDS):  # Ray itself tries for minutes
-            pass
-        # A private Ray listens on the loopback address, which Ray would replace.
-        with loopback_only() if host == "127.0.0.1" else contextlib.nullcontext():
+        probe(address, _CONNECT_SECONDS)  # Ray itself tries for minutes
+        with loopback_only() if is_loopback else contextlib.nullcontext():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ClusterError(
@@ -156,15 +149,12 @@ def guard_token() -> None:
     path = Path.home() / ".ray" / "auth_token"
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists():
-        descriptor, new = tempfile.mkstemp(prefix="auth_token-", dir=path.parent)  # mode 0600
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                file.write(secrets.token_hex(32))
+        with tempfile.NamedTemporaryFile("w", prefix="auth_token-", dir=path.parent) as file:  # mode 0600
+            file.write(secrets.token_hex(32))
+            file.flush()
             # A link appears with its whole content, and unlike a rename replaces no token of another run.
             with contextlib.suppress(FileExistsError):
-                path.hardlink_to(new)
-        finally:
-            Path(new).unlink()
+                path.hardlink_to(file.name)
     info = path.lstat()
     if stat.S_ISREG(info.st_mode) and info.st_uid == os.getuid() and info.st_mode & 0o077:
         path.chmod(stat.S_IMODE(info.st_mode) & 0o700)
@@ -172,7 +162,7 @@ def guard_token() -> None:
 
 @contextlib.contextmanager
 def loopback_only() -> Iterator[None]:
-    """Has a Ray that is started meanwhile listen on 127.0.0.1 only, unless the user has set otherwise.
+    """Makes a Ray that is started meanwhile listen on 127.0.0.1 only, unless the user has set otherwise.
 
     Ray replaces 127.0.0.1 by the machine's own address and then listens on every interface. It does neither
     if RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 tells it that there are no clusters. It reads that variable when it

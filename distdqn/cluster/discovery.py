@@ -12,7 +12,6 @@ import platform
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ray
 from ray._private import services
@@ -22,14 +21,10 @@ from distdqn.errors import ClusterError, ConfigError
 from distdqn.networks.tensorflow_setup import without_stderr
 
 _CONNECT_SECONDS = 10.0
-
-_NODE_SECONDS = 8.0  # for a node of this machine that is just starting
-
 _SAME_MACHINE_SECONDS = 0.5
-
+_NODE_SECONDS = 8.0  # for a node of this machine that is just starting
 # For the head to answer once its port is open; Ray adds two waits of 5 s.
-_GCS_TIMEOUT, _GCS_SECONDS = "py_gcs_connect_timeout_s", 5
-
+_HEAD_TIMEOUT, _HEAD_SECONDS = "py_gcs_connect_timeout_s", 5
 _NO_TOKEN = "no token is present here"  # noqa: S105
 
 
@@ -38,7 +33,7 @@ class Target:
     """The Ray to connect to."""
 
     address: str | None  # `host:port` of the head; None means a private Ray
-    why: str  # which Ray it is, and who chose it, for the user
+    why: str  # which Ray it is and what chose it, in words
     source: str = ""  # the option or variable that named it
     is_found: bool = False  # found on this machine, not named
 
@@ -87,14 +82,14 @@ def _recorded_cluster() -> str | None:
     """The cluster that `ray start` has recorded on this machine, if it still answers."""
     address = services.find_bootstrap_address(None)
     try:
-        _connect(address or "", _SAME_MACHINE_SECONDS)
+        probe(address or "", _SAME_MACHINE_SECONDS)
     except (OSError, ValueError):
         return None
     return str(address)
 
 
-def _connect(address: str, timeout_seconds: float) -> None:
-    """Opens a connection and closes it again.
+def probe(address: str, timeout_seconds: float) -> None:
+    """Connects to an address and disconnects again.
 
     Raises:
         OSError: nothing listens there, or it does not answer.
@@ -106,7 +101,7 @@ def _connect(address: str, timeout_seconds: float) -> None:
 
 
 def check(target: Target) -> None:
-    """Looks for what prevents this process from joining a cluster.
+    """Looks for anything that prevents this process from joining a cluster.
 
     Raises:
         ClusterError: what it is, and how to fix it.
@@ -115,7 +110,7 @@ def check(target: Target) -> None:
     named = address = target.address or ""
     try:
         address = services.canonicalize_bootstrap_address(named) or ""
-        _connect(address, _CONNECT_SECONDS)
+        probe(address, _CONNECT_SECONDS)
     except (OSError, ValueError) as error:
         resolved = "" if named == address else f", which Ray resolves to {address}"
         why = getattr(error, "strerror", None) or str(error) or "no answer"
@@ -130,19 +125,21 @@ def check(target: Target) -> None:
 
 def _check_head(target: Target, named: str, address: str) -> None:
     """Checks token and versions with the head, and that this machine is a node."""
+    from ray._common.usage import usage_lib
     from ray._private import utils
     from ray._private.authentication import authentication_token_setup
     from ray._raylet import Config, GcsClient  # type: ignore[attr-defined]
 
-    if f"RAY_{_GCS_TIMEOUT}" not in os.environ:
-        Config.initialize(json.dumps({_GCS_TIMEOUT: _GCS_SECONDS}))
-    if target.is_found:  # as Ray does; a machine that was only named is not shown a token unasked
+    # Ray ends the process if it does not know the name.
+    if hasattr(Config, _HEAD_TIMEOUT) and f"RAY_{_HEAD_TIMEOUT}" not in os.environ:
+        Config.initialize(json.dumps({_HEAD_TIMEOUT: _HEAD_SECONDS}))
+    if target.is_found:  # as Ray does; a machine that was only named is sent no token unasked
         authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     if _auth_mode() == "token" and _token_source() is None:
         raise ClusterError(f"RAY_AUTH_MODE is `token`, but {_token_advice(named)}")
     try:
         client = GcsClient(address=address, cluster_id=None)
-        versions = _versions(client)
+        versions = usage_lib.get_cluster_metadata(client)
     except ray.exceptions.AuthenticationError as error:
         raise ClusterError(
             f"The Ray cluster at {named} refuses this process: {_token_advice(named)}"
@@ -154,8 +151,7 @@ def _check_head(target: Target, named: str, address: str) -> None:
             "port, 6379 unless `ray start --port` set another, not the dashboard's)."
         ) from error
     try:
-        if versions:
-            utils.check_version_info(versions, "this process")
+        utils.check_version_info(versions, "this process")
     except RuntimeError as error:
         raise ClusterError(
             f"The cluster at {named} runs Ray {versions['ray_version']} and Python "
@@ -170,16 +166,6 @@ def _check_head(target: Target, named: str, address: str) -> None:
             f"one with `ray start --address={named}`, or submit the run with `ray job submit -- python -m "
             "distdqn.run ...`)."
         ) from error
-
-
-def _versions(client: Any) -> dict[str, Any]:
-    """The versions of Ray and Python that the head runs; empty if it does not say."""
-    from ray._common.usage import usage_lib
-
-    try:
-        return dict(usage_lib.get_cluster_metadata(client))
-    except (AttributeError, TypeError):  # nothing is stored
-        return {}
 
 
 def _auth_mode() -> str:

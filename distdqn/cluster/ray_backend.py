@@ -36,6 +36,12 @@ class RayBackend(Backend):
     """Roles as Ray actors named `<run>/actor-3` after the run's folder, in the run's own namespace.
 
     They are not detached, so they end with the run. Ray does not restart them: the supervisor does.
+
+    Args:
+        cluster: that the process is connected to.
+        folder: of the run.
+        make_role: how to build a role, given its name, its index and its number of restarts.
+        options: the resources that roles request.
     """
 
     def __init__(
@@ -45,14 +51,6 @@ class RayBackend(Backend):
         make_role: Callable[[str, int, int], Blueprint],
         options: RunOptions,
     ) -> None:
-        """Prepares to start roles.
-
-        Args:
-            cluster: where.
-            folder: of the run.
-            make_role: how to build a role, given its name, its index and its number of restarts.
-            options: with the resources that roles request.
-        """
         self._cluster = cluster
         self._run = folder.resolve().name
         self._namespace = f"{self._run}-{uuid.uuid4().hex[:8]}"  # another run's folder may have the same name
@@ -90,7 +88,7 @@ class RayBackend(Backend):
 
     @override
     def missing(self, handle: Handle) -> str | None:
-        with self._asking_the_head():
+        with self._needing_ray():
             entry = state.actors(handle._actor_id.hex())
             if entry.get("State") not in _PENDING or _is_process(entry["Address"]):
                 return None
@@ -98,7 +96,7 @@ class RayBackend(Backend):
 
     @override
     def lost_nodes(self) -> set[str]:
-        with self._asking_the_head():
+        with self._needing_ray():
             return {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
 
     @override
@@ -111,11 +109,9 @@ class RayBackend(Backend):
         if not refs:
             time.sleep(timeout_seconds)
             return []
-        try:
+        with self._needing_ray():
             first, _ = ray.wait(refs, num_returns=1, timeout=timeout_seconds)
             return list(ray.wait(refs, num_returns=len(refs), timeout=0)[0]) if first else []
-        except OSError as error:
-            raise self._gone(error) from error
 
     @override
     def state(self, ref: Ref) -> Literal["under way", "failed", "done"]:
@@ -156,7 +152,7 @@ class RayBackend(Backend):
 
     @override
     def capacity(self) -> ClusterCapacity:
-        with self._asking_the_head():
+        with self._needing_ray():
             return measure_capacity(self._placement.request("actor"))
 
     @override
@@ -175,8 +171,8 @@ class RayBackend(Backend):
         self._logs.close(self._namespace)
 
     @contextlib.contextmanager
-    def _asking_the_head(self) -> Iterator[None]:
-        """Raises `ClusterError` for what Ray raises if the head does not answer."""
+    def _needing_ray(self) -> Iterator[None]:
+        """Raises `ClusterError` for what Ray raises if it does not answer."""
         try:
             yield
         except (RayError, RuntimeError, OSError) as error:

@@ -16,9 +16,7 @@ import time
 from pathlib import Path
 
 _MARK = "DISTDQN_PRIVATE_RAY"
-
 _PATIENCE_SECONDS = 5.0  # roles need three to end by themselves
-
 _ROUNDS, _ROUND_SECONDS = 50, 0.2
 
 

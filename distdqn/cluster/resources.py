@@ -27,20 +27,6 @@ _PAIR = ("learner", "replay")  # placed together where possible; in the order of
 Resources = dict[str, float]  # amounts by Ray's names: `CPU`, `GPU` and custom ones
 
 
-def resource_request(options: RunOptions, role: str, cpus: float) -> Resources:
-    """What a role's process requests on its node; `control` needs no CPU."""
-    match role:
-        case "learner":
-            gpus = {"GPU": options.learner_gpus} if options.learner_gpus else {}
-            return {"CPU": cpus, **gpus, **parse_amounts(options.learner_resources or "")}
-        case "actor" | "evaluator":  # both step environments
-            return {"CPU": cpus, **parse_amounts(options.actor_resources or "")}
-        case "control":
-            return {"CPU": 0.0}
-        case _:
-            return {"CPU": cpus}
-
-
 class Placement:
     """Decides with which of Ray's options a role's process is started."""
 
@@ -50,8 +36,14 @@ class Placement:
         self._group: Any = None  # Ray's placement group for learner and replay
 
     def request(self, role: str) -> Resources:
-        """What the role requests on this cluster."""
-        return resource_request(self._options, role, self._cluster.cpus_per_role)
+        """What a role's process requests on its node."""
+        amounts = {"CPU": 0.0 if role == "control" else self._cluster.cpus_per_role}
+        if role == "learner":
+            amounts["GPU"] = self._options.learner_gpus
+            amounts |= parse_amounts(self._options.learner_resources or "")
+        elif role in ("actor", "evaluator"):  # both step environments
+            amounts |= parse_amounts(self._options.actor_resources or "")
+        return {name: amount for name, amount in amounts.items() if amount}
 
     def ray_options(self, role: str, index: int) -> dict[str, Any]:
         """The options for Ray.
@@ -61,11 +53,8 @@ class Placement:
             index: its number among those of the role.
         """
         request = self.request(role)
-        options: dict[str, Any] = {"num_cpus": request.pop("CPU")}
-        if gpus := request.pop("GPU", 0.0):
-            options["num_gpus"] = gpus
-        if request:
-            options["resources"] = request
+        cpus, gpus = request.pop("CPU", 0.0), request.pop("GPU", 0.0)
+        options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "resources": request}
         if not self._cluster.is_private or self._options.learner_gpus:  # else the process inherits them
             options["runtime_env"] = {"env_vars": {**THREAD_SETTINGS, **({} if gpus else NO_GPU)}}
         if self._cluster.cpus_per_role:  # else there is one machine only
@@ -86,7 +75,7 @@ class Placement:
             if placement_group_table(self._group)["state"] == "CREATED":
                 return None
             roles = _PAIR
-        requests = [_without_zeros(self.request(each)) for each in roles]
+        requests = [self.request(each) for each in roles]
         free = list(state.available_resources_per_node().values())
         for request in requests:
             if not _fit(free, [request]):
@@ -111,16 +100,15 @@ class Placement:
 def measure_capacity(per_actor: Resources) -> ClusterCapacity:
     """The connected cluster's resources, for actors that request `per_actor` each."""
     free = state.available_resources_per_node().values()
-    amounts = _without_zeros(per_actor)
     fitting = [
-        min((int(node.get(name, 0.0) / amount + _ROUNDING) for name, amount in amounts.items()), default=0)
+        min((int(node.get(name, 0.0) / amount + _ROUNDING) for name, amount in per_actor.items()), default=0)
         for node in free
     ]
     return ClusterCapacity(
         actors=sum(fitting),
         cpus=cluster_resources().get("CPU", 0.0),
         free_cpus=sum(node.get("CPU", 0.0) for node in free),
-        cpus_per_role=per_actor["CPU"],
+        cpus_per_role=per_actor.get("CPU", 0.0),
         is_growing=_is_growing(),
     )
 
@@ -165,10 +153,6 @@ def _fit(free: Sequence[Mapping[str, float]], requests: Sequence[Resources]) -> 
         )
         for i, node in enumerate(free)
     )
-
-
-def _without_zeros(amounts: Resources) -> Resources:
-    return {name: amount for name, amount in amounts.items() if amount}
 
 
 def _words(amounts: Resources) -> str:

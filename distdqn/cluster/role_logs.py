@@ -15,11 +15,8 @@ from typing import Any
 from ray._private.ray_logging import global_worker_stdstream_dispatcher as ray_output
 
 _MAX_BYTES = 1_000_000  # of a file, which then becomes `….log.1` and replaces the one before
-
 _MAX_UNCLAIMED_LINES = 1000  # of a process whose role is not known yet
-
 _NOT_A_ROLE = "ray"  # the file of Ray's own messages, and of processes whose role was never known
-
 _PROCESS = re.compile(r"\(pid=(\d+), ip=([^,)]+)")  # in Ray's description of an error
 
 Source = tuple[str, str]  # address of the node, id of the process

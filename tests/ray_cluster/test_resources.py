@@ -56,22 +56,20 @@ def place():
 
 
 def test_roles_of_a_private_ray_ask_for_nothing(place):
-    placement = place()
-    assert [placement.ray_options(role, 0) for role in ("learner", "replay", "actor")] == 3 * [
-        {"num_cpus": 0.0}
-    ]
+    placement, nothing = place(), {"num_cpus": 0.0, "num_gpus": 0.0, "resources": {}}
+    assert [placement.ray_options(role, 0) for role in ("learner", "replay", "actor")] == 3 * [nothing]
 
 
 def test_custom_resources_are_asked_for_actors_and_the_evaluator_or_for_the_learner(place):
     placement = place(learner_resources="fast=1", actor_resources="simulator=0.5")
-    asked = {role: placement.ray_options(role, 0).get("resources") for role in ("learner", "replay", "actor")}
-    assert asked == {"learner": {"fast": 1.0}, "replay": None, "actor": {"simulator": 0.5}}
+    asked = {role: placement.ray_options(role, 0)["resources"] for role in ("learner", "replay", "actor")}
+    assert asked == {"learner": {"fast": 1.0}, "replay": {}, "actor": {"simulator": 0.5}}
     assert placement.ray_options("evaluator", 0)["resources"] == {"simulator": 0.5}
 
 
 def test_actors_beside_a_learner_with_a_gpu_see_none_even_in_a_private_ray(place):
     options = place(learner_gpus=1.0).ray_options("actor", 0)
-    assert "num_gpus" not in options
+    assert options["num_gpus"] == 0.0
     assert options["runtime_env"]["env_vars"]["CUDA_VISIBLE_DEVICES"] == ""
 
 
@@ -100,7 +98,7 @@ def placed():
         {"num_cpus": 4, "resources": {"simulator": 3}},
         {"num_cpus": 4, "resources": {"simulator": 3}},
     ]
-    cluster = HeldCluster(*nodes)
+    cluster = HeldCluster(*nodes, OMP_NUM_THREADS="3", MKL_NUM_THREADS="3")
     try:
         told = cluster.join(cluster.address, _ACTORS + 3, _ROLES.replace("ACTORS", str(_ACTORS)))
     finally:
@@ -142,7 +140,7 @@ def test_nobody_but_the_learner_sees_a_gpu_and_everybody_has_one_thread(placed):
 
 
 @pytest.mark.slow
-def test_what_a_cluster_lacks_for_a_role_is_named_and_what_has_its_place_lacks_nothing(placed):
+def test_missing_resources_of_a_role_are_named_and_none_for_a_role_that_is_up(placed):
     assert placed["missing"] == {"learner": None, "replay": None, "actor": None}
     assert placed["too much"].startswith("needs 1 CPU, 2 GPU on one node; of 4 nodes, none has more than ")
     assert placed["too much"].endswith(" CPU, 0.5 GPU free")
