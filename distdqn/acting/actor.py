@@ -47,12 +47,11 @@ class Actor:
     def __init__(self, options: ActingOptions, spec: EnvironmentSpec, index: int, restarts: int = 0) -> None:
         self._options = options
         self._actions = spec.actions
-        self._stream = (options.seed, "exploration", index, restarts)
-        self._generator = make_generator(*self._stream)
-        self._seeds = (options.seed, index, restarts)
+        self._indices = (index, restarts)  # of its random streams
+        self._generator = make_generator(options.seed, "exploration", *self._indices)
         self._faults = FaultLog(options.env, options.max_failures)
         self._environments = VectorEnvironment(
-            options.env, options.envs_per_actor, _seeds(*self._seeds), self._faults, checks_outputs=True
+            options.env, options.envs_per_actor, self._seeds(), self._faults, checks_outputs=True
         )
         self._frame_layout: FrameLayout | None = None
         if spec.is_image:
@@ -118,10 +117,21 @@ class Actor:
         """
         self._windows.add(self._environments.empty_steps(0))  # gives the shapes, if this actor never acted
         transitions = self._completed(self._windows.close())
-        episodes_lost = self._environments.restart(_seeds(*self._seeds, number))
+        episodes_lost = self._environments.restart(self._seeds(number))
         self._nan_guard.reset()
-        self._generator = make_generator(*self._stream, number)
+        self._generator = make_generator(self._options.seed, "exploration", *self._indices, number)
         return FlushReport(episodes_lost, len(transitions)), transitions
+
+    def _seeds(self, flush: int | None = None) -> Iterator[int]:
+        """A seed for each build of the environments since the start, or since the flush with this number.
+
+        Later seeds of a stream have one index more than the first, because streams of different
+        lengths never meet.
+        """
+        first, later = ((), 0) if flush is None else ((flush,), flush + 1)
+        yield make_integer_seed(self._options.seed, "environment", *self._indices, *first)
+        for attempt in itertools.count(1):
+            yield make_integer_seed(self._options.seed, "environment", *self._indices, later, attempt)
 
     def _act(self, limit: int, epsilon: FloatArray) -> tuple[Steps, list[EpisodeEnd], float, float]:
         """Takes up to `limit` env steps under `epsilon` `[E]`.
@@ -187,18 +197,6 @@ class Actor:
         return dataclasses.replace(
             transitions, observation=observation, next_observation=next_observation, frames=frames
         )
-
-
-def _seeds(seed: int, index: int, restarts: int, flush: int | None = None) -> Iterator[int]:
-    """A seed for each build of an actor's environments since its start, or since the flush with this number.
-
-    The first one depends on the flush alone. Streams of different lengths never meet, so later ones
-    have one index more.
-    """
-    actor = (index, restarts)
-    yield make_integer_seed(seed, "environment", *actor, *(() if flush is None else (flush,)))
-    for attempt in itertools.count(1):
-        yield make_integer_seed(seed, "environment", *actor, 0 if flush is None else flush + 1, attempt)
 
 
 def td_errors(policy: Policy | KerasPolicy, transitions: Transitions) -> FloatArray:
