@@ -13,7 +13,7 @@ _SECONDS = 6.0  # for which a run is watched
 
 
 class Watched:
-    """What was seen of a run meanwhile: CPU of each role, its memory at both ends, metrics, output."""
+    """What a run did while it was watched: CPU and memory of each role, metrics, output."""
 
     def __init__(self, run, before, after, seconds):
         self.cpu = {role: (after[role][0] - before[role][0]) / seconds for role in before}

@@ -162,7 +162,7 @@ def guard_token() -> None:
 
 @contextlib.contextmanager
 def loopback_only() -> Iterator[None]:
-    """Makes a Ray that is started meanwhile listen on 127.0.0.1 only, unless the user has set otherwise.
+    """Makes a Ray that is started inside listen on 127.0.0.1 only, unless the user has set otherwise.
 
     Ray replaces 127.0.0.1 by the machine's own address and then listens on every interface. It does neither
     if RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 tells it that there are no clusters. It reads that variable when it
@@ -194,7 +194,7 @@ def _describe(is_private: bool) -> Cluster:
 
 @contextlib.contextmanager
 def _environment(settings: dict[str, str]) -> Iterator[None]:
-    """Sets environment variables for processes that are started meanwhile."""
+    """Sets environment variables for processes that are started inside."""
     replaced = {name: os.environ[name] for name in settings if name in os.environ}
     os.environ.update(settings)
     try:

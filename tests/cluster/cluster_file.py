@@ -1,4 +1,4 @@
-"""`cluster.yaml`, and what is made of it for hosts of one's own."""
+"""`cluster.yaml`, and its variant for own hosts."""
 
 import copy
 from pathlib import Path
@@ -14,10 +14,10 @@ def load_cluster_file():
 
 
 def on_premises(config, head_ip, worker_ips, auth, head_cpus=None, worker_cpus=None):
-    """The same cluster on hosts that are there already.
+    """The same cluster on existing hosts.
 
-    Everything stays but for AWS: the provider, its package, its images, its user and the types of
-    nodes. Those told Ray what a node has; now the start commands do.
+    Everything stays except what belongs to AWS: the provider, its package, images, user and types of nodes.
+    The start commands tell Ray the number of CPUs instead.
     """
     types = config["available_node_types"]
     of_aws = {"available_node_types", "head_node_type", "head_setup_commands", "idle_timeout_minutes"}

@@ -173,9 +173,9 @@ def running_hosts(folder, count, visible):
     """Hosts 0 to `count` - 1, all of them off at first; 0 holds the key that opens the others.
 
     Args:
-        folder: for what they keep.
+        folder: for their files.
         count: how many.
-        visible: folders that they need to see, to read alone, though they lie below /tmp.
+        visible: folders below /tmp that they can read, too.
     """
     switch = subprocess.Popen(
         [*_END_WITH_THIS_PROCESS, "unshare", "--net", "sh", "-c", _SWITCH],

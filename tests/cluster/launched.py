@@ -12,7 +12,7 @@ from cluster.cluster_file import ROOT, load_cluster_file, on_premises, with_vers
 from cluster.hosts import HOME, address, running_hosts
 from cluster.wheelhouse import write_wheelhouse
 
-USER, HEAD = 0, 1  # whoever types the commands, on a host of their own, and the head
+USER, HEAD = 0, 1  # the host on which the user types commands, and the head
 _FILE = f"{HOME}/onprem.yaml"
 _DASHBOARD = "http://127.0.0.1:8265"
 _RUNS = f"{HOME}/runs"
@@ -103,7 +103,7 @@ class LaunchedCluster:
 
 @contextlib.contextmanager
 def launchable_cluster(folder, hosts):
-    """So many hosts, all of them off, with all that `cluster.yaml` asks of the world outside."""
+    """Hosts that are off, with everything that `cluster.yaml` takes from outside."""
     (wheels := folder / "wheels").mkdir()
     write_wheelhouse(wheels)
     with running_hosts(folder, hosts, [Path(sys.prefix), Path(sys.base_prefix), ROOT, wheels]) as running:

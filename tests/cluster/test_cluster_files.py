@@ -49,7 +49,7 @@ def prepared(config):
 
 @pytest.fixture(scope="module")
 def in_docs():
-    """The file for hosts of one's own that docs/cluster.md shows."""
+    """The file for own hosts that docs/cluster.md shows."""
     page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
     (block,) = (text for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "type: local" in text)
     return yaml.safe_load(block)
@@ -110,7 +110,7 @@ def test_gpu_node_is_set_up_as_the_others_but_for_its_extra(config):
     assert "cuda" in extras
 
 
-def test_dashboard_of_the_cluster_listens_on_loopback_alone(config):
+def test_dashboard_of_the_cluster_listens_on_loopback_only(config):
     start = config["head_start_ray_commands"][-1]
 
     assert re.findall(r"--dashboard-host=(\S+)", start) == ["127.0.0.1"]
@@ -146,7 +146,7 @@ def test_head_puts_ids_in_place_of_the_names_of_images(config, prepared, tmp_pat
     (tmp_path / "venv" / "bin").mkdir(parents=True)
     (tmp_path / "venv" / "bin" / "python").symlink_to(sys.executable)
 
-    for _ in range(2):  # also when Ray is started anew
+    for _ in range(2):  # also when Ray is restarted
         subprocess.run(["bash", "-c", f"true && ({command})"], env=environment, check=True)
 
     found = json.loads(file.read_text())
@@ -179,7 +179,7 @@ def test_ray_and_python_are_pinned_the_same_everywhere(config):
 # On premises
 
 
-def test_docs_show_the_cluster_file_as_it_is_made_for_hosts_of_ones_own(config, in_docs):
+def test_docs_show_the_cluster_file_as_it_is_made_for_own_hosts(config, in_docs):
     provider = in_docs["provider"]
 
     made = on_premises(config, provider["head_ip"], provider["worker_ips"], in_docs["auth"])
@@ -187,7 +187,7 @@ def test_docs_show_the_cluster_file_as_it_is_made_for_hosts_of_ones_own(config, 
     assert in_docs == made
 
 
-def test_file_for_hosts_of_ones_own_passes_rays_own_validation(in_docs):
+def test_file_for_own_hosts_passes_rays_own_validation(in_docs):
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     ready = prepare_config(copy.deepcopy(in_docs))

@@ -1,6 +1,6 @@
-"""One run on hosts that `ray up` starts: one dies, one comes, the job is stopped and submitted again.
+"""One run on hosts that `ray up` starts: a host dies, another joins, the job is stopped and submitted again.
 
-Every fact is collected in one go, in the order in which it happens, and then asserted.
+One fixture collects all facts in the order in which they happen; the tests assert them.
 """
 
 import json
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 _LATE = 4  # the host that is off when the cluster is launched
 _OPTIONS = ("--actors", 4, "--max-env-steps", 10**8, "--checkpoint-seconds", 5)
-_OPTIONS += ("--start-timeout-seconds", 300)  # a host is set up before its roles find room
+_OPTIONS += ("--start-timeout-seconds", 300)  # its roles wait until a host is set up
 
 
 def hosts_of(status):
@@ -29,7 +29,7 @@ def hosts_of(status):
 
 
 def is_complete(status):
-    """Whether every role has started, and is not waiting for room."""
+    """Whether every role has started, and none waits for resources."""
     return bool(status["roles"]) and all(entry["host"] for entry in status["roles"])
 
 
@@ -52,7 +52,7 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def seen(cluster):
-    """What happened, in the order in which it did."""
+    """What happened."""
     facts = {}
     begin = time.monotonic()
 
@@ -80,8 +80,8 @@ def seen(cluster):
         lambda status: is_complete(status) and facts["victim"] not in hosts_of(status)
     )
     note(f"roles moved: {dict(hosts_of(facts['recovered']))}")
-    facts["went on"] = wait_until(lambda status: steps(status) > steps(facts["recovered"]) + 500)
-    note("learning went on")
+    facts["resumed"] = wait_until(lambda status: steps(status) > steps(facts["recovered"]) + 500)
+    note("learning resumed")
 
     cluster.user("ray job stop first")
     note(f"job stopped: {cluster.status('run')['state']}")
@@ -96,7 +96,7 @@ def seen(cluster):
 
 
 def is_needed(status, host):
-    """Whether learner or replay are there: the run waits for them, and goes on without an actor."""
+    """Whether the host has the learner or replay, for which the run would have to wait."""
     return any(entry["host"] == host and not entry["role"].startswith("actor") for entry in status["roles"])
 
 
@@ -112,13 +112,13 @@ def test_token_is_its_owners_alone_on_every_host(cluster):
         assert stat.S_IMODE(token.parent.stat().st_mode) == 0o700
 
 
-def test_dashboard_of_the_launched_cluster_listens_on_loopback_alone(seen):
+def test_dashboard_of_the_launched_cluster_listens_on_loopback_only(seen):
     listening = [line.split()[3] for line in seen["listening"].splitlines()]
 
-    assert [place for place in listening if place.endswith(":8265")] == ["127.0.0.1:8265"]
+    assert [address for address in listening if address.endswith(":8265")] == ["127.0.0.1:8265"]
 
 
-def test_roles_of_a_killed_host_move_to_one_that_is_switched_on(seen):
+def test_roles_of_a_killed_host_move_to_a_host_that_is_switched_on(seen):
     hosts = hosts_of(seen["recovered"])
 
     moved = [entry for entry in seen["recovered"]["roles"] if entry["host"] == f"h{_LATE}"]
@@ -128,12 +128,12 @@ def test_roles_of_a_killed_host_move_to_one_that_is_switched_on(seen):
     assert all(entry["restarts"] > 0 for entry in moved)
 
 
-def test_run_whose_host_is_killed_goes_on_learning(seen):
-    assert seen["went on"]["state"] == "running"
-    assert steps(seen["went on"]) > steps(seen["recovered"])
+def test_run_continues_to_learn_when_a_host_is_killed(seen):
+    assert seen["resumed"]["state"] == "running"
+    assert steps(seen["resumed"]) > steps(seen["recovered"])
 
 
-def test_job_that_is_stopped_and_resubmitted_goes_on_and_ends_solved(seen):
+def test_job_that_is_stopped_and_resubmitted_resumes_and_ends_solved(seen):
     assert "Resumes from checkpoint" in seen["output"]
     assert (seen["summary"]["solved"], seen["summary"]["reason"]) == (True, "goal_reached")
     assert seen["summary"]["eval_return_mean"] >= 475.0

@@ -1,4 +1,4 @@
-"""Which Ray is joined and why, and what is said where none can be."""
+"""Which Ray a run joins and why, and its messages when it can join none."""
 
 import importlib.metadata
 import json
@@ -25,7 +25,7 @@ def listener():
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """A machine on which no cluster runs, and nobody has set anything; gives the file that names one."""
+    """A machine without a cluster and without settings; returns the file that names a cluster."""
     import ray  # noqa: F401
     from ray._private import services
 
@@ -54,7 +54,7 @@ def test_fault_32_stray_cluster_is_named_and_left_alone(machine, listener):
     assert "`--address auto` joins it" in target.why
 
 
-def test_fault_32_stray_cluster_that_is_gone_is_not_spoken_of(machine):
+def test_fault_32_stray_cluster_that_has_ended_is_not_mentioned(machine):
     machine.write_text("127.0.0.1:9")
     assert choose_target(None).why == "a private one on this machine, as no cluster is named"
 
@@ -115,7 +115,7 @@ def test_fault_31_auto_without_a_cluster_says_how_to_get_one(machine):  # noqa: 
 
 
 @pytest.mark.parametrize("variable", ["ray://10.0.0.1:10001", "http://10.0.0.1:8265"])
-def test_ray_client_in_ray_address_is_refused_with_the_way_to_go(machine, monkeypatch, variable):  # noqa: ARG001
+def test_ray_client_in_ray_address_is_refused_with_advice(machine, monkeypatch, variable):  # noqa: ARG001
     monkeypatch.setenv("RAY_ADDRESS", variable)
     with pytest.raises(ConfigError, match=r"RAY_ADDRESS must not be .* `ray job submit"):
         choose_target(None)

@@ -16,7 +16,7 @@ def _batch(*lines, ip="10.0.0.1", pid="7"):
     return {"ip": ip, "pid": pid, "lines": list(lines)}
 
 
-def test_lines_of_a_role_go_to_its_file_also_those_from_before_it_was_known(tmp_path):
+def test_lines_of_a_role_go_to_its_file_also_those_printed_before_it_was_known(tmp_path):
     logs = RoleLogs(tmp_path / "logs")
     logs.write(_batch("first"))
     logs.register("actor-3", _ABOUT)
@@ -62,7 +62,7 @@ def test_failure_is_written_to_the_role_whose_process_it_names(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_full_disk_under_the_logs_stops_nothing(tmp_path):
+def test_logs_that_cannot_be_written_stop_nothing(tmp_path):
     (tmp_path / "logs").write_text("a file in the way")
     logs = RoleLogs(tmp_path / "logs")
     logs.register("actor-0", _ABOUT)
@@ -75,7 +75,7 @@ def test_full_disk_under_the_logs_stops_nothing(tmp_path):
 
 @pytest.fixture(scope="module")
 def watched(start_run):
-    """A run on two nodes, and what Ray has to say of it meanwhile."""
+    """A run on two nodes, with the metrics and names that Ray lists of it."""
     cluster = HeldCluster({"num_cpus": 3}, {"num_cpus": 3}, RAY_metrics_report_interval_ms="1000")
     patch = pytest.MonkeyPatch()
     for name in ("PYTHONPATH", "RAY_metrics_report_interval_ms"):

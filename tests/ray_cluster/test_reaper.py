@@ -1,4 +1,4 @@
-"""What is left of a process that is killed, and what ends it: plain processes, without Ray."""
+"""What a killed process leaves behind, and what ends it: plain processes, without Ray."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-# Starts a process as Ray starts one, tells its id and that of what watches over it, and does what it is told.
+# Starts a process as Ray does, prints the ids of it and of its reaper, and calls the methods it is told.
 _STARTER = """
 import os, subprocess, sys
 from distdqn.cluster.reaper import Reaper
@@ -28,7 +28,7 @@ while word := sys.stdin.readline().strip():
 
 
 class _Started:
-    """A process that has started another; both, and what watches over them."""
+    """A process that has started another, both, and the reaper."""
 
     def __init__(self, patience_seconds):
         self.starter = psutil.Popen(
@@ -81,7 +81,7 @@ def _ends(*processes, within=5.0):
     return True
 
 
-def test_what_a_killed_group_of_processes_leaves_behind_is_ended_and_nothing_of_another(start):
+def test_processes_that_a_killed_group_leaves_behind_are_ended_and_none_of_another(start):
     killed, other = start(patience_seconds=0.5), start()
 
     os.killpg(killed.starter.pid, signal.SIGKILL)
@@ -92,7 +92,7 @@ def test_what_a_killed_group_of_processes_leaves_behind_is_ended_and_nothing_of_
     assert all(map(_is_alive, (other.starter, other.child, other.watcher)))
 
 
-def test_nothing_watches_any_more_after_an_end_in_order(start):
+def test_reaper_ends_without_killing_when_it_is_dismissed(start):
     started = start()
 
     started.tell("dismiss")
@@ -101,7 +101,7 @@ def test_nothing_watches_any_more_after_an_end_in_order(start):
     assert _is_alive(started.child)  # left to Ray, which ends all of its own then
 
 
-def test_what_is_left_of_a_start_that_failed_is_ended_while_its_starter_lives_on(start):
+def test_processes_of_a_failed_start_are_ended_while_their_starter_lives(start):
     started = start()
 
     started.tell("release")

@@ -1,4 +1,4 @@
-"""Who runs where: what Ray is told of each role, and what it makes of it on a cluster of four nodes."""
+"""On which node each role runs: the options that Ray gets, and their effect on a cluster of four nodes."""
 
 import pytest
 from ray_cluster.clusters import HeldCluster
@@ -48,26 +48,26 @@ backend.close()
 
 @pytest.fixture
 def place():
-    """What a role of a private Ray is started with."""
+    """Makes the placement of a private Ray."""
     from distdqn.cluster.resources import Placement
 
     cluster = Cluster("here", is_private=True, cpus_per_role=0.0)
     return lambda **options: Placement(cluster, Config(**options))
 
 
-def test_roles_of_a_private_ray_ask_for_nothing(place):
+def test_roles_of_a_private_ray_request_no_resources(place):
     placement, nothing = place(), {"num_cpus": 0.0, "num_gpus": 0.0, "resources": {}}
     assert [placement.ray_options(role, 0) for role in ("learner", "replay", "actor")] == 3 * [nothing]
 
 
-def test_custom_resources_are_asked_for_actors_and_the_evaluator_or_for_the_learner(place):
+def test_custom_resources_are_requested_for_the_learner_or_for_actors_and_the_evaluator(place):
     placement = place(learner_resources="fast=1", actor_resources="simulator=0.5")
     asked = {role: placement.ray_options(role, 0)["resources"] for role in ("learner", "replay", "actor")}
     assert asked == {"learner": {"fast": 1.0}, "replay": {}, "actor": {"simulator": 0.5}}
     assert placement.ray_options("evaluator", 0)["resources"] == {"simulator": 0.5}
 
 
-def test_actors_beside_a_learner_with_a_gpu_see_none_even_in_a_private_ray(place):
+def test_actors_see_no_gpu_beside_a_learner_that_has_one_also_in_a_private_ray(place):
     options = place(learner_gpus=1.0).ray_options("actor", 0)
     assert options["num_gpus"] == 0.0
     assert options["runtime_env"]["env_vars"]["CUDA_VISIBLE_DEVICES"] == ""
@@ -91,7 +91,7 @@ def test_request_for_nodes_raises_a_cluster_error_when_the_head_does_not_answer(
 
 @pytest.fixture(scope="module")
 def placed():
-    """Where each role of a run came to live, and what the nodes are."""
+    """Where each role of a run was placed, and what the nodes have."""
     nodes = [
         {"num_cpus": 2},
         {"num_cpus": 4, "num_gpus": 1, "resources": {"fast": 1}},
@@ -132,7 +132,7 @@ def test_actors_run_where_their_resources_are_and_on_every_such_node(placed):
 
 
 @pytest.mark.slow
-def test_nobody_but_the_learner_sees_a_gpu_and_everybody_has_one_thread(placed):
+def test_only_the_learner_sees_a_gpu_and_every_role_has_one_thread(placed):
     for name, role in placed["roles"].items():
         if name != "learner-0":
             assert role["environment"]["CUDA_VISIBLE_DEVICES"] == "", name

@@ -223,7 +223,7 @@ def test_token_is_in_no_log_and_no_command_line_of_a_private_ray(private_ray):
     assert private_ray.token not in private_ray.output()
 
 
-# Those who try to join it.
+# Clients of it.
 
 
 def _join(private_ray, home, **settings):
@@ -298,7 +298,7 @@ def test_run_writes_its_token_nowhere_and_prints_it_nowhere(start_run, tmp_path,
     assert token not in run.output()
 
 
-def test_private_ray_without_a_place_for_its_token_is_refused_with_a_reason(folder, tmp_path):
+def test_private_ray_is_refused_with_a_reason_when_its_token_cannot_be_written(folder, tmp_path):
     (home := tmp_path / "home").write_text("not a folder")
     client = subprocess.run(
         [sys.executable, "-c", _CLIENT, "local"],
@@ -311,7 +311,7 @@ def test_private_ray_without_a_place_for_its_token_is_refused_with_a_reason(fold
     assert client.stdout.startswith("refused with 3 A private Ray needs its token in ~/.ray/auth_token: ")
 
 
-# The token's file by itself.
+# The token's file.
 
 
 @pytest.fixture
@@ -357,7 +357,7 @@ def test_token_behind_a_link_is_left_alone(users_token):
     assert (users_token.read_text(), _mode(elsewhere)) == ("theirs", 0o644)
 
 
-def test_token_that_another_run_writes_meanwhile_is_kept(token_path, monkeypatch):
+def test_token_that_another_run_writes_at_the_same_time_is_kept(token_path, monkeypatch):
     def other_run_is_faster(_):
         token_path.write_text("theirs")
         return "ours"
@@ -372,17 +372,17 @@ def test_token_that_another_run_writes_meanwhile_is_kept(token_path, monkeypatch
     ("name", "value"),
     [("RAY_AUTH_MODE", "disabled"), ("RAY_AUTH_TOKEN", "abc"), ("RAY_AUTH_TOKEN_PATH", "/somewhere")],
 )
-def test_no_token_is_written_when_the_user_has_arranged_otherwise(token_path, monkeypatch, name, value):
+def test_no_token_is_written_when_the_user_has_set_another_way(token_path, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     guard_token()
     assert not token_path.parent.exists()
 
 
-# The address by itself.
+# The address.
 
 
 @pytest.mark.parametrize("users", [None, "0", "1"])
-def test_ray_is_kept_to_loopback_only_meanwhile_and_only_by_default(monkeypatch, users):
+def test_ray_is_limited_to_loopback_during_the_start_and_only_by_default(monkeypatch, users):
     from ray._private import ray_constants
 
     name = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
