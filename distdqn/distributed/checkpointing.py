@@ -1,213 +1,203 @@
-"""Checkpoints of an `async` run, made while it goes on."""
+"""Checkpoints of an `async` run, made while it continues."""
 
 import functools
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
 from typing import Any
 
-from distdqn.checkpoints.checkpointer import Checkpointer, Segment
+from distdqn.checkpoints.checkpointer import Segment
 from distdqn.checkpoints.reshard import RestorePlan
 from distdqn.checkpoints.store import CheckpointRef
 from distdqn.distributed.calls import Call, Calls, Worker
-from distdqn.distributed.refill import Refill, Unreadable
-from distdqn.distributed.worker_group import WorkerGroup
-from distdqn.reporting.metrics import Metrics
+from distdqn.distributed.replay_shards import ReplayShards
+from distdqn.distributed.team import WorkerGroup
 from distdqn.training.checkpointing import run_tree, save
-from distdqn.training.stopping import Goal
-from distdqn.types import ReplayInfo, Tree
+from distdqn.training.loop import Run
+from distdqn.types import Tree
 
-_KINDS = ("get_state", "get_index", "get_rows", "get_frames")
+
+@dataclass
+class _Pending:
+    """A checkpoint that is being made."""
+
+    tree: Tree | None = None  # all but replay
+    indexes: dict[int, Tree] = field(default_factory=dict)  # by shard
+    wanted: list[Segment] | None = None  # segments to ask for
+    fresh: dict[Segment, Any] = field(default_factory=dict)  # segments written, as the store names them
+    is_asking: bool = False  # for a segment
+
+    @property
+    def sorted_indexes(self) -> list[Tree]:
+        """The index of every shard, in their order."""
+        return [self.indexes[shard] for shard in sorted(self.indexes)]
 
 
 class AsyncCheckpointer:
-    """Asks the roles for their states, one short call after another, and has them written.
+    """Asks the roles for their states, one short call after another, and lets a thread write them.
 
-    Nobody waits: the learner and replay answer between two of their other calls, and a
-    thread writes. Replay goes on meanwhile; what is overwritten before its turn is left out.
-
-    Args:
-        checkpoints: where to; None means never.
-        seconds: from when one is handed to the writer to the begin of the next.
-        with_replay: save replay, too.
-        about: what a checkpoint says of the run.
-        executor: runs what is written, one task at a time.
-        clock: in seconds.
-
-    Attributes:
-        refill: puts replay back, on the same thread, so that it never reads what goes away.
+    Nothing waits: learner and replay answer between two of their other calls. Replay continues meanwhile; what is
+    overwritten before its turn is left out.
     """
 
     def __init__(
         self,
-        checkpoints: Checkpointer | None,
-        seconds: float | None,
-        with_replay: bool,
-        about: Tree,
+        run: Run,
+        calls: Calls,
+        team: WorkerGroup,
+        shards: ReplayShards,
         executor: Executor,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._checkpoints = checkpoints
-        self._seconds = seconds
-        self._with_replay = with_replay
-        self._about = about
-        self._executor = executor
+        self._run = run
+        self._calls = calls
+        self._team = team
+        self._shards = shards
+        self._executor = executor  # the one that restores shards: it never reads what is being deleted
         self._clock = clock
-        self.refill = Refill(executor)
+        self._checkpointer = run.checkpointer
+        seconds = run.config.checkpoint_seconds
         self._due = None if seconds is None else clock() + seconds
+        self._pending: _Pending | None = None
         self._task: Future[Any] | None = None
-        self._forget()
 
-    def _forget(self) -> None:
-        """Nothing is under way."""
-        self._tree: Tree | None = None
-        self._indexes: dict[int, Tree] = {}  # by shard
-        self._wanted: list[Segment] = []
-        self._fresh: dict[Segment, Any] = {}
-        self._asked: Segment | None = None
-        self._is_under_way = False
-
-    def fill(self, shard: Worker, plan: RestorePlan) -> ReplayInfo:
-        """Has a new shard filled as planned; returns what it will hold by then."""
-        index = None
-        if plan.ref is not None and self._checkpoints is not None:
-            index = self._checkpoints.reuse_segments(plan.ref, shard.index, plan.shards)
-        self.refill.begin(shard, plan, index)
-        return plan.info(shard.index)
-
-    def advance(self, calls: Calls, workers: WorkerGroup) -> Unreadable | None:
-        """Takes the next step, if there is one to take.
-
-        Returns:
-            A shard that is to be filled otherwise, as its checkpoint cannot be read.
+    def advance(self) -> None:
+        """Takes the next step of a checkpoint, if there is one to take.
 
         Raises:
-            CheckpointError: a checkpoint could not be written for the fifth consecutive time.
+            CheckpointError: five consecutive checkpoints could not be written.
         """
-        if self.refill.is_running:  # from a checkpoint that must stay, and of replay as it must not be saved
-            return self.refill.advance(calls)
-        self._save_on(calls, workers)
-        return None
+        if self._checkpointer is None or self._is_writing():
+            return
+        pending = self._pending
+        if pending is None:
+            if self._due is not None and self._clock() >= self._due and self._team.learner.is_ready:
+                self._start()
+        elif pending.tree is not None and pending.wanted is not None and not pending.is_asking:
+            if pending.wanted:
+                self._ask_for_segment(pending, pending.wanted.pop(0))
+            else:
+                number = pending.tree["learner"]["learner_steps"]
+                self._task = self._executor.submit(
+                    self._checkpointer.write, number, pending.tree, pending.sorted_indexes, pending.fresh
+                )
+                self._end()
 
-    def _save_on(self, calls: Calls, workers: WorkerGroup) -> None:
-        """Takes the next step of a checkpoint."""
-        if self._checkpoints is None or self._is_writing():
-            return
-        if not self._is_under_way:
-            if self._due is not None and self._clock() >= self._due and workers.learner.about:
-                self._is_under_way = True
-                calls.send("get_state", workers.learner)
-                for shard in workers.shards if self._with_replay else ():
-                    calls.send("get_index", shard)
-            return
-        if self._with_replay and len(self._indexes) < len(workers.shards):
-            return
-        if self._tree is None or self._asked is not None:
-            return
-        if self._wanted:
-            self._asked = self._wanted.pop(0)
-            method, shard = f"get_{self._asked.kind}", workers.shards[self._asked.shard]
-            calls.send(method, shard, self._asked.begin, self._asked.end)
-            return
-        number = self._tree["learner"]["learner_steps"]
-        self._task = self._executor.submit(
-            self._checkpoints.write, number, self._tree, self._sorted_indexes(), self._fresh
-        )
-        self._end()
-
-    def _sorted_indexes(self) -> list[Tree]:
-        """The index of every shard, in their order."""
-        return [self._indexes[shard] for shard in sorted(self._indexes)]
-
-    def take(self, call: Call, result: Any, goal: Goal, metrics: Metrics, workers: WorkerGroup) -> bool:
-        """Takes in the end of a call, if it is one of this object's; says whether it was."""
-        if call.kind not in _KINDS:
-            return False
-        if not self._is_under_way or self._checkpoints is None:  # given up meanwhile
-            return True
-        if call.kind == "get_state":
-            self._tree = self._run_tree(result, goal, metrics, workers)
-        elif call.kind == "get_index":
-            self._indexes[call.worker.index] = result
-            if len(self._indexes) == len(workers.shards):
-                self._wanted = self._checkpoints.missing(self._sorted_indexes())
-        elif self._asked is not None:
-            self._task = self._executor.submit(self._add_segment, self._asked, result)
-            self._asked = None
-        return True
-
-    def give_up(self) -> None:
-        """Leaves a checkpoint that is under way: one of the roles it is of has died."""
-        if self._is_under_way:
+    def cancel(self) -> None:
+        """Gives up the checkpoint that is being made: one of its roles has died."""
+        if self._pending is not None:
             self._end()
 
     def forget_shard(self, shard: int) -> None:
-        """A shard of replay has died: what it had saved is no part of what the next one will save."""
-        self.give_up()
+        """A shard of replay has died: what was saved of it is no part of what the next one will hold."""
+        self.cancel()
         if self._task is not None:
-            self._task.exception()  # a segment may be on its way still
-        if self._checkpoints is not None:
-            self._checkpoints.forget_segments(shard)
+            self._task.exception()  # a segment may still be written
+        if self._checkpointer is not None:
+            self._checkpointer.forget_segments(shard)
 
-    def finish(self, goal: Goal, metrics: Metrics, workers: WorkerGroup) -> None:
-        """Makes a last checkpoint and waits for it, unless the one that the run goes on from is as good.
+    def reusable_index(self, shard: Worker, plan: RestorePlan) -> Tree | None:
+        """The index that a restored shard will have, where all that it will hold is saved here already."""
+        if self._checkpointer is None or plan.ref is None:
+            return None
+        return self._checkpointer.reuse_segments(plan.ref, shard.index, plan.shards)
 
-        Shards that are being put back are not waited for: what they are to hold is saved.
+    def newest(self) -> CheckpointRef | None:
+        """The newest checkpoint of this run that is whole."""
+        if self._task is not None:  # once a checkpoint is written, older ones are deleted
+            self._task.exception()
+        return None if self._checkpointer is None else self._checkpointer.newest()
+
+    def finish(self) -> None:
+        """Makes a last checkpoint and waits for it, unless nothing has changed since the restored one.
+
+        Of a shard that is still being restored, what it will hold is saved.
         """
-        if self._checkpoints is None:
+        metrics = self._run.metrics
+        if self._checkpointer is None:
             return
-        self.give_up()
+        self.cancel()
         if self._task is not None and (error := self._task.exception()) is not None:
             metrics.note(f"A checkpoint could not be written ({type(error).__name__}: {error}).")
         self._task = None
         if not metrics.has_progress():
-            metrics.note(
-                "Nothing was done since the checkpoint that this run goes on from: no other is made."
-            )
+            metrics.note("No progress since the checkpoint that this run resumed from: no other is made.")
             return
-        shards = workers.shards if self._with_replay else []
+        shards = self._team.shards if self._run.config.checkpoint_replay else []
         if shards:
-            self.refill.complete(workers.ask)
-        learner = workers.ask(workers.learner, "get_state")
-        tree = self._run_tree(learner, goal, metrics, workers)
-        answers = [self._answers(workers, shard) for shard in shards]
-        save(self._checkpoints, learner["learner_steps"], tree, answers)
+            self._shards.complete(self._team.ask)
+        learner = self._team.ask(self._team.learner, "get_state")
+        save(self._run, self._make_tree(learner), [self._make_ask(shard) for shard in shards])
 
-    def _answers(self, workers: WorkerGroup, shard: Worker) -> Callable[..., Any]:
-        """Calls a method of a shard; of one that is being put back, all that is asked for is its index."""
-        index = self.refill.index_of(shard)
-        return functools.partial(workers.ask, shard) if index is None else lambda _get_index: index
+    def _start(self) -> None:
+        pending = self._pending = _Pending()
+        self._calls.send(
+            self._team.learner, "get_state", on_result=functools.partial(self._receive_state, pending)
+        )
+        if not self._run.config.checkpoint_replay:
+            pending.wanted = []
+            return
+        for shard in self._team.shards:
+            self._calls.send(
+                shard, "get_index", on_result=functools.partial(self._receive_index, pending)
+            )
 
-    def newest(self) -> CheckpointRef | None:
-        """The newest checkpoint of this run that is whole, if there is one."""
-        if self._task is not None:  # when it has written one, it takes older ones away
-            self._task.exception()
-        return None if self._checkpoints is None else self._checkpoints.newest()
+    # The results of a cancelled checkpoint are of no use, and change nothing.
 
-    def _run_tree(self, learner: Tree, goal: Goal, metrics: Metrics, workers: WorkerGroup) -> Tree:
-        """All that a checkpoint holds apart from replay; also how many actors are at work."""
-        tree = run_tree(learner, goal, metrics, self._about, workers.value)
-        return {**tree, "acting": len(workers.acting)}
+    def _receive_state(self, pending: _Pending, _call: Call, learner: Tree) -> None:
+        if pending is self._pending:
+            pending.tree = self._make_tree(learner)
 
-    def _add_segment(self, segment: Segment, state: Tree) -> None:
-        if self._checkpoints is not None:
-            self._fresh[segment] = self._checkpoints.add_segment(segment, state)
+    def _receive_index(self, pending: _Pending, call: Call, index: Tree) -> None:
+        pending.indexes[call.worker.index] = index
+        is_complete = len(pending.indexes) == len(self._team.shards)
+        if pending is self._pending and is_complete and self._checkpointer is not None:
+            pending.wanted = self._checkpointer.missing(pending.sorted_indexes)
+
+    def _ask_for_segment(self, pending: _Pending, segment: Segment) -> None:
+        pending.is_asking = True
+        self._calls.send(
+            self._team.shards[segment.shard],
+            f"get_{segment.kind}",
+            segment.begin,
+            segment.end,
+            on_result=functools.partial(self._receive_segment, pending, segment),
+        )
+
+    def _receive_segment(self, pending: _Pending, segment: Segment, _call: Call, state: Tree) -> None:
+        if pending is self._pending:
+            self._task = self._executor.submit(self._add_segment, pending, segment, state)
+            pending.is_asking = False
+
+    def _add_segment(self, pending: _Pending, segment: Segment, state: Tree) -> None:
+        if self._checkpointer is not None:
+            pending.fresh[segment] = self._checkpointer.add_segment(segment, state)
+
+    def _make_ask(self, shard: Worker) -> Callable[..., Any]:
+        """Calls a method of a shard; one that is being restored is only asked for the index that it will have."""
+        index = self._shards.index_of(shard)
+        return functools.partial(self._team.ask, shard) if index is None else lambda _get_index: index
+
+    def _make_tree(self, learner: Tree) -> Tree:
+        """All that a checkpoint holds apart from replay, and how many actors act."""
+        return {**run_tree(self._run, learner, self._team.value), "acting": len(self._team.acting)}
 
     def _is_writing(self) -> bool:
-        """Whether the thread is at work; takes note of how its last task ended."""
+        """Whether the thread is busy; handles the end of its last task."""
         if self._task is None:
             return False
         if not self._task.done():
             return True
         error, self._task = self._task.exception(), None
-        if isinstance(error, OSError) and self._checkpoints is not None:
-            self.give_up()
-            self._checkpoints.add_failure(error)
+        if isinstance(error, OSError) and self._checkpointer is not None:
+            self.cancel()
+            self._checkpointer.add_failure(error)
         elif error is not None:
             raise error
         return False
 
     def _end(self) -> None:
-        self._forget()
-        if self._seconds is not None:
-            self._due = self._clock() + self._seconds
+        self._pending = None
+        if (seconds := self._run.config.checkpoint_seconds) is not None:
+            self._due = self._clock() + seconds

@@ -1,191 +1,160 @@
-"""Faults: who failed, who takes its place, from where that goes on, and what is lost."""
+"""Faults: which role failed, what replaces it, where that starts, and what is lost."""
 
 from distdqn.checkpoints.reshard import RestorePlan
 from distdqn.checkpoints.store import CheckpointRef
-from distdqn.distributed.calls import Call, Calls, Ended, Failure, Worker, last_line
+from distdqn.distributed.calls import Calls, Ended, Failure, Worker, last_line
 from distdqn.distributed.checkpointing import AsyncCheckpointer
-from distdqn.distributed.limits import Limits
-from distdqn.distributed.refill import Unreadable, count_lost_learner, count_lost_replay, send_learner
+from distdqn.distributed.replay_shards import ReplayShards, Unreadable
 from distdqn.distributed.scheduler import Scheduler
-from distdqn.distributed.worker_group import WorkerGroup
+from distdqn.distributed.team import WorkerGroup
+from distdqn.environments.registry import environment_name
 from distdqn.errors import CheckpointError, EnvironmentFault, RoleFailure
-from distdqn.replay.rate_limiter import RateLimiter
-from distdqn.reporting.metrics import Metrics
-from distdqn.training.stopping import Goal
+from distdqn.training.loop import Run
 
 
 class FaultHandler:
-    """Answers failed calls: each fault has one answer."""
+    """Replaces roles whose calls fail, and restores what the new ones need."""
 
     def __init__(
         self,
+        run: Run,
         calls: Calls,
-        limits: Limits,
-        goal: Goal,
-        rate_limiter: RateLimiter,
-        metrics: Metrics,
-        saver: AsyncCheckpointer,
-        workers: WorkerGroup,
-        orders: Scheduler,
-        start: CheckpointRef | None,
+        team: WorkerGroup,
+        shards: ReplayShards,
+        scheduler: Scheduler,
+        checkpoints: AsyncCheckpointer,
+        resume_from: CheckpointRef | None,
     ) -> None:
+        self._run = run
         self._calls = calls
-        self._limits = limits
-        self._goal = goal
-        self._rate_limiter = rate_limiter
-        self._metrics = metrics
-        self._saver = saver
-        self._workers = workers
-        self._scheduler = orders
-        self._start = start
+        self._team = team
+        self._shards = shards
+        self._scheduler = scheduler
+        self._checkpoints = checkpoints
+        self._resume_from = resume_from
 
-    def begin(self) -> None:
-        """Has the roles begin, where a checkpoint ended if there is one to go on from."""
-        if self._start is not None:  # the journal and the goal have taken it up already
-            send_learner(self._calls, self._workers.learner, self._start)
-            for shard in self._workers.shards:
-                self._fill(shard, self._start)
-        self._calls.send("publish", self._workers.learner)
-        self._calls.send("compile", self._workers.learner)
+    def start(self) -> None:
+        """Lets the first roles start, from the checkpoint that the run resumes from if there is one."""
+        if (ref := self._resume_from) is not None:  # goal and metrics are restored already
+            self._send_learner_state(ref)
+            for shard in self._team.shards:
+                self._restore_shard(shard, ref)
+        self._scheduler.start_learner()
 
-    def _fill(self, shard: Worker, ref: CheckpointRef | None) -> None:
-        replay_infos = self._scheduler.replay_infos
-        replay_infos[shard.index] = self._saver.fill(shard, RestorePlan(ref, len(replay_infos)))
-
-    def replace(self, ended: Ended) -> None:
-        """Answers a failed call: a new process in the place of the one that failed.
+    def handle(self, ended: Ended) -> None:
+        """Answers a failed call, usually with a new process.
 
         Raises:
-            RoleFailure: it failed too often running.
-            EnvironmentFault: each time, the environment hung.
+            RoleFailure: too many consecutive failures.
+            EnvironmentFault: in each of them, the environment did not respond.
         """
         call, why = ended.call, ended.failure or ""
-        worker = self._who_failed(ended)
-        if worker is None:
-            self._go_on_without(call, why)
+        worker = call.find_culprit(ended)
+        # Nobody is to blame for a lost argument, and of several calls that fail together the first one counts.
+        if worker is None or not self._team.is_current(worker):
+            call.on_lost(ended)
             return
-        if not self._workers.is_on(worker):  # one of several calls that failed together
-            self.forget(call)
+        if worker.drains_until is not None:
+            lost = [ended, *self._calls.abandon(worker)]
+            self._team.remove(worker)
+            _lose(lost)
+            self._run.metrics.note(f"{worker.name} failed in `{call.method}` while draining: {last_line(why)}")
             return
-        if worker.leaves_by is not None:
-            lost = [call, *self._calls.abandon(worker)]
-            self._workers.remove(worker)
-            for each in lost:
-                self.forget(each)
-            self._metrics.note(f"{worker.name} failed in `{call.kind}` while it left: {last_line(why)}")
-            return
-        name = f"{worker.name} (incarnation {worker.restarts})"
+        name = f"{worker.name} (restart {worker.restarts})" if worker.restarts else worker.name
         how = self._count_failure(worker, ended, name)
-        lost = [call, *self._calls.abandon(worker)]
-        fresh = self._workers.replace(worker)
-        losses = ""
-        match worker.role:
-            case "actor":
-                self._metrics.counters.actor_restarts += 1
-            case "learner":
-                losses = self._restore_learner(fresh)
-            case "replay":
-                losses = self._restore_replay(fresh)
-        for each in lost:
-            self.forget(each)
-        self._metrics.note(f"{name} {how} `{call.kind}` and is replaced{losses}: {last_line(why)}")
+        lost = [ended, *self._calls.abandon(worker)]
+        losses = self._restore(worker, self._team.replace(worker))
+        _lose(lost)
+        self._run.metrics.note(f"{name} {how} `{call.method}` and is replaced{losses}: {last_line(why)}")
+
+    def replace_unreadable(self, unreadable: Unreadable) -> None:
+        """Restores a shard from the checkpoint before, in a new process: parts of this one are in it already.
+
+        Raises:
+            CheckpointError: the run resumes from this checkpoint.
+        """
+        shard, error, ref = unreadable.shard, unreadable.error, unreadable.plan.ref
+        start = self._resume_from
+        if start is not None and ref is not None and ref.document is start.document:
+            raise CheckpointError(f"The checkpoint to resume from cannot be read: {error}") from error
+        lost = self._calls.abandon(shard)
+        losses = self._restore(shard, self._team.replace(shard))
+        _lose(lost)
+        self._run.metrics.note(f"{shard.name} cannot be restored and is replaced{losses}: {error}")
 
     def _count_failure(self, worker: Worker, ended: Ended, name: str) -> str:
-        """Counts a failure; nodes that are lost meanwhile do not count. Says in words how it failed."""
-        kind, why = ended.call.kind, ended.failure or ""
-        node = worker.about.get("node") or ended.node
+        """Counts a failure, unless its node is lost; says how the role failed."""
+        method, why = ended.call.method, ended.failure or ""
+        node = worker.process.get("node") or ended.node
         worker.failures += (Failure(node, ended.is_hang),)
         lost_nodes = self._calls.backend.lost_nodes()
         counted = [failure for failure in worker.failures if failure.node not in lost_nodes]
-        if len(counted) < self._limits.max_failures:
+        if len(counted) < self._run.config.max_failures:
             return "was lost with its node in" if node in lost_nodes else "failed in"
         if all(failure.is_hang for failure in counted):
             raise EnvironmentFault(
-                f"The environment `{self._limits.environment}` gave no answer within "
-                f"{self._calls.env_timeout_seconds:g} s in {name}, {len(counted)} times running "
-                "(mend it, or raise `env_timeout_seconds`)."
+                f"The environment `{environment_name(self._run.config.env)}` did not respond within "
+                f"{self._calls.env_timeout_seconds:g} s in {name}, {len(counted)} consecutive times "
+                "(fix it, or raise `env_timeout_seconds`)."
             )
         raise RoleFailure(
-            f"{name} failed {len(counted)} times running, last in `{kind}`: {last_line(why)}", details=why
+            f"{name} failed {len(counted)} consecutive times, last in `{method}`: {last_line(why)}", details=why
         )
 
-    def _go_on_without(self, call: Call, why: str) -> None:
-        """Leaves out a call for which what it was to be given is lost, with the node that had it."""
-        if call.kind == "rollout":
-            self._scheduler.forget_weights(call.worker)
-        if call.kind == "evaluate":  # the next one is of newer weights
-            self._metrics.note(f"An evaluation is left out, as its weights are lost: {last_line(why)}")
-        else:
-            self.forget(call)
+    def _restore(self, worker: Worker, fresh: Worker) -> str:
+        """Restores what the new process needs; says what is lost."""
+        match worker.role:
+            case "actor":
+                self._run.metrics.counters.actor_restarts += 1
+            case "learner":
+                return self._restore_learner()
+            case "replay":
+                return self._restore_replay(fresh)
+        return ""
 
-    def fill_again(self, unreadable: Unreadable) -> None:
-        """Fills a shard from the checkpoint before, as what it was given so far cannot be taken back.
-
-        Raises:
-            CheckpointError: there is none before: the run goes on from this one.
-        """
-        shard, error = unreadable.shard, unreadable.error
-        if self._start is not None and unreadable.ref is self._start:
-            raise CheckpointError(f"The checkpoint to go on from cannot be read: {error}") from error
-        lost = self._calls.abandon(shard)
-        losses = self._restore_replay(self._workers.replace(shard))
-        for each in lost:
-            self.forget(each)
-        self._metrics.note(f"{shard.name} cannot be filled and is replaced{losses}: {error}")
-
-    def forget(self, call: Call) -> None:
-        """Takes back what a call that never ends was granted, or orders it again."""
-        match call.kind:
-            case "rollout":
-                self._scheduler.env_steps_under_way -= call.detail.limit
-                self._metrics.counters.lost_rollouts += 1
-            case "insert":
-                self._scheduler.env_steps_under_way -= call.detail[0].limit
-                self._metrics.counters.lost_rollouts += 1
-            case "evaluate":
-                self._scheduler.send_evaluation(call.detail)
-
-    def _newest(self) -> CheckpointRef | None:
-        """The newest checkpoint of this run that is whole, else the one that it resumes from."""
-        return self._saver.newest() or self._start
-
-    def _restore_learner(self, fresh: Worker) -> str:
-        """Puts a new learner where the newest checkpoint was; says what that lost."""
-        self._saver.give_up()
-        ref = self._newest()
-        lost = count_lost_learner(self._metrics.counters, ref)
-        self._scheduler.published_at = self._metrics.counters.learner_steps
-        self._goal.rewind(self._scheduler.published_at)
-        self._scheduler.is_compiled = False
+    def _restore_learner(self) -> str:
+        """Puts a new learner where the newest checkpoint was; says what that loses."""
+        self._checkpoints.cancel()
+        ref, counters = self._newest(), self._run.metrics.counters
+        before = counters.learner_steps
+        counters.learner_steps = ref.document["learner"]["learner_steps"] if ref else 0
+        lost = max(0, before - counters.learner_steps)
+        counters.learner_restarts += 1
+        counters.lost_learner_steps += lost
+        self._run.stopping.goal.rewind(counters.learner_steps)
         if ref is not None:
-            send_learner(self._calls, fresh, ref)
-        self._calls.send("publish", fresh)
-        self._calls.send("compile", fresh)
+            self._send_learner_state(ref)
+        self._scheduler.start_learner()
         return f", {lost:,} learner steps lost"
 
     def _restore_replay(self, fresh: Worker) -> str:
-        """Fills a new shard with its part of the newest checkpoint; says what that lost."""
-        self._saver.forget_shard(fresh.index)
-        counters, replay_infos = self._metrics.counters, self._scheduler.replay_infos
-        before = replay_infos[fresh.index]
-        self._fill(fresh, self._newest())
-        lost = count_lost_replay(counters, before, replay_infos[fresh.index].inserted)
-        # As if all that is in had been sampled as often as it should: no burst, and no side waits.
-        goal = int(self._rate_limiter.goal(counters.inserted))
-        counters.sampled = max(0, goal - self._scheduler.samples_under_way)
+        """Fills a new shard with its part of the newest checkpoint; says what that loses."""
+        self._checkpoints.forget_shard(fresh.index)
+        counters, before = self._run.metrics.counters, self._shards.infos[fresh.index]
+        self._restore_shard(fresh, self._newest())
+        after = self._shards.infos[fresh.index].inserted
+        lost = min(max(0, before.inserted - after), before.size)  # what was overwritten is not lost now
+        counters.inserted += after - before.inserted
+        counters.replay_restarts += 1
+        counters.lost_transitions += lost
+        # Set `sampled` to its target, so that the rate limiter neither bursts nor blocks.
+        target = int(self._run.rate_limiter.goal(counters.inserted))
+        counters.sampled = max(0, target - self._scheduler.samples_in_flight)
         return f", {lost:,} transitions lost"
 
-    def _who_failed(self, ended: Ended) -> Worker | None:
-        """Whose process is to be replaced; nobody's, if what a call needed is lost.
+    def _restore_shard(self, shard: Worker, ref: CheckpointRef | None) -> None:
+        plan = RestorePlan(ref, len(self._team.shards))
+        self._shards.restore(shard, plan, self._checkpoints.reusable_index(shard, plan))
 
-        Where a learner's call has no batches, it is that of the shard that should have drawn them.
-        """
-        call = ended.call
-        if call.kind != "learn":
-            return None if ended.lacks_input else call.worker
-        wanted = "failed" if ended.lacks_input else "under way"
-        shard: Worker
-        for shard, rows in call.detail.parts if ended.lacks_input or ended.is_overdue else ():
-            if self._calls.backend.state(rows) == wanted:
-                return shard
-        return None if ended.lacks_input else call.worker
+    def _send_learner_state(self, ref: CheckpointRef) -> None:
+        self._calls.send(self._team.learner, "set_state", ref.read("learner"))
+
+    def _newest(self) -> CheckpointRef | None:
+        """The newest checkpoint that is whole, of this run or the one that it resumes."""
+        return self._checkpoints.newest() or self._resume_from
+
+
+def _lose(lost: list[Ended]) -> None:
+    """Handles calls that have no result."""
+    for ended in lost:
+        ended.call.on_lost(ended)

@@ -1,19 +1,29 @@
-"""Who may go on: rollouts, learning and evaluations are ordered from counters alone."""
+"""Rollouts, learner calls and evaluations: requested from counters alone, and what follows from their results."""
 
+import dataclasses
+import functools
 from dataclasses import dataclass
 
-from distdqn.distributed.calls import Calls, Worker, evaluation_turns
-from distdqn.distributed.limits import Limits
-from distdqn.distributed.worker_group import WorkerGroup
-from distdqn.replay.rate_limiter import RateLimiter
+from distdqn.config.config import resolved
+from distdqn.distributed.calls import Call, Calls, Ended, Worker, evaluation_turns, last_line
+from distdqn.distributed.replay_shards import ReplayShards
+from distdqn.distributed.team import WorkerGroup
 from distdqn.replay.shards import assign_shards
-from distdqn.reporting.metrics import Metrics
 from distdqn.seeding import make_generator
-from distdqn.training.backend import Ref
-from distdqn.training.stopping import Budget, Goal
-from distdqn.types import EvaluationRequest, LearnRequest, ReplayInfo, RolloutRequest
+from distdqn.training.backend import CallFailed, Ref
+from distdqn.training.builders import make_learning_schedules
+from distdqn.training.loop import Run
+from distdqn.types import (
+    Evaluation,
+    EvaluationRequest,
+    LearnReport,
+    LearnRequest,
+    PolicyWeights,
+    RolloutReport,
+    RolloutRequest,
+)
 
-_CALLS_AHEAD = 2  # under way to each actor and to the learner: one runs, one is queued
+_CALLS_AHEAD = 2  # in flight to each actor and to the learner: one runs, one is queued
 
 
 @dataclass(frozen=True)
@@ -25,226 +35,274 @@ class PublishedWeights:
     learner_steps: int
 
 
-@dataclass(frozen=True)
-class Learning:
-    """What a learner's call was made with.
-
-    Attributes:
-        parts: of its batches: the shard that was to draw, and what it draws.
-        learning_rate: of its updates.
-    """
-
-    parts: list[tuple[Worker, Ref]]
-    learning_rate: float
-
-
 class Scheduler:
-    """Orders what may go on, and counts what is granted but not over yet.
+    """Requests what the budget and the rate limiter allow, and keeps count of what is in flight."""
 
-    Attributes:
-        weights: the newest that the learner has published, or None if they are lost.
-        newest_version: of the weights that the learner has published, or None.
-        is_compiled: whether the learner there is now has compiled its update.
-        env_steps_under_way: of rollouts that replay has not accepted yet.
-        published_at: learner steps when weights were last ordered.
-        stocks: what each shard of replay holds, as it told last.
-    """
-
-    def __init__(
-        self,
-        calls: Calls,
-        limits: Limits,
-        goal: Goal,
-        budget: Budget,
-        rate_limiter: RateLimiter,
-        metrics: Metrics,
-        workers: WorkerGroup,
-    ) -> None:
+    def __init__(self, run: Run, calls: Calls, team: WorkerGroup, shards: ReplayShards) -> None:
+        self.weights: PublishedWeights | None = None  # the newest; None if they are lost
+        self.newest_version: tuple[int, int] | None = None  # that the learner has published
+        self.is_compiled = False  # whether the present learner has compiled its update
+        self.env_steps_in_flight = 0  # of rollouts that replay has not stored yet
+        self._run = run
         self._calls = calls
-        self._limits = limits
-        self._goal = goal
-        self._budget = budget
-        self._rate_limiter = rate_limiter
-        self._metrics = metrics
-        self._workers = workers
-        self._turn = 0  # index of the actor to be asked next, if there is one
-        self.weights: PublishedWeights | None = None
-        self.newest_version: tuple[int, int] | None = None
-        self.is_compiled = False
-        self.env_steps_under_way = 0
-        self.published_at = metrics.counters.learner_steps
-        self.replay_infos = [ReplayInfo() for _ in workers.shards]
-        self._generator = make_generator(limits.seed, "shards")
+        self._team = team
+        self._shards = shards
+        self._turn = 0  # index of the actor that is next
+        self._published_at = run.metrics.counters.learner_steps
+        self._schedules = make_learning_schedules(run.config)
+        self._generator = make_generator(run.config.seed, "shards")
 
     def send(self) -> None:
-        """Orders all that may go on now."""
-        self._order_rollouts()
-        self._order_learning()
-        self._order_evaluation()
+        """Requests all that is allowed now."""
+        self._send_rollouts()
+        self._send_learning()
+        self._send_evaluation()
 
-    def finished(self) -> str | None:
-        """Why there is nothing left to order, or None."""
-        if self._goal.reached:
-            return "goal_reached"
-        if self._budget.is_out_of_time(self._metrics.seconds):
-            return "max_seconds"
-        if self._budget.is_out_of_episodes(self._metrics.counters.episodes):
-            return "max_episodes"
-        if self._budget.env_steps_left(self._metrics.counters.env_steps):
-            return None
-        is_working = self._calls.are_under_way("compile", "learn", "evaluate", "set_index", "set_chunk")
-        return None if is_working or self._can_learn() else "max_env_steps"
+    def stop_reason(self) -> str | None:
+        """Why the run ends now, or None. All env steps are learned from first."""
+        reason = self._run.stop_reason
+        if reason != "max_env_steps":
+            return reason
+        running = self._calls.count("compile", "evaluate", "set_index", "set_chunk") + self._learn_calls
+        return None if running or self._shards.is_restoring or self._can_learn() else reason
 
-    def who_waits(self) -> str | None:
-        """`actors` or `learner`, if that side has nothing to do until the other goes on."""
+    def idle_side(self) -> str | None:
+        """`actors` or `learner`, if that side has nothing to do until the other side has made progress."""
         if not self.is_compiled:
             return None
-        if not self._workers.learner.under_way:
+        if not self._team.learner.in_flight:
             return "learner"
-        return None if self._calls.are_under_way("rollout") else "actors"
-
-    def take_weights(self, published: PublishedWeights) -> None:
-        """Takes in weights, unless newer ones are there."""
-        if self.newest_version is not None and published.weights_version <= self.newest_version:
-            return
-        self.weights, self.newest_version = published, published.weights_version
-        self._metrics.add_published(published.weights_version)
-
-    def forget_weights(self, actor: Worker) -> None:
-        """Takes note that those last sent to this actor were lost, on a node that has died."""
-        if self.weights is not None and self.weights.weights_version == actor.weights_version:
-            self.weights = None
-        actor.weights_version = None
+        return None if self._calls.count("rollout") else "actors"
 
     def describe_waits(self) -> list[str]:
-        """Who waits for whom, in words."""
-        counters = self._metrics.counters
+        """Which side waits for which, in words."""
+        counters = self._run.metrics.counters
+        min_replay_size = self._run.config.min_replay_size
         waits = []
-        if not self._budget.env_steps_left(counters.env_steps + self.env_steps_under_way):
-            waits.append("all env steps are taken or under way")
-        elif not self._can_act(len(self._workers.acting)):
+        if not self._run.stopping.env_steps_left(counters.env_steps + self.env_steps_in_flight):
+            waits.append("all env steps are taken or requested")
+        elif not self._can_act(len(self._team.acting)):
             waits.append("the actors wait for the learner")
         if not self.is_compiled:
             waits.append("the learner has not compiled")
-        elif counters.inserted < self._rate_limiter.min_replay_size:
+        elif counters.inserted < min_replay_size:
             waits.append(
-                f"the learner waits for {self._rate_limiter.min_replay_size:,} transitions in replay"
+                f"the learner waits for {min_replay_size:,} transitions in replay, {counters.inserted:,} are stored"
             )
-            waits[-1] += f", {counters.inserted:,} are in"
         elif not self._can_learn():
             waits.append("the learner waits for the actors")
         return waits
 
-    def send_evaluation(self, order: EvaluationRequest) -> None:
-        """Has the evaluator make this evaluation."""
-        self._calls.send(
-            "evaluate",
-            self._workers.evaluator,
-            order.weights,
-            order.episodes,
-            order.number,
-            detail=order,
-            turns=evaluation_turns(order.episodes),
-        )
-
     @property
-    def samples_under_way(self) -> int:
-        """Transitions that granted calls of the learner draw."""
-        return self._calls.count_under_way("learn") * self._limits.samples_per_call
+    def samples_in_flight(self) -> int:
+        """Transitions that the learner calls in flight sample."""
+        return self._learn_calls * self._run.samples_per_call
 
-    def _order_rollouts(self) -> None:
-        """Orders rollouts: one from each actor before a second from any, and in turns."""
-        acting = self._workers.acting
+    # Rollouts.
+
+    def _send_rollouts(self) -> None:
+        """Requests rollouts: one from each actor before a second from any, and in turns."""
+        acting = self._team.acting
         for ahead in range(_CALLS_AHEAD):
-            for place, actor in sorted(enumerate(acting), key=lambda each: each[1].index < self._turn):
-                if actor.under_way != ahead:
+            for position, actor in sorted(enumerate(acting), key=lambda each: each[1].index < self._turn):
+                if actor.in_flight != ahead:
                     continue
-                env_steps = self._metrics.counters.env_steps
-                left = self._budget.env_steps_left(env_steps + self.env_steps_under_way)
+                env_steps = self._run.metrics.counters.env_steps
+                left = self._run.stopping.env_steps_left(env_steps + self.env_steps_in_flight)
                 if not left or not self._can_act(len(acting)):
                     return
-                limit = min(left, self._limits.steps_per_rollout)
-                order = RolloutRequest(env_steps, limit, place, len(acting))
-                self.env_steps_under_way += order.limit
-                self._calls.send("rollout", actor, order, *self._news_for(actor), returns=2, detail=order)
+                limit = min(left, self._run.steps_per_rollout)
+                self._send_rollout(actor, RolloutRequest(env_steps, limit, position, len(acting)))
                 self._turn = actor.index + 1
 
-    def _news_for(self, actor: Worker) -> tuple[Ref, ...]:
+    def _send_rollout(self, actor: Worker, request: RolloutRequest) -> None:
+        self.env_steps_in_flight += request.limit
+        self._calls.send(
+            actor,
+            "rollout",
+            request,
+            *self._new_weights(actor),
+            returns=2,
+            on_result=functools.partial(self._store_rollout, request),
+            on_lost=functools.partial(self._lose_rollout, request),
+            plays=True,
+        )
+
+    def _new_weights(self, actor: Worker) -> tuple[Ref, ...]:
         """The newest weights, unless they have been sent to this actor."""
         if self.weights is None or actor.weights_version == self.weights.weights_version:
             return ()
         actor.weights_version = self.weights.weights_version
         return (self.weights.ref,)
 
-    def _order_learning(self) -> None:
-        """Has replay draw batches and the learner learn from them, one call ahead."""
-        limits = self._limits
-        while self._workers.learner.under_way < _CALLS_AHEAD and self._can_learn():
-            if self._metrics.train_seconds_begin is None:
-                self._metrics.train_seconds_begin = self._metrics.seconds
-            learner_steps = self._learner_steps + limits.updates_per_call
-            publish = learner_steps - self.published_at >= limits.weights_update_period
-            if publish:
-                self.published_at = learner_steps
-            self._send_learn(publish, limits.schedules.at(self._metrics.counters.env_steps))
+    def _store_rollout(self, request: RolloutRequest, call: Call, report: RolloutReport) -> None:
+        """Stores a rollout's chunk. The rollout counts once replay has it."""
 
-    def _send_learn(self, publish: bool, order: LearnRequest) -> None:
-        """Has the shards of replay draw, and the learner learn from that.
+        def stored() -> None:
+            self.env_steps_in_flight -= request.limit
+            metrics = self._run.metrics
+            metrics.add_rollout(report, metrics.counters.inserted + report.transitions)
 
-        Nobody waits here: the learner's call starts once all its batches are there.
-        """
-        call, shards = self._calls.backend.call, self._workers.shards
-        shape = (self._limits.updates_per_call, self._limits.batch_size)
-        if len(shards) == 1:
-            refs = call(shards[0].handle, "sample", *shape, order.importance_sampling_exponent)
-            parts = [(shards[0], refs[0])]
-            method, arguments = "learn", (refs[0], publish, order.learning_rate)
-        else:
-            split = assign_shards(
-                self.replay_infos, *shape, order.importance_sampling_exponent, self._generator
-            )
-            parts = [
-                (shards[index], call(shards[index].handle, "draw", count)[0])
-                for index, count in split.counts.items()
-            ]
-            refs = tuple(ref for _, ref in parts)
-            method, arguments = "learn_from_shards", (split, publish, order.learning_rate, *refs)
-        self._calls.send(
-            "learn",
-            self._workers.learner,
-            *arguments,
-            returns=2 + len(parts),
-            detail=Learning(parts, order.learning_rate),
-            method=method,
-        )
+        lost = functools.partial(self._lose_rollout, request)
+        self._shards.insert(self._team.shard_of(call.worker), call.refs[1], stored, lost)
 
-    def _order_evaluation(self) -> None:
-        """Orders the evaluation that is due, one at a time, of weights of the learner there is now."""
-        if self.weights is None or self._calls.are_under_way("evaluate"):
-            return
-        if self.weights.weights_version[0] != self._workers.learner.restarts:
-            return
-        order = self._goal.next_order(self.weights.ref, self.weights.learner_steps)
-        if order is not None:
-            self.send_evaluation(order)
-
-    @property
-    def _learner_steps(self) -> int:
-        """Learner steps made, those of granted calls included."""
-        under_way = self._calls.count_under_way("learn") * self._limits.updates_per_call
-        return self._metrics.counters.learner_steps + under_way
+    def _lose_rollout(self, request: RolloutRequest, ended: Ended) -> None:
+        self.env_steps_in_flight -= request.limit
+        self._run.metrics.counters.lost_rollouts += 1
+        actor = ended.call.worker
+        if ended.lacks_input and actor.role == "actor":  # the weights, with the node that had them
+            if self.weights is not None and self.weights.weights_version == actor.weights_version:
+                self.weights = None
+            actor.weights_version = None
 
     def _can_act(self, actors: int) -> bool:
-        counters = self._metrics.counters
-        inserted = counters.inserted + self.env_steps_under_way
-        return self._rate_limiter.can_insert(inserted, counters.sampled, actors)
+        counters = self._run.metrics.counters
+        inserted = counters.inserted + self.env_steps_in_flight
+        return self._run.rate_limiter.can_insert(inserted, counters.sampled, actors)
+
+    # Learning.
+
+    def start_learner(self) -> None:
+        """Lets a new learner publish its weights and compile its update."""
+        self._published_at = self._run.metrics.counters.learner_steps
+        self.is_compiled = False
+        learner = self._team.learner
+        self._calls.send(learner, "publish", on_result=self._receive_published)
+        self._calls.send(learner, "compile", on_result=self._end_compile)
+
+    def _receive_published(self, call: Call, weights: PolicyWeights) -> None:
+        self._set_weights(PublishedWeights(call.refs[0], weights.weights_version, weights.learner_steps))
+
+    def _set_weights(self, published: PublishedWeights) -> None:
+        """Keeps weights, unless newer ones are known."""
+        if self.newest_version is not None and published.weights_version <= self.newest_version:
+            return
+        self.weights, self.newest_version = published, published.weights_version
+        self._run.metrics.add_published(published.weights_version)
+
+    def _end_compile(self, _call: Call, notice: str | None) -> None:
+        self.is_compiled = True
+        if notice:
+            self._run.metrics.note(notice)
+
+    @property
+    def _learn_calls(self) -> int:
+        return self._calls.count("learn", "learn_from_shards")
 
     def _can_learn(self) -> bool:
-        counters, count = self._metrics.counters, self._limits.samples_per_call
-        sampled = counters.sampled + self.samples_under_way
-        is_filled = any(info.total_priority for info in self.replay_infos)  # not while all are being put back
+        counters = self._run.metrics.counters
+        sampled = counters.sampled + self.samples_in_flight
+        is_filled = any(info.total_priority for info in self._shards.infos)  # not while all are restored
         return (
             self.is_compiled
             and is_filled
-            and self._rate_limiter.can_sample(counters.inserted, sampled, count)
+            and self._run.rate_limiter.can_sample(counters.inserted, sampled, self._run.samples_per_call)
         )
+
+    def _send_learning(self) -> None:
+        """Lets replay sample batches and the learner learn from them, one call ahead."""
+        config, metrics = self._run.config, self._run.metrics
+        while self._team.learner.in_flight < _CALLS_AHEAD and self._can_learn():
+            if metrics.train_seconds_begin is None:
+                metrics.train_seconds_begin = metrics.seconds
+            requested = metrics.counters.learner_steps + self._learn_calls * config.updates_per_call
+            learner_steps = requested + config.updates_per_call
+            publish = learner_steps - self._published_at >= config.weights_update_period
+            if publish:
+                self._published_at = learner_steps
+            self._send_learn(publish, self._schedules.at(metrics.counters.env_steps))
+
+    def _send_learn(self, publish: bool, request: LearnRequest) -> None:
+        """Lets the shards of replay sample, and the learner learn from that once all batches are there."""
+        call, shards, config = self._calls.backend.call, self._team.shards, self._run.config
+        shape = (config.updates_per_call, resolved(config.batch_size))
+        exponent = request.importance_sampling_exponent
+        if len(shards) == 1:
+            batches = call(shards[0].handle, "sample", *shape, exponent)
+            parts = [(shards[0], batches[0])]
+            method, arguments = "learn", (batches[0], publish, request.learning_rate)
+        else:
+            assignment = assign_shards(self._shards.infos, *shape, exponent, self._generator)
+            parts = [
+                (shards[index], call(shards[index].handle, "draw", count)[0])
+                for index, count in assignment.counts.items()
+            ]
+            rows = [ref for _, ref in parts]
+            method, arguments = "learn_from_shards", (assignment, publish, request.learning_rate, *rows)
+        self._calls.send(
+            self._team.learner,
+            method,
+            *arguments,
+            returns=2 + len(parts),
+            on_result=functools.partial(self._end_learn, parts, request.learning_rate),
+            find_culprit=functools.partial(self._find_learn_culprit, parts),
+            is_work=True,
+        )
+
+    def _end_learn(
+        self, parts: list[tuple[Worker, Ref]], learning_rate: float, call: Call, report: LearnReport
+    ) -> None:
+        _, weights, *priorities = call.refs
+        for (shard, _), update in zip(parts, priorities, strict=True):
+            shard.failures = ()
+            # Another process in its place gives the same item ids to other transitions.
+            if self._run.config.sampler == "prioritized" and self._team.is_current(shard):
+                self._calls.send(shard, "update_priorities", update, on_result=self._shards.update_info)
+        sampled = report.updates * resolved(self._run.config.batch_size)
+        self._run.metrics.add_learn(report, sampled, learning_rate)
+        if report.weights_version is not None:
+            self._set_weights(PublishedWeights(weights, report.weights_version, report.learner_steps))
+
+    def _find_learn_culprit(self, parts: list[tuple[Worker, Ref]], ended: Ended) -> Worker | None:
+        """The shard whose batches are missing, else the learner; nobody if other arguments are lost."""
+        wanted = "failed" if ended.lacks_input else "running"
+        for shard, rows in parts if ended.lacks_input or ended.is_overdue else ():
+            if self._calls.backend.state(rows) == wanted:
+                return shard
+        return None if ended.lacks_input else ended.call.worker
+
+    # Evaluations.
+
+    def _send_evaluation(self) -> None:
+        """Requests the evaluation that is due, one at a time, of weights of the present learner."""
+        if self.weights is None or self._calls.count("evaluate"):
+            return
+        if self.weights.weights_version[0] != self._team.learner.restarts:
+            return
+        request = self._run.stopping.goal.next_request(self.weights.ref, self.weights.learner_steps)
+        if request is not None:
+            self._evaluate(request)
+
+    def _evaluate(self, request: EvaluationRequest) -> None:
+        self._calls.send(
+            self._team.evaluator,
+            "evaluate",
+            request.weights,
+            request.episodes,
+            request.number,
+            on_result=functools.partial(self._end_evaluation, request),
+            on_lost=functools.partial(self._lose_evaluation, request),
+            turns=evaluation_turns(request.episodes),
+            plays=True,
+        )
+
+    def _end_evaluation(self, request: EvaluationRequest, _call: Call, evaluation: Evaluation) -> None:
+        """Judges weights once they are in this process, where no lost node takes them along."""
+        weights, metrics = request.weights, self._run.metrics
+        try:
+            if not isinstance(weights, PolicyWeights):
+                weights = self._calls.backend.get(weights)
+        except CallFailed as error:
+            metrics.note(f"An evaluation is skipped because its weights are lost: {last_line(str(error))}")
+        else:
+            self._run.stopping.goal.add(dataclasses.replace(request, weights=weights), evaluation)
+        metrics.counters.evaluations += 1
+        metrics.report(evaluation, actors_alive=len(self._team.acting))
+
+    def _lose_evaluation(self, request: EvaluationRequest, ended: Ended) -> None:
+        """Repeats an evaluation, unless its weights are lost: the next one is of newer weights."""
+        if ended.lacks_input:
+            why = last_line(ended.failure or "")
+            self._run.metrics.note(f"An evaluation is skipped because its weights are lost: {why}")
+        else:
+            self._evaluate(request)

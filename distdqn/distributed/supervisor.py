@@ -1,191 +1,115 @@
 """The supervisor of an `async` run: a state machine over counters, calls and deadlines.
 
-It keeps one or two calls under way to every role and decides from counters alone who may
-go on (`ordering`). Data is not unpacked here: the supervisor passes references on, from
-actor to replay and from replay to learner. A call that fails or overruns its deadline is
-how a fault is seen, and each fault has one answer (`replacing`).
+It keeps one or two calls in flight to every role and decides from counters alone what comes next (`scheduler`). Data
+does not pass through it: it hands references on, from actor to replay and from replay to learner. A call that fails or
+passes its deadline is how a fault is seen, and each fault has one answer (`faults`).
 """
 
-import dataclasses
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
 
 from distdqn.checkpoints.store import CheckpointRef
-from distdqn.distributed.actor_pool import ActorPool, Departure
-from distdqn.distributed.calls import Calls, Ended, last_line
+from distdqn.distributed.actor_pool import ActorPool
+from distdqn.distributed.calls import Calls, Ended
 from distdqn.distributed.checkpointing import AsyncCheckpointer
 from distdqn.distributed.faults import FaultHandler
-from distdqn.distributed.limits import Limits
-from distdqn.distributed.scheduler import Learning, PublishedWeights, Scheduler
+from distdqn.distributed.replay_shards import ReplayShards
+from distdqn.distributed.scheduler import Scheduler
+from distdqn.distributed.team import WorkerGroup
 from distdqn.distributed.watchdog import Watchdog
-from distdqn.distributed.worker_group import WorkerGroup
-from distdqn.replay.rate_limiter import RateLimiter
-from distdqn.reporting.metrics import Metrics
-from distdqn.training.backend import CallFailed, Ref
-from distdqn.training.stopping import Budget, Goal, StopRequest
-from distdqn.types import Evaluation, EvaluationRequest, LearnReport, PolicyWeights, ReplayInfo
+from distdqn.training.loop import Run
 
 _POLL_SECONDS = 0.2  # at least this often the supervisor looks at signals and deadlines
-
-_REFILL_SECONDS = 0.02  # the same while replay is being put back
+_RESTORE_SECONDS = 0.02  # the same while replay is being restored
 
 
 class Supervisor:
-    """Starts, paces, watches and replaces the roles of one run."""
+    """Starts, paces, watches and replaces the roles of one run.
+
+    Args:
+        run: what all modes share; goal and metrics are restored already.
+        calls: to the roles.
+        actors: how many to start with.
+        resume_from: the checkpoint that the run resumes from.
+        executor: reads and writes checkpoints, one task at a time.
+        clock: in seconds.
+    """
 
     def __init__(
         self,
+        run: Run,
         calls: Calls,
-        limits: Limits,
-        goal: Goal,
-        budget: Budget,
-        rate_limiter: RateLimiter,
-        metrics: Metrics,
-        stop: StopRequest,
-        saver: AsyncCheckpointer,
-        start: CheckpointRef | None = None,
+        actors: int,
+        resume_from: CheckpointRef | None,
+        executor: Executor,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._run = run
         self._calls = calls
-        self._limits = limits
-        self._goal = goal
-        self._metrics = metrics
-        self._stop = stop
-        self._saver = saver
         self._clock = clock
-        self._reported_at = clock()
-        # Versions of the weights that the checkpoint's learner has published are not given out again.
-        generation = 0 if start is None else start.document["learner"]["weights_version"][0] + 1
-        cut = None if start is None else metrics.counters.learner_steps
-        self.workers = WorkerGroup(calls, limits.actors, generation, limits.replay_shards, cut)
-        self._scheduler = Scheduler(calls, limits, goal, budget, rate_limiter, metrics, self.workers)
-        self._fault_handler = FaultHandler(
-            calls, limits, goal, rate_limiter, metrics, saver, self.workers, self._scheduler, start
+        config, generation, flush_number = run.config, 0, None
+        if resume_from is not None:  # versions that the checkpoint's learner has published are not repeated
+            generation = resume_from.document["learner"]["weights_version"][0] + 1
+            flush_number = run.metrics.counters.learner_steps
+        self.team = WorkerGroup(calls, config, actors, generation, flush_number)
+        self.shards = ReplayShards(calls, run.metrics, config.replay_shards, executor)
+        self.checkpoints = AsyncCheckpointer(run, calls, self.team, self.shards, executor, clock)
+        self._scheduler = Scheduler(run, calls, self.team, self.shards)
+        self._faults = FaultHandler(
+            run, calls, self.team, self.shards, self._scheduler, self.checkpoints, resume_from
         )
-        self._watchdog = Watchdog(calls, limits, metrics, self.workers, self._scheduler, clock)
-        self._fault_handler.begin()
-        self._actor_pool = ActorPool(
-            calls, limits, metrics, self.workers, self._fault_handler.forget, saver.refill.insert, clock
-        )
+        self._watchdog = Watchdog(run, calls, self.team, self._scheduler, clock)
+        self._faults.start()
+        self._actor_pool = ActorPool(run, calls, self.team, self.shards, clock)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the learner has published any weights."""
+        return self._scheduler.newest_version is not None
 
     def run(self) -> str:
-        """Trains until the goal is reached or a budget is spent; returns which, as a word.
+        """Trains until the goal is reached, a budget is spent or a stop is requested; returns which.
 
         Raises:
             RoleFailure: a role keeps failing.
             EnvironmentFault: the environment keeps hanging.
-            ClusterError: nothing goes on, or the cluster is too small for the run to start.
+            ClusterError: no progress, or the cluster is too small for the run to start.
+            CheckpointError: five consecutive checkpoints could not be written.
         """
-        while (reason := self._finished()) is None:
+        metrics = self._run.metrics
+        while (reason := self._scheduler.stop_reason()) is None:
             self._actor_pool.advance(self._scheduler.is_compiled)
             self._scheduler.send()
-            if (unreadable := self._saver.advance(self._calls, self.workers)) is not None:
-                self._fault_handler.fill_again(unreadable)
-            waiting, begin = self._scheduler.who_waits(), self._clock()
-            # A part that was read wakes nobody.
-            ended = self._calls.collect(_REFILL_SECONDS if self._saver.refill.is_running else _POLL_SECONDS)
-            if waiting:
-                self._metrics.add_wait(waiting, self._clock() - begin)
-            for end in ended:
-                self._take(end)
-            self._watchdog.look()
-            if self._clock() - self._reported_at >= self._limits.report_seconds:
-                self._report()
-            if self._metrics.is_status_due():
-                roles, actors = self.workers.roles(), self._actor_pool.to_json()
-                self._metrics.write_status("running", self.workers.ray(), roles, actors)
+            self._read_and_write()
+            idle_side, begin = self._scheduler.idle_side(), self._clock()
+            # A part that has been read does not end the wait.
+            poll_seconds = _RESTORE_SECONDS if self.shards.is_restoring else _POLL_SECONDS
+            ended = self._calls.collect(poll_seconds)
+            if idle_side:
+                metrics.add_wait(idle_side, self._clock() - begin)
+            for each in ended:
+                self._handle(each)
+            self._watchdog.check()
+            if metrics.seconds_since_report >= self._run.config.report_seconds:
+                metrics.report(actors_alive=len(self.team.acting))
+            if metrics.is_status_due():
+                metrics.write_status("running", *self.team.describe(), self._actor_pool.to_json())
         return reason
 
-    def _finished(self) -> str | None:
-        """Why the run is over, or None."""
-        if self._stop.reason and not self._goal.reached:
-            return self._stop.reason
-        reason = self._scheduler.finished()
-        return None if reason == "max_env_steps" and self._saver.refill.is_running else reason
+    def _read_and_write(self) -> None:
+        """Restores shards, or else makes checkpoints: a checkpoint that is being read must stay."""
+        if not self.shards.is_restoring:
+            self.checkpoints.advance()
+        elif (unreadable := self.shards.advance()) is not None:
+            self._faults.replace_unreadable(unreadable)
 
-    def _take(self, ended: Ended) -> None:
-        """Takes in the end of one call."""
-        call, result = ended.call, ended.result
+    def _handle(self, ended: Ended) -> None:
+        """Handles the end of one call."""
+        call = ended.call
         if ended.failure is not None:
-            self._fault_handler.replace(ended)
-            return
-        if not self.workers.is_on(call.worker):  # it answered, but has been replaced since
-            self._fault_handler.forget(call)
-            return
-        if self._saver.take(call, result, self._goal, self._metrics, self.workers):
-            return
-        match call.kind:
-            case "rollout":
-                # It counts once replay has accepted its chunk.
-                detail = (call.detail, result)
-                shard = self.workers.shard_of(call.worker)
-                self._saver.refill.insert(self._calls, shard, call.refs[1], detail)
-            case "insert":
-                order, report = call.detail
-                self._scheduler.env_steps_under_way -= order.limit
-                inserted = self._metrics.counters.inserted
-                if isinstance(report, Departure):
-                    inserted += report.report.transitions
-                    self._actor_pool.take_departure(report, inserted)
-                else:
-                    inserted += report.transitions
-                    self._metrics.add_rollout(report, inserted)
-                self._set_replay_info(call.worker.index, result)
-            case "update_priorities" | "set_index" | "set_chunk":
-                self._set_replay_info(call.worker.index, result)
-            case "flush":
-                self._actor_pool.take_last_words(call, result)
-            case "next_command":
-                self._actor_pool.take_command(result)
-            case "learn":
-                self._end_learn(result, call.detail, *call.refs[1:])
-            case "publish":
-                published = PublishedWeights(call.refs[0], result.weights_version, result.learner_steps)
-                self._scheduler.take_weights(published)
-            case "evaluate":
-                self._end_evaluation(call.detail, result)
-            case "compile":
-                self._scheduler.is_compiled = True
-                if result:
-                    self._metrics.note(result)
-
-    def _set_replay_info(self, shard: int, info: ReplayInfo) -> None:
-        replay_infos = self._scheduler.replay_infos
-        # What is being put back, part by part, is counted already.
-        inserted = max(info.inserted, replay_infos[shard].inserted)
-        replay_infos[shard] = dataclasses.replace(info, inserted=inserted)
-        self._metrics.replay_size = sum(each.size for each in replay_infos)
-
-    def _end_evaluation(self, order: EvaluationRequest, evaluation: Evaluation) -> None:
-        """Judges weights once they are here, where no node that dies takes them along."""
-        weights = order.weights
-        try:
-            if not isinstance(weights, PolicyWeights):
-                weights = self._calls.backend.get(weights)
-        except CallFailed as error:
-            self._metrics.note(f"An evaluation is left out, as its weights are lost: {last_line(str(error))}")
-        else:
-            self._goal.add(dataclasses.replace(order, weights=weights), evaluation)
-        self._metrics.counters.evaluations += 1
-        self._report(evaluation)
-
-    def _end_learn(self, report: LearnReport, learning: Learning, weights: Ref, *priorities: Ref) -> None:
-        for (shard, _), update in zip(learning.parts, priorities, strict=True):
-            shard.failures = ()
-            # Another process in its place gives the same numbers to other items.
-            if self._limits.prioritized and self.workers.is_on(shard):
-                self._calls.send("update_priorities", shard, update)
-        self._metrics.add_learn(report, report.updates * self._limits.batch_size, learning.learning_rate)
-        if report.weights_version is not None:
-            self._scheduler.take_weights(
-                PublishedWeights(weights, report.weights_version, report.learner_steps)
-            )
-
-    def _report(self, evaluation: Evaluation | None = None) -> None:
-        self._reported_at = self._clock()
-        self._metrics.report(evaluation, actors_alive=len(self.workers.acting))
-
-    @property
-    def has_weights(self) -> bool:
-        """Whether the learner has published any."""
-        return self._scheduler.newest_version is not None
+            self._faults.handle(ended)
+        elif self.team.is_current(call.worker):
+            call.on_result(call, ended.result)
+        else:  # it answered, but has been replaced since
+            call.on_lost(ended)

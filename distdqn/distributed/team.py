@@ -1,12 +1,17 @@
-"""The team of a `lockstep` run: Ray processes that do what `serial` does, in its order."""
+"""The roles of a run, whichever mode and backend. What is asked of them here is waited for."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from distdqn.distributed.calls import Calls, evaluation_turns, last_line
+from typing_extensions import override
+
+from distdqn.config.config import Config, resolved
+from distdqn.distributed.calls import Calls, Worker, evaluation_turns, last_line
 from distdqn.distributed.startup_check import StartupCheck
 from distdqn.errors import RoleFailure
 from distdqn.training.backend import Ref
+from distdqn.training.loop import Team
 from distdqn.types import (
     Evaluation,
     EvaluationRequest,
@@ -19,125 +24,213 @@ from distdqn.types import (
 )
 
 
-class RayTeam:
-    """See `distdqn.serial.Team`. All actors act at once; they insert in their order.
+class WorkerGroup(Team):
+    """Which process fills which role now, and what all of them do together.
 
-    A role that fails ends the run: a replacement could not go on where it stopped.
+    Args:
+        calls: to the processes.
+        config: resolved.
+        actors: how many to start.
+        generation: of the first learner's weights.
+        flush_number: flushes each new actor with this number, so that a resumed run plays other episodes.
     """
 
     def __init__(
         self,
         calls: Calls,
-        startup_check: StartupCheck,
+        config: Config,
         actors: int,
-        updates_per_call: int,
-        batch_size: int,
-        prioritized: bool,
+        generation: int = 0,
+        flush_number: int | None = None,
     ) -> None:
         self._calls = calls
-        self._batches = (updates_per_call, batch_size)
-        self._prioritized = prioritized
-        self._learner = calls.start("learner")
-        self._replay = calls.start("replay")
-        self._actors = [calls.start("actor", index) for index in range(actors)]
-        self._evaluator = calls.start("evaluator")
-        self._published: tuple[PolicyWeights, Any] | None = None
-        workers = (self._learner, self._replay, self._evaluator, *self._actors)
-        while not all(worker.about for worker in workers):
-            for ended in calls.collect(1.0):
-                if ended.failure is not None:
-                    name, why = ended.call.worker.name, ended.failure
-                    raise RoleFailure(f"{name} does not start: {last_line(why)}", details=why)
-            startup_check.check(workers)
+        self._flush_number = flush_number
+        self._batches = (config.updates_per_call, resolved(config.batch_size))
+        self._prioritized = config.sampler == "prioritized"
+        self._starts: dict[int, int] = {}  # of actors: index -> how many there were
+        self._published: tuple[PolicyWeights, Ref] | None = None
+        # The learner first: its TensorFlow takes longest.
+        self.learner = calls.start("learner", restarts=generation)
+        shards = config.replay_shards
+        self.shards = [calls.start("replay", index, is_numbered=shards > 1) for index in range(shards)]
+        self.evaluator = calls.start("evaluator")
+        self.actors: list[Worker] = []  # by index, draining ones included; last: a run can do with fewer
+        for _ in range(actors):
+            self.add_actor()
+        self.control: Worker | None = None  # the process that takes commands
 
-    def compile(self) -> str | None:
-        """See `Team`."""
-        notice: str | None = self._calls.ask(self._learner, "compile")
-        return notice
+    @property
+    def workers(self) -> list[Worker]:
+        """All roles that the run needs."""
+        return [self.learner, *self.shards, self.evaluator, *self.actors]
 
-    def rollout(
-        self, orders: Sequence[RolloutRequest], weights: PolicyWeights
-    ) -> list[tuple[RolloutReport, int]]:
-        """See `Team`."""
-        backend = self._calls.backend
-        reports: list[Ref] = []
-        inserts: list[Ref] = []
-        for actor, order in zip(self._actors, orders, strict=True):
-            report, chunk = backend.call(actor.handle, "rollout", order, self._ref(weights), returns=2)
-            reports.append(report)
-            # Replay takes calls in the order they are made in, whichever chunk is there first.
-            inserts += backend.call(self._replay.handle, "insert", chunk)
-        fetch = self._calls.fetch
-        return [
-            (fetch(actor, "rollout", report), fetch(self._replay, "insert", insert).inserted)
-            for actor, report, insert in zip(self._actors, reports, inserts, strict=True)
-        ]
+    @property
+    def all_workers(self) -> list[Worker]:
+        """All roles, the one that takes commands included."""
+        return self.workers if self.control is None else [*self.workers, self.control]
 
-    def learn(self, order: LearnRequest) -> LearnReport:
-        """See `Team`."""
-        backend = self._calls.backend
-        (batches,) = backend.call(
-            self._replay.handle, "sample", *self._batches, order.importance_sampling_exponent
-        )
-        refs = backend.call(self._learner.handle, "learn", batches, False, order.learning_rate, returns=3)
-        if self._prioritized:
-            backend.call(self._replay.handle, "update_priorities", refs[2])
-        report: LearnReport = self._calls.fetch(self._learner, "learn", refs[0])
-        return report
+    @property
+    def staying(self) -> list[Worker]:
+        """The actors that do not drain."""
+        return [actor for actor in self.actors if actor.drains_until is None]
 
-    def flush(self, number: int) -> list[tuple[FlushReport, int]]:
-        """See `Checkpointable`."""
-        backend, fetch = self._calls.backend, self._calls.fetch
-        refs = [backend.call(actor.handle, "flush", number, returns=2) for actor in self._actors]
-        inserts = [backend.call(self._replay.handle, "insert", chunk)[0] for _, chunk in refs]
-        return [
-            (fetch(actor, "flush", report), fetch(self._replay, "insert", insert).inserted)
-            for actor, (report, _), insert in zip(self._actors, refs, inserts, strict=True)
-        ]
+    @property
+    def acting(self) -> list[Worker]:
+        """The actors that can get rollouts: they stay, and their processes are up."""
+        return [actor for actor in self.staying if actor.is_ready]
 
-    def ask(self, role: str, method: str, *arguments: Any) -> Any:
-        """See `Checkpointable`."""
-        worker = {"learner": self._learner, "replay": self._replay}[role]
+    @property
+    def can_save(self) -> bool:
+        """Whether learner and replay are up."""
+        return all(worker.is_ready for worker in (self.learner, *self.shards))
+
+    def add_actor(self) -> Worker:
+        """Starts an actor with the lowest free index."""
+        taken = {actor.index for actor in self.actors}
+        index = next(index for index in itertools.count() if index not in taken)
+        fresh = self._start_actor(index)
+        self.actors = sorted([*self.actors, fresh], key=lambda actor: actor.index)
+        return fresh
+
+    def remove(self, actor: Worker) -> None:
+        """Removes an actor whose process has been ended."""
+        self.actors = [each for each in self.actors if each is not actor]
+
+    def start_control(self) -> Worker:
+        """Starts the process that takes commands."""
+        self.control = self._calls.start("control")
+        return self.control
+
+    def is_current(self, worker: Worker) -> bool:
+        """Whether this process fills its role now."""
+        return any(worker is each for each in self.all_workers)
+
+    def replace(self, worker: Worker) -> Worker:
+        """Starts another process in place of one whose calls are abandoned already."""
+        if worker.role == "actor":
+            fresh = self._start_actor(worker.index)
+            self.actors = [fresh if each is worker else each for each in self.actors]
+        else:
+            fresh = self._calls.start(worker.role, worker.index, worker.restarts + 1, worker.is_numbered)
+            if worker.role == "replay":
+                self.shards[worker.index] = fresh
+            else:
+                setattr(self, worker.role, fresh)
+        fresh.failures = worker.failures
+        return fresh
+
+    def shard_of(self, actor: Worker) -> Worker:
+        """The shard of replay that stores this actor's transitions.
+
+        Actors take shards in turns, so that no shard goes without.
+        """
+        position = next(position for position, each in enumerate(self.actors) if each is actor)
+        return self.shards[position % len(self.shards)]
+
+    def _start_actor(self, index: int) -> Worker:
+        """Starts an actor with a number of restarts of its own: no two actors of a run draw the same numbers."""
+        restarts = self._starts.get(index, 0)
+        self._starts[index] = restarts + 1
+        actor = self._calls.start("actor", index, restarts)
+        if self._flush_number is not None:
+            self._calls.send(actor, "flush", self._flush_number, returns=2)
+        return actor
+
+    # Each of the following waits for its result.
+
+    @override
+    def ask(self, worker: Worker, method: str, *arguments: Any) -> Any:
         return self._calls.ask(worker, method, *arguments)
 
+    @override
     def publish(self) -> PolicyWeights:
-        """See `Team`."""
-        (ref,) = self._calls.backend.call(self._learner.handle, "publish")
-        weights: PolicyWeights = self._calls.fetch(self._learner, "publish", ref)
-        self._published = (weights, ref)
-        return weights
+        self._published = self._calls.ask_with_ref(self.learner, "publish")
+        return self._published[0]
 
-    def evaluate(self, order: EvaluationRequest) -> Evaluation:
-        """See `Team`."""
+    @override
+    def evaluate(self, request: EvaluationRequest) -> Evaluation:
         evaluation: Evaluation = self._calls.ask(
-            self._evaluator,
+            self.evaluator,
             "evaluate",
-            self._ref(order.weights),
-            order.episodes,
-            order.number,
-            turns=evaluation_turns(order.episodes),
+            self._ref(request.weights),
+            request.episodes,
+            request.number,
+            turns=evaluation_turns(request.episodes),
         )
         return evaluation
 
-    def export(self, weights: PolicyWeights) -> bytes:
-        """See `Team`."""
-        content: bytes = self._calls.ask(self._learner, "export", self._ref(weights))
+    @override
+    def export(self, weights: Any) -> bytes:
+        content: bytes = self._calls.ask(self.learner, "export", self._ref(weights))
         return content
 
-    def value(self, weights: PolicyWeights) -> PolicyWeights:
-        """See `Team`."""
-        return weights
+    @override
+    def value(self, weights: Any) -> PolicyWeights:
+        if isinstance(weights, PolicyWeights):
+            return weights
+        value: PolicyWeights = self._calls.fetch(self.learner, "publish", weights)
+        return value
 
-    def ray(self) -> dict[str, Any]:
-        """See `Team`."""
-        return self._calls.backend.describe()
+    @override
+    def describe(self) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+        return self._calls.backend.describe(), [worker.to_json() for worker in self.all_workers]
 
-    def roles(self) -> list[dict[str, Any]]:
-        """See `Team`."""
-        return [w.to_json() for w in (self._learner, self._replay, self._evaluator, *self._actors)]
-
-    def _ref(self, weights: PolicyWeights) -> Any:
-        """The reference to `weights` if they are the newest, so that they are sent once."""
+    def _ref(self, weights: Any) -> Any:
+        """The reference to `weights` if they are the newest published here, so that they are sent once."""
         if self._published is not None and self._published[0] is weights:
             return self._published[1]
         return weights
+
+    def wait_until_ready(self, startup_check: StartupCheck) -> None:
+        """Waits until every process is up.
+
+        Raises:
+            RoleFailure: one does not start. In rounds, a new process could not continue where it stopped.
+            ClusterError: the cluster lacks resources.
+        """
+        while not all(worker.is_ready for worker in self.workers):
+            for ended in self._calls.collect(1.0):
+                if ended.failure is not None:
+                    name, why = ended.call.worker.name, ended.failure
+                    raise RoleFailure(f"{name} does not start: {last_line(why)}", details=why)
+            startup_check.check(self.workers)
+
+    def compile(self) -> str | None:
+        """Compiles the learner's update; returns a line if something is slower than it could be."""
+        notice: str | None = self._calls.ask(self.learner, "compile")
+        return notice
+
+    @override
+    def rollout(
+        self, requests: Sequence[RolloutRequest], weights: PolicyWeights
+    ) -> list[tuple[RolloutReport, int]]:
+        call, fetch = self._calls.backend.call, self._calls.fetch
+        replay, results = self.shards[0], []
+        for actor, request in zip(self.actors, requests, strict=True):
+            report, chunk = call(actor.handle, "rollout", request, self._ref(weights), returns=2)
+            # Replay runs calls in the order they are made in, whichever chunk is there first.
+            results.append((actor, report, *call(replay.handle, "insert", chunk)))
+        return [
+            (fetch(actor, "rollout", report), fetch(replay, "insert", info).inserted)
+            for actor, report, info in results
+        ]
+
+    @override
+    def learn(self, request: LearnRequest) -> LearnReport:
+        call, replay = self._calls.backend.call, self.shards[0].handle
+        (batches,) = call(replay, "sample", *self._batches, request.importance_sampling_exponent)
+        refs = call(self.learner.handle, "learn", batches, False, request.learning_rate, returns=3)
+        if self._prioritized:
+            call(replay, "update_priorities", refs[2])
+        report: LearnReport = self._calls.fetch(self.learner, "learn", refs[0])
+        return report
+
+    @override
+    def flush(self, number: int) -> list[tuple[FlushReport, int]]:
+        call, fetch, replay = self._calls.backend.call, self._calls.fetch, self.shards[0]
+        refs = [call(actor.handle, "flush", number, returns=2) for actor in self.actors]
+        inserts = [call(replay.handle, "insert", chunk)[0] for _, chunk in refs]
+        return [
+            (fetch(actor, "flush", report), fetch(replay, "insert", info).inserted)
+            for actor, (report, _), info in zip(self.actors, refs, inserts, strict=True)
+        ]

@@ -1,90 +1,81 @@
-"""When nothing goes on: what is waited for, and for how long."""
+"""Runs without any progress: what they wait for, and when they end."""
 
 from collections.abc import Callable
 
 from distdqn.distributed.calls import Call, Calls
-from distdqn.distributed.limits import Limits
 from distdqn.distributed.scheduler import Scheduler
-from distdqn.distributed.worker_group import WorkerGroup
+from distdqn.distributed.team import WorkerGroup
 from distdqn.errors import ClusterError
-from distdqn.reporting.metrics import Metrics
+from distdqn.training.loop import Run
 
-_TELL_SECONDS = 30.0  # from one line about it to the next
-
+_LINE_SECONDS = 30.0  # between two lines about the same wait
 _MAX_CALLS = 6  # named in such a line
 
 
 class Watchdog:
-    """Tells what is waited for while nothing comes, and ends a run in which nothing goes on.
+    """Tells what a run without progress waits for, and ends one that has waited too long.
 
-    Something has come when replay has accepted a rollout, the learner has made steps or an
-    evaluation has ended. Something goes on, too, while a role that is up is at work on a
-    call: every call has a deadline of its own, a long evaluation a long one.
+    Progress is a rollout that replay has stored, a learner step or an evaluation. While a role that is up works
+    on a call, the run does not end: every call has a deadline of its own.
     """
 
     def __init__(
-        self,
-        calls: Calls,
-        limits: Limits,
-        metrics: Metrics,
-        workers: WorkerGroup,
-        orders: Scheduler,
-        clock: Callable[[], float],
+        self, run: Run, calls: Calls, team: WorkerGroup, scheduler: Scheduler, clock: Callable[[], float]
     ) -> None:
+        self._run = run
         self._calls = calls
-        self._limits = limits
-        self._metrics = metrics
-        self._workers = workers
-        self._scheduler = orders
+        self._team = team
+        self._scheduler = scheduler
         self._clock = clock
-        self._seen = self._what_came()
-        self._came_at = self._told_at = self._at_work_at = clock()
+        self._progress = self._count_progress()
+        self._progress_at = self._told_at = self._worked_at = clock()
 
-    def look(self) -> None:
-        """Looks whether anything has come or goes on.
+    def check(self) -> None:
+        """Shows a line each half minute without progress.
 
         Raises:
-            ClusterError: nothing has for `stall_timeout_seconds`.
+            ClusterError: no progress and no running call for `stall_timeout_seconds`.
         """
         now = self._clock()
-        if (seen := self._what_came()) != self._seen:
-            self._seen = seen
-            self._came_at = self._told_at = self._at_work_at = now
+        if (progress := self._count_progress()) != self._progress:
+            self._progress = progress
+            self._progress_at = self._told_at = self._worked_at = now
             return
-        if self._at_work():
-            self._at_work_at = now
-        if now - self._at_work_at >= self._limits.stall_timeout_seconds:
+        if self._running_calls():
+            self._worked_at = now
+        if now - self._worked_at >= self._run.config.stall_timeout_seconds:
             raise ClusterError(
-                f"Nothing has gone on for {now - self._at_work_at:.0f} s: {self._describe(now)} "
+                f"No progress for {now - self._worked_at:.0f} s: {self._describe(now)} "
                 "(add nodes or free some, start fewer actors, or raise `stall_timeout_seconds`)."
             )
-        if now - self._told_at >= _TELL_SECONDS:
+        if now - self._told_at >= _LINE_SECONDS:
             self._told_at = now
-            self._metrics.note(f"Nothing has come for {now - self._came_at:.0f} s: {self._describe(now)}.")
+            seconds = now - self._progress_at
+            self._run.metrics.note(f"No progress for {seconds:.0f} s: {self._describe(now)}.")
 
-    def _at_work(self) -> list[Call]:
-        """Calls that a role is at work on; to wait for a command is no work."""
-        under_way = self._calls.under_way()
-        return [call for call in under_way if call.worker.about and call.worker.role != "control"]
+    def _running_calls(self) -> list[Call]:
+        """Calls of roles that are up; waiting for a command is no work."""
+        calls = self._calls.in_flight()
+        return [call for call in calls if call.worker.is_ready and call.worker.role != "control"]
 
-    def _what_came(self) -> tuple[int, ...]:
-        counters = self._metrics.counters
+    def _count_progress(self) -> tuple[int, ...]:
+        counters = self._run.metrics.counters
         return counters.env_steps, counters.learner_steps, counters.evaluations
 
     def _describe(self, now: float) -> str:
-        """What is waited for, in one line."""
-        down = [worker for worker in self._workers.everyone() if not worker.about]
+        """What the run waits for, in one line."""
         parts = [
-            f"{worker.name} has no place in the cluster, it {worker.lacks}"
+            f"{worker.name} waits for resources, it {worker.lacks}"
             if worker.lacks
             else f"{worker.name} is starting"
-            for worker in down
+            for worker in self._team.all_workers
+            if not worker.is_ready
         ]
-        at_work = self._at_work()
+        running = self._running_calls()
         parts += [
-            f"{call.worker.name} has been at `{call.kind}` for {now - call.sent_at:.0f} s"
-            for call in at_work[:_MAX_CALLS]
+            f"{call.worker.name} has been running `{call.method}` for {now - call.sent_at:.0f} s"
+            for call in running[:_MAX_CALLS]
         ]
-        if len(at_work) > _MAX_CALLS:
-            parts.append(f"{len(at_work) - _MAX_CALLS} more calls are under way")
+        if len(running) > _MAX_CALLS:
+            parts.append(f"{len(running) - _MAX_CALLS} more calls are running")
         return "; ".join([*parts, *self._scheduler.describe_waits()])

@@ -1,100 +1,62 @@
-"""What the supervisor needs of whatever runs the roles: start, call, wait, fetch, end.
+"""What a run needs of whatever runs its roles: start, call, wait, get, end.
 
-Ray provides it in `distdqn.distributed.ray_backend`; tests provide a fake with a clock of
-its own. A handle stands for a role's process, a reference for a result to come.
+`distdqn.cluster.ray_backend` provides it with Ray, `LocalBackend` in this process. A handle stands for a role's
+process, a reference for a result to come.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-Handle = Any
+from typing_extensions import override
 
+Handle = Any
 Ref = Any
+Parts = tuple[type[Any], tuple[Any, ...]]  # a role's class and its arguments
+MakeParts = Callable[[str, int, int], Parts]  # of a role's name, its index and its number of restarts
 
 
 class CallFailed(Exception):
-    """A call ended without a result; the text says why, with the traceback if there is one.
-
-    Attributes:
-        lacks_input: it never began, for what it was to be given could not be had.
-        node: of the cluster, whose death took the process, where that is told.
-        is_lost: a message was lost on its way; it may have been made all the same.
-    """
+    """A call ended without a result; the text says why, with the traceback if there is one."""
 
     def __init__(
         self, why: str, lacks_input: bool = False, node: str | None = None, is_lost: bool = False
     ) -> None:
         super().__init__(why)
-        self.lacks_input = lacks_input
-        self.node = node
-        self.is_lost = is_lost
+        self.lacks_input = lacks_input  # it never started, because one of its arguments is lost
+        self.node = node  # of the cluster, whose death ended the process, if that is known
+        self.is_lost = is_lost  # a message was lost: the call may have been made all the same
 
 
 @dataclass(frozen=True)
 class ClusterCapacity:
-    """What a cluster has to offer a run.
+    """The resources that a cluster has for a run."""
 
-    Attributes:
-        actors: more that would find room now.
-        cpus: in all.
-        free_cpus: not in use.
-        cpus_per_role: what one process asks for.
-        is_growing: whether new nodes are on their way.
-    """
-
-    actors: int
+    actors: int  # more actors that would fit now
     cpus: float
     free_cpus: float
-    cpus_per_role: float
-    is_growing: bool
-
-
-@dataclass(frozen=True)
-class ResourceRequest:
-    """What a run asks of nodes besides CPUs.
-
-    Attributes:
-        learner_gpus: GPUs of the learner; a part of one is shared with others.
-        learner_resources: custom resources of the learner's node, by name.
-        actor_resources: custom resources for each actor, and for the evaluator, which acts, too.
-    """
-
-    learner_gpus: float = 0.0
-    learner_resources: Mapping[str, float] = field(default_factory=dict)
-    actor_resources: Mapping[str, float] = field(default_factory=dict)
-
-    def of(self, role: str) -> dict[str, float]:
-        """What a role asks for besides CPUs, by Ray's names."""
-        match role:
-            case "learner":
-                gpus = {"GPU": self.learner_gpus} if self.learner_gpus else {}
-                return {**gpus, **self.learner_resources}
-            case "actor" | "evaluator":
-                return dict(self.actor_resources)
-            case _:
-                return {}
-
-
-NO_RESOURCES = ResourceRequest()
+    cpus_per_role: float  # 0 where roles share the cores of one machine
+    is_growing: bool  # new nodes are starting
 
 
 class Backend(Protocol):
-    """Starts roles and calls their methods without ever blocking in a call.
+    """Starts roles and calls their methods. No call blocks.
 
-    What it asks the cluster itself, and not a role, raises `ClusterError` if that is gone.
+    What asks the cluster itself, and not a role, raises `ClusterError` if the cluster is gone.
     """
 
     def start(self, role: str, index: int, restarts: int) -> Handle:
-        """Starts a role's process; returns before it is up."""
+        """Starts a role's process and returns before it is up."""
         ...
 
     def identify(self, handle: Handle) -> Ref:
-        """Asks the role's process who it is: `{"pid": ..., "host": ..., "node": ...}`."""
+        """Asks the role's process for `{"pid": ..., "host": ..., "node": ...}`."""
         ...
 
     def missing(self, handle: Handle) -> str | None:
-        """What the cluster has too little of to give the role a place, or None."""
+        """The resources that the cluster lacks to start the role, or None."""
         ...
 
     def lost_nodes(self) -> set[str]:
@@ -102,19 +64,19 @@ class Backend(Protocol):
         ...
 
     def call(self, handle: Handle, method: str, *arguments: Any, returns: int = 1) -> tuple[Ref, ...]:
-        """Queues a call; references among `arguments` are passed on as what they stand for."""
+        """Queues a call; a reference among `arguments` is passed as its result."""
         ...
 
     def wait(self, refs: list[Ref], timeout_seconds: float) -> list[Ref]:
-        """Those of `refs` that are there, in the order given, once one is or the time is up."""
+        """Those of `refs` that are ready, in the order given, once one is or the time is up."""
         ...
 
-    def state(self, ref: Ref) -> Literal["under way", "failed", "done"]:
-        """How a call stands; its result is not fetched."""
+    def state(self, ref: Ref) -> Literal["running", "failed", "done"]:
+        """The state of a call; its result is not fetched."""
         ...
 
     def get(self, ref: Ref, timeout_seconds: float = 10.0) -> Any:
-        """A result, waiting for it for a while.
+        """A result, waiting for at most `timeout_seconds`.
 
         Raises:
             CallFailed: the call failed, its process died, or the time is up.
@@ -127,13 +89,79 @@ class Backend(Protocol):
         ...
 
     def capacity(self) -> ClusterCapacity:
-        """What the cluster has to offer now."""
+        """The cluster's resources now."""
         ...
 
     def request_resources(self, roles: list[str]) -> None:
-        """Asks a cluster that can grow for room for these in all; none of them takes that back."""
+        """Asks an autoscaling cluster for resources for these roles in all; an empty list withdraws the request."""
         ...
 
-    def describe(self) -> dict[str, Any]:
-        """For `status.json`: the cluster, the run's namespace there, and who takes commands in it."""
+    def describe(self) -> dict[str, Any] | None:
+        """For `status.json`: the cluster, the run's namespace, and the process that takes commands."""
         ...
+
+
+class _Result:
+    """The reference to a result that exists already."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class LocalBackend(Backend):
+    """Roles as plain objects in this process. A call runs at once, and its errors are raised as they are."""
+
+    def __init__(self, make_parts: MakeParts) -> None:
+        self._make_parts = make_parts
+
+    @override
+    def start(self, role: str, index: int, restarts: int) -> Handle:
+        role_class, arguments = self._make_parts(role, index, restarts)
+        return role_class(*arguments)
+
+    @override
+    def identify(self, handle: Handle) -> Ref:
+        return _Result({"pid": os.getpid(), "host": socket.gethostname(), "node": None})
+
+    @override
+    def missing(self, handle: Handle) -> None:
+        return None
+
+    @override
+    def lost_nodes(self) -> set[str]:
+        return set()
+
+    @override
+    def call(self, handle: Handle, method: str, *arguments: Any, returns: int = 1) -> tuple[Ref, ...]:
+        values = [each.value if isinstance(each, _Result) else each for each in arguments]
+        result = getattr(handle, method)(*values)
+        return tuple(map(_Result, result)) if returns > 1 else (_Result(result),)
+
+    @override
+    def wait(self, refs: list[Ref], timeout_seconds: float) -> list[Ref]:
+        return refs
+
+    @override
+    def state(self, ref: Ref) -> Literal["running", "failed", "done"]:
+        return "done"
+
+    @override
+    def get(self, ref: Ref, timeout_seconds: float = 10.0) -> Any:
+        return ref.value
+
+    @override
+    def end(self, handle: Handle) -> None:
+        pass
+
+    @override
+    def capacity(self) -> ClusterCapacity:
+        cpus = float(os.cpu_count() or 1)
+        return ClusterCapacity(0, cpus, 0.0, 0.0, is_growing=False)
+
+    @override
+    def request_resources(self, roles: list[str]) -> None:
+        pass
+
+    @override
+    def describe(self) -> None:
+        return None

@@ -1,127 +1,51 @@
 """From resolved options to the parts of a run."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from distdqn.acting.actor import Actor
 from distdqn.acting.evaluator import Evaluator
 from distdqn.config.config import Config, resolved
-from distdqn.learning.heads import CategoricalHead, Head, QuantileHead, ValueHead
 from distdqn.learning.learner import Learner
-from distdqn.learning.update import Munchausen
-from distdqn.networks.q_network import NetworkPlan
 from distdqn.replay.rate_limiter import RateLimiter
 from distdqn.replay.replay import Replay
 from distdqn.schedules import LinearSchedule, Schedule, make_schedule
-from distdqn.training.stopping import Budget, Goal
+from distdqn.training.backend import Parts
+from distdqn.training.stopping import Goal
 from distdqn.types import EnvironmentSpec, LearnRequest
 
 
 @dataclass(frozen=True)
 class LearningSchedules:
-    """What of the learning changes over a run.
+    """What changes over a run about learning."""
 
-    Attributes:
-        learning_rate: of Adam.
-        importance_sampling_exponent: of the importance weights; 0 where replay is uniform.
-    """
-
-    learning_rate: Schedule
-    importance_sampling_exponent: Schedule
+    learning_rate: Schedule  # of Adam
+    importance_sampling_exponent: Schedule  # 0 where replay is uniform
 
     def at(self, env_steps: int) -> LearnRequest:
-        """The order for a call after `env_steps` of all actors together."""
+        """The request for a call after `env_steps` of all actors."""
         return LearnRequest(self.learning_rate.at(env_steps), self.importance_sampling_exponent.at(env_steps))
 
 
-@dataclass(frozen=True)
-class Blueprint:
-    """A role's class and the plain arguments it is built with, in whatever process."""
+def role_parts(config: Config, spec: EnvironmentSpec, role: str, index: int, restarts: int) -> Parts:
+    """Class and arguments of a role: `actor`, `replay`, `learner` or `evaluator`.
 
-    role: type[Any]
-    arguments: dict[str, Any]
-
-    def build(self) -> Any:
-        """The role, in this process."""
-        return self.role(**self.arguments)
-
-
-def actor_blueprint(config: Config, spec: EnvironmentSpec, index: int, restarts: int = 0) -> Blueprint:
-    """Actor `index`, in its `restarts`-th life."""
-    return Blueprint(Actor, {"options": config, "spec": spec, "index": index, "restarts": restarts})
-
-
-def replay_blueprint(config: Config, shard: int = 0) -> Blueprint:
-    """The replay memory, or one shard of it."""
-    return Blueprint(Replay, {"options": config, "shard": shard})
-
-
-def evaluator_blueprint(config: Config) -> Blueprint:
-    """The evaluator."""
-    return Blueprint(Evaluator, {"options": config})
-
-
-def learner_blueprint(config: Config, spec: EnvironmentSpec, generation: int = 0) -> Blueprint:
-    """The learner, in its `generation`-th life."""
-    return Blueprint(
-        Learner,
-        {
-            "plan": _network_plan(config, spec),
-            "head": _head(config),
-            "batch_size": resolved(config.batch_size),
-            "updates_per_call": config.updates_per_call,
-            "learning_rate": config.learning_rate,  # its schedule's value comes with every call
-            "adam_epsilon": config.adam_epsilon,
-            "max_gradient_norm": config.max_gradient_norm,
-            "double": config.double,
-            "munchausen": _munchausen(config),
-            "target_update_period": config.target_update_period,
-            "target_update_rate": config.target_update_rate,
-            "threads": config.learner_threads,
-            "prioritized": config.sampler == "prioritized",
-            "seed": config.seed,
-            "generation": generation,
-        },
-    )
-
-
-def _network_plan(config: Config, spec: EnvironmentSpec) -> NetworkPlan:
-    return NetworkPlan(
-        observation_shape=spec.observation_shape,
-        observation_dtype=spec.observation_dtype,
-        observation_low=spec.observation_low,
-        observation_high=spec.observation_high,
-        actions=spec.actions,
-        torso=config.torso,
-        spectral_norm=config.spectral_norm,
-        network=config.network,
-        hidden_sizes=config.hidden_sizes,
-        layer_norm=config.layer_norm,
-        dueling=config.dueling,
-        head=config.head,
-        atoms=config.atoms or 1,
-        v_min=config.v_min,
-        v_max=config.v_max,
-        noisy_sigma=config.noisy_sigma if config.noisy else None,
-        output_init_scale=config.output_init_scale,
-        output_bias=config.output_bias,
-    )
-
-
-def _head(config: Config) -> Head:
-    match config.head:
-        case "quantile":
-            return QuantileHead()
-        case "categorical":
-            return CategoricalHead(config.v_min, config.v_max, resolved(config.atoms))
-        case _:
-            return ValueHead(config.loss)
-
-
-def _munchausen(config: Config) -> Munchausen | None:
-    if not config.munchausen:
-        return None
-    return Munchausen(config.munchausen_scale, config.munchausen_temperature, config.munchausen_clip)
+    Args:
+        config: resolved.
+        spec: of the environment.
+        role: its name.
+        index: of the actor, or of the shard of replay.
+        restarts: how often this role was started before.
+    """
+    match role:
+        case "actor":
+            return Actor, (config, spec, index, restarts)
+        case "replay":
+            return Replay, (config, index)
+        case "learner":
+            return Learner, (config, spec, restarts)
+        case "evaluator":
+            return Evaluator, (config,)
+    raise ValueError(f"There is no role `{role}`.")
 
 
 def make_learning_schedules(config: Config) -> LearningSchedules:
@@ -136,27 +60,20 @@ def make_learning_schedules(config: Config) -> LearningSchedules:
         config.learning_rate_decay_steps,
         config.learning_rate_points,
     )
-    if config.sampler == "uniform":
-        return LearningSchedules(learning_rate, LinearSchedule(0.0, 0.0, 0))
-    return LearningSchedules(
-        learning_rate,
-        LinearSchedule(
+    exponent = LinearSchedule(0.0, 0.0, 0)
+    if config.sampler == "prioritized":
+        exponent = LinearSchedule(
             config.importance_sampling_exponent_start,
             config.importance_sampling_exponent_end,
             config.importance_anneal_steps,
-        ),
-    )
+        )
+    return LearningSchedules(learning_rate, exponent)
 
 
 def make_goal(config: Config) -> Goal:
     """The goal that `target_return` names."""
     target = None if config.target_return == "auto" else config.target_return
     return Goal(target, config.eval_period, config.eval_episodes, config.confirm_episodes)
-
-
-def make_budget(config: Config) -> Budget:
-    """What the run may spend."""
-    return Budget(config.max_env_steps, config.max_seconds, config.max_episodes)
 
 
 def make_rate_limiter(config: Config) -> RateLimiter:

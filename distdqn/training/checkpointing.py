@@ -1,147 +1,111 @@
-"""When a run that goes in rounds is saved, and how it is put back."""
+"""What a checkpoint holds, and the checkpoints of `serial` and `lockstep` runs."""
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from distdqn.checkpoints.checkpointer import Checkpointer
 from distdqn.checkpoints.reshard import RestorePlan
-from distdqn.checkpoints.store import CheckpointRef
-from distdqn.replay.rate_limiter import RateLimiter
-from distdqn.reporting.metrics import Metrics
-from distdqn.training.stopping import Goal, StopRequest
-from distdqn.types import FlushReport, PolicyWeights, Tree
+from distdqn.training.loop import Run, Team
+from distdqn.training.stopping import StopRequest
+from distdqn.types import PolicyWeights, Tree
 
 
-class Checkpointable(Protocol):
-    """What saving needs of a team."""
+def run_tree(run: Run, learner: Tree, value: Callable[[Any], PolicyWeights]) -> Tree:
+    """All that a checkpoint holds apart from replay.
 
-    def ask(self, role: str, method: str, *arguments: Any) -> Any:
-        """Calls the `learner` or the `replay` and waits for the answer."""
-        ...
-
-    def flush(self, number: int) -> list[tuple[FlushReport, int]]:
-        """Every actor ends what is open and inserts it, in turn; reports and `inserted` after each."""
-        ...
-
-    def value(self, weights: Any) -> PolicyWeights:
-        """`weights`, or what a reference to them stands for."""
-        ...
-
-
-def run_tree(
-    learner: Tree, goal: Goal, metrics: Metrics, about: Tree, value: Callable[[Any], PolicyWeights]
-) -> Tree:
-    """All that a checkpoint holds apart from replay."""
+    Args:
+        run: what all modes share.
+        learner: the learner's state.
+        value: turns weights, or a reference to them, into weights.
+    """
     return {
-        "about": about,
+        "about": run.about,
         "learner": learner,
-        "goal": goal.get_state(value),
-        "metrics": metrics.get_state(),
+        "goal": run.stopping.goal.get_state(value),
+        "metrics": run.metrics.get_state(),
     }
 
 
-def save(
-    checkpoints: Checkpointer, number: int, tree: Tree, ask_shards: Sequence[Callable[..., Any]]
-) -> None:
-    """Makes a checkpoint at once.
+def save(run: Run, tree: Tree, ask_shards: Sequence[Callable[..., Any]]) -> None:
+    """Makes a checkpoint at once, if the run makes any.
 
     Args:
-        checkpoints: where to.
-        number: learner steps.
+        run: what all modes share.
         tree: all but replay.
-        ask_shards: each calls a method of one shard of replay and waits for the answer; none
-            leave replay out.
+        ask_shards: each calls a method of one shard of replay and waits for the result; none leave replay out.
 
     Raises:
-        CheckpointError: it could not be written for the fifth consecutive time.
+        CheckpointError: five consecutive checkpoints could not be written.
     """
+    checkpointer = run.checkpointer
+    if checkpointer is None:
+        return
     try:
         indexes = [ask("get_index") for ask in ask_shards]
         fresh = {
-            segment: checkpoints.add_segment(
+            segment: checkpointer.add_segment(
                 segment, ask_shards[segment.shard](f"get_{segment.kind}", segment.begin, segment.end)
             )
-            for segment in checkpoints.missing(indexes)
+            for segment in checkpointer.missing(indexes)
         }
-        checkpoints.write(number, tree, indexes, fresh)
+        checkpointer.write(tree["learner"]["learner_steps"], tree, indexes, fresh)
     except OSError as error:
-        checkpoints.add_failure(error)
+        checkpointer.add_failure(error)
 
 
-def restore_state(
-    start: CheckpointRef, goal: Goal, metrics: Metrics, rate_limiter: RateLimiter, shards: int
-) -> None:
-    """Restores goal and metrics from a checkpoint, with so many shards of replay."""
-    document = start.document
-    goal.set_state(start.read("goal"))
-    inserted = RestorePlan(start, shards).inserted
-    metrics.set_state(document["metrics"], inserted, int(rate_limiter.goal(inserted)))
-    # Each environment of an `async` run had an episode open; those of others end at a clean cut.
+def restore_progress(run: Run, plan: RestorePlan) -> None:
+    """Restores goal and metrics from a checkpoint."""
+    if (ref := plan.ref) is None:
+        return
+    document = ref.document
+    run.stopping.goal.set_state(ref.read("goal"))
+    run.metrics.set_state(document["metrics"], plan.inserted, int(run.rate_limiter.goal(plan.inserted)))
+    # An `async` run leaves an episode open in each environment; the other modes flush first.
     envs_per_actor = document["about"]["config"]["envs_per_actor"]
-    metrics.counters.episodes_lost += document.get("acting", 0) * envs_per_actor
+    run.metrics.counters.episodes_lost += document.get("acting", 0) * envs_per_actor
 
 
 class RoundCheckpointer:
-    """Saves a run in rounds every `period` learner steps, at a clean cut.
+    """Saves a run in rounds every `checkpoint_period` learner steps.
 
-    Environments cannot be saved. So at every checkpoint, also in a run that is never
-    interrupted, they are reset from seeds that the checkpoint's number decides, and open
-    n-step windows are closed as if cut off. A run that goes on from a checkpoint therefore
-    does exactly what the uninterrupted one did.
-
-    Args:
-        checkpoints: where to; None means never.
-        period: learner steps from one to the next; None means never.
-        with_replay: save replay, too.
-        about: what the checkpoint says of the run.
+    Environments cannot be saved. So every checkpoint flushes the actors, also in a run that is never interrupted:
+    open n-step windows are closed as if truncated, and environments are reset with seeds that the checkpoint's
+    number decides. A resumed run therefore does exactly what the uninterrupted one did.
     """
 
-    def __init__(
-        self, checkpoints: Checkpointer | None, period: int | None, with_replay: bool, about: Tree
-    ) -> None:
-        self._checkpoints = checkpoints
-        self._period = period
-        self._with_replay = with_replay
-        self._about = about
-        self._saved = 0  # learner steps at the last one, or where the run went on from
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._saved = 0  # learner steps of the last checkpoint
 
-    def restore(
-        self,
-        team: Checkpointable,
-        goal: Goal,
-        metrics: Metrics,
-        rate_limiter: RateLimiter,
-        start: CheckpointRef,
-        stop: StopRequest,
-    ) -> None:
-        """Restores everything from a checkpoint, unless asked to stop meanwhile.
+    def restore(self, team: Team, plan: RestorePlan, stop: StopRequest) -> None:
+        """Restores a checkpoint, unless a stop is requested meanwhile.
 
         Raises:
-            KeyboardInterrupt, SystemExit: it was; the checkpoint is what to go on from.
+            KeyboardInterrupt, SystemExit: it was; the checkpoint stays the one to resume from.
         """
-        team.ask("learner", "set_state", start.read("learner"))
-        for method, state in RestorePlan(start, shards=1).calls(0):
-            stop.leave_if_asked()
-            team.ask("replay", method, state)
-        restore_state(start, goal, metrics, rate_limiter, shards=1)
-        self._saved = metrics.counters.learner_steps
+        if plan.ref is None:
+            return
+        team.ask(team.learner, "set_state", plan.ref.read("learner"))
+        for method, state in plan.calls(0):
+            stop.raise_if_set()
+            team.ask(team.shards[0], method, state)
+        restore_progress(self._run, plan)
+        self._saved = self._run.metrics.counters.learner_steps
         team.flush(self._saved)
 
-    def save_if_due(self, team: Checkpointable, goal: Goal, metrics: Metrics) -> None:
-        """Cuts and saves once `period` learner steps have gone by.
+    def save_if_due(self, team: Team) -> None:
+        """Flushes and saves once `checkpoint_period` learner steps have passed.
 
         Raises:
-            CheckpointError: it could not be written for the fifth consecutive time.
+            CheckpointError: five consecutive checkpoints could not be written.
         """
-        steps = metrics.counters.learner_steps
-        if self._checkpoints is None or self._period is None:
-            return
-        if steps // self._period == self._saved // self._period:
+        run, period = self._run, self._run.config.checkpoint_period
+        steps = run.metrics.counters.learner_steps
+        if run.checkpointer is None or period is None or steps // period == self._saved // period:
             return
         self._saved = steps
         for report, inserted in team.flush(steps):
-            metrics.add_flush(report, inserted)
-        tree = run_tree(team.ask("learner", "get_state"), goal, metrics, self._about, team.value)
-        replay = [functools.partial(team.ask, "replay")] if self._with_replay else []
-        save(self._checkpoints, steps, tree, replay)
+            run.metrics.add_flush(report, inserted)
+        tree = run_tree(run, team.ask(team.learner, "get_state"), team.value)
+        shards = [functools.partial(team.ask, shard) for shard in team.shards]
+        save(run, tree, shards if run.config.checkpoint_replay else [])

@@ -1,31 +1,21 @@
-"""The whole algorithm in one process, round by round.
+"""The algorithm on one page.
 
-`run_rounds` is what every run does, in its plainest order: all actors act, what they saw
-goes into replay, the learner makes the updates that this pays for, and new weights go out.
-`lockstep` runs the same function over Ray processes and ends with the same weights, bit
-for bit; `async` lets the same calls overlap.
+`run_rounds` is what every run does, in its plainest order: all actors act, replay stores their transitions, the learner
+makes the updates that these allow, and new weights go out. `serial` and `lockstep` run it as it stands and end with
+the same weights, bit for bit. `async` lets the same calls overlap (`distdqn.distributed.supervisor`).
 """
 
-import os
-import socket
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+from distdqn.checkpoints.checkpointer import Checkpointer
 from distdqn.config.config import Config, resolved
 from distdqn.replay.rate_limiter import RateLimiter
 from distdqn.reporting.metrics import Metrics
-from distdqn.training.builders import (
-    LearningSchedules,
-    actor_blueprint,
-    evaluator_blueprint,
-    learner_blueprint,
-    replay_blueprint,
-)
-from distdqn.training.checkpointing import Checkpointable, RoundCheckpointer
-from distdqn.training.stopping import Budget, Goal, StopRequest
+from distdqn.training.builders import make_learning_schedules
+from distdqn.training.stopping import Stopping
 from distdqn.types import (
-    EnvironmentSpec,
     Evaluation,
     EvaluationRequest,
     FlushReport,
@@ -34,18 +24,65 @@ from distdqn.types import (
     PolicyWeights,
     RolloutReport,
     RolloutRequest,
+    Tree,
 )
 
+_AT_ONCE = ("goal_reached", "interrupted", "terminated", "max_seconds")  # these end a round early
 
-class Finisher(Protocol):
-    """What the end of a run needs of its parts, wherever they live."""
+
+@dataclass(frozen=True)
+class Run:
+    """What all modes of a run share."""
+
+    config: Config  # resolved
+    about: Tree  # what its checkpoints tell of it
+    stopping: Stopping
+    rate_limiter: RateLimiter
+    metrics: Metrics
+    checkpointer: Checkpointer | None  # None: no checkpoints
+
+    @property
+    def steps_per_rollout(self) -> int:
+        """Most env steps of one rollout."""
+        return self.config.rollout_length * self.config.envs_per_actor
+
+    @property
+    def samples_per_call(self) -> int:
+        """Transitions that one call of the learner samples."""
+        return self.config.updates_per_call * resolved(self.config.batch_size)
+
+    @property
+    def stop_reason(self) -> str | None:
+        """Why the run ends now, or None."""
+        return self.stopping.reason(self.metrics.counters, self.metrics.seconds)
+
+
+class Team(Protocol):
+    """All roles of a run; each method waits for its result."""
+
+    learner: Any
+    shards: list[Any]  # of replay; one in `serial` and `lockstep`
+
+    def rollout(
+        self, requests: Sequence[RolloutRequest], weights: PolicyWeights
+    ) -> list[tuple[RolloutReport, int]]:
+        """Every actor acts and inserts in its turn; reports, and `inserted` after each."""
+        ...
+
+    def learn(self, request: LearnRequest) -> LearnReport:
+        """Samples `U` batches, makes `U` updates, and returns new priorities to replay."""
+        ...
+
+    def flush(self, number: int) -> list[tuple[FlushReport, int]]:
+        """Every actor ends its episodes and inserts its open windows; reports, and `inserted` after each."""
+        ...
 
     def publish(self) -> PolicyWeights:
         """The newest weights as a new version."""
         ...
 
-    def evaluate(self, order: EvaluationRequest) -> Evaluation:
-        """Plays the ordered greedy episodes."""
+    def evaluate(self, request: EvaluationRequest) -> Evaluation:
+        """Plays the requested greedy episodes."""
         ...
 
     def export(self, weights: Any) -> bytes:
@@ -56,177 +93,85 @@ class Finisher(Protocol):
         """`weights`, or what a reference to them stands for."""
         ...
 
-    def ray(self) -> dict[str, Any] | None:
-        """Address and namespace of the Ray cluster, if there is one."""
+    def ask(self, role: Any, method: str, *arguments: Any) -> Any:
+        """Calls a method of `learner` or of one of `shards`."""
         ...
 
-    def roles(self) -> list[dict[str, Any]]:
-        """Process, host, incarnation and last sign of life of each role."""
-        ...
-
-
-class Team(Finisher, Checkpointable, Protocol):
-    """All parts of a run that goes in rounds."""
-
-    def compile(self) -> str | None:
-        """Gets the learner ready; a line if something about that is worth telling."""
-        ...
-
-    def rollout(
-        self, orders: Sequence[RolloutRequest], weights: PolicyWeights
-    ) -> list[tuple[RolloutReport, int]]:
-        """Every actor acts and inserts in its turn; reports and `inserted` after each."""
-        ...
-
-    def learn(self, order: LearnRequest) -> LearnReport:
-        """Samples `U` batches, makes `U` updates, and gives replay the new priorities."""
+    def describe(self) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+        """For `status.json`: the Ray cluster, and process, host and restarts of each role."""
         ...
 
 
-def run_rounds(
-    team: Team,
-    goal: Goal,
-    budget: Budget,
-    rate_limiter: RateLimiter,
-    metrics: Metrics,
-    stop: StopRequest,
-    actors: int,
-    steps_per_rollout: int,
-    samples_per_call: int,
-    schedules: LearningSchedules,
-    report_period: int,
-    saver: RoundCheckpointer,
-) -> str:
-    """Trains until the goal is reached or a budget is spent; returns which, as a word."""
-    counters = metrics.counters
+def run_rounds(run: Run, team: Team, save_if_due: Callable[[Team], None]) -> str:
+    """Trains until the goal is reached, a budget is spent or a stop is requested.
+
+    Args:
+        run: what all modes share.
+        team: its roles.
+        save_if_due: makes a checkpoint between two rounds if one is due.
+
+    Returns:
+        The reason, such as `goal_reached`.
+    """
+    metrics, counters = run.metrics, run.metrics.counters
+    schedules = make_learning_schedules(run.config)
     while True:
         weights = team.publish()
         metrics.add_published(weights.weights_version)
-        orders = _scheduler(counters.env_steps, budget, actors, steps_per_rollout)
-        for report, inserted in team.rollout(orders, weights):
+        for report, inserted in team.rollout(_rollout_requests(run), weights):
             metrics.add_rollout(report, inserted)
-        while rate_limiter.can_sample(counters.inserted, counters.sampled, samples_per_call):
-            if metrics.train_seconds_begin is None:
-                metrics.train_seconds_begin = metrics.seconds
-            before = counters.learner_steps
-            order = schedules.at(counters.env_steps)
-            metrics.add_learn(team.learn(order), samples_per_call, order.learning_rate)
-            if counters.learner_steps // report_period > before // report_period:
-                metrics.report(actors_alive=actors)
-            evaluate_if_due(team, goal, metrics, actors)
-            if goal.reached or stop.reason or budget.is_out_of_time(metrics.seconds):
+        while run.rate_limiter.can_sample(counters.inserted, counters.sampled, run.samples_per_call):
+            _learn(run, team, schedules.at(counters.env_steps))
+            evaluate_if_due(run, team)
+            if run.stop_reason in _AT_ONCE:
                 break
         if metrics.is_status_due():
-            metrics.write_status("running", team.ray(), team.roles())
-        if goal.reached:
-            return "goal_reached"
-        if stop.reason:
-            return stop.reason
-        if budget.is_out_of_time(metrics.seconds):
-            return "max_seconds"
-        if budget.is_out_of_episodes(counters.episodes):
-            return "max_episodes"
-        if not budget.env_steps_left(counters.env_steps):
-            return "max_env_steps"
-        saver.save_if_due(team, goal, metrics)
+            metrics.write_status("running", *team.describe())
+        if (reason := run.stop_reason) is not None:
+            return reason
+        save_if_due(team)
 
 
-def evaluate_if_due(team: Finisher, goal: Goal, metrics: Metrics, actors: int, final: bool = False) -> None:
-    """Makes every evaluation that is due, a confirming one included, and reports each."""
-    learner_steps = metrics.counters.learner_steps
+def _rollout_requests(run: Run) -> list[RolloutRequest]:
+    """One request for each actor; together they stay within the budget."""
+    actors = int(run.config.actors)  # `auto` is for `async` alone
+    env_steps = requested = run.metrics.counters.env_steps
+    requests = []
+    for position in range(actors):
+        limit = min(run.steps_per_rollout, run.stopping.env_steps_left(requested))
+        requests.append(RolloutRequest(env_steps, limit, position, actors))
+        requested += limit
+    return requests
+
+
+def _learn(run: Run, team: Team, request: LearnRequest) -> None:
+    """One call of the learner, and the line of metrics that is due after it."""
+    metrics, period = run.metrics, run.config.report_period
+    if metrics.train_seconds_begin is None:
+        metrics.train_seconds_begin = metrics.seconds
+    before = metrics.counters.learner_steps
+    metrics.add_learn(team.learn(request), run.samples_per_call, request.learning_rate)
+    if metrics.counters.learner_steps // period > before // period:
+        metrics.report(actors_alive=int(run.config.actors))
+
+
+def evaluate_if_due(run: Run, team: Team, final: bool = False, actors: int | None = None) -> None:
+    """Makes every evaluation that is due, a confirming one included, and reports each.
+
+    Args:
+        run: what all modes share.
+        team: its roles.
+        final: the newest weights are the last ones.
+        actors: how many there are; None means all of the options.
+    """
+    goal, learner_steps = run.stopping.goal, run.metrics.counters.learner_steps
     if not goal.is_due(learner_steps, final):
         return
     weights = team.publish()
-    metrics.add_published(weights.weights_version)
-    while order := goal.next_order(weights, learner_steps, final):
-        evaluation = team.evaluate(order)
-        goal.add(order, evaluation)
-        metrics.counters.evaluations += 1
-        metrics.report(evaluation, actors_alive=actors)
-
-
-def _scheduler(env_steps: int, budget: Budget, actors: int, steps_per_rollout: int) -> list[RolloutRequest]:
-    """One order for each actor, which together stay within the budget."""
-    orders = []
-    ordered = env_steps
-    for place in range(actors):
-        limit = min(steps_per_rollout, budget.env_steps_left(ordered))
-        orders.append(RolloutRequest(env_steps, limit, place, actors))
-        ordered += limit
-    return orders
-
-
-class SerialTeam:
-    """All parts as plain objects in this process."""
-
-    def __init__(self, config: Config, spec: EnvironmentSpec) -> None:
-        self._learner = learner_blueprint(config, spec).build()
-        self._replay = replay_blueprint(config).build()
-        self._actors = [actor_blueprint(config, spec, index).build() for index in range(int(config.actors))]
-        self._evaluator = evaluator_blueprint(config).build()
-        self._batches = (config.updates_per_call, resolved(config.batch_size))
-
-    def compile(self) -> str | None:
-        """See `Team`."""
-        notice: str | None = self._learner.compile()
-        return notice
-
-    def rollout(
-        self, orders: Sequence[RolloutRequest], weights: PolicyWeights
-    ) -> list[tuple[RolloutReport, int]]:
-        """See `Team`."""
-        results = []
-        for actor, order in zip(self._actors, orders, strict=True):
-            report, transitions = actor.rollout(order, weights)
-            results.append((report, self._replay.insert(transitions).inserted))
-        return results
-
-    def learn(self, order: LearnRequest) -> LearnReport:
-        """See `Team`."""
-        batches = self._replay.sample(*self._batches, order.importance_sampling_exponent)
-        report: LearnReport
-        report, _, priorities = self._learner.learn(batches, publish=False, learning_rate=order.learning_rate)
-        if priorities is not None:
-            self._replay.update_priorities(priorities)
-        return report
-
-    def flush(self, number: int) -> list[tuple[FlushReport, int]]:
-        """See `Checkpointable`."""
-        results = []
-        for actor in self._actors:
-            report, transitions = actor.flush(number)
-            results.append((report, self._replay.insert(transitions).inserted))
-        return results
-
-    def ask(self, role: str, method: str, *arguments: Any) -> Any:
-        """See `Checkpointable`."""
-        return getattr({"learner": self._learner, "replay": self._replay}[role], method)(*arguments)
-
-    def publish(self) -> PolicyWeights:
-        """See `Team`."""
-        weights: PolicyWeights = self._learner.publish()
-        return weights
-
-    def evaluate(self, order: EvaluationRequest) -> Evaluation:
-        """See `Team`."""
-        evaluation: Evaluation = self._evaluator.evaluate(order.weights, order.episodes, order.number)
-        return evaluation
-
-    def export(self, weights: PolicyWeights) -> bytes:
-        """See `Team`."""
-        content: bytes = self._learner.export(weights)
-        return content
-
-    def value(self, weights: PolicyWeights) -> PolicyWeights:
-        """See `Team`."""
-        return weights
-
-    def ray(self) -> None:
-        """See `Team`."""
-        return
-
-    def roles(self) -> list[dict[str, Any]]:
-        """See `Team`."""
-        names = ["learner", "replay", "evaluator"] + [f"actor-{i}" for i in range(len(self._actors))]
-        here = {"pid": os.getpid(), "host": socket.gethostname(), "restarts": 0}
-        return [{"role": name, **here, "last_sign_of_life": time.time()} for name in names]
+    run.metrics.add_published(weights.weights_version)
+    while request := goal.next_request(weights, learner_steps, final):
+        evaluation = team.evaluate(request)
+        goal.add(request, evaluation)
+        run.metrics.counters.evaluations += 1
+        alive = int(run.config.actors) if actors is None else actors
+        run.metrics.report(evaluation, actors_alive=alive)

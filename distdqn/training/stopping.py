@@ -1,33 +1,29 @@
-"""When a run is done: evaluations, the best weights, the confirmed goal, the budgets."""
+"""When a run ends: the goal, confirmed by fresh episodes, the budgets, and signals."""
 
 import contextlib
 import dataclasses
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from distdqn.config.config import Config
 from distdqn.errors import TERMINATED
 from distdqn.networks.numpy_policy import tree_from_weights, weights_from_tree
+from distdqn.reporting.metrics import Counters
 from distdqn.types import Evaluation, EvaluationRequest, PolicyWeights
+
+# The reasons of a run that has used its budget: its last weights are evaluated, too.
+BUDGET_SPENT = ("max_env_steps", "max_seconds", "max_episodes")
 
 
 class Goal:
-    """Orders evaluations and judges them.
+    """Requests evaluations and judges them.
 
-    Every `eval_period` learner steps the newest weights play `eval_episodes`. Where two
-    standard errors below their mean reach the goal, the *same* weights play
-    `confirm_episodes` fresh ones; the goal is reached when two standard errors below that
-    mean still do. The best of many noisy evaluations flatters, and so does a single look:
-    weights that only just pass would fail somebody else's hundred episodes.
-
-    Attributes:
-        target_return: the goal, or None.
-        reached: whether an evaluation confirmed it.
-        best: evaluation of the best weights so far, by two standard errors below the mean.
-        best_weights: those weights, or a reference to them.
+    Every `eval_period` learner steps the newest weights play `eval_episodes`. Where two standard errors below
+    their mean reach the goal, the *same* weights play `confirm_episodes` fresh ones. The goal is reached when two
+    standard errors below that mean reach it, too: the maximum of many noisy evaluations is biased upwards.
     """
 
     def __init__(
@@ -35,8 +31,8 @@ class Goal:
     ) -> None:
         self.target_return = target_return
         self.reached = False
-        self.best: Evaluation | None = None
-        self.best_weights: Any = None
+        self.best: Evaluation | None = None  # by two standard errors below the mean
+        self.best_weights: Any = None  # those of `best`, or a reference to them
         self._period = eval_period
         self._episodes = {False: eval_episodes, True: confirm_episodes}
         self._candidate: Any = None
@@ -45,17 +41,19 @@ class Goal:
         self._number = 0
 
     def is_due(self, learner_steps: int, final: bool = False) -> bool:
-        """Whether weights with `learner_steps` behind them, or a candidate, are to be evaluated.
+        """Whether weights of `learner_steps`, or a candidate, are to be evaluated.
 
         Args:
             learner_steps: behind the newest weights.
-            final: they are the last ones, so evaluate them unless they have been.
+            final: they are the last ones: evaluate them unless they have been.
         """
         if self._candidate is not None or learner_steps >= self._next_learner_steps:
             return True
         return final and learner_steps > self._evaluated_learner_steps
 
-    def next_order(self, weights: Any, learner_steps: int, final: bool = False) -> EvaluationRequest | None:
+    def next_request(
+        self, weights: Any, learner_steps: int, final: bool = False
+    ) -> EvaluationRequest | None:
         """The evaluation that is due, if one is.
 
         Args:
@@ -66,35 +64,35 @@ class Goal:
         if not self.is_due(learner_steps, final):
             return None
         if self._candidate is not None:
-            return self._order(self._candidate, confirms=True)
+            return self._request(self._candidate, confirms=True)
         self._next_learner_steps = (learner_steps // self._period + 1) * self._period
         self._evaluated_learner_steps = learner_steps
-        return self._order(weights, confirms=False)
+        return self._request(weights, confirms=False)
 
-    def add(self, order: EvaluationRequest, evaluation: Evaluation) -> None:
-        """Takes in the evaluation made for `order`."""
+    def add(self, request: EvaluationRequest, evaluation: Evaluation) -> None:
+        """Judges the evaluation made for `request`."""
         is_of_best = self.best is not None and evaluation.weights_version == self.best.weights_version
         if self.best is None or is_of_best or evaluation.lower_bound >= self.best.lower_bound:
-            self.best, self.best_weights = evaluation, order.weights
+            self.best, self.best_weights = evaluation, request.weights
         if self.target_return is None:
             return
-        if order.confirms:
+        if request.confirms:
             self._candidate = None
             if evaluation.lower_bound >= self.target_return:
                 self.reached = True
-                self.best, self.best_weights = evaluation, order.weights
+                self.best, self.best_weights = evaluation, request.weights
         elif evaluation.lower_bound >= self.target_return:
-            self._candidate = order.weights
+            self._candidate = request.weights
 
     def rewind(self, learner_steps: int) -> None:
-        """Goes on with a learner that has only `learner_steps` behind it."""
+        """Continues with a learner that has only made `learner_steps`."""
         due = (learner_steps // self._period + 1) * self._period
         self._next_learner_steps = min(self._next_learner_steps, due)
         if self._evaluated_learner_steps > learner_steps:
             self._evaluated_learner_steps = -1
 
     def get_state(self, value: Callable[[Any], PolicyWeights]) -> dict[str, Any]:
-        """All that a run which goes on from here needs, as a tree for a checkpoint.
+        """The state as a tree for a checkpoint.
 
         Args:
             value: turns weights, or a reference to them, into weights.
@@ -109,7 +107,7 @@ class Goal:
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on from what `get_state` gave; the goal itself stays the one it has."""
+        """Restores what `get_state` returned; the goal itself stays the one it has."""
         if state["best"] is not None:
             version = tuple(state["best"]["weights_version"])
             self.best = Evaluation(**{**state["best"], "weights_version": version})
@@ -119,50 +117,19 @@ class Goal:
         self._evaluated_learner_steps = state["evaluated_learner_steps"]
         self._number = state["number"]
 
-    def _order(self, weights: Any, confirms: bool) -> EvaluationRequest:
+    def _request(self, weights: Any, confirms: bool) -> EvaluationRequest:
         self._number += 1
         return EvaluationRequest(weights, self._episodes[confirms], self._number, confirms)
 
 
-@dataclass(frozen=True)
-class Budget:
-    """What a run may spend.
-
-    Attributes:
-        max_env_steps: of all actors.
-        max_seconds: from the start of the run, or None.
-        max_episodes: of all actors, or None.
-    """
-
-    max_env_steps: int
-    max_seconds: float | None
-    max_episodes: int | None = None
-
-    def env_steps_left(self, env_steps: int) -> int:
-        """Env steps that may still be ordered when `env_steps` are taken or ordered."""
-        return max(0, self.max_env_steps - env_steps)
-
-    def is_out_of_time(self, seconds: float) -> bool:
-        """Whether `seconds` since the start use up the time."""
-        return self.max_seconds is not None and seconds >= self.max_seconds
-
-    def is_out_of_episodes(self, episodes: int) -> bool:
-        """Whether `episodes` that ended use up their budget."""
-        return self.max_episodes is not None and episodes >= self.max_episodes
-
-
 class StopRequest:
-    """While entered, the first signal asks for an orderly end; a second one interrupts at once.
+    """While entered, the first Ctrl-C or SIGTERM requests an orderly end; a second one interrupts at once.
 
-    Off the main thread nothing is installed, since Python allows it there only. What was
-    installed before is put back at the end.
-
-    Attributes:
-        reason: None, `interrupted` or `terminated`.
+    Outside the main thread no handler is installed. Earlier handlers are put back at the end.
     """
 
     def __init__(self) -> None:
-        self.reason: str | None = None
+        self.reason: str | None = None  # `interrupted` or `terminated`
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -177,8 +144,8 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def leave_if_asked(self) -> None:
-        """Ends a run that was asked to stop at once, where it has done nothing yet that could be saved.
+    def raise_if_set(self) -> None:
+        """Ends a run at once that has done nothing yet that could be saved.
 
         Raises:
             KeyboardInterrupt: by Ctrl-C.
@@ -193,17 +160,49 @@ class StopRequest:
         self.reason = "terminated" if number == signal.SIGTERM else "interrupted"
 
 
+class Stopping:
+    """The goal, the budgets and the request to stop of one run."""
+
+    def __init__(self, goal: Goal, config: Config) -> None:
+        self.goal = goal
+        self.request = StopRequest()
+        self._config = config
+
+    def reason(self, counters: Counters, seconds: float) -> str | None:
+        """Why the run ends, or None.
+
+        `max_env_steps` as soon as all env steps are taken, whatever is still to be learned from them.
+
+        Args:
+            counters: of the run.
+            seconds: since the run started.
+        """
+        config = self._config
+        if self.goal.reached:
+            return "goal_reached"
+        if self.request.reason:
+            return self.request.reason
+        if config.max_seconds is not None and seconds >= config.max_seconds:
+            return "max_seconds"
+        if config.max_episodes is not None and counters.episodes >= config.max_episodes:
+            return "max_episodes"
+        return None if self.env_steps_left(counters.env_steps) else "max_env_steps"
+
+    def env_steps_left(self, env_steps: int) -> int:
+        """Env steps that may still be requested after `env_steps`."""
+        return max(0, self._config.max_env_steps - env_steps)
+
+
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[Callable[[], None]]:
-    """While entered, Ctrl-C and SIGTERM raise `KeyboardInterrupt` and `SystemExit`, which end all there is.
+    """While entered, Ctrl-C and SIGTERM raise `KeyboardInterrupt` and `SystemExit`.
 
-    Without it, the system ends the process on the spot at SIGTERM. Ray's handler, where that has
-    taken the place of this one, does the same with another code, which is replaced. What was
-    installed before stays, or is put back at the end.
+    Without it the system ends the process on the spot at SIGTERM. Ray's handler, which may replace this one, exits
+    with another code, which is translated. Handlers of others stay, and earlier ones are put back.
 
     Yields:
-        A function that raises again what was raised and came to nothing: an exception in the
-        middle of a callback ends that callback alone.
+        A function that raises again what was raised and swallowed: an exception in a callback ends that callback
+        alone.
     """
     raised: list[BaseException] = []
 
