@@ -114,9 +114,7 @@ class ActorPool:
             self._command = 0  # a new process counts anew
         if not self._is_listening:
             self._is_listening = True
-            self._calls.send(
-                control, "next_command", on_result=self._receive_command, turns=float("inf")
-            )
+            self._calls.send(control, "next_command", on_result=self._receive_command, turns=float("inf"))
 
     def _receive_command(self, _call: Call, command: tuple[int, int]) -> None:
         self._command, self._wanted = command

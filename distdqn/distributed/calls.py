@@ -32,7 +32,9 @@ def last_line(why: str) -> str:
 class Failure:
     """A failure of a role without a completed call since."""
 
-    node: str | None  # of the cluster, that the process was on; None if it never was up and no node is to blame
+    node: (
+        str | None
+    )  # of the cluster, that the process was on; None if it never was up and no node is to blame
     is_hang: bool  # the environment did not respond in time
 
 
@@ -178,9 +180,7 @@ class Calls:
         refs = self.backend.call(worker.handle, method, *arguments, returns=returns)
         now = self._clock()
         self._add(
-            Call(
-                worker, method, refs, on_result, on_lost, find_culprit, turns, plays, plays or is_work, now
-            )
+            Call(worker, method, refs, on_result, on_lost, find_culprit, turns, plays, plays or is_work, now)
         )
         return refs
 

@@ -139,9 +139,7 @@ class AsyncCheckpointer:
             pending.wanted = []
             return
         for shard in self._team.shards:
-            self._calls.send(
-                shard, "get_index", on_result=functools.partial(self._receive_index, pending)
-            )
+            self._calls.send(shard, "get_index", on_result=functools.partial(self._receive_index, pending))
 
     # The results of a cancelled checkpoint are of no use, and change nothing.
 

@@ -9,7 +9,9 @@ from distdqn.distributed.scheduler import Scheduler
 from distdqn.distributed.team import WorkerGroup
 from distdqn.environments.registry import environment_name
 from distdqn.errors import CheckpointError, EnvironmentFault, RoleFailure
+from distdqn.reporting.metrics import Counters
 from distdqn.training.loop import Run
+from distdqn.types import ReplayInfo
 
 
 class FaultHandler:
@@ -58,7 +60,9 @@ class FaultHandler:
             lost = [ended, *self._calls.abandon(worker)]
             self._team.remove(worker)
             _lose(lost)
-            self._run.metrics.note(f"{worker.name} failed in `{call.method}` while draining: {last_line(why)}")
+            self._run.metrics.note(
+                f"{worker.name} failed in `{call.method}` while draining: {last_line(why)}"
+            )
             return
         name = f"{worker.name} (restart {worker.restarts})" if worker.restarts else worker.name
         how = self._count_failure(worker, ended, name)
@@ -98,7 +102,8 @@ class FaultHandler:
                 "(fix it, or raise `env_timeout_seconds`)."
             )
         raise RoleFailure(
-            f"{name} failed {len(counted)} consecutive times, last in `{method}`: {last_line(why)}", details=why
+            f"{name} failed {len(counted)} consecutive times, last in `{method}`: {last_line(why)}",
+            details=why,
         )
 
     def _restore(self, worker: Worker, fresh: Worker) -> str:
@@ -116,11 +121,7 @@ class FaultHandler:
         """Puts a new learner where the newest checkpoint was; says what that loses."""
         self._checkpoints.cancel()
         ref, counters = self._newest(), self._run.metrics.counters
-        before = counters.learner_steps
-        counters.learner_steps = ref.document["learner"]["learner_steps"] if ref else 0
-        lost = max(0, before - counters.learner_steps)
-        counters.learner_restarts += 1
-        counters.lost_learner_steps += lost
+        lost = count_lost_learner(counters, ref)
         self._run.stopping.goal.rewind(counters.learner_steps)
         if ref is not None:
             self._send_learner_state(ref)
@@ -132,11 +133,7 @@ class FaultHandler:
         self._checkpoints.forget_shard(fresh.index)
         counters, before = self._run.metrics.counters, self._shards.infos[fresh.index]
         self._restore_shard(fresh, self._newest())
-        after = self._shards.infos[fresh.index].inserted
-        lost = min(max(0, before.inserted - after), before.size)  # what was overwritten is not lost now
-        counters.inserted += after - before.inserted
-        counters.replay_restarts += 1
-        counters.lost_transitions += lost
+        lost = count_lost_replay(counters, before, self._shards.infos[fresh.index].inserted)
         # Set `sampled` to its target, so that the rate limiter neither bursts nor blocks.
         target = int(self._run.rate_limiter.goal(counters.inserted))
         counters.sampled = max(0, target - self._scheduler.samples_in_flight)
@@ -158,3 +155,25 @@ def _lose(lost: list[Ended]) -> None:
     """Handles calls that have no result."""
     for ended in lost:
         ended.call.on_lost(ended)
+
+
+def count_lost_learner(counters: Counters, ref: CheckpointRef | None) -> int:
+    """Rewinds the counters to a checkpoint's learner, or to none; returns the learner steps lost."""
+    before = counters.learner_steps
+    counters.learner_steps = ref.document["learner"]["learner_steps"] if ref else 0
+    lost = max(0, before - counters.learner_steps)
+    counters.learner_restarts += 1
+    counters.lost_learner_steps += lost
+    return lost
+
+
+def count_lost_replay(counters: Counters, before: ReplayInfo, after: int) -> int:
+    """Counts what a shard holds after a restore in place of what it held; returns the transitions lost.
+
+    What it had overwritten before does not count as lost.
+    """
+    lost = min(max(0, before.inserted - after), before.size)
+    counters.inserted += after - before.inserted
+    counters.replay_restarts += 1
+    counters.lost_transitions += lost
+    return lost

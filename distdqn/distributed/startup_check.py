@@ -80,9 +80,7 @@ class StartupCheck:
         return actors - waiting_actors >= self._min_actors and waiting_actors == len(waiting)
 
 
-def _describe_startup(
-    workers: Sequence[Worker], waiting: Sequence[Worker], capacity: ClusterCapacity
-) -> str:
+def _describe_startup(workers: Sequence[Worker], waiting: Sequence[Worker], capacity: ClusterCapacity) -> str:
     return (
         f"{len(workers) - len(waiting)} of {len(workers)} processes have found resources on the cluster, which "
         f"has {capacity.cpus:g} CPUs, {capacity.free_cpus:g} of them free; "

@@ -125,7 +125,8 @@ class WorkerGroup(Team):
         Actors take shards in turns, so that no shard goes without.
         """
         position = next(position for position, each in enumerate(self.actors) if each is actor)
-        return self.shards[position % len(self.shards)]
+        shard: Worker = self.shards[position % len(self.shards)]
+        return shard
 
     def _start_actor(self, index: int) -> Worker:
         """Starts an actor with a number of restarts of its own: no two actors of a run draw the same numbers."""

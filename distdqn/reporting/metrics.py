@@ -104,6 +104,11 @@ class Metrics:
         return self._clock() - self._started
 
     @property
+    def seconds_since_report(self) -> float:
+        """Seconds since the last report, or since the start before the first."""
+        return self._clock() - self._last[0]
+
+    @property
     def recent_returns(self) -> list[float]:
         """Returns of the last hundred training episodes, oldest first."""
         return list(self._returns)

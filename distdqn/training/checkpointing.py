@@ -6,7 +6,6 @@ from typing import Any
 
 from distdqn.checkpoints.reshard import RestorePlan
 from distdqn.training.loop import Run, Team
-from distdqn.training.stopping import StopRequest
 from distdqn.types import PolicyWeights, Tree
 
 
@@ -77,8 +76,8 @@ class RoundCheckpointer:
         self._run = run
         self._saved = 0  # learner steps of the last checkpoint
 
-    def restore(self, team: Team, plan: RestorePlan, stop: StopRequest) -> None:
-        """Restores a checkpoint, unless a stop is requested meanwhile.
+    def restore(self, team: Team, plan: RestorePlan) -> None:
+        """Restores a checkpoint, if there is one, unless a stop is requested meanwhile.
 
         Raises:
             KeyboardInterrupt, SystemExit: it was; the checkpoint stays the one to resume from.
@@ -87,7 +86,7 @@ class RoundCheckpointer:
             return
         team.ask(team.learner, "set_state", plan.ref.read("learner"))
         for method, state in plan.calls(0):
-            stop.raise_if_set()
+            self._run.stopping.request.raise_if_set()
             team.ask(team.shards[0], method, state)
         restore_progress(self._run, plan)
         self._saved = self._run.metrics.counters.learner_steps

@@ -51,9 +51,7 @@ class Goal:
             return True
         return final and learner_steps > self._evaluated_learner_steps
 
-    def next_request(
-        self, weights: Any, learner_steps: int, final: bool = False
-    ) -> EvaluationRequest | None:
+    def next_request(self, weights: Any, learner_steps: int, final: bool = False) -> EvaluationRequest | None:
         """The evaluation that is due, if one is.
 
         Args:

@@ -99,7 +99,7 @@ class Record:
     handle: FakeHandle
     method: str
     arguments: tuple
-    under_way: int  # calls of this method of this process, this one included
+    in_flight: int  # calls of this method of this process, this one included
     inserted: int  # in replay by then
 
     @property
@@ -281,7 +281,7 @@ class FakeBackend:
     def state(self, ref):
         self._settle()
         end, error = self._outcome(ref.task)
-        return "under way" if end > self.now else "done" if error is None else "failed"
+        return "running" if end > self.now else "done" if error is None else "failed"
 
     def missing(self, handle):
         return handle.lacks

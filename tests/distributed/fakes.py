@@ -1,6 +1,6 @@
 """A supervisor on a fleet without processes, with all that it works with."""
 
-import math
+import copy
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 
@@ -8,18 +8,16 @@ from distributed.fake_backend import HANG, FakeBackend
 from distributed.fake_roles import ROWS_PER_SEGMENT, FakeActor, FakeEvaluator, FakeLearner, FakeReplay
 
 from distdqn.checkpoints.checkpointer import Checkpointer
+from distdqn.checkpoints.reshard import RestorePlan
 from distdqn.checkpoints.store import Store
-from distdqn.config.config import Config
+from distdqn.config.config import Config, RunOptions
 from distdqn.distributed.calls import Calls
-from distdqn.distributed.checkpointing import AsyncCheckpointer
-from distdqn.distributed.limits import Limits
 from distdqn.distributed.supervisor import Supervisor
 from distdqn.replay.rate_limiter import RateLimiter
 from distdqn.reporting.metrics import Metrics
-from distdqn.schedules import LinearSchedule
-from distdqn.training.builders import LearningSchedules
-from distdqn.training.checkpointing import restore_state
-from distdqn.training.stopping import Budget, Goal, StopRequest
+from distdqn.training.checkpointing import restore_progress
+from distdqn.training.loop import Run
+from distdqn.training.stopping import Goal, Stopping
 
 __all__ = [
     "HANG",
@@ -33,12 +31,11 @@ __all__ = [
     "fault",
     "faults_of",
     "make_checkpoints",
+    "make_config",
     "make_run",
     "newest_start",
     "starts",
 ]
-
-_SCHEDULES = LearningSchedules(LinearSchedule(1e-3, 1e-3, 0), LinearSchedule(0.0, 0.0, 0))
 
 
 class FakeConsole:
@@ -116,22 +113,38 @@ class _FakeFuture(Future):
 
 @dataclass
 class FakeRun:
-    """A supervisor on a fake fleet, with all that a test looks at."""
+    """A supervisor on a fake backend, with all that a test looks at."""
 
     backend: FakeBackend
     calls: Calls
     supervisor: Supervisor
-    goal: Goal
-    rate_limiter: RateLimiter
-    metrics: Metrics
+    run: Run
     console: FakeConsole
     directory: FakeDirectory
-    stop: StopRequest
-    saver: AsyncCheckpointer
+
+    @property
+    def goal(self):
+        return self.run.stopping.goal
+
+    @property
+    def stop(self):
+        return self.run.stopping.request
+
+    @property
+    def rate_limiter(self):
+        return self.run.rate_limiter
+
+    @property
+    def metrics(self):
+        return self.run.metrics
 
     @property
     def counters(self):
         return self.metrics.counters
+
+    @property
+    def checkpoints(self):
+        return self.supervisor.checkpoints
 
     @property
     def replay(self):
@@ -143,7 +156,7 @@ class FakeRun:
 
     def finish(self):
         """Makes the last checkpoint, as a run does at its end."""
-        self.saver.finish(self.goal, self.metrics, self.supervisor.workers)
+        self.supervisor.checkpoints.finish()
 
 
 def make_run(
@@ -151,74 +164,81 @@ def make_run(
     *,
     actors=2,
     steps_per_rollout=50,
-    max_env_steps=5_000,
-    max_seconds=None,
-    max_episodes=None,
     samples_per_insert=4.0,
     tolerance=0.1,
     min_replay_size=100,
     slack=None,
     target_return=None,
-    eval_period=10**9,
     env_timeout_seconds=30.0,
     start_timeout_seconds=60.0,
-    placing_seconds=math.inf,
+    startup_seconds=1e9,
     start=None,
     saving=None,
-    **limits,
+    **options,
 ):
     """A run of the supervisor; its budget is met after about a thousand fake calls.
 
-    It waits `placing_seconds` at its start for room on the cluster, if that is small.
-    `start` is a checkpoint to go on from, `saving` what an `AsyncCheckpointer` is to be made with.
+    It waits `startup_seconds` at its start for resources of the cluster, if that is small.
+    `start` is a checkpoint to resume from, `saving` how its checkpoints are made.
     """
     backend = backend or FakeBackend()
-    console, directory, stop = FakeConsole(), FakeDirectory(), StopRequest()
-    calls = Calls(backend, env_timeout_seconds, start_timeout_seconds, backend.clock)
-    limits = make_limits(actors, steps_per_rollout, start_timeout_seconds=placing_seconds, **limits)
+    saving = saving or {}
+    initial = options.pop("initial_actors", actors)
+    config = make_config(
+        actors=actors,
+        rollout_length=steps_per_rollout,
+        min_replay_size=min_replay_size,
+        start_timeout_seconds=startup_seconds,
+        checkpoint_seconds=saving.get("seconds"),
+        checkpoint_replay=saving.get("with_replay", True),
+        **options,
+    )
+    console, directory = FakeConsole(), FakeDirectory()
+    timeouts = RunOptions(
+        env_timeout_seconds=env_timeout_seconds, start_timeout_seconds=start_timeout_seconds
+    )
+    calls = Calls(backend, timeouts, backend.clock)
     if slack is None:  # as `builders.make_rate_limiter` chooses it
-        slack, slack_per_actor = 2 * limits.samples_per_call, samples_per_insert * steps_per_rollout
+        samples_per_call = config.updates_per_call * config.batch_size
+        slack, slack_per_actor = 2 * samples_per_call, samples_per_insert * steps_per_rollout
     else:
         slack_per_actor = 0.0
-    rate_limiter = RateLimiter(samples_per_insert, tolerance, min_replay_size, slack, slack_per_actor)
-    config = Config(replay_capacity=10**6, min_replay_size=min_replay_size)
-    metrics = Metrics(directory, console, config, backend.now, clock=backend.clock)
-    goal = Goal(target_return, eval_period, eval_episodes=5, confirm_episodes=10)
-    if start is not None:
-        restore_state(start, goal, metrics, rate_limiter, limits.replay_shards)
-    saver = make_saver(backend, **(saving or {}))
-    budget = Budget(max_env_steps, max_seconds, max_episodes)
-    supervisor = Supervisor(
-        calls, limits, goal, budget, rate_limiter, metrics, stop, saver, start, backend.clock
+    run = Run(
+        config,
+        {"config": {"actors": "auto", "envs_per_actor": 16}},
+        Stopping(Goal(target_return, config.eval_period, eval_episodes=5, confirm_episodes=10), config),
+        RateLimiter(samples_per_insert, tolerance, min_replay_size, slack, slack_per_actor),
+        Metrics(directory, console, config, backend.now, clock=backend.clock),
+        saving.get("checkpoints"),
     )
-    return FakeRun(backend, calls, supervisor, goal, rate_limiter, metrics, console, directory, stop, saver)
+    restore_progress(run, RestorePlan(start, config.replay_shards))
+    executor = saving.get("executor") or FakeExecutor()
+    supervisor = Supervisor(run, calls, initial, start, executor, backend.clock)
+    return FakeRun(backend, calls, supervisor, run, console, directory)
 
 
-def make_limits(actors, steps_per_rollout, **others):
-    """The sizes a supervisor works with."""
+def make_config(**changes):
+    """The resolved options of a run with one environment for each actor."""
     usual = {
-        "min_actors": actors,
-        "max_actors": None,
-        "follows_cluster": False,
+        "env": "Toy-v0",
+        "envs_per_actor": 1,
+        "replay_capacity": 10**6,
+        "max_env_steps": 5_000,
+        "eval_period": 10**9,
         "updates_per_call": 4,
         "batch_size": 25,
         "weights_update_period": 8,
         "report_seconds": 1.0,
         "max_failures": 3,
         "stall_timeout_seconds": 10_000.0,
-        "environment": "Toy-v0",
-        "prioritized": False,
-        "schedules": _SCHEDULES,
+        "learning_rate_schedule": "constant",
+        "checkpoint_seconds": None,
     }
-    return Limits(actors=actors, steps_per_rollout=steps_per_rollout, **{**usual, **others})
-
-
-def make_saver(backend, checkpoints=None, seconds=None, with_replay=True, executor=None):
-    """What makes the checkpoints of a run; never any by default."""
-    about = {"config": {"actors": "auto", "envs_per_actor": 16}}
-    return AsyncCheckpointer(
-        checkpoints, seconds, with_replay, about, executor or FakeExecutor(), backend.clock
-    )
+    # Unchecked: some tests have a budget that is smaller than `min_replay_size`.
+    config = copy.copy(Config())
+    for name, value in {**usual, **changes}.items():
+        object.__setattr__(config, name, value)
+    return config
 
 
 def make_checkpoints(folder, keep=3, note=lambda _text: None):

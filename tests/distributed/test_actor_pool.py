@@ -4,11 +4,19 @@ import itertools
 import math
 
 import pytest
-from distributed.fakes import HANG, FakeActor, FakeBackend, make_checkpoints, make_run, newest_start
+from distributed.fakes import (
+    HANG,
+    FakeActor,
+    FakeBackend,
+    make_checkpoints,
+    make_config,
+    make_run,
+    newest_start,
+)
 
 from distdqn.distributed.calls import Calls
 from distdqn.distributed.startup_check import StartupCheck
-from distdqn.distributed.team import RayTeam
+from distdqn.distributed.team import WorkerGroup
 from distdqn.errors import ClusterError
 
 _LOOK = 0.2
@@ -26,7 +34,7 @@ def make_scaled(*commands, backend=None, actors=1, max_seconds=60.0, **options):
 
 
 def indices(run):
-    return [actor.index for actor in run.supervisor.workers.actors]
+    return [actor.index for actor in run.supervisor.team.actors]
 
 
 def rollouts_between(run, begin, end):
@@ -71,9 +79,7 @@ def test_every_accepted_rollout_is_counted_while_actors_come_and_leave():
     assert run.counters.inserted == run.replay.inserted == len(run.replay.rows)
     # All that was ordered and is not under way at the end has been accepted.
     ordered = sum(r.arguments[0].limit for r in run.backend.calls_of("actor", "rollout"))
-    under_way = sum(call.detail.limit for call in run.calls._calls.values() if call.kind == "rollout")
-    inserting = sum(call.detail[0].limit for call in run.calls._calls.values() if call.kind == "insert")
-    assert run.counters.env_steps == ordered - under_way - inserting
+    assert run.counters.env_steps == ordered - run.supervisor._scheduler.env_steps_in_flight
 
 
 def test_actor_that_leaves_ends_its_rollouts_hands_over_what_is_open_and_ends():
@@ -101,7 +107,7 @@ def test_fault_33_actor_whose_rollout_does_not_end_is_drained_within_ten_seconds
     (gone,) = [handle for handle in backend.ended if handle.role == "actor"]
     assert 30.0 + _LEAVE <= gone.dies_at <= 30.0 + _LEAVE + 2 * _LOOK
     assert run.counters.lost_rollouts == 2  # one that hung, and one queued behind it
-    assert run.supervisor._scheduler.env_steps_under_way <= 2 * 50  # those of the actor that is left
+    assert run.supervisor._scheduler.env_steps_in_flight <= 2 * 50  # those of the actor that is left
     assert indices(run) == [0]
 
 
@@ -239,7 +245,7 @@ def make_small(slots, actors=4, **options):
         actors=actors,
         max_seconds=options.pop("max_seconds", 300.0),
         max_env_steps=10**9,
-        placing_seconds=60.0,
+        startup_seconds=60.0,
         **options,
     )
     return backend, run
@@ -252,7 +258,7 @@ def test_fault_30_cluster_that_is_too_small_is_named_with_what_it_has(slots):
         run.supervisor.run()
 
     assert 60.0 <= backend.now <= 60.0 + _LOOK
-    assert f"{slots} of 7 processes have found room" in str(caught.value)
+    assert f"{slots} of 7 processes have found resources" in str(caught.value)
     assert f"{slots} CPUs" in str(caught.value)
     assert "7 are needed" in str(caught.value)
     assert caught.value.exit_code == 3
@@ -265,7 +271,7 @@ def test_fault_30_run_starts_with_fewer_actors_and_adds_the_rest_when_nodes_come
 
     assert (who_acts(run, 0, 150), who_acts(run, 155, 300)) == ({0, 1}, {0, 1, 2, 3})
     assert run.counters.actor_restarts == 0
-    assert any("the rest is added when nodes come" in text for text in run.console.notes)
+    assert any("the rest is added when nodes join" in text for text in run.console.notes)
 
 
 def test_fault_30_fewer_actors_than_min_actors_are_too_few():
@@ -282,9 +288,9 @@ def test_fault_30_cluster_that_grows_is_waited_for_and_the_line_says_so():
     run.supervisor.run()
 
     assert run.counters.env_steps > 0
-    lines = [text for text in run.console.notes if "new nodes are on their way" in text]
+    lines = [text for text in run.console.notes if "new nodes are starting" in text]
     assert 5 <= len(lines) <= 7  # one each half minute
-    assert "2 of 7 processes have found room" in lines[0]
+    assert "2 of 7 processes have found resources" in lines[0]
 
 
 def test_fault_30_cluster_that_no_longer_grows_is_not_waited_for():
@@ -303,10 +309,10 @@ def test_fault_30_cluster_that_no_longer_grows_is_not_waited_for():
 def test_fault_30_lockstep_run_says_too_that_a_cluster_is_too_small():
     backend = FakeBackend()
     backend.slots = 4
-    calls = Calls(backend, 30.0, 60.0, backend.clock)
+    calls = Calls(backend, make_config(), backend.clock)
     startup_check = StartupCheck(backend, 2, 60.0, lambda _text: None, backend.clock)
     with pytest.raises(ClusterError, match="4 of 5 processes"):
-        RayTeam(calls, startup_check, actors=2, updates_per_call=1, batch_size=1, prioritized=False)
+        WorkerGroup(calls, make_config(), actors=2).wait_until_ready(startup_check)
     assert 60.0 <= backend.now <= 60.0 + 1.0
 
 
@@ -326,8 +332,7 @@ def test_actors_that_a_command_asks_for_wait_for_room_without_harm():
 
 
 def make_following(slots, actors, **options):
-    options = {"min_actors": 1, "follows_cluster": True, **options}
-    return make_small(slots, actors, **options)
+    return make_small(slots, "auto", initial_actors=actors, **{"min_actors": 1, **options})
 
 
 def test_auto_takes_the_room_that_new_nodes_bring():
@@ -342,7 +347,7 @@ def test_auto_stays_within_min_actors_and_max_actors():
     _, run = make_following(50, 2, max_actors=4)
     run.supervisor.run()
 
-    assert len(run.supervisor.workers.actors) == 4
+    assert len(run.supervisor.team.actors) == 4
 
 
 def test_auto_gives_up_actors_that_a_lost_node_leaves_without_room():
@@ -356,8 +361,8 @@ def test_auto_gives_up_actors_that_a_lost_node_leaves_without_room():
     backend.at(100.0, lose_a_node)
     run.supervisor.run()
 
-    assert len(run.supervisor.workers.actors) == len(backend.living("actor")) == 2
-    assert all(actor.about for actor in run.supervisor.workers.actors)
+    assert len(run.supervisor.team.actors) == len(backend.living("actor")) == 2
+    assert all(actor.is_ready for actor in run.supervisor.team.actors)
 
 
 def test_auto_makes_room_for_a_learner_whose_node_was_lost():
@@ -370,8 +375,8 @@ def test_auto_makes_room_for_a_learner_whose_node_was_lost():
     backend.at(100.0, lose_a_node)
     run.supervisor.run()
 
-    assert run.supervisor.workers.learner.about
-    assert len(run.supervisor.workers.actors) == 3
+    assert run.supervisor.team.learner.is_ready
+    assert len(run.supervisor.team.actors) == 3
 
 
 def test_auto_asks_the_autoscaler_for_its_most_and_a_command_takes_that_back():

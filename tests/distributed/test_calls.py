@@ -2,6 +2,7 @@ import pytest
 from distributed.fake_backend import LOST
 from distributed.fakes import HANG, FakeBackend, fault
 
+from distdqn.config.config import RunOptions
 from distdqn.distributed.calls import Calls, Failure
 from distdqn.errors import RoleFailure
 from distdqn.types import RolloutRequest
@@ -11,7 +12,8 @@ _FAILURES = (Failure("node-0", is_hang=False), Failure("node-1", is_hang=True))
 
 
 def _calls(backend, env_timeout_seconds=10.0, start_timeout_seconds=100.0):
-    return Calls(backend, env_timeout_seconds, start_timeout_seconds, backend.clock)
+    options = RunOptions(env_timeout_seconds=env_timeout_seconds, start_timeout_seconds=start_timeout_seconds)
+    return Calls(backend, options, backend.clock)
 
 
 def _started(backend, role="actor", **options):
@@ -19,7 +21,7 @@ def _started(backend, role="actor", **options):
     calls = _calls(backend, **options)
     worker = calls.start(role)
     (identified,) = calls.collect(10.0)
-    assert identified.call.kind == "identify"
+    assert identified.call.method == "identify"
     return calls, worker
 
 
@@ -35,7 +37,7 @@ def test_started_worker_is_known_by_pid_and_host_when_it_is_up():
         "last_sign_of_life": None,
     }
     assert calls.collect(2.0) == []
-    assert not worker.about
+    assert not worker.is_ready
     calls.collect(2.0)
     assert (worker.to_json()["pid"], worker.to_json()["host"]) == (1000, "here")
     assert worker.last_sign_of_life is not None
@@ -57,7 +59,7 @@ def test_collect_returns_results_in_the_order_of_their_ends():
     workers = [calls.start("actor", index) for index in range(2)]
     calls.collect(10.0)
     for worker in workers:
-        calls.send("rollout", worker, _ORDER, returns=2)
+        calls.send(worker, "rollout", _ORDER, returns=2, plays=True)
     ends = [(backend.now, ended.call.worker.index) for _ in range(2) for ended in calls.collect(10.0)]
     assert ends == [(1.0 + 2.0, 1), (1.0 + 3.0, 0)]
 
@@ -65,29 +67,29 @@ def test_collect_returns_results_in_the_order_of_their_ends():
 def test_collect_waits_no_longer_than_it_is_told():
     backend = FakeBackend(seconds={"rollout": 5.0})
     calls, worker = _started(backend)
-    calls.send("rollout", worker, _ORDER, returns=2)
+    calls.send(worker, "rollout", _ORDER, returns=2, plays=True)
     assert calls.collect(0.25) == []
     assert backend.now == 1.0 + 0.25
 
 
-def test_collect_hands_on_detail_and_words_of_a_failure():
+def test_collect_returns_method_and_words_of_a_failure():
     backend = FakeBackend(
         faults=lambda _handle, method, _n: "ValueError: no" if method == "rollout" else None
     )
     calls, worker = _started(backend)
-    calls.send("rollout", worker, _ORDER, returns=2, detail="the order")
+    calls.send(worker, "rollout", _ORDER, returns=2, plays=True)
     (ended,) = calls.collect(10.0)
-    assert (ended.call.kind, ended.call.detail, ended.failure) == ("rollout", "the order", "ValueError: no")
+    assert (ended.call.method, ended.failure) == ("rollout", "ValueError: no")
 
 
 def test_call_over_its_deadline_ends_once_as_a_failure():
     backend = FakeBackend(faults=lambda _handle, method, _n: HANG if method == "rollout" else None)
     calls, worker = _started(backend, env_timeout_seconds=10.0)
-    calls.send("rollout", worker, _ORDER, returns=2)
+    calls.send(worker, "rollout", _ORDER, returns=2, plays=True)
     assert calls.collect(9.9) == []
     (ended,) = calls.collect(0.2)
     assert "deadline" in ended.failure
-    assert worker.under_way == 0
+    assert worker.in_flight == 0
     assert calls.collect(1000.0) == []
 
 
@@ -95,7 +97,7 @@ def test_queued_call_has_the_time_of_those_before_it_too():
     backend = FakeBackend(seconds={"rollout": 9.0})
     calls, worker = _started(backend, env_timeout_seconds=10.0)
     for _ in range(2):  # the second ends after 18 s, within 2 * 10 s
-        calls.send("rollout", worker, _ORDER, returns=2)
+        calls.send(worker, "rollout", _ORDER, returns=2, plays=True)
     ended = [end for _ in range(100) for end in calls.collect(0.2)]
     assert [end.failure for end in ended] == [None, None]
 
@@ -106,7 +108,7 @@ def test_worker_that_does_not_start_is_given_the_start_timeout():
     calls.start("actor")
     assert calls.collect(99.0) == []
     (ended,) = calls.collect(2.0)
-    assert ended.call.kind == "identify"
+    assert ended.call.method == "identify"
     assert ended.failure is not None
 
 
@@ -114,9 +116,9 @@ def test_call_queued_before_its_role_is_up_is_given_the_start_timeout():
     backend = FakeBackend(seconds={"start": 50.0, "rollout": 1.0})
     calls = _calls(backend, env_timeout_seconds=10.0, start_timeout_seconds=100.0)
     worker = calls.start("actor")
-    calls.send("rollout", worker, _ORDER, returns=2)
+    calls.send(worker, "rollout", _ORDER, returns=2, plays=True)
     ended = [end for _ in range(100) for end in calls.collect(1.0)]
-    assert [(end.call.kind, end.failure) for end in ended] == [("identify", None), ("rollout", None)]
+    assert [(end.call.method, end.failure) for end in ended] == [("identify", None), ("rollout", None)]
 
 
 def test_completed_call_sets_failures_back_but_starting_does_not():
@@ -126,7 +128,7 @@ def test_completed_call_sets_failures_back_but_starting_does_not():
     worker.failures = _FAILURES
     calls.collect(10.0)
     assert worker.failures == _FAILURES
-    calls.send("rollout", worker, _ORDER, returns=2)
+    calls.send(worker, "rollout", _ORDER, returns=2, plays=True)
     calls.collect(10.0)
     assert worker.failures == ()
 
@@ -135,29 +137,29 @@ def test_failed_call_is_no_sign_of_life():
     backend = FakeBackend(faults=lambda _handle, method, _n: "no" if method == "rollout" else None)
     calls, worker = _started(backend)
     worker.failures, worker.last_sign_of_life = _FAILURES, None
-    calls.send("rollout", worker, _ORDER, returns=2)
+    calls.send(worker, "rollout", _ORDER, returns=2, plays=True)
     calls.collect(10.0)
     assert (worker.failures, worker.last_sign_of_life) == (_FAILURES, None)
 
 
-def test_under_way_counts_what_was_sent_and_has_not_ended():
+def test_calls_in_flight_are_those_sent_that_have_not_ended():
     backend = FakeBackend()
     calls, worker = _started(backend)
-    counts = [worker.under_way]
+    counts = [worker.in_flight]
     for _ in range(2):
-        calls.send("rollout", worker, _ORDER, returns=2)
-        counts.append(worker.under_way)
+        calls.send(worker, "rollout", _ORDER, returns=2, plays=True)
+        counts.append(worker.in_flight)
     calls.collect(10.0)
-    assert [*counts, worker.under_way] == [0, 1, 2, 1]
+    assert [*counts, worker.in_flight] == [0, 1, 2, 1]
 
 
-def test_are_under_way_asks_for_any_of_the_kinds():
+def test_calls_are_counted_by_their_methods():
     calls, worker = _started(FakeBackend())
-    calls.send("rollout", worker, _ORDER, returns=2)
-    assert calls.are_under_way("learn", "rollout")
-    assert not calls.are_under_way("learn", "evaluate")
+    calls.send(worker, "rollout", _ORDER, returns=2, plays=True)
+    assert calls.count("learn", "rollout") == 1
+    assert not calls.count("learn", "evaluate")
     calls.collect(10.0)
-    assert not calls.are_under_way("rollout")
+    assert not calls.count("rollout")
 
 
 def test_abandoned_worker_is_ended_and_its_calls_never_end():
@@ -166,8 +168,8 @@ def test_abandoned_worker_is_ended_and_its_calls_never_end():
     gone, other = calls.start("actor", 0), calls.start("actor", 1)
     calls.collect(10.0)
     for worker in (gone, other):
-        calls.send("rollout", worker, _ORDER, returns=2, detail=worker.index)
-    assert [call.detail for call in calls.abandon(gone)] == [0]
+        calls.send(worker, "rollout", _ORDER, returns=2, plays=True)
+    assert [ended.call.worker for ended in calls.abandon(gone)] == [gone]
     assert backend.ended == [gone.handle]
     assert [ended.call.worker for ended in calls.collect(10.0) + calls.collect(10.0)] == [other]
 
@@ -181,7 +183,7 @@ def test_end_all_ends_every_process_once_and_only_once():
     assert sorted(handle.index for handle in backend.ended) == [0, 1, 2]
     calls.end_all()
     assert len(backend.ended) == 3
-    assert not calls.are_under_way("identify")
+    assert not calls.count("identify")
 
 
 def test_ask_waits_for_the_answer_of_a_role():

@@ -83,7 +83,7 @@ def test_one_segment_is_asked_for_at_a_time_and_only_once_the_last_is_written(tm
     make_run(backend, max_seconds=60.0, max_env_steps=10**6, saving=saving).supervisor.run()
     rows = backend.calls_of("replay", "get_rows")
     assert len(rows) > 15
-    assert {record.under_way for record in rows} == {1}
+    assert {record.in_flight for record in rows} == {1}
     times = [record.at for record in rows]
     assert all(later - earlier >= 0.5 + write for earlier, later in itertools.pairwise(times))
 
@@ -132,7 +132,7 @@ def test_checkpoint_holds_what_the_roles_had_at_one_time(tmp_path):
         assert replay.rows == run.replay.rows[: replay.inserted]
         assert abs(counters["inserted"] - replay.inserted) <= 2 * 2 * 50  # what two actors bring meanwhile
         assert document["about"]["config"]["envs_per_actor"] == 16
-    best, evaluated = document["goal"]["best"], run.goal.get_state(run.supervisor.workers.value)["best"]
+    best, evaluated = document["goal"]["best"], run.goal.get_state(run.supervisor.team.value)["best"]
     assert best["returns"] == evaluated["returns"]
 
 
@@ -382,7 +382,7 @@ def test_checkpoint_that_fails_while_the_run_ends_is_told_and_the_last_one_is_ma
     )
     run.supervisor.run()
     (tmp_path / "blobs").rename(tmp_path / "elsewhere")
-    run.saver._task.exception()  # the writer meets it before the folder is back
+    run.checkpoints._task.exception()  # the writer meets it before the folder is back
     (tmp_path / "elsewhere").rename(tmp_path / "blobs")
     run.finish()
     assert [note for note in run.console.notes if "could not be written (FileNotFoundError" in note]
@@ -393,7 +393,7 @@ def test_run_that_ends_as_an_actor_keeps_failing_can_be_gone_on_with(tmp_path):
     backend = FakeBackend(faults=fault("actor", "rollout", words="Boom", incarnations=[1, 2, 3]))
     backend.at(10.0, lambda: backend.kill("actor", 1))
     run = make_run(backend, max_failures=3, max_env_steps=10**6, saving=_saving(tmp_path, seconds=1_000.0))
-    with pytest.raises(RoleFailure, match=r"actor-1 .*failed 3 times running"):
+    with pytest.raises(RoleFailure, match=r"actor-1 .*failed 3 consecutive times"):
         run.supervisor.run()
     run.finish()
     again = make_run(start=newest_start(tmp_path))

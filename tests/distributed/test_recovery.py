@@ -14,7 +14,7 @@ from distributed.fakes import (
 )
 
 from distdqn.checkpoints.store import CheckpointRef, Store
-from distdqn.distributed.refill import count_lost_learner, count_lost_replay
+from distdqn.distributed.faults import count_lost_learner, count_lost_replay
 from distdqn.errors import RoleFailure
 from distdqn.reporting.metrics import Counters
 from distdqn.types import ReplayInfo
@@ -82,7 +82,7 @@ def test_dead_learner_goes_on_from_the_newest_checkpoint_in_a_new_epoch(tmp_path
     assert run.counters.learner_steps == run.learner.steps == 784 - (28 - 12)
     assert run.learner.generation == 1
     (note,) = run.console.notes
-    assert note.startswith("learner (incarnation 0) failed in `learn` and is replaced, 16 learner steps lost")
+    assert note.startswith("learner failed in `learn` and is replaced, 16 learner steps lost")
 
 
 def test_dead_replay_goes_on_from_the_newest_checkpoint(tmp_path):
@@ -100,7 +100,7 @@ def test_dead_replay_goes_on_from_the_newest_checkpoint(tmp_path):
     assert run.counters.env_steps == 5_000
     assert run.counters.inserted == second.inserted == 5_000 - 200
     (note,) = run.console.notes
-    assert note.startswith("replay (incarnation 0) failed in `insert` and is replaced, 200 transitions lost")
+    assert note.startswith("replay failed in `insert` and is replaced, 200 transitions lost")
 
 
 @pytest.mark.parametrize(("rollout", "learn"), [(0.05, 0.02), (0.05, 1.0), (1.0, 0.02)])
@@ -180,7 +180,7 @@ def test_role_that_cannot_take_the_checkpoint_ends_the_run(tmp_path, role, metho
     backend = FakeBackend(faults=fault(role, method, words="ValueError: does not fit"))
     backend.at(12.0, lambda: backend.kill(role))
     run = make_run(backend, max_failures=3, max_seconds=1_000.0, saving=_saving(tmp_path))
-    with pytest.raises(RoleFailure, match=rf"{role} .*failed 3 times running, last in `{method}`"):
+    with pytest.raises(RoleFailure, match=rf"{role} .*failed 3 consecutive times, last in `{method}`"):
         run.supervisor.run()
     assert starts(backend, role) == [0, 1, 2]
 
@@ -328,7 +328,7 @@ def test_everything_is_accounted_for_under_a_storm_of_deaths(tmp_path, seed, sec
     generator = random.Random(seed)
     backend = FakeBackend(seconds={"insert": 0.05, "sample": 0.05, "get_rows": 0.1})
     saving = _saving(tmp_path, seconds) if seconds else None
-    run = make_run(backend, prioritized=True, eval_period=40, max_failures=30, saving=saving)
+    run = make_run(backend, sampler="prioritized", eval_period=40, max_failures=30, saving=saving)
     counts = _watch(run)
     for _ in range(8):
         role = generator.choice([("learner", 0), ("replay", 0), ("evaluator", 0), ("actor", 1)])

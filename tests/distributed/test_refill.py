@@ -25,7 +25,7 @@ def test_replay_is_put_back_a_few_parts_at_a_time_and_before_all_else(tmp_path):
     last = kinds.index("set_index")
     assert set(kinds[:last]) == {"set_rows"}
     assert last > 5
-    assert max(record.under_way for record in calls[:last]) == 2
+    assert max(record.in_flight for record in calls[:last]) == 2
     assert "insert" in kinds[last:]
     assert run.counters.inserted == run.replay.inserted == 10_000 - run.counters.lost_transitions
 
@@ -52,7 +52,7 @@ def test_last_checkpoint_of_a_run_that_ends_meanwhile_holds_all_that_is_being_pu
     saving = _saving(tmp_path, executor=FakeExecutor(backend, 1.0), keep=1)
     run = make_run(backend, saving=saving, max_seconds=end)
     assert run.supervisor.run() == "max_seconds"
-    assert run.saver.refill.is_running
+    assert run.supervisor.shards.is_restoring
     began = backend.now
     run.finish()
     assert backend.now - began < 1.0  # it neither waits until all is back nor saves it again
@@ -99,12 +99,12 @@ def test_fault_10_run_that_is_interrupted_as_it_is_put_back_ends_at_once_and_nee
         run = _goes_on(tmp_path / "old", backend)
     _stop_at(backend, run, 8.0)
     assert run.supervisor.has_weights
-    assert run.saver.refill.is_running
+    assert run.supervisor.shards.is_restoring
     began = backend.now
     run.finish()
     assert backend.now == began
     assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*.json")) == before
-    assert [note for note in run.console.notes if note.startswith("Nothing was done since the checkpoint")]
+    assert [note for note in run.console.notes if note.startswith("No progress since the checkpoint")]
 
 
 def test_fault_10_run_that_is_interrupted_soon_after_it_was_put_back_saves_only_what_is_new(tmp_path):
@@ -172,7 +172,7 @@ def test_fault_13_replay_whose_checkpoint_was_changed_meanwhile_is_filled_from_t
     indexes = [record.arguments[0]["inserted"] for record in backend.calls_of("replay", "set_index")]
     assert indexes == ([inserted[0]] if is_only_the_newest else [])
     assert run.counters.inserted + run.counters.lost_transitions == 10_000 == run.counters.env_steps
-    assert [note for note in run.console.notes if "cannot be filled and is replaced" in note]
+    assert [note for note in run.console.notes if "cannot be restored and is replaced" in note]
     run.finish()
     again = make_run(max_env_steps=1, start=newest_start(tmp_path))
     again.supervisor.run()
@@ -215,7 +215,7 @@ def test_actor_that_leaves_meanwhile_hands_over_what_is_open_afterwards(tmp_path
     assert 24.0 < cut.at < calls[last].at
     assert set(kinds[:last]) == {"set_rows"}
     assert [note for note in run.console.notes if "in time" in note] == []
-    assert len(run.supervisor.workers.actors) == 1
+    assert len(run.supervisor.team.actors) == 1
 
 
 def test_replay_is_put_back_by_a_real_thread(tmp_path):

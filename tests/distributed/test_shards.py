@@ -47,10 +47,10 @@ def test_no_shard_goes_without_when_a_lost_node_takes_all_actors_of_one():
 
     backend.at(20.0, lose_a_node)
     backend.at(60.0, lambda: held.extend(shard.inserted for shard in _shards(backend)))
-    limits = {"min_actors": 2, "follows_cluster": True, "max_env_steps": 10**6, "max_seconds": 90.0}
-    run = make_run(backend, actors=4, replay_shards=2, **limits)
+    options = {"min_actors": 2, "max_env_steps": 10**6, "max_seconds": 90.0}
+    run = make_run(backend, actors="auto", initial_actors=4, replay_shards=2, **options)
     run.supervisor.run()
-    assert [actor.index for actor in run.supervisor.workers.actors] == [0, 2]
+    assert [actor.index for actor in run.supervisor.team.actors] == [0, 2]
     first, second = (shard.inserted - before for shard, before in zip(_shards(backend), held, strict=True))
     assert first == pytest.approx(second, rel=0.1)
     assert first > 1_000
@@ -65,7 +65,7 @@ def test_learner_draws_from_shards_in_proportion_to_their_size():
 
 
 def test_every_shard_gets_the_priorities_of_its_own_draws():
-    run = make_run(replay_shards=2, prioritized=True)
+    run = make_run(replay_shards=2, sampler="prioritized")
     run.supervisor.run()
     for shard in _shards(run.backend):
         assert {text.split(" for ")[1] for text in shard.updates} == {f"row of {shard.life}"}
@@ -98,7 +98,7 @@ def test_dead_shard_without_a_checkpoint_loses_its_part_and_the_others_go_on():
     assert [starts(backend, "replay", index) for index in range(2)] == [[0], [0, 1]]
     assert starts(backend, "learner") == [0]
     (note,) = [text for text in run.console.notes if "is replaced" in text]
-    assert note.startswith("replay-1 (incarnation 0) failed in `")
+    assert note.startswith("replay-1 failed in `")
     assert abs(run.counters.lost_transitions - at_death[1]) <= 100  # what was inserted and not told
     assert run.counters.env_steps == 10_000
     first, second = _shards(backend)
@@ -168,7 +168,7 @@ def test_shard_that_fails_to_draw_is_blamed_and_not_the_learner():
 def test_late_priorities_of_a_dead_shard_are_dropped():
     backend = FakeBackend(seconds={"learn_from_shards": 2.0})
     backend.at(12.0, lambda: backend.kill("replay", 1))
-    run = make_run(backend, replay_shards=2, prioritized=True, max_env_steps=2_000)
+    run = make_run(backend, replay_shards=2, sampler="prioritized", max_env_steps=2_000)
     run.supervisor.run()
     dead, fresh = (h.object for h in backend.started if (h.role, h.index) == ("replay", 1))
     assert dead.life != fresh.life
@@ -176,7 +176,7 @@ def test_late_priorities_of_a_dead_shard_are_dropped():
 
 
 def test_run_ends_with_the_role_when_a_shard_keeps_failing():
-    with pytest.raises(Exception, match=r"replay-1 \(incarnation 2\) failed 3 times running"):
+    with pytest.raises(Exception, match=r"replay-1 \(restart 2\) failed 3 consecutive times"):
         make_run(
             FakeBackend(
                 faults=lambda handle, method, _n: "Boom" if (handle.index, method) == (1, "insert") else None

@@ -5,9 +5,6 @@ from collections import Counter
 import pytest
 from distributed.fakes import HANG, FakeActor, FakeBackend, FakeLearner, make_run
 
-from distdqn.schedules import LinearSchedule
-from distdqn.training.builders import LearningSchedules
-
 _LOOK = 0.2  # the supervisor looks at signals and deadlines this often
 
 
@@ -48,12 +45,12 @@ def test_notice_of_the_compiler_is_passed_on_to_the_user():
 
 
 @pytest.mark.parametrize(("rollout", "learn"), [(0.01, 1.0), (1.0, 0.01), (0.1, 0.1)])
-def test_never_more_than_two_calls_are_under_way_to_a_role(rollout, learn):
+def test_never_more_than_two_calls_count_to_a_role(rollout, learn):
     run = make_run(FakeBackend(seconds={"rollout": rollout, "learn": learn}), actors=3)
     run.supervisor.run()
     for role, method in (("actor", "rollout"), ("learner", "learn")):
-        assert max(record.under_way for record in run.backend.calls_of(role, method)) == 2
-    assert all(record.under_way == 1 for record in run.backend.calls_of("evaluator", "evaluate"))
+        assert max(record.in_flight for record in run.backend.calls_of(role, method)) == 2
+    assert all(record.in_flight == 1 for record in run.backend.calls_of("evaluator", "evaluate"))
 
 
 def test_every_actor_gets_a_rollout_before_any_gets_a_second():
@@ -182,7 +179,7 @@ def test_nothing_is_sampled_before_the_learner_has_compiled():
 
 
 def test_priorities_of_every_learner_call_go_back_to_replay_in_order():
-    run = make_run(prioritized=True)
+    run = make_run(sampler="prioritized")
     run.supervisor.run()
 
     steps = [int(update.removeprefix("priorities ")) for update in run.replay.updates]
@@ -205,7 +202,12 @@ def test_run_ends_with_its_budget_of_episodes():
 
 
 def test_learning_rate_follows_its_schedule_in_env_steps():
-    run = make_run(schedules=LearningSchedules(LinearSchedule(0.5, 0.1, 2_000), LinearSchedule(0.0, 0.0, 0)))
+    run = make_run(
+        learning_rate_schedule="linear",
+        learning_rate=0.5,
+        learning_rate_end=0.1,
+        learning_rate_decay_steps=2_000,
+    )
     run.supervisor.run()
 
     rates = run.learner.learning_rates
@@ -217,7 +219,10 @@ def test_learning_rate_follows_its_schedule_in_env_steps():
 
 def test_importance_sampling_exponent_follows_its_schedule_in_env_steps():
     run = make_run(
-        schedules=LearningSchedules(LinearSchedule(1e-3, 1e-3, 0), LinearSchedule(0.4, 1.0, 2_000))
+        sampler="prioritized",
+        importance_sampling_exponent_start=0.4,
+        importance_sampling_exponent_end=1.0,
+        importance_anneal_steps=2_000,
     )
     run.supervisor.run()
 

@@ -30,7 +30,7 @@ def test_same_weights_are_confirmed_that_reached_the_goal():
     run.supervisor.run()
     *_, candidate, confirming = backend.calls_of("evaluator", "evaluate")
     assert confirming.arguments[0] is candidate.arguments[0]
-    assert run.supervisor.workers.value(run.goal.best_weights) is candidate.arguments[0]
+    assert run.supervisor.team.value(run.goal.best_weights) is candidate.arguments[0]
 
 
 class _LuckyEvaluator:
@@ -96,11 +96,11 @@ def test_weights_are_there_only_after_the_first_were_published():
 def test_last_weights_are_published_and_exported_after_the_run():
     run = make_run(weights_update_period=8)
     run.supervisor.run()
-    last = run.supervisor.workers.publish()
+    last = run.supervisor.team.publish()
     assert last.learner_steps == run.counters.learner_steps == 784
     assert last.weights_version == (0, 784 // 8 + 2)
-    assert run.supervisor.workers.value(last) is last
-    assert run.supervisor.workers.export(last) == b"network (0, 100)"
+    assert run.supervisor.team.value(last) is last
+    assert run.supervisor.team.export(last) == b"network (0, 100)"
 
 
 # Reports.

@@ -31,7 +31,7 @@ def test_replacement_of_an_actor_is_told_with_who_and_why():
     backend = FakeBackend(faults=fault("actor", "rollout", 3, words="Traceback:\n  lines\nValueError: odd"))
     run = make_run(backend, actors=1, max_env_steps=300)
     run.supervisor.run()
-    assert "actor-0 (incarnation 0) failed in `rollout` and is replaced: ValueError: odd" in run.console.notes
+    assert "actor-0 failed in `rollout` and is replaced: ValueError: odd" in run.console.notes
 
 
 def test_other_actors_and_the_learner_go_on_while_one_is_replaced():
@@ -87,7 +87,9 @@ def test_all_actors_may_die_at_once_three_times():
 def test_actor_that_keeps_failing_ends_the_run_with_its_name_and_words():
     backend = FakeBackend(faults=fault("actor", "rollout", words="Boom: the environment is odd"))
     run = make_run(backend, actors=1, max_failures=3)
-    with pytest.raises(RoleFailure, match=r"actor-0 .*failed 3 times running.*Boom: the environment is odd"):
+    with pytest.raises(
+        RoleFailure, match=r"actor-0 .*failed 3 consecutive times.*Boom: the environment is odd"
+    ):
         run.supervisor.run()
     assert starts(backend, "actor") == [0, 1, 2]
 
@@ -129,7 +131,7 @@ def test_evaluation_is_ordered_again_when_the_evaluator_dies():
 
 def test_evaluator_that_keeps_failing_ends_the_run():
     backend = FakeBackend(faults=fault("evaluator", "evaluate"))
-    with pytest.raises(RoleFailure, match=r"evaluator .*failed 3 times running"):
+    with pytest.raises(RoleFailure, match=r"evaluator .*failed 3 consecutive times"):
         make_run(backend, eval_period=100, max_failures=3).supervisor.run()
 
 
@@ -151,7 +153,7 @@ def test_dead_learner_is_replaced_and_the_steps_it_made_are_counted_as_lost():
     assert run.counters.env_steps == run.replay.inserted == 5_000
     sampled = [record.at for record in backend.calls_of("replay", "sample")]
     assert not any(10.5 < at < 10.5 + 1.0 + 0.01 + 2.0 for at in sampled)  # until it has compiled
-    lost = "learner (incarnation 0) failed in `learn` and is replaced, 28 learner steps lost"
+    lost = "learner failed in `learn` and is replaced, 28 learner steps lost"
     assert run.console.notes == [f"{lost}: The process died."]
 
 
@@ -193,7 +195,7 @@ def test_new_epoch_of_weights_reaches_every_actor(weights_update_period):
 @pytest.mark.parametrize("words", ["ValueError: bad", HANG])
 def test_learner_that_keeps_failing_ends_the_run_under_its_own_name(method, words):
     backend = FakeBackend(faults=fault("learner", method, words=words))
-    with pytest.raises(RoleFailure, match=rf"learner .*failed 3 times running, last in `{method}`"):
+    with pytest.raises(RoleFailure, match=rf"learner .*failed 3 consecutive times, last in `{method}`"):
         make_run(backend, max_failures=3, max_seconds=1_500.0).supervisor.run()
     assert starts(backend, "learner") == [0, 1, 2]
     assert starts(backend, "replay") == [0]
@@ -245,7 +247,7 @@ def test_last_weights_are_due_for_evaluation_though_more_steps_were_evaluated_be
     run.supervisor.run()
     assert run.counters.learner_steps < 150 < run.counters.lost_learner_steps
     evaluated = {record.arguments[0].weights_version for record in backend.calls_of("evaluator", "evaluate")}
-    assert run.supervisor.workers.publish().weights_version not in evaluated
+    assert run.supervisor.team.publish().weights_version not in evaluated
     assert run.goal.is_due(run.counters.learner_steps, final=True)
 
 
@@ -266,7 +268,7 @@ def test_dead_replay_is_replaced_and_what_was_in_it_is_counted_as_lost():
     assert run.counters.inserted == run.replay.inserted == 5_000 - 8 * 50
     # 4 * (400 - 100) samples were drawn before, 4 * (4600 - 100) after, 25 for each step.
     assert run.counters.learner_steps == (1_200 + 18_000) // 25
-    lost = "replay (incarnation 0) failed in `insert` and is replaced, 400 transitions lost"
+    lost = "replay failed in `insert` and is replaced, 400 transitions lost"
     assert run.console.notes == [f"{lost}: The process died."]
 
 
@@ -295,16 +297,16 @@ def test_learner_call_that_replay_failed_is_no_failure_of_the_learner():
     run = make_run(backend, actors=1, max_failures=2, max_env_steps=1_000)
     assert run.supervisor.run() == "max_env_steps"
     (note,) = run.console.notes
-    assert note.startswith("replay (incarnation 0) failed in `learn` and is replaced, 250 transitions lost")
+    assert note.startswith("replay failed in `learn` and is replaced, 250 transitions lost")
     assert (starts(backend, "replay"), starts(backend, "learner")) == ([0, 1], [0])
-    assert run.supervisor.workers.learner.failures == ()
+    assert run.supervisor.team.learner.failures == ()
 
 
 @pytest.mark.parametrize("method", ["identify", "insert", "sample"])
 @pytest.mark.parametrize("words", ["MemoryError: full", HANG])
 def test_replay_that_keeps_failing_ends_the_run_under_its_own_name(method, words):
     backend = FakeBackend(faults=fault("replay", method, words=words))
-    with pytest.raises(RoleFailure, match=r"replay .*failed 3 times running"):
+    with pytest.raises(RoleFailure, match=r"replay .*failed 3 consecutive times"):
         make_run(backend, max_failures=3, max_seconds=1_500.0).supervisor.run()
     assert starts(backend, "replay") == [0, 1, 2]
     assert starts(backend, "learner") == [0]
@@ -340,7 +342,7 @@ def test_what_a_replaced_replay_still_answered_counts_for_nothing():
 def test_priorities_of_batches_from_a_dead_replay_never_reach_the_new_one():
     backend = FakeBackend(seconds={"learn": 1.0})
     backend.at(20.5, lambda: backend.kill("replay"))
-    run = make_run(backend, prioritized=True)
+    run = make_run(backend, sampler="prioritized")
     run.supervisor.run()
     first, second = (handle.object for handle in backend.started if handle.role == "replay")
     for replay in (first, second):

@@ -48,7 +48,7 @@ def test_node_that_is_known_to_be_dead_only_later_does_not_count_either():
     backend.at(1.05, lambda: backend.kill_node("first", seconds_until_known=1.5))
     run = make_run(backend, actors=1, max_failures=3)
     assert run.supervisor.run() == "max_env_steps"
-    assert "actor-0 (incarnation 0) failed in `rollout`" in run.console.notes[0]
+    assert "actor-0 failed in `rollout`" in run.console.notes[0]
 
 
 def test_process_that_was_to_come_up_on_a_node_that_died_does_not_count_either():
@@ -60,7 +60,7 @@ def test_process_that_was_to_come_up_on_a_node_that_died_does_not_count_either()
     run = make_run(backend, max_failures=2)
     assert run.supervisor.run() == "max_env_steps"
     assert starts(backend, "learner") == [0, 1, 2, 3, 4]
-    assert "learner (incarnation 1) was lost with its node in `identify`" in run.console.notes[1]
+    assert "learner (restart 1) was lost with its node in `identify`" in run.console.notes[1]
 
 
 def test_failures_on_nodes_that_live_end_the_run_all_the_same():
@@ -68,7 +68,7 @@ def test_failures_on_nodes_that_live_end_the_run_all_the_same():
         FakeBackend(faults=fault("actor", "rollout", 1, incarnations=[1, 2, 3])), {"actor": "first"}
     )
     backend.at(1.05, lambda: backend.kill_node("first"))
-    with pytest.raises(RoleFailure, match=r"actor-0 .*failed 3 times running"):
+    with pytest.raises(RoleFailure, match=r"actor-0 .*failed 3 consecutive times"):
         make_run(backend, actors=1, max_failures=3).supervisor.run()
     assert starts(backend, "actor") == [0, 1, 2, 3]
 
@@ -125,7 +125,7 @@ def test_evaluation_whose_weights_are_lost_is_left_out_with_a_line():
     run = make_run(backend, eval_period=40, max_failures=2)
     assert run.supervisor.run() == "max_env_steps"
     (note,) = run.console.notes
-    assert note.startswith("An evaluation is left out, as its weights are lost: ")
+    assert note.startswith("An evaluation is skipped because its weights are lost: ")
     assert starts(backend, "evaluator") == [0]
     numbers = [record.arguments[2] for record in backend.calls_of("evaluator", "evaluate")]
     assert numbers == sorted(set(numbers))
@@ -167,6 +167,6 @@ def test_run_whose_learner_finds_no_other_place_ends_naming_what_it_needs():
 
     backend.at(12.0, kill)
     run = make_run(backend, stall_timeout_seconds=200.0)
-    with pytest.raises(ClusterError, match="learner has no place in the cluster, it needs 1 CPU"):
+    with pytest.raises(ClusterError, match="learner waits for resources, it needs 1 CPU"):
         run.supervisor.run()
-    assert not run.supervisor.workers.can_answer
+    assert not run.supervisor.team.can_save

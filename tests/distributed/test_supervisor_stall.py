@@ -14,7 +14,7 @@ _LOOK = 0.2  # the supervisor looks at signals and deadlines this often
 def test_environment_that_hangs_every_time_ends_the_run_under_its_own_name():
     backend = FakeBackend(faults=fault("actor", "rollout", words=HANG))
     run = make_run(backend, actors=2, max_failures=3, env_timeout_seconds=10.0)
-    with pytest.raises(EnvironmentFault, match=r"`Toy-v0` gave no answer within 10 s in actor-0.* 3 times"):
+    with pytest.raises(EnvironmentFault, match=r"`Toy-v0` did not respond within 10 s in actor-0.* 3 consecutive times"):
         run.supervisor.run()
     # Up after 1 s, and 10 s for the first rollout; three times.
     assert 3 * 11.0 <= backend.now <= 3 * (11.0 + 2 * _LOOK)
@@ -23,7 +23,7 @@ def test_environment_that_hangs_every_time_ends_the_run_under_its_own_name():
 def test_environment_that_hangs_in_every_evaluation_ends_the_run_under_its_own_name():
     backend = FakeBackend(faults=fault("evaluator", "evaluate", words=HANG))
     run = make_run(backend, eval_period=40, max_failures=3, env_timeout_seconds=10.0)
-    with pytest.raises(EnvironmentFault, match="`Toy-v0` gave no answer within 10 s in evaluator"):
+    with pytest.raises(EnvironmentFault, match="`Toy-v0` did not respond within 10 s in evaluator"):
         run.supervisor.run()
 
 
@@ -31,7 +31,7 @@ def test_actor_that_hangs_only_sometimes_fails_under_its_own_name():
     hangs = fault("actor", "rollout", 1, words=HANG, incarnations=[0, 2])
     raises = fault("actor", "rollout", 1, words="MemoryError", incarnations=[1])
     backend = FakeBackend(faults=faults_of(hangs, raises))
-    with pytest.raises(RoleFailure, match=r"actor-0 .*failed 3 times running"):
+    with pytest.raises(RoleFailure, match=r"actor-0 .*failed 3 consecutive times"):
         make_run(backend, actors=1, max_failures=3).supervisor.run()
 
 
@@ -56,7 +56,7 @@ def test_other_actors_go_on_while_one_hangs_again_and_again():
 
 
 def _notes_of_nothing(run):
-    return [note for note in run.console.notes if note.startswith("Nothing has come")]
+    return [note for note in run.console.notes if note.startswith("No progress")]
 
 
 def test_line_each_30_seconds_says_which_role_has_no_place():
@@ -67,13 +67,13 @@ def test_line_each_30_seconds_says_which_role_has_no_place():
         run.supervisor.run()
     notes = _notes_of_nothing(run)
     assert [note.split(":")[0] for note in notes] == [
-        f"Nothing has come for {seconds} s" for seconds in (30, 60, 90)
+        f"No progress for {seconds} s" for seconds in (30, 60, 90)
     ]
     for text in (notes[0], str(raised.value)):
-        assert "actor-0 has no place in the cluster, it needs 1 CPU" in text
-        assert "actor-1 has no place" in text
-        assert "the learner waits for 100 transitions in replay, 0 are in" in text
-        assert "replay has no place" not in text
+        assert "actor-0 waits for resources, it needs 1 CPU" in text
+        assert "actor-1 waits for resources" in text
+        assert "the learner waits for 100 transitions in replay, 0 are stored" in text
+        assert "replay waits for resources" not in text
     assert raised.value.exit_code == 3
     # The learner had compiled after 1.0 + 0.01 + 2.0 s; since then, nothing went on.
     assert 103.0 - _LOOK <= backend.now <= 103.0 + 2 * _LOOK
@@ -85,7 +85,7 @@ def test_run_whose_learner_or_replay_has_no_place_gives_up_in_time(role):
     backend = FakeBackend()
     backend.placeless = {role}
     run = make_run(backend, stall_timeout_seconds=400.0, start_timeout_seconds=60.0)
-    with pytest.raises(ClusterError, match=f"{role} has no place in the cluster, it needs 1 CPU"):
+    with pytest.raises(ClusterError, match=f"{role} waits for resources, it needs 1 CPU"):
         run.supervisor.run()
     assert 400.0 <= backend.now <= 410.0
     assert starts(backend, role) == [0]
@@ -106,7 +106,7 @@ def test_long_compile_is_told_but_is_no_stall():
     run = make_run(backend, stall_timeout_seconds=50.0, start_timeout_seconds=1_000.0)
     assert run.supervisor.run() == "max_env_steps"
     assert len(_notes_of_nothing(run)) == 500 // 30
-    assert "learner has been at `compile` for" in _notes_of_nothing(run)[-1]
+    assert "learner has been running `compile` for" in _notes_of_nothing(run)[-1]
 
 
 def test_long_evaluation_at_the_end_is_told_but_is_no_stall():
@@ -115,8 +115,8 @@ def test_long_evaluation_at_the_end_is_told_but_is_no_stall():
     assert run.supervisor.run() == "max_env_steps"
     notes = _notes_of_nothing(run)
     assert len(notes) >= 500 // 30 - 1
-    assert "evaluator has been at `evaluate` for" in notes[-1]
-    assert "all env steps are taken or under way" in notes[-1]
+    assert "evaluator has been running `evaluate` for" in notes[-1]
+    assert "all env steps are taken or requested" in notes[-1]
 
 
 def test_role_that_is_replaced_again_and_again_is_no_stall():
@@ -141,4 +141,4 @@ def test_line_names_calls_that_take_long_and_since_when():
     run = make_run(backend, actors=1, env_timeout_seconds=45.0)
     run.supervisor.run()
     (note,) = _notes_of_nothing(run)
-    assert "actor-0 has been at `rollout` for 30 s" in note
+    assert "actor-0 has been running `rollout` for 30 s" in note
