@@ -28,16 +28,18 @@ from distdqn.checkpoints.resume import describe_run
 from distdqn.checkpoints.store import Store
 from distdqn.cluster.launch import launched
 from distdqn.config.config import Config
+from distdqn.distributed import supervisor as supervisor_module
 from distdqn.distributed.checkpointing import AsyncCheckpointer
 from distdqn.environments.registry import inspect_environment
 from distdqn.learning.learner import Learner
 from distdqn.replay.replay import Replay
 from distdqn.reporting.console import Console
-from distdqn.reporting.metrics import Metrics
+from distdqn.reporting.metrics import Counters, Metrics
 from distdqn.reporting.run_directory import RunDirectory
 from distdqn.training import builders
+from distdqn.training.loop import Run
 from distdqn.training.resolve import resolve
-from distdqn.training.stopping import StopRequest
+from distdqn.training.stopping import Stopping
 
 
 def timed(role: type[Any], *methods: str) -> type[Any]:
@@ -67,26 +69,23 @@ def timed(role: type[Any], *methods: str) -> type[Any]:
 class Turns(AsyncCheckpointer):
     """Makes checkpoints of all segments in every second window, once replay is full."""
 
-    def prepare(
-        self, checkpoints: Checkpointer, metrics: Metrics, size: int, window: float, once: bool
-    ) -> None:
-        """Sets the length of a window, the transitions before the first, and whether to make one each."""
-        self._all, self._metrics, self._size, self._window = checkpoints, metrics, size, window
-        self._once, self._last = once, -1
+    def prepare(self, run: Run, window: float, once: bool) -> None:
+        """Sets the length of a window, and whether to make one checkpoint in each."""
+        self._counters, self._size = run.metrics.counters, run.config.replay_capacity
+        self._window, self._once, self._last = window, once, -1
         self.begin: float | None = None  # of the first window
         self.made: list[tuple[float, float]] = []  # begin and end of each checkpoint
         self._begun: float | None = None
 
-    def advance(self, calls: Any, workers: Any) -> None:
+    def advance(self) -> None:
         """Advances a checkpoint if this is a window for it."""
         now = time.monotonic()
         if self.begin is None:
             # Some time after the first learner steps, when the backlog of the learner is used up.
-            if self._metrics.counters.inserted < self._size or self._metrics.counters.learner_steps < 5000:
+            if self._counters.inserted < self._size or self._counters.learner_steps < 5000:
                 return
             self.begin = now
-        is_under_way = self._is_under_way or self._task is not None
-        if not is_under_way:
+        if self._pending is None and self._task is None:
             if self._begun is not None:
                 self.made.append((self._begun, now))
                 self._begun = None
@@ -94,9 +93,23 @@ class Turns(AsyncCheckpointer):
             if number % 2 == 0 or (self._once and number == self._last):
                 return
             self._last = number
-            self._all.forget_segments(0)
+            if self._checkpointer is not None:
+                self._checkpointer.forget_segments(0)
             self._begun, self._due = now, self._clock()
-        super().advance(calls, workers)
+        super().advance()
+
+
+class Windows(Stopping):
+    """Ends a run after the last window."""
+
+    saver: Turns
+    seconds: float  # of all windows
+
+    def reason(self, counters: Counters, seconds: float) -> str | None:
+        """`max_seconds` once all windows are over."""
+        begin = self.saver.begin
+        is_over = begin is not None and time.monotonic() > begin + self.seconds
+        return "max_seconds" if is_over else super().reason(counters, seconds)
 
 
 def window_of(at: float, begin: float, window: float) -> int:
@@ -114,7 +127,8 @@ def main() -> int:
     parser.add_argument("--prioritized", action="store_true", help="with priorities, which are saved as well")
     parser.add_argument("--output", type=Path, help="file for the results as JSON")
     options = parser.parse_args()
-    # The builders make these.
+    # These are what builders and supervisor make.
+    supervisor_module.AsyncCheckpointer = Turns
     builders.Learner = timed(Learner, "learn", "get_state")
     builders.Replay = timed(Replay, "sample", "get_index", "get_rows")
     with tempfile.TemporaryDirectory() as folder:
@@ -145,6 +159,7 @@ def measure(
         target_return=None,
         eval_period=10**9,
         sampler="prioritized" if prioritized else "uniform",
+        checkpoint_seconds=1e9,
     )
     spec = inspect_environment(config.env)
     given, config = config, resolve(config, spec)
@@ -152,24 +167,21 @@ def measure(
     metrics = Metrics(directory, Console(10**9, None, quiet=True), config, time.monotonic())
     store = Store(str(folder / "checkpoints"))
     store.check_writable()
-    checkpoints = Checkpointer(store, 1, print)
-    stop = StopRequest()
-    with ThreadPoolExecutor(1) as executor, launched(config, spec, directory.path, print) as launch, stop:
-        saver = Turns(checkpoints, 1e9, True, describe_run(given, config, spec), executor)
-        saver.prepare(checkpoints, metrics, transitions, window, once)
-        ending = _StopAfter(saver, pairs * 2 * window)
-        supervisor = launch.make_supervisor(
-            builders.make_goal(config),
-            ending,
-            builders.make_rate_limiter(config),
-            metrics,
-            stop,
-            saver,
-            None,
-        )
+    stopping = Windows(builders.make_goal(config), config)
+    about, limiter = describe_run(given, config, spec), builders.make_rate_limiter(config)
+    run = Run(config, about, stopping, limiter, metrics, Checkpointer(store, 1, print))
+    with (
+        ThreadPoolExecutor(1) as executor,
+        launched(config, spec, directory.path, print) as launch,
+        stopping.request,
+    ):
+        supervisor = supervisor_module.Supervisor(run, launch.calls, launch.actors, None, executor)
+        saver = supervisor.checkpoints
+        saver.prepare(run, window, once)
+        stopping.saver, stopping.seconds = saver, pairs * 2 * window
         supervisor.run()
-        workers = supervisor.workers
-        timings = {role.role: workers.ask(role, "timings") for role in (workers.learner, *workers.shards)}
+        team = supervisor.team
+        timings = {role.role: team.ask(role, "timings") for role in (team.learner, *team.shards)}
     directory.close()
     size = sum(path.stat().st_size for path in (folder / "checkpoints").rglob("*") if path.is_file())
     return {
@@ -177,25 +189,6 @@ def measure(
         "checkpoint_bytes": size,
         **judge(timings, saver, config.updates_per_call, window, pairs, once),
     }
-
-
-class _StopAfter:
-    """A budget of seconds from the begin of the first window."""
-
-    def __init__(self, saver: Turns, seconds: float) -> None:
-        self._saver, self._seconds = saver, seconds
-
-    def env_steps_left(self, env_steps: int) -> int:
-        """More than a run takes."""
-        return 10**9 - env_steps
-
-    def is_out_of_time(self, seconds: float) -> bool:  # noqa: ARG002
-        """Whether all windows are over."""
-        return self._saver.begin is not None and time.monotonic() > self._saver.begin + self._seconds
-
-    def is_out_of_episodes(self, episodes: int) -> bool:  # noqa: ARG002
-        """Never."""
-        return False
 
 
 def judge(

@@ -15,10 +15,10 @@ import numpy as np
 import distdqn.run
 from distdqn.cluster import connection as cluster
 from distdqn.training import builders
-from distdqn.training.builders import Blueprint
 from distdqn.types import LearnReport, PolicyWeights
 
 _SECONDS_PER_UPDATE = 0.001
+_REAL_PARTS = builders.role_parts
 
 
 class CountingLearner:
@@ -64,17 +64,16 @@ class CountingLearner:
             self._version = (generation, version)
 
 
-def _learner_blueprint(_config, spec, generation=0):
+def _role_parts(config, spec, role, index, restarts):
+    if role != "learner":
+        return _REAL_PARTS(config, spec, role, index, restarts)
     ballast_bytes = int(os.environ.get("LIGHT_WEIGHTS_BYTES", "0"))
     inputs = int(np.prod(spec.observation_shape))
-    return Blueprint(
-        CountingLearner,
-        {"generation": generation, "inputs": inputs, "actions": spec.actions, "ballast_bytes": ballast_bytes},
-    )
+    return CountingLearner, (restarts, inputs, spec.actions, ballast_bytes)
 
 
 def main():
-    builders.learner_blueprint = _learner_blueprint
+    builders.role_parts = _role_parts
     if cpus := os.environ.get("LIGHT_CPUS"):
         describe = cluster._describe
         cluster._describe = lambda *names, **values: dataclasses.replace(

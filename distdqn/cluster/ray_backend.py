@@ -20,8 +20,7 @@ from distdqn.cluster.resources import Placement, measure_capacity, request_nodes
 from distdqn.cluster.role_logs import RoleLogs
 from distdqn.config.config import RunOptions
 from distdqn.errors import ClusterError, DistdqnError
-from distdqn.training.backend import Backend, CallFailed, ClusterCapacity, Handle, Ref
-from distdqn.training.builders import Blueprint
+from distdqn.training.backend import Backend, CallFailed, ClusterCapacity, Handle, MakeParts, Ref
 
 # Parts of Ray's messages.
 _NO_INPUT = "At least one of the input arguments for this task could not be computed"
@@ -40,7 +39,7 @@ class RayBackend(Backend):
     Args:
         cluster: that the process is connected to.
         folder: of the run.
-        make_role: how to build a role, given its name, its index and its number of restarts.
+        make_parts: class and arguments of a role.
         options: the resources that roles request.
     """
 
@@ -48,13 +47,13 @@ class RayBackend(Backend):
         self,
         cluster: Cluster,
         folder: Path,
-        make_role: Callable[[str, int, int], Blueprint],
+        make_parts: MakeParts,
         options: RunOptions,
     ) -> None:
         self._cluster = cluster
         self._run = folder.resolve().name
         self._namespace = f"{self._run}-{uuid.uuid4().hex[:8]}"  # another run's folder may have the same name
-        self._make_role = make_role
+        self._make_parts = make_parts
         self._placement = Placement(cluster, options)
         self._logs = RoleLogs(folder / "logs")
         self._roles: dict[Handle, tuple[str, int]] = {}  # role and index
@@ -65,7 +64,7 @@ class RayBackend(Backend):
 
     @override
     def start(self, role: str, index: int, restarts: int) -> Handle:
-        blueprint = self._make_role(role, index, restarts)
+        role_class, arguments = self._make_parts(role, index, restarts)
         name = f"{self._run}/{_name(role, index)}" + (f".{restarts}" if restarts else "")
         if role == "control":
             self._control = name
@@ -76,7 +75,7 @@ class RayBackend(Backend):
             "max_restarts": 0,
             "max_task_retries": 0,
         }
-        handle = ray.remote(blueprint.role).options(**options).remote(**blueprint.arguments)
+        handle = ray.remote(role_class).options(**options).remote(*arguments)
         self._roles[handle] = role, index
         return handle
 
@@ -114,9 +113,9 @@ class RayBackend(Backend):
             return list(ray.wait(refs, num_returns=len(refs), timeout=0)[0]) if first else []
 
     @override
-    def state(self, ref: Ref) -> Literal["under way", "failed", "done"]:
+    def state(self, ref: Ref) -> Literal["running", "failed", "done"]:
         if not ray.wait([ref], timeout=0, fetch_local=False)[0]:
-            return "under way"
+            return "running"
         try:
             ray.get(ref, timeout=0)  # an error is on this node, and a result on this node is not copied
         except GetTimeoutError:

@@ -14,7 +14,9 @@ _LOOK = 0.2  # the supervisor looks at signals and deadlines this often
 def test_environment_that_hangs_every_time_ends_the_run_under_its_own_name():
     backend = FakeBackend(faults=fault("actor", "rollout", words=HANG))
     run = make_run(backend, actors=2, max_failures=3, env_timeout_seconds=10.0)
-    with pytest.raises(EnvironmentFault, match=r"`Toy-v0` did not respond within 10 s in actor-0.* 3 consecutive times"):
+    with pytest.raises(
+        EnvironmentFault, match=r"`Toy-v0` did not respond within 10 s in actor-0.* 3 consecutive times"
+    ):
         run.supervisor.run()
     # Up after 1 s, and 10 s for the first rollout; three times.
     assert 3 * 11.0 <= backend.now <= 3 * (11.0 + 2 * _LOOK)

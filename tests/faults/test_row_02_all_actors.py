@@ -60,7 +60,7 @@ def test_fault_2_all_actors_killed_at_once_three_times_and_then_in_every_life(
     assert before["learner_restarts"] == before["replay_restarts"] == 0
     error = run.output().strip().splitlines()[-1]
     assert error.startswith("distdqn: error: actor-")
-    assert "failed 4 times running, last in `rollout`" in error
+    assert "failed 4 consecutive times, last in `rollout`" in error
     newest, passed_over = Store(str(run.run_dir / "checkpoints")).newest_whole()
     assert newest.number >= before["learner_steps"]
     assert passed_over == []

@@ -14,7 +14,6 @@ from distdqn.cluster.connection import connected
 from distdqn.config.config import Config
 from distdqn.errors import ClusterError
 from distdqn.training.backend import CallFailed
-from distdqn.training.builders import Blueprint
 
 
 def _make_role():
@@ -61,7 +60,7 @@ def make_backend(ray_session, tmp_path_factory):  # noqa: ARG001
     role = _make_role()
 
     def blueprint(_name, index, restarts):
-        return Blueprint(role, {"index": index, "restarts": restarts})
+        return role, (index, restarts)
 
     with connected(None, roles=4) as cluster, contextlib.ExitStack() as stack:
 

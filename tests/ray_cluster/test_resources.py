@@ -14,7 +14,6 @@ _ROLES = """
 import os, sys
 from pathlib import Path
 from distdqn.config.config import Config
-from distdqn.training.builders import Blueprint
 from distdqn.cluster.resources import Placement
 from distdqn.cluster.ray_backend import RayBackend
 
@@ -34,7 +33,7 @@ def make():
 role = make()
 options = Config(learner_gpus=0.5, learner_resources="fast=1", actor_resources="simulator=1")
 folder = Path(os.environ["RAY_TMPDIR"]) / "a-run"
-backend = RayBackend(cluster, folder, lambda *_: Blueprint(role, {}), options)
+backend = RayBackend(cluster, folder, lambda *_: (role, ()), options)
 roles = [("learner", 0), ("replay", 0), ("evaluator", 0), *(("actor", index) for index in range(ACTORS))]
 refs = {f"{name}-{index}": backend.call(backend.start(name, index, 0), "where")[0] for name, index in roles}
 told["roles"] = {name: backend.get(ref, 60.0) for name, ref in refs.items()}

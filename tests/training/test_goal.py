@@ -4,7 +4,9 @@ import math
 
 import pytest
 
-from distdqn.training.stopping import Budget, Goal
+from distdqn.config.config import Config
+from distdqn.reporting.metrics import Counters
+from distdqn.training.stopping import Goal, Stopping
 from distdqn.types import Evaluation, EvaluationRequest
 
 
@@ -20,7 +22,7 @@ def evaluation(returns: list[float], version: int) -> Evaluation:
 
 def ordered(goal: Goal, weights: object, learner_steps: int, final: bool = False) -> EvaluationRequest:
     """The order that is due."""
-    order = goal.next_order(weights, learner_steps, final)
+    order = goal.next_request(weights, learner_steps, final)
     assert order is not None
     return order
 
@@ -47,7 +49,7 @@ def test_evaluation_is_due_each_period_and_not_before() -> None:
 def test_evaluations_missed_in_one_call_are_made_up_once() -> None:
     goal = make_goal()
 
-    assert goal.next_order("weights", 9) is None
+    assert goal.next_request("weights", 9) is None
     assert ordered(goal, "weights", 47).weights == "weights"
     assert not goal.is_due(49)
     assert goal.is_due(50)
@@ -147,7 +149,7 @@ def test_best_weights_are_those_with_the_highest_lower_bound() -> None:
 def test_weights_with_a_return_that_is_not_finite_are_neither_best_nor_at_the_goal(value: float) -> None:
     goal = make_goal()
     judge(goal, 1, [value, 100.0])
-    assert goal.next_order("newer", 2) is None
+    assert goal.next_request("newer", 2) is None
     judge(goal, 2, [-1000.0, 1000.0])
     assert goal.best_weights == "weights 2"
 
@@ -196,14 +198,14 @@ def test_final_weights_are_evaluated_once_before_their_period_is_over() -> None:
     goal.add(order, evaluation([20.0, 20.0], 13))
 
     assert order == EvaluationRequest("last", 2, number=2, confirms=False)
-    assert goal.next_order("last", 13, final=True) is None
+    assert goal.next_request("last", 13, final=True) is None
 
 
 def test_final_weights_are_not_evaluated_again_when_they_just_were() -> None:
     goal = make_goal()
     judge(goal, 1, [10.0, 10.0])
 
-    assert goal.next_order("last", 10, final=True) is None
+    assert goal.next_request("last", 10, final=True) is None
 
 
 def test_final_weights_are_confirmed_when_they_reach_the_goal() -> None:
@@ -215,7 +217,7 @@ def test_final_weights_are_confirmed_when_they_reach_the_goal() -> None:
 
     assert order.confirms
     assert goal.reached
-    assert goal.next_order("last", 3, final=True) is None
+    assert goal.next_request("last", 3, final=True) is None
 
 
 def test_weights_that_never_learned_are_evaluated_at_the_end() -> None:
@@ -240,12 +242,34 @@ def test_goal_of_zero_or_less_counts_as_a_goal(target_return: float) -> None:
     assert goal.reached
 
 
-def test_budget_leaves_what_is_not_yet_ordered_and_never_less_than_nothing() -> None:
-    budget = Budget(max_env_steps=100, max_seconds=None)
+def stopping(**options: object) -> Stopping:
+    """The end of a run without a goal."""
+    return Stopping(make_goal(None), Config(**options))
 
-    assert [budget.env_steps_left(n) for n in (0, 99, 100, 130)] == [100, 1, 0, 0]
+
+def test_budget_leaves_what_is_not_yet_requested_and_never_less_than_nothing() -> None:
+    budget = stopping(max_env_steps=1_000)
+
+    assert [budget.env_steps_left(n) for n in (0, 999, 1_000, 1_300)] == [1_000, 1, 0, 0]
 
 
 def test_budget_of_seconds_is_used_up_at_its_last_moment() -> None:
-    assert [Budget(1, 5.0).is_out_of_time(s) for s in (4.9, 5.0, 6.0)] == [False, True, True]
-    assert not Budget(1, None).is_out_of_time(1e9)
+    reasons = [stopping(max_seconds=5.0).reason(Counters(), seconds) for seconds in (4.9, 5.0, 6.0)]
+
+    assert reasons == [None, "max_seconds", "max_seconds"]
+    assert stopping().reason(Counters(), 1e9) is None
+
+
+def test_budget_of_episodes_and_of_env_steps_end_a_run() -> None:
+    assert stopping(max_episodes=3).reason(Counters(episodes=3), 0.0) == "max_episodes"
+    assert stopping(max_env_steps=1_000).reason(Counters(env_steps=1_000), 0.0) == "max_env_steps"
+    assert stopping(max_env_steps=1_000).reason(Counters(env_steps=999), 0.0) is None
+
+
+def test_goal_and_request_come_before_the_budgets() -> None:
+    counters = Counters(env_steps=1_000)
+    ending = stopping(max_env_steps=1_000, max_seconds=1.0)
+    ending.request.reason = "interrupted"
+    assert ending.reason(counters, 2.0) == "interrupted"
+    ending.goal.reached = True
+    assert ending.reason(counters, 2.0) == "goal_reached"

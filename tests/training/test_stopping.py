@@ -11,10 +11,13 @@ from pathlib import Path
 from types import FrameType, SimpleNamespace
 
 import pytest
-from distributed.fakes import make_checkpoints, make_run, newest_start
+from distributed.fakes import FakeBackend, make_checkpoints, make_run, newest_start
 
+from distdqn.checkpoints.reshard import RestorePlan
 from distdqn.cluster import launch
-from distdqn.config.config import Config
+from distdqn.config.config import Config, RunOptions
+from distdqn.distributed.calls import Calls
+from distdqn.distributed.startup_check import StartupCheck
 from distdqn.errors import TERMINATED
 from distdqn.runner import train
 from distdqn.training.checkpointing import RoundCheckpointer
@@ -190,7 +193,7 @@ def test_fault_10_run_that_is_stopped_before_it_trains_says_so(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The signal comes while Ray is connected to, or while a lockstep run waits for room there."""
+    """The signal comes while Ray is connected to, or while a lockstep run waits for resources there."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -198,14 +201,17 @@ def test_fault_10_run_that_is_stopped_before_it_trains_says_so(
     def launched(*_arguments: object) -> Iterator[SimpleNamespace]:
         if when == "connecting":
             send(number)
-        yield SimpleNamespace(show=None, make_team=lambda _note: send(number))
+        backend = FakeBackend()
+        backend.placeless = {"actor"}
+        yield SimpleNamespace(calls=Calls(backend, RunOptions(), backend.clock), actors=4, sink=None)
 
     monkeypatch.setattr(launch, "launched", launched)
+    monkeypatch.setattr(StartupCheck, "check", lambda *_: send(number))
     with pytest.raises(error):
         train(Config(run_dir=str(tmp_path), mode="lockstep"))
 
     assert json.loads((tmp_path / "status.json").read_text())["state"] == state
-    assert f"{state.title()} before training began: there is nothing to save." in capsys.readouterr().out
+    assert f"{state.title()} before training started: there is nothing to save." in capsys.readouterr().out
 
 
 # A run in rounds that is put back.
@@ -222,15 +228,14 @@ def test_fault_10_run_in_rounds_that_is_interrupted_as_replay_is_put_back_ends_b
     before.finish()
     asked: list[str] = []
 
-    def ask(_role: str, method: str, _state: object) -> None:
+    def ask(_role: object, method: str, _state: object) -> None:
         asked.append(method)
         if asked.count("set_rows") == 3:
             send(number)
 
-    run, saver, stop = make_run(), RoundCheckpointer(None, None, with_replay=True, about={}), StopRequest()
-    with stop, pytest.raises(error) as raised:
-        saver.restore(
-            SimpleNamespace(ask=ask), run.goal, run.metrics, run.rate_limiter, newest_start(tmp_path), stop
-        )
+    run = make_run().run
+    team = SimpleNamespace(ask=ask, learner="learner", shards=["replay"])
+    with run.stopping.request, pytest.raises(error) as raised:
+        RoundCheckpointer(run).restore(team, RestorePlan(newest_start(tmp_path), 1))
     assert asked == ["set_state", *["set_rows"] * 3]
     assert getattr(raised.value, "code", None) == code

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def nodes():
-    """ClusterCapacity for learner, replay, evaluator and one actor."""
+    """Room for learner, replay, evaluator and one actor."""
     nodes = Nodes(cpus=4)
     yield nodes
     nodes.close()
@@ -22,11 +22,11 @@ def test_fault_30_run_with_room_for_one_actor_begins_and_adds_the_others_on_a_no
 ):
     options = ("--actors", 3, "--min-actors", 1, "--start-timeout-seconds", 15, "--max-env-steps", 10**9)
     run = start_light_run("--address", nodes.address, *options, "--target-return", "none", LIGHT_CPUS="1")
-    run.wait_until(lambda: "the rest is added when nodes come" in run.output(), 60)
+    run.wait_until(lambda: "the rest is added when nodes join" in run.output(), 60)
     assert run.is_learning()
     assert run.read("status.json")["actors"] == {"wanted": 3, "acting": 1}
-    (line,) = [line for line in run.output().splitlines() if "have found room" in line]
-    assert "4 of 6 processes have found room on the cluster, which has 4 CPUs, 0 of them free" in line
+    (line,) = [line for line in run.output().splitlines() if "have found resources" in line]
+    assert "4 of 6 processes have found resources on the cluster, which has 4 CPUs, 0 of them free" in line
 
     nodes.add(2, "any")
     run.wait_until(lambda: run.read("status.json")["actors"] == {"wanted": 3, "acting": 3}, 60)
