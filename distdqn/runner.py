@@ -52,7 +52,8 @@ def train(config: Config, *, quiet: bool = False, started: float | None = None) 
         started: `time.monotonic()` when the program started; None means now.
 
     Raises:
-        DistdqnError: the environment, the cluster or a role makes the run impossible; `mistakes` say what to do.
+        DistdqnError: the environment, the cluster or a role makes the run impossible; `mistakes` say what to
+        do.
     """
     started = time.monotonic() if started is None else started
     folder, is_resuming = run_folder(config)

@@ -36,8 +36,8 @@ def initial_actors(config: Config, capacity: int) -> int:
 class ActorPool:
     """Keeps the number of actors at what is wanted: by option, by command, or by the cluster's resources.
 
-    A draining actor gets no new rollouts. Its running rollouts and open n-step windows are inserted first, then
-    its process ends.
+    A draining actor gets no new rollouts. Its running rollouts and open n-step windows are inserted first,
+    then its process ends.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class ActorPool:
             self._calls.backend.request_resources([])
 
     def _tell(self, now: float) -> None:
-        """Tells the process that takes commands how many actors there are; repeats it, as a message may be lost."""
+        """Tells the process for commands how many actors there are; repeats it, as a message may be lost."""
         control = self._team.control
         if control is None or not control.is_ready:
             return

@@ -37,8 +37,8 @@ class _Pending:
 class AsyncCheckpointer:
     """Asks the roles for their states, one short call after another, and lets a thread write them.
 
-    Nothing waits: learner and replay answer between two of their other calls. Replay continues meanwhile; what is
-    overwritten before its turn is left out.
+    Nothing waits: learner and replay answer between two of their other calls. Replay continues meanwhile;
+    what is overwritten before its turn is left out.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class AsyncCheckpointer:
             pending.fresh[segment] = self._checkpointer.add_segment(segment, state)
 
     def _make_ask(self, shard: Worker) -> Callable[..., Any]:
-        """Calls a method of a shard; one that is being restored is only asked for the index that it will have."""
+        """Calls a method of a shard; one that is being restored only tells the index that it will have."""
         index = self._shards.index_of(shard)
         return functools.partial(self._team.ask, shard) if index is None else lambda _get_index: index
 

@@ -52,7 +52,7 @@ class FaultHandler:
         """
         call, why = ended.call, ended.failure or ""
         worker = call.find_culprit(ended)
-        # Nobody is to blame for a lost argument, and of several calls that fail together the first one counts.
+        # Nobody is to blame for a lost argument. Of several calls that fail together the first counts.
         if worker is None or not self._team.is_current(worker):
             call.on_lost(ended)
             return

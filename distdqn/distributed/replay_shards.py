@@ -44,8 +44,8 @@ class Unreadable:
 class ReplayShards:
     """Inserts chunks, and restores shards part by part while everything else continues.
 
-    A thread reads the next part while replay restores those before it, so only a few are in memory. Chunks for a
-    shard that is being restored are held back.
+    A thread reads the next part while replay restores those before it, so only a few are in memory. Chunks
+    for a shard that is being restored are held back.
     """
 
     def __init__(self, calls: Calls, metrics: Metrics, count: int, executor: Executor) -> None:

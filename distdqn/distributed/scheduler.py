@@ -1,4 +1,4 @@
-"""Rollouts, learner calls and evaluations: requested from counters alone, and what follows from their results."""
+"""Requests rollouts, learner calls and evaluations from counters alone, and handles their results."""
 
 import dataclasses
 import functools
@@ -87,7 +87,8 @@ class Scheduler:
             waits.append("the learner has not compiled")
         elif counters.inserted < min_replay_size:
             waits.append(
-                f"the learner waits for {min_replay_size:,} transitions in replay, {counters.inserted:,} are stored"
+                f"the learner waits for {min_replay_size:,} transitions in replay, "
+                f"{counters.inserted:,} are stored"
             )
         elif not self._can_learn():
             waits.append("the learner waits for the actors")

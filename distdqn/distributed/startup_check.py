@@ -82,7 +82,7 @@ class StartupCheck:
 
 def _describe_startup(workers: Sequence[Worker], waiting: Sequence[Worker], capacity: ClusterCapacity) -> str:
     return (
-        f"{len(workers) - len(waiting)} of {len(workers)} processes have found resources on the cluster, which "
-        f"has {capacity.cpus:g} CPUs, {capacity.free_cpus:g} of them free; "
+        f"{len(workers) - len(waiting)} of {len(workers)} processes have found resources on the cluster, "
+        f"which has {capacity.cpus:g} CPUs, {capacity.free_cpus:g} of them free; "
         f"{len(workers) * capacity.cpus_per_role:g} are needed"
     )

@@ -1,8 +1,9 @@
 """The supervisor of an `async` run: a state machine over counters, calls and deadlines.
 
-It keeps one or two calls in flight to every role and decides from counters alone what comes next (`scheduler`). Data
-does not pass through it: it hands references on, from actor to replay and from replay to learner. A call that fails or
-passes its deadline is how a fault is seen, and each fault has one answer (`faults`).
+It keeps one or two calls in flight to every role and decides from counters alone what comes next
+(`scheduler`). Data does not pass through it: it hands references on, from actor to replay and from replay to
+learner. A call that fails or passes its deadline is how a fault is seen, and each fault has one answer
+(`faults`).
 """
 
 import time

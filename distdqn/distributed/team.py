@@ -129,7 +129,7 @@ class WorkerGroup(Team):
         return shard
 
     def _start_actor(self, index: int) -> Worker:
-        """Starts an actor with a number of restarts of its own: no two actors of a run draw the same numbers."""
+        """Starts an actor; no two actors of a run with the same index have the same number of restarts."""
         restarts = self._starts.get(index, 0)
         self._starts[index] = restarts + 1
         actor = self._calls.start("actor", index, restarts)

@@ -15,8 +15,8 @@ _MAX_CALLS = 6  # named in such a line
 class Watchdog:
     """Tells what a run without progress waits for, and ends one that has waited too long.
 
-    Progress is a rollout that replay has stored, a learner step or an evaluation. While a role that is up works
-    on a call, the run does not end: every call has a deadline of its own.
+    Progress is a rollout that replay has stored, a learner step or an evaluation. While a role that is up
+    works on a call, the run does not end: every call has a deadline of its own.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """What a run needs of whatever runs its roles: start, call, wait, get, end.
 
-`distdqn.cluster.ray_backend` provides it with Ray, `LocalBackend` in this process. A handle stands for a role's
-process, a reference for a result to come.
+`distdqn.cluster.ray_backend` provides it with Ray, `LocalBackend` in this process. A handle stands for a
+role's process, a reference for a result to come.
 """
 
 import os
@@ -93,7 +93,7 @@ class Backend(Protocol):
         ...
 
     def request_resources(self, roles: list[str]) -> None:
-        """Asks an autoscaling cluster for resources for these roles in all; an empty list withdraws the request."""
+        """Asks an autoscaling cluster for resources for these roles in all; none withdraw the request."""
         ...
 
     def describe(self) -> dict[str, Any] | None:

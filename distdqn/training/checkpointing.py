@@ -31,7 +31,7 @@ def save(run: Run, tree: Tree, ask_shards: Sequence[Callable[..., Any]]) -> None
     Args:
         run: what all modes share.
         tree: all but replay.
-        ask_shards: each calls a method of one shard of replay and waits for the result; none leave replay out.
+        ask_shards: each calls a method of one shard of replay and waits; none leave replay out.
 
     Raises:
         CheckpointError: five consecutive checkpoints could not be written.
@@ -67,9 +67,9 @@ def restore_progress(run: Run, plan: RestorePlan) -> None:
 class RoundCheckpointer:
     """Saves a run in rounds every `checkpoint_period` learner steps.
 
-    Environments cannot be saved. So every checkpoint flushes the actors, also in a run that is never interrupted:
-    open n-step windows are closed as if truncated, and environments are reset with seeds that the checkpoint's
-    number decides. A resumed run therefore does exactly what the uninterrupted one did.
+    Environments cannot be saved. So every checkpoint flushes the actors, also in a run that is never
+    interrupted: open n-step windows are closed as if truncated, and environments are reset with seeds that
+    the checkpoint's number decides. A resumed run therefore does exactly what the uninterrupted one did.
     """
 
     def __init__(self, run: Run) -> None:

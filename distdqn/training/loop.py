@@ -1,8 +1,9 @@
 """The algorithm on one page.
 
-`run_rounds` is what every run does, in its plainest order: all actors act, replay stores their transitions, the learner
-makes the updates that these allow, and new weights go out. `serial` and `lockstep` run it as it stands and end with
-the same weights, bit for bit. `async` lets the same calls overlap (`distdqn.distributed.supervisor`).
+`run_rounds` is what every run does, in its plainest order: all actors act, replay stores their transitions,
+the learner makes the updates that these allow, and new weights go out. `serial` and `lockstep` run it as it
+stands and end with the same weights, bit for bit. `async` lets the same calls overlap
+(`distdqn.distributed.supervisor`).
 """
 
 from collections.abc import Callable, Sequence

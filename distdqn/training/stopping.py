@@ -22,8 +22,9 @@ class Goal:
     """Requests evaluations and judges them.
 
     Every `eval_period` learner steps the newest weights play `eval_episodes`. Where two standard errors below
-    their mean reach the goal, the *same* weights play `confirm_episodes` fresh ones. The goal is reached when two
-    standard errors below that mean reach it, too: the maximum of many noisy evaluations is biased upwards.
+    their mean reach the goal, the *same* weights play `confirm_episodes` fresh ones. The goal is reached when
+    two standard errors below that mean reach it, too: the maximum of many noisy evaluations is biased
+    upwards.
     """
 
     def __init__(
@@ -195,12 +196,12 @@ class Stopping:
 def ended_by_signals() -> Iterator[Callable[[], None]]:
     """While entered, Ctrl-C and SIGTERM raise `KeyboardInterrupt` and `SystemExit`.
 
-    Without it the system ends the process on the spot at SIGTERM. Ray's handler, which may replace this one, exits
-    with another code, which is translated. Handlers of others stay, and earlier ones are put back.
+    Without it the system ends the process on the spot at SIGTERM. Ray's handler, which may replace this one,
+    exits with another code, which is translated. Handlers of others stay, and earlier ones are put back.
 
     Yields:
-        A function that raises again what was raised and swallowed: an exception in a callback ends that callback
-        alone.
+        A function that raises again what was raised and swallowed: an exception in a callback ends that
+        callback alone.
     """
     raised: list[BaseException] = []
 
