@@ -185,7 +185,7 @@ def test_state_of_a_call_tells_how_it_stands(backend, start):
     refs = [backend.call(handle, *call)[0] for call in (("name",), ("fail",), ("sleep", 20.0))]
     with pytest.raises(CallFailed):
         backend.get(refs[1], timeout_seconds=30.0)
-    assert [backend.state(ref) for ref in refs] == ["done", "failed", "under way"]
+    assert [backend.state(ref) for ref in refs] == ["done", "failed", "running"]
 
 
 def test_role_that_waits_for_resources_is_told_from_one_that_is_up(make_backend, ray_session):
