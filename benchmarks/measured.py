@@ -98,7 +98,7 @@ def _read_run(run_dir: Path) -> Run:
         eval_env_steps=np.array([line["env_steps"] for line in evaluations], np.float64),
         eval_returns=np.array([line["eval_return_mean"] for line in evaluations], np.float64),
         seconds=_read(run_dir / "cost.json").get("cpu_seconds", float("nan")),
-        versions=_read(run_dir / "config.json").get("versions", {}),
+        versions=_read(run_dir / "run.json").get("versions", {}),
         machine=_read(run_dir / "machine.json"),
     )
 

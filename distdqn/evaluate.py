@@ -1,39 +1,56 @@
 """`python -m distdqn.evaluate`: play a run's best or last network greedily, without TensorFlow."""
 
-import argparse
 import json
 import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+
 import numpy as np
-from distdqn.environments.registry import inspect_environment, resolve_environment
+
 from distdqn.acting.evaluator import Evaluator
-from distdqn.config.config import SharedOptions
-from distdqn.config.command_line import Parser, print_mistakes
+from distdqn.config.command_line import Command, print_mistakes
+from distdqn.config.config import Count, Seed, SharedOptions
+from distdqn.config.model import Options, Text, option
+from distdqn.environments.registry import inspect_environment, resolve_environment
 from distdqn.errors import ConfigError, DistdqnError
 from distdqn.networks.keras_policy import make_policy
-from distdqn.types import PolicyWeights
 from distdqn.networks.numpy_policy import load_policy
+from distdqn.types import PolicyWeights
+
+
+class EvaluateOptions(Options):
+    """The network to play, and how often."""
+
+    run_dir: Text = option("", ..., "folder of a finished run")
+    episodes: Count = option("", 100, "episodes to play")
+    seed: Seed = option("", 0, "fixes the episodes; training saw none of them")
+    final: bool = option("", False, "play the run's last network instead of its best")
+    env: Text | None = option("", None, "another environment than the run's; none means the run's")
+
+
+_COMMAND = Command(
+    "distdqn evaluate RUN_DIR [OPTION VALUE ...]",
+    "Play a run's best network greedily and print its returns.",
+    EvaluateOptions,
+    positional=["run_dir"],
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints mean, standard deviation, minimum and maximum as one JSON line."""
+    """Prints mean, standard deviation, minimum and maximum as one JSON line; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if _COMMAND.prints_help(arguments):
+        return 0
     try:
-        options = _parser().parse_args(arguments)
-        network = "final" if options.final else "policy"
-        print(
-            json.dumps(
-                evaluate(options.run_dir, options.episodes, options.seed, options.env, network=network)
-            )
-        )
+        print(json.dumps(evaluate(**_COMMAND.parse(arguments))))
     except DistdqnError as error:
         return print_mistakes(error)
     return 0
 
 
 def evaluate(
-    run_dir: Path, episodes: int, seed: int, env: str | None = None, network: str = "policy"
+    run_dir: Path | str, episodes: int = 100, seed: int = 0, env: str | None = None, final: bool = False
 ) -> dict[str, float | int]:
     """Greedy undiscounted returns of one of `run_dir`'s networks.
 
@@ -42,19 +59,18 @@ def evaluate(
         episodes: how many to play.
         seed: fixes the episodes; none of them is one that training saw.
         env: an environment other than the run's.
-        network: `policy`, the best one, or `final`, the last one.
+        final: play the last network instead of the best one.
 
     Raises:
-        ConfigError: the folder holds no policy, the environment is not to be found, or
-            the two do not fit.
+        ConfigError: the folder holds no policy, there is no such environment, or the two do not fit.
     """
     mistakes = []
-    if episodes < 1:
-        mistakes.append(f"`episodes` must be at least 1, not `{episodes}`.")
-    if seed < 0:
-        mistakes.append(f"`seed` must be at least 0, not `{seed}`.")
     try:
-        weights, source = _load(run_dir, env, f"{network}.npz")
+        EvaluateOptions(run_dir=str(run_dir), episodes=episodes, seed=seed, env=env, final=final)
+    except ConfigError as error:
+        mistakes = error.mistakes
+    try:
+        weights, source = _load(Path(run_dir), env, "final.npz" if final else "policy.npz")
         _check_fit(weights, source)
     except ConfigError as error:
         mistakes += error.mistakes
@@ -113,24 +129,6 @@ def _check_fit(weights: PolicyWeights, source: str) -> None:
         f"`env`: the network of this run does not fit `{spec.name}`, whose observations have the shape "
         f"{spec.observation_shape} and which has {spec.actions} actions (name the run's environment)."
     )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="distdqn evaluate",
-        description="Play a run's best network greedily and print its returns.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="folder of a finished run")
-    parser.add_argument(
-        "--episodes", type=int, default=100, metavar="N", help="episodes to play (default: 100)"
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="fixes the episodes (default: 0)")
-    parser.add_argument(
-        "--final", action="store_true", help="play the run's last network, not the best of its evaluations"
-    )
-    parser.add_argument("--env", metavar="TEXT", help="another environment than the run's")
-    return parser
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 It imports neither TensorFlow nor Ray and unpickles nothing, so it may read a checkpoint from anywhere.
 """
 
-import argparse
 import contextlib
 import json
 import math
@@ -22,7 +21,8 @@ from rich.table import Table
 from distdqn.checkpoints.format import ArrayRef, refs_by_file
 from distdqn.checkpoints.resume import option_text
 from distdqn.checkpoints.store import Store, find_checkpoints
-from distdqn.config.command_line import Parser, print_mistakes
+from distdqn.config.command_line import Command, print_mistakes
+from distdqn.config.model import Options, Text, option
 from distdqn.config.config import Config
 from distdqn.errors import CheckpointDamaged, CheckpointError, DistdqnError, NoCheckpoint
 from distdqn.types import Tree
@@ -30,6 +30,21 @@ from distdqn.types import Tree
 _COLUMNS = ("number", "written", "learner steps", "env steps", "episodes", "best return", "size", "whole")
 
 _SHOWN_APART = ("env", "mode", "actors", "envs_per_actor", "seed", "run_dir", "resume")
+
+
+class InspectOptions(Options):
+    """The checkpoints to look at."""
+
+    place: Text = option("", ..., "folder of a run, folder or URL of its checkpoints, or the file of one")
+    json_: bool = option("", False, "print JSON")
+
+
+_COMMAND = Command(
+    "distdqn inspect RUN_OR_CHECKPOINT [--json]",
+    "Show what is in the checkpoints of a run, and whether they are whole.",
+    InspectOptions,
+    positional=["place"],
+)
 
 
 @dataclass(frozen=True)
@@ -45,14 +60,17 @@ class CheckpointSummary:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints what is in the checkpoints; 4 if one of them is not whole."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if _COMMAND.prints_help(arguments):
+        return 0
     try:
-        options = _parser().parse_args(arguments)
+        options = _COMMAND.read(arguments)
         store, numbers = _locate(options.place)
         with _progress_bar() as progress:
             found = list(inspect(store, numbers, progress))
         if not found:
             raise NoCheckpoint(f"{options.place}: all were replaced by newer ones meanwhile (look again).")
-        if options.json:
+        if options.json_:
             summaries = [{**vars(each), "is_whole": not each.faults} for each in found]
             print(json.dumps({"checkpoints": summaries}, indent=2))
         else:
@@ -130,7 +148,7 @@ def contents(document: Tree) -> Tree:
     config, metrics, learner = document["about"]["config"], document["metrics"], document["learner"]
     generation, version = learner["weights_version"]
     shapes = [list(map(int, ref["shape"])) for ref in learner["networks"]["online"]]
-    defaults = json.loads(json.dumps(Config().to_json()))
+    defaults = Config().to_json()
     return {
         **{name: config[name] for name in ("env", "mode", "actors", "envs_per_actor", "seed")},
         "options": {
@@ -264,21 +282,6 @@ def _replay_text(replay: Tree | None) -> str:
 
 def _time(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="distdqn inspect",
-        description="Show what is in the checkpoints of a run, and whether they are whole.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "place",
-        metavar="RUN_OR_CHECKPOINT",
-        help="folder of a run, folder or URL of its checkpoints, or the file of one",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    return parser
 
 
 if __name__ == "__main__":

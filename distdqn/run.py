@@ -2,18 +2,18 @@
 
 import os
 import sys
-from collections.abc import Sequence
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from distdqn.config.command_line import UnknownOptions, parse_run_options, print_mistakes
-from distdqn.config.config import Config
-from distdqn.errors import GOAL_MISSED, INTERRUPTED, TERMINATED, ConfigError, DistdqnError
-from distdqn.runner import check_surroundings, train
 
-
-# Before NumPy is imported: its thread pools are sized when they are loaded.
+# Before NumPy is imported: its thread pools get their sizes then.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+
+from distdqn.config.command_line import print_mistakes
+from distdqn.config.config import Config
+from distdqn.config.run_command import RunArguments, config_yaml, help_topic, parse_run, print_run_help
+from distdqn.errors import GOAL_MISSED, INTERRUPTED, TERMINATED, ConfigError, DistdqnError
 
 _IMPORTED = time.monotonic()
 
@@ -22,7 +22,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Trains as the command line says; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        config = _config(arguments)
+        if (topic := help_topic(arguments)) is not None:
+            print_run_help(topic)
+            return 0
+        given = parse_run(arguments)
+        config = _config(given)
+        if given.prints_config:
+            print(config_yaml(config), end="")
+            return 0
+        # NumPy and Gymnasium take half a second to import, and help is given without them.
+        from distdqn.runner import train
+
         summary = train(config, started=_process_start())
     except DistdqnError as error:
         if "--debug" in arguments:
@@ -34,32 +44,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return ends.get(summary["reason"], GOAL_MISSED if summary["solved"] is False else 0)
 
 
-def _config(arguments: Sequence[str]) -> Config:
-    """The config, or every mistake in it and in the environment and folder it names.
+def _config(given: RunArguments) -> Config:
+    """The options of the run.
 
     Raises:
-        ConfigError: lists them all.
+        ConfigError: lists all mistakes, those in the environment and the folder that they name, too.
     """
-    mistakes: list[str] = []
-    texts: dict[str, str] = {}
     try:
-        texts, _ = parse_run_options(arguments)
-    except UnknownOptions as error:
-        mistakes += error.mistakes
-        texts = error.texts
-    try:
-        config = Config.from_text(texts)
-        if not mistakes:
-            return config
+        return given.config()
     except ConfigError as error:
-        mistakes += error.mistakes
-    try:
-        check_surroundings(
-            texts.get("env", "CartPole-v1"), texts.get("run_dir"), texts.get("network"), "resume" in texts
-        )
-    except DistdqnError as error:
-        mistakes += error.mistakes
-    raise ConfigError(mistakes)
+        from distdqn.runner import check_surroundings
+
+        mistakes = error.mistakes
+        names = {name: value for name, value in given.values.items() if isinstance(value, str)}
+        try:
+            check_surroundings(
+                names.get("env", "CartPole-v1"), names.get("run_dir"), names.get("network"), "resume" in names
+            )
+        except DistdqnError as other:
+            mistakes += other.mistakes
+        raise ConfigError(mistakes) from None
 
 
 def _process_start() -> float:

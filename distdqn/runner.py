@@ -31,7 +31,7 @@ from distdqn.networks.custom_network import check_importable
 from distdqn.networks.numpy_policy import save_policy
 from distdqn.reporting.console import Console, number
 from distdqn.reporting.metrics import Metrics
-from distdqn.reporting.run_directory import RunDirectory, check_folder, versions
+from distdqn.reporting.run_directory import RunDirectory, check_folder, describe_process
 from distdqn.training.backend import LocalBackend
 from distdqn.training.builders import make_goal, make_rate_limiter, role_parts
 from distdqn.training.checkpointing import RoundCheckpointer, restore_progress
@@ -161,7 +161,8 @@ class _Runner:
     def run(self, notes: Sequence[str]) -> dict[str, Any]:
         """Runs the mode and writes every file of the run; shows `notes` first."""
         config = self._config
-        self._directory.write_json("config.json", {**self._run.about["config"], "versions": versions()})
+        self._directory.write_json("config.json", self._run.about["config"])
+        self._directory.write_json("run.json", {"resolved_options": config.to_json(), **describe_process()})
         processes = f"{config.actors} actors x {config.envs_per_actor} envs   {config.mode}"
         lines = [f"distdqn  {self._spec.name}   {processes}   {self._directory.path}", *notes]
         self._metrics.write_status("starting")

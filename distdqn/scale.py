@@ -1,74 +1,60 @@
-"""`python -m distdqn.scale RUN --actors N`: change how many actors a run has while it goes on."""
+"""`python -m distdqn.scale RUN --actors N`: change the number of actors of a run while it trains."""
 
-import argparse
 import functools
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from distdqn.config.command_line import Parser, print_mistakes
+
+from distdqn.config.command_line import Command, print_mistakes
+from distdqn.config.config import Actors
+from distdqn.config.model import Options, Text, option
 from distdqn.errors import INTERRUPTED, ClusterError, ConfigError, DistdqnError
-from distdqn.config.validation import mistake_in
-from distdqn.config.option_types import Range, Unreadable
 
 
-_MAX_ACTORS = 10_000
+class ScaleOptions(Options):
+    """The run to change, and its new number of actors."""
+
+    run: Text = option("", ..., "folder of the run, on a machine of its Ray cluster")
+    actors: Actors = option("", ..., "number of actors that the run should have")
+
+
+_COMMAND = Command(
+    "distdqn scale RUN --actors N",
+    "Change the number of actors of a run in mode `async` while it trains, and wait until it has that many.",
+    ScaleOptions,
+    positional=["run"],
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Has a run change its number of actors and waits until it has; returns the exit code."""
+    """Changes a run's number of actors and waits until it has that many; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if _COMMAND.prints_help(arguments):
+        return 0
     try:
-        options = _make_parser().parse_args(arguments)
-        actors = _number(options.actors)
-        ray = _find(Path(options.run), actors)
-        # Ray takes a second to import, which mistakes need not wait for.
+        options = _COMMAND.read(arguments)
+        ray = _find(Path(options.run), options.actors)
+        # Ray takes a second to import, and a mistake is answered without it.
         from distdqn.cluster.control import scale
 
         say = functools.partial(print, flush=True)
-        scale(ray["address"], ray["namespace"], ray["control"], actors, say)
+        scale(ray["address"], ray["namespace"], ray["control"], options.actors, say)
     except DistdqnError as error:
         return print_mistakes(error)
     except KeyboardInterrupt:
-        print("The run goes on changing its number of actors.", file=sys.stderr)
+        print("The run continues to change its number of actors.", file=sys.stderr)
         return INTERRUPTED
     return 0
 
 
-def _make_parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="distdqn scale",
-        description="Change how many actors a run of mode `async` has while it goes on.",
-        epilog="To be called on a machine of the run's Ray cluster that sees the run's folder. It waits, and "
-        "says how far the run is, until it has that many actors.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("run", metavar="RUN", help="folder of the run")
-    parser.add_argument("--actors", metavar="N", required=True, help="how many it is to have, at least 1")
-    return parser
-
-
-def _number(text: str) -> int:
-    """How many actors are wanted.
-
-    Raises:
-        ConfigError: that is no number of actors.
-    """
-    try:
-        actors: Any = int(text)
-    except ValueError:
-        actors = Unreadable(text)
-    if (mistake := mistake_in("actors", int, Range(1, _MAX_ACTORS), actors)) is not None:
-        raise ConfigError(mistake)
-    return int(actors)
-
-
 def _find(run: Path, actors: int) -> dict[str, str]:
-    """Address, namespace and `control`, the process that takes commands, of a run.
+    """Address, namespace and name of the process that takes commands, of a run.
 
     Raises:
-        ConfigError: there is no run, or none that can have so many actors.
-        ClusterError: it has not begun, or is over.
+        ConfigError: there is no run, or it cannot have this number of actors.
+        ClusterError: the run has not started, or is over.
     """
     config, status = _read(run / "config.json"), _read(run / "status.json")
     if "mode" not in config or "state" not in status:

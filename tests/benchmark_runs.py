@@ -33,7 +33,11 @@ def make_run_folder(
     summary = {"reason": "max_env_steps", "env_steps": row.task.env_steps}
     files = {"machine": MACHINE, "final_evaluation": {"mean": final, "episodes": 100}}
     if row.options is not None:
-        files |= {"config": {**row.settings(), "seed": seed, "versions": VERSIONS}, "summary": summary}
+        files |= {
+            "config": {**row.settings(), "seed": seed},
+            "run": {"versions": VERSIONS},
+            "summary": summary,
+        }
         files["cost"] = {"cpu_seconds": seconds}
         (run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for name, content in files.items():

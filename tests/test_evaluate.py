@@ -157,7 +157,7 @@ def run_evaluate(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess
     """`python -m distdqn.evaluate` on the run's folder, which then says on stdout what it loaded."""
     (tmp_path / "lottery_for_tests.py").write_text(ENVIRONMENT)
     program = (
-        "import sys; from distdqn.__main__ import main\n"
+        "import sys; from distdqn.cli import main\n"
         f"code = main(['evaluate', 'run', *{arguments!r}])\n"
         "print(sorted({'ray', 'tensorflow', 'keras'} & set(sys.modules)))\n"
         "sys.exit(code)"

@@ -17,6 +17,7 @@ from distdqn.networks.numpy_policy import Policy, load_policy
 
 _FILES = {
     "config.json",
+    "run.json",
     "metrics.jsonl",
     "summary.json",
     "policy.keras",

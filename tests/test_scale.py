@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from distdqn import __main__, scale
+from distdqn import cli, scale
 from distdqn.cluster import control as control_module
 from distdqn.cluster.control import Control, describe
 from distdqn.errors import ClusterError
@@ -34,9 +34,16 @@ def test_fault_33_scaling_to_no_number_of_actors_is_refused_with_exit_2(tmp_path
     assert (code, "`actors` must be" in line) == (2, True)
 
 
-@pytest.mark.parametrize("arguments", [(), ("RUN",), ("--actors", "3"), ("RUN", "--actors", "3", "--faster")])
+@pytest.mark.parametrize("arguments", [("RUN",), ("--actors", "3"), ("RUN", "--actors", "3", "--faster")])
 def test_scale_without_run_or_number_is_refused_with_exit_2(capsys, arguments):
     assert refused(capsys, *arguments)[0] == 2
+
+
+def test_scale_without_anything_lists_all_that_is_missing(capsys):
+    assert scale.main([]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"distdqn: error: `{name}` is missing (see `--help`)." for name in ("run", "actors")
+    ]
 
 
 @pytest.mark.parametrize("mode", ["serial", "lockstep"])
@@ -79,8 +86,8 @@ def test_fault_33_run_whose_ray_is_gone_ends_with_exit_3_at_once(tmp_path, capsy
 
 
 def test_scale_is_among_the_commands_of_the_console_script(tmp_path, capsys):
-    assert __main__.main(["scale", make_run(tmp_path, state="failed"), "--actors", "3"]) == 3
-    assert __main__.main(["--help"]) == 0
+    assert cli.main(["scale", make_run(tmp_path, state="failed"), "--actors", "3"]) == 3
+    assert cli.main(["--help"]) == 0
     assert "  scale " in capsys.readouterr().out
 
 

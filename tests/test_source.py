@@ -5,14 +5,15 @@ import functools
 import re
 import subprocess
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 import distdqn
-from distdqn.config.command_line import make_run_parser, options_table, presets_table
-from distdqn.config.config import Config
+from distdqn.config.command_line import flag
+from distdqn.config.config import HEADINGS, Config
+from distdqn.config.model import heading_of
+from distdqn.config.run_command import print_run_help
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = sorted((ROOT / "distdqn").rglob("*.py"))
@@ -223,20 +224,36 @@ def test_predict_of_keras_is_called_nowhere() -> None:
     assert wrong == []
 
 
-def test_every_option_stands_in_the_help(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_option_is_read_somewhere_in_the_package() -> None:
+    read = {
+        node.attr
+        for path in PACKAGE
+        if path.parent.name != "config"
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+        if dotted(node.value).split(".")[-1] in ("config", "_config", "options", "_options")
+    }
+
+    assert set(Config.model_fields) - read == set()
+
+
+@pytest.mark.parametrize("heading", HEADINGS)
+def test_every_option_stands_in_the_help_on_its_group(
+    heading: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    flags = set(re.findall(r"--[a-z0-9-]+", make_run_parser().format_help()))
+    print_run_help(heading)
+    flags = set(re.findall(r"--[a-z0-9-]+", capsys.readouterr().out))
 
-    assert [o.name for o in fields(Config) if f"--{o.name.replace('_', '-')}" not in flags] == []
+    names = [name for name, option in Config.model_fields.items() if heading_of(option) == heading]
+    assert names
+    assert [name for name in names if flag(name) not in flags] == []
 
 
-@pytest.mark.parametrize(("name", "table"), [("options", options_table()), ("presets", presets_table())])
-def test_readme_holds_each_table_as_the_program_makes_it(name: str, table: str) -> None:
-    _, begin, rest = (ROOT / "README.md").read_text(encoding="utf-8").partition(f"<!-- {name} -->")
-    found, end, _ = rest.partition(f"<!-- /{name} -->")
+def test_every_option_stands_in_the_page_about_options() -> None:
+    page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
 
-    assert (begin, end) == (f"<!-- {name} -->", f"<!-- /{name} -->")
-    assert found.strip() == table
+    assert [name for name in Config.model_fields if f"\n| `{flag(name)}` |" not in page] == []
 
 
 def test_names_for_everyone_are_the_public_names_of_the_package() -> None:

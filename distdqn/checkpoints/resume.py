@@ -12,7 +12,7 @@ from distdqn.config.config import Config
 from distdqn.errors import CheckpointDamaged, CheckpointError, ConfigError, NoCheckpoint
 from distdqn.types import EnvironmentSpec, Tree
 
-_NOT_COMPARED = ("resume", "run_dir", "checkpoint_dir", "address", "versions")
+_NOT_COMPARED = ("resume", "run_dir", "checkpoint_dir", "address")
 
 
 def describe_run(given: Config, config: Config, spec: EnvironmentSpec) -> Tree:

@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from distdqn.cluster.connection import NO_GPU, THREAD_SETTINGS, Cluster
 from distdqn.config.config import RunOptions
-from distdqn.config.option_types import parse_amounts
+from distdqn.config.validation import parse_amounts
 from distdqn.errors import ClusterError
 from distdqn.training.backend import ClusterCapacity
 

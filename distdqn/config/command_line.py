@@ -1,116 +1,41 @@
-"""The command line of `run`, made from the fields of `Config`."""
+"""Command lines, made from models of options by `cyclopts`."""
 
-import argparse
-import difflib
+import inspect
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any, NoReturn
+from typing import Annotated, Any, Generic, TypeVar
 
-from distdqn.config.config import OPTION_TYPES, Config
-from distdqn.config.option_types import choices
-from distdqn.config.presets import PRESETS, SOURCES
+from cyclopts import App, Group, Parameter
+from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, HelpEntry, NameRenderer
+from cyclopts.exceptions import CoercionError, MissingArgumentError
+
+from distdqn.config.model import (
+    RENAMED,
+    Options,
+    alternatives,
+    choices,
+    did_you_mean,
+    heading_of,
+    option_types,
+    values_from_text,
+)
 from distdqn.errors import ConfigError, DistdqnError
 
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose complaints end where all mistakes do."""
-
-    def error(self, message: str) -> NoReturn:
-        """Hands argparse's complaint to the one place that prints mistakes."""
-        raise ConfigError(f"{message[0].upper()}{message[1:]} (see `--help`).")
+M = TypeVar("M", bound=Options)
 
 
-def parse_run_options(arguments: Sequence[str]) -> tuple[dict[str, str], bool]:
-    """The options given, as text by name, and whether `--debug` is among them.
-
-    Raises:
-        ConfigError: unknown options, or one without its value. Its attribute `texts`
-            holds the options that were understood.
-    """
-    parser = make_run_parser()
-    known, unknown = parser.parse_known_args(arguments)
-    texts = {name: str(value) for name, value in vars(known).items() if value is not None and name != "debug"}
-    if unknown:
-        # What follows an unknown option may be its value: no mistake of its own.
-        flags = [text for text in unknown if text.startswith("-")]
-        raise UnknownOptions([_unknown(parser, text) for text in flags or unknown], texts)
-    return texts, known.debug
-
-
-class UnknownOptions(ConfigError):
-    """Options that do not exist; `texts` are the ones that do."""
-
-    def __init__(self, mistakes: list[str], texts: dict[str, str]) -> None:
-        super().__init__(mistakes)
-        self.texts = texts
-
-
-def make_run_parser() -> argparse.ArgumentParser:
-    """The parser of `run`; every option defaults to None, which means `Config`'s default."""
-    parser = Parser(
-        prog="distdqn run",
-        description="Train a distributed DQN on a Gymnasium environment.",
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    groups: dict[str, Any] = {}
-    for option in fields(Config):
-        name = option.metadata["group"]
-        group = groups.setdefault(name, None) or parser.add_argument_group(name)
-        groups[name] = group
-        flag = "--" + option.name.replace("_", "-")
-        text = f"{option.metadata['help']} (default: {default_text(option.default)})".replace("%", "%%")
-        if option.name == "address":
-            either = group.add_mutually_exclusive_group()
-            either.add_argument(flag, metavar=_metavar(option), help=text)
-            either.add_argument(
-                "--local", dest="address", action="store_const", const="local", help="a private Ray"
-            )
-        elif isinstance(option.default, bool):
-            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
-        else:
-            group.add_argument(flag, metavar=_metavar(option), help=text)
-    parser.add_argument(
-        "--preset",
-        metavar="{" + ",".join(PRESETS) + "}",
-        help="the algorithm of a paper; other options given replace single ones of it",
-    )
-    parser.add_argument("--debug", action="store_true", help="show tracebacks of mistakes, too")
-    return parser
-
-
-def _metavar(option: Any) -> str:
-    if words := choices(OPTION_TYPES[option.name]):
-        return "{" + ",".join(words) + "}"
-    return "N" if option.metadata["allowed"] else "TEXT"
+def flag(name: str) -> str:
+    """An option as typed."""
+    return "--" + name.strip("_").replace("_", "-")
 
 
 def default_text(value: Any) -> str:
     """A default as one would type it."""
     if value is None or isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return ",".join(str(number) for number in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def presets_table() -> str:
-    """What each preset sets, as the README's Markdown table."""
-    rows = ["| preset | sets | from |", "|---|---|---|"]
-    for name, options in PRESETS.items():
-        settings = ", ".join(f"`{key} {default_text(value)}`" for key, value in options.items())
-        rows.append(f"| `{name}` | {settings} | {SOURCES[name]} |")
-    return "\n".join(rows)
-
-
-def options_table() -> str:
-    """The options as the README's Markdown table."""
-    rows = ["| option | default | meaning |", "|---|---|---|"]
-    for option in fields(Config):
-        flag = "--" + option.name.replace("_", "-")
-        rows.append(f"| `{flag}` | `{default_text(option.default)}` | {option.metadata['help']} |")
-    return "\n".join(rows)
 
 
 def print_mistakes(error: DistdqnError) -> int:
@@ -126,9 +51,152 @@ def print_mistakes(error: DistdqnError) -> int:
     return error.exit_code
 
 
-def _unknown(parser: argparse.ArgumentParser, text: str) -> str:
-    """One line on an unknown option, with the nearest one there is."""
-    flags = [flag for action in parser._actions for flag in action.option_strings]
-    near = difflib.get_close_matches(text.split("=")[0], flags, n=1)
-    hint = f"did you mean `{near[0]}`?" if near else "see `--help`"
-    return f"Unknown option `{text}` ({hint})."
+class Command(Generic[M]):
+    """A command line whose options are models.
+
+    Args:
+        usage: the command and what follows it.
+        description: what it does, in a sentence.
+        model: what `read` returns.
+        others: models of options that `read` leaves out.
+        positional: options that are given without their names.
+    """
+
+    def __init__(
+        self,
+        usage: str,
+        description: str,
+        model: type[M],
+        *others: type[Options],
+        positional: Sequence[str] = (),
+    ) -> None:
+        self._usage = usage
+        self._description = description
+        self._model = model
+        self._positional = positional
+        models: list[type[Options]] = [*others, model]
+        self.fields = {name: info for each in models for name, info in each.model_fields.items()}
+        self.types = {name: kind for each in models for name, kind in option_types(each).items()}
+        self._switched_off = {name for each in models if each.has_opposites for name in each.model_fields}
+
+    def read(self, arguments: Sequence[str]) -> M:
+        """The options of a command line.
+
+        Raises:
+            ConfigError: lists all mistakes.
+        """
+        values, mistakes = self.collect(arguments)
+        try:
+            options = self._model(**values)
+        except ConfigError as error:
+            mistakes += error.mistakes
+        if mistakes:
+            raise ConfigError(mistakes)
+        return options
+
+    def parse(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """Options by name, whose values are not checked yet.
+
+        Raises:
+            ConfigError: options are unknown, without a value or missing.
+        """
+        values, mistakes = self.collect(arguments)
+        missing = [name for name, info in self.fields.items() if info.is_required() and name not in values]
+        mistakes += [f"`{name}` is missing (see `--help`)." for name in missing]
+        if mistakes:
+            raise ConfigError(mistakes)
+        return values
+
+    def collect(self, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+        """Options by name, whose values are not checked yet, and a line for each that cannot be read."""
+        tokens, mistakes = list(arguments), []
+        app = self._app(list(self.fields))
+        while True:
+            try:
+                _, bound, unused, _ = app.parse_known_args(tokens)
+                break
+            except MissingArgumentError as error:
+                mistakes.append(f"`{error.keyword}` needs a value (see `--help`).")
+                del tokens[len(tokens) - 1 - tokens[::-1].index(str(error.keyword))]
+            except CoercionError as error:
+                if error.token is None:
+                    raise
+                keyword, value = error.token.keyword, error.token.value
+                mistakes.append(f"`{keyword}` must be `true` or `false`, not `{value}`.")
+                tokens.remove(f"{keyword}={value}")
+        # What follows an unknown option may be its value: no mistake of its own.
+        unknown = [token for token in unused if token.startswith("-")] or unused
+        values = values_from_text(self.types, bound.arguments)
+        return values, [*map(self._unknown, unknown), *mistakes]
+
+    def _unknown(self, token: str) -> str:
+        name = token.partition("=")[0]
+        renamed = RENAMED.get(name.removeprefix("--").replace("-", "_"), "")
+        if renamed in self.fields:
+            return f"`{name}` is now `{flag(renamed)}`."
+        return f"Unknown option `{token}` ({did_you_mean(name, [flag(each) for each in self.fields])})."
+
+    def prints_help(self, arguments: Sequence[str]) -> bool:
+        """Prints every option if that is asked for; whether it is."""
+        is_asked = bool({"--help", "-h"} & set(arguments))
+        if is_asked:
+            self.print_options(list(self.fields))
+        return is_asked
+
+    def print_options(self, names: Sequence[str]) -> None:
+        """Prints some options, each with its meaning and default, headings in the order of the names."""
+        self._app(names).help_print([])
+
+    def _app(self, names: Sequence[str]) -> App:
+        app = App(
+            usage=f"Usage: {self._usage}",
+            help=self._description,
+            help_flags=[],
+            version_flags=[],
+            help_format="plaintext",
+            help_formatter=DefaultFormatter(column_specs=_columns),
+            default_parameter=Parameter(allow_repeating=True),
+        )
+        headings = list(dict.fromkeys(heading_of(self.fields[name]) for name in names))
+        groups = [Group(heading or "Options", sort_key=index) for index, heading in enumerate(headings)]
+        shown = {name: groups[headings.index(heading_of(self.fields[name]))] for name in names}
+        parameters = [self._parameter(name, group) for name, group in shown.items()]
+
+        def receive(**_options: Any) -> None: ...
+
+        receive.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            sorted(parameters, key=lambda parameter: parameter.kind)
+        )
+        app.default(receive)
+        return app
+
+    def _parameter(self, name: str, group: Group) -> inspect.Parameter:
+        """An option as a parameter that takes text, which the model then checks."""
+        info, kind = self.fields[name], self.types[name]
+        has_default = not info.is_required() and (kind is not bool or name in self._switched_off)
+        shown = Parameter(
+            help=info.description,
+            group=group,
+            metavar=_metavar(kind),
+            negative=None if name in self._switched_off else (),
+            show_default=has_default and (lambda _: default_text(info.default)),
+        )
+        return inspect.Parameter(
+            name,
+            inspect.Parameter.POSITIONAL_ONLY if name in self._positional else inspect.Parameter.KEYWORD_ONLY,
+            default=False if kind is bool else "",
+            annotation=Annotated[bool if kind is bool else str, shown],
+        )
+
+
+def _columns(console: Any, options: Any, entries: list[HelpEntry]) -> tuple[ColumnSpec, ...]:  # noqa: ARG001
+    """The columns of help: options, none of them broken by the end of the line, and their meaning."""
+    width = max(len(label) for entry in entries for label in entry.display_labels)
+    names = ColumnSpec(renderer=NameRenderer(width), style="cyclopts.name", max_width=width)
+    return names, ColumnSpec(renderer=DescriptionRenderer())
+
+
+def _metavar(kind: Any) -> str:
+    if words := choices(kind):
+        return "{" + ",".join(words) + "}"
+    return "N" if {int, float} & set(alternatives(kind)) else "TEXT"

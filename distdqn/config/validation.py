@@ -1,47 +1,23 @@
-"""What can be wrong with options: each by itself, and some together."""
+"""Options that contradict each other, and texts that hold more than one value."""
 
 import itertools
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from distdqn.config.option_types import Range, choices, describe, is_of, numbers_in, parse_amounts
-
-# Options that say how to build the network, which a network of the user's own replaces.
+# Options about building the network, which a network of the user's own replaces.
 _REPLACED_BY_NETWORK = ("dueling", "noisy", "spectral_norm", "output_init_scale", "output_bias")
 
-# Options that say which Ray, and which of its nodes.
+# Options about which Ray, and which of its nodes.
 _OF_RAY = ("address", "learner_gpus", "learner_resources", "actor_resources")
 
 
-def mistake_in(name: str, kind: Any, allowed: Range | None, value: Any) -> str | None:
-    """What is wrong with one option by itself, as one line.
-
-    Args:
-        name: of the option.
-        kind: its type.
-        allowed: its range, if it has one.
-        value: what it was given.
-    """
-    if name == "env" and callable(value):
-        return None
-    if not is_of(kind, value) or value == "":
-        return f"`{name}` must be {describe(kind)}, not `{value}`."
-    if (allowed_words := choices(kind)) and value not in allowed_words:
-        return f"`{name}` must be one of {', '.join(f'`{word}`' for word in allowed_words)}, not `{value}`."
-    if allowed is not None and value is not None and not isinstance(value, str):
-        numbers = numbers_in(value)
-        wrong = [number for number in numbers if number not in allowed]
-        if wrong or not numbers:
-            return f"`{name}` must be {allowed}, not `{wrong[0] if wrong else value}`."
-    return None
-
-
 def contradictions(options: Mapping[str, Any]) -> list[str]:
-    """Options that cannot hold together, as one line for each.
+    """A line for each contradiction between options.
 
     Args:
-        options: those that are right by themselves; no line is about any other.
+        options: those that are valid by themselves; no line is about any other.
     """
     checks = (
         *(_address, _gpus, _resources, _without_ray),
@@ -50,8 +26,31 @@ def contradictions(options: Mapping[str, Any]) -> list[str]:
     return [mistake for check in checks for mistake in check(options)]
 
 
+def parse_amounts(text: str) -> dict[str, float]:
+    """Amounts of custom resources by name, from text like `fast=1,simulator=0.5`.
+
+    Raises:
+        ValueError: the text is malformed, or Ray would refuse it.
+    """
+    amounts: dict[str, float] = {}
+    for part in filter(None, text.split(",")):
+        name, _, number = part.strip().rpartition("=")
+        try:
+            amount = float(number)
+        except ValueError:
+            amount = math.nan
+        if not name or not 0.0 < amount < math.inf or name in amounts:
+            raise ValueError(f"must be like `fast=1,simulator=0.5`, each name once, not `{text}`")
+        if amount > 1 and amount != int(amount):
+            raise ValueError(f"must ask for a part of one or for whole numbers, not `{part.strip()}`")
+        if name in ("CPU", "GPU", "memory", "object_store_memory"):
+            raise ValueError(f"must name custom resources, not `{name}` (the GPU's option is `learner_gpus`)")
+        amounts[name] = amount
+    return amounts
+
+
 def _actors(options: Mapping[str, Any]) -> list[str]:
-    """The limits of the number of actors, and who can change it."""
+    """The limits of the number of actors, and the mode that can change it."""
     mistakes = []
     sizes = {name: options.get(name) for name in ("min_actors", "actors", "max_actors")}
     given = [(name, number) for name, number in sizes.items() if isinstance(number, int)]
@@ -65,7 +64,7 @@ def _actors(options: Mapping[str, Any]) -> list[str]:
     wanted += ["`actors auto`"] * (sizes["actors"] == "auto")
     if mode != "async" and wanted:
         mistakes.append(
-            f"{' and '.join(wanted)} cannot be had in mode `{mode}`, whose result depends on the number of "
+            f"{' and '.join(wanted)} cannot be used in mode `{mode}`, whose result depends on the number of "
             "actors (give `actors` a number, or choose mode `async`)."
         )
     return mistakes
@@ -78,18 +77,18 @@ def _address(options: Mapping[str, Any]) -> list[str]:
 
 
 def mistake_in_address(name: str, address: str) -> str | None:
-    """What is wrong with the address of a Ray cluster, as one line.
+    """One line about the address of a Ray cluster; None if it is valid.
 
     Args:
-        name: what gave it.
-        address: that.
+        name: of the option or variable that holds it.
+        address: `auto`, `local` or `host:port`.
     """
     if address in ("auto", "local"):
         return None
     if "://" in address:
         return (
             f"{name} must not be `{address}`: a run cannot work through Ray Client or the dashboard (start "
-            "it on a node of the cluster with `host:port` of the head, or hand it over with `ray job submit "
+            "it on a node of the cluster with `host:port` of the head, or submit it with `ray job submit "
             "--address http://HEAD:8265 -- python -m distdqn.run ...`)."
         )
     host, _, port = address.rpartition(":")
@@ -119,7 +118,7 @@ def _without_ray(options: Mapping[str, Any]) -> list[str]:
     if options.get("mode") != "serial":
         return []
     return [
-        f"`{name}` has no effect in mode `serial`, which does without Ray (leave it out, or choose mode "
+        f"`{name}` has no effect in mode `serial`, which does not use Ray (leave it out, or choose mode "
         "`lockstep`, which ends with the same weights)."
         for name in _OF_RAY
         if options.get(name)
@@ -128,8 +127,8 @@ def _without_ray(options: Mapping[str, Any]) -> list[str]:
 
 def _passwords(options: Mapping[str, Any]) -> list[str]:
     return [
-        f"`{name}` has a password in it, which would be shown and saved (leave it out, and give it by the "
-        "environment or fsspec's own configuration)."
+        f"`{name}` contains a password, which would be shown and saved (leave it out, and set it in the "
+        "environment or in fsspec's own configuration)."
         for name in ("checkpoint_dir", "resume")
         if re.search(r"://[^/@]*:[^/@]*@", str(options.get(name)))
     ]
@@ -185,7 +184,7 @@ def _support(options: Mapping[str, Any]) -> list[str]:
 def _munchausen(options: Mapping[str, Any]) -> list[str]:
     if not (options.get("munchausen") and options.get("double")):
         return []
-    return ["`munchausen` has a softmax policy, nothing to choose twice (add `--no-double`)."]
+    return ["`munchausen` has a softmax policy, so `double` has no effect (add `--no-double`)."]
 
 
 def _output_bias(options: Mapping[str, Any]) -> list[str]:
@@ -213,5 +212,5 @@ def _points(options: Mapping[str, Any]) -> list[str]:
             mistakes.append(f"`{name}_points` need `{name}_schedule` to be `piecewise`, not `{shape}`.")
         steps = [at for at, _ in points or ()]
         if steps != sorted(set(steps)) or any(at < 0 for at in steps):
-            mistakes.append(f"`{name}_points` must have env steps that rise, not {steps}.")
+            mistakes.append(f"`{name}_points` must have rising env steps, not {steps}.")
     return mistakes

@@ -10,6 +10,8 @@ import os
 import platform
 import re
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -107,10 +109,25 @@ def check_folder(path: str | None, is_resuming: bool = False) -> None:
         raise _unusable(folder, error) from error
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages a result depends on."""
+def describe_process() -> dict[str, Any]:
+    """What a result depends on besides its options: command line, git revision, host and versions."""
     packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {"python": platform.python_version(), **packages}
+    return {
+        "command_line": sys.orig_argv,
+        "git_revision": _git_revision(),
+        "host": socket.gethostname(),
+        "versions": {"python": platform.python_version(), **packages},
+    }
+
+
+def _git_revision() -> str | None:
+    """The commit that the current folder is at; None outside a git repository."""
+    try:
+        command = ["git", "rev-parse", "HEAD"]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
 
 
 def _lock(folder: Path) -> int:

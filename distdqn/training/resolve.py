@@ -1,6 +1,5 @@
 """What `auto` and `none` become once the environment is known. Nothing resolves options after this."""
 
-import dataclasses
 import os
 from typing import Any
 
@@ -40,7 +39,7 @@ def resolve(config: Config, spec: EnvironmentSpec) -> Config:
         "target_return": target_return,
         "updates_per_call": min(config.updates_per_call, _max_updates_per_call(batch_size, spec)),
     }
-    return dataclasses.replace(config, **values)
+    return config.model_copy(update=values)
 
 
 def describe_resolution(config: Config, result: Config, spec: EnvironmentSpec) -> list[str]:

@@ -1,21 +1,35 @@
 import pytest
 
 from distdqn.config.config import Config
-from distdqn.config.presets import PRESETS, SOURCES
+from distdqn.config.files import preset_names, preset_source, read_preset
+from distdqn.config.run_command import parse_run
 from distdqn.errors import ConfigError
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", preset_names())
 def test_preset_makes_a_config_that_has_its_options(name):
-    config = Config.from_text({"preset": name})
+    config = Config.from_preset(name)
 
-    for option, value in PRESETS[name].items():
-        assert getattr(config, option) == value
-    assert config == Config.from_preset(name)
+    for option, value in read_preset(name).items():
+        assert getattr(config, option) == (tuple(value) if isinstance(value, list) else value)
+    assert config == parse_run(["--preset", name]).config()
+
+
+def test_presets_are_those_that_were_promised():
+    assert preset_names() == ["apex", "double", "dqn", "lecture", "munchausen", "qr", "rainbow"]
+
+
+def test_rainbow_and_lecture_hold_the_settings_of_their_sources():
+    rainbow, lecture = Config.from_preset("rainbow"), Config.from_preset("lecture")
+
+    assert (rainbow.head, rainbow.atoms, rainbow.v_min, rainbow.v_max) == ("categorical", 51, -100.0, 100.0)
+    assert (rainbow.noisy, rainbow.epsilon_start, rainbow.priority_exponent) == (True, 0.0, 0.5)
+    assert (lecture.hidden_sizes, lecture.discount, lecture.max_gradient_norm) == ((24, 24), 0.8, None)
+    assert (lecture.failure_reward, lecture.bootstrap_on_termination) == (-1.0, True)
 
 
 def test_single_options_replace_those_of_a_preset():
-    config = Config.from_text({"preset": "apex", "n_step": "7", "dueling": "False"})
+    config = parse_run(["--preset", "apex", "--n-step", "7", "--no-dueling"]).config()
 
     assert (config.n_step, config.dueling, config.sampler) == (7, False, "prioritized")
     assert Config.from_preset("apex", n_step=7, dueling=False) == config
@@ -23,7 +37,7 @@ def test_single_options_replace_those_of_a_preset():
 
 def test_unknown_preset_is_listed_with_the_other_mistakes():
     with pytest.raises(ConfigError) as caught:
-        Config.from_text({"preset": "rainbows", "actors": "0"})
+        parse_run(["--preset", "rainbows", "--actors", "0"]).config()
 
     assert len(caught.value.mistakes) == 2
     assert "`dqn`" in caught.value.mistakes[0]
@@ -37,10 +51,10 @@ def test_munchausen_with_double_is_refused_with_the_fix():
 
 
 def test_presets_differ_from_each_other_and_from_the_default():
-    configs = [Config(), *(Config.from_preset(name) for name in PRESETS)]
+    configs = [Config(), *(Config.from_preset(name) for name in preset_names())]
 
     assert len(set(configs)) == len(configs)
 
 
 def test_every_preset_says_where_it_comes_from():
-    assert SOURCES.keys() == PRESETS.keys()
+    assert all(len(preset_source(name)) > 20 for name in preset_names())

@@ -20,6 +20,7 @@ from distdqn.training.stopping import StopRequest
 
 _FILES = {
     "config.json",
+    "run.json",
     "metrics.jsonl",
     "summary.json",
     "policy.keras",

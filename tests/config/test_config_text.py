@@ -1,0 +1,142 @@
+"""`Config` from text and as JSON."""
+
+import json
+from typing import Any
+
+import pytest
+
+from distdqn.config.config import Config
+from distdqn.errors import ConfigError
+
+
+def mistakes_in_text(**texts: str) -> list[str]:
+    """What `Config.from_text` says is wrong."""
+    try:
+        Config.from_text(texts)
+    except ConfigError as error:
+        return error.mistakes
+    return []
+
+
+def make_pole() -> None:
+    """Stands for a function that makes an environment."""
+
+
+class Poles:
+    """Stands for an object that makes environments."""
+
+    def __call__(self) -> None:
+        """Makes none."""
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "value"),
+    [
+        ("actors", "8", 8),
+        ("actors", "auto", "auto"),
+        ("max_env_steps", "1_000_000", 1_000_000),
+        ("discount", "0.995", 0.995),
+        ("learning_rate", "1e-4", 1e-4),
+        ("samples_per_insert", "8", 8.0),
+        ("target_return", "auto", "auto"),
+        ("target_return", "none", None),
+        ("target_return", "None", None),
+        ("target_return", "-110", -110.0),
+        ("max_seconds", "none", None),
+        ("max_gradient_norm", "0.5", 0.5),
+        ("run_dir", "none", None),
+        ("run_dir", "results/first", "results/first"),
+        ("address", "auto", "auto"),
+        ("hidden_sizes", "32", (32,)),
+        ("hidden_sizes", "32, 16,8", (32, 16, 8)),
+        ("double", "false", False),
+        ("double", "True", True),
+        ("loss", "squared", "squared"),
+        ("mode", "serial", "serial"),
+        ("env", "none", "none"),
+    ],
+)
+def test_text_becomes_a_value_of_the_type_of_its_option(option: str, text: str, value: Any) -> None:
+    found = getattr(Config.from_text({option: text}), option)
+
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "wanted"),
+    [
+        ("actors", "1.5", "a whole number or `auto`"),
+        ("actors", "1e9", "a whole number or `auto`"),
+        ("actors", "", "a whole number or `auto`"),
+        ("actors", "none", "a whole number or `auto`"),
+        ("discount", "high", "a number"),
+        ("max_actors", "8.0", "a whole number or `none`"),
+        ("hidden_sizes", "64,,64", "whole numbers separated by commas"),
+        ("hidden_sizes", "", "whole numbers separated by commas"),
+        ("double", "yes", "`true` or `false`"),
+        ("target_return", "best", "a number or `auto` or `none`"),
+        ("max_seconds", "soon", "a number or `none`"),
+    ],
+)
+def test_text_is_refused_when_it_is_not_of_the_type_of_its_option(
+    option: str, text: str, wanted: str
+) -> None:
+    assert mistakes_in_text(**{option: text}) == [f"`{option}` must be {wanted}, not `{text}`."]
+
+
+def test_texts_that_do_not_convert_are_listed_with_values_out_of_range() -> None:
+    mistakes = mistakes_in_text(actors="x", hidden_sizes="a,b", discount="2", min_replay_size="0")
+
+    assert len(mistakes) == 4
+    for name in ("actors", "hidden_sizes", "discount", "min_replay_size"):
+        assert f"`{name}` must be" in "\n".join(mistakes)
+
+
+def test_text_that_does_not_convert_causes_no_second_mistake() -> None:
+    # With the default capacity in its place, `min_replay_size` would exceed it.
+    assert mistakes_in_text(replay_capacity="1e6", min_replay_size="150000") == [
+        "`replay_capacity` must be a whole number, not `1e6`."
+    ]
+
+
+def test_json_holds_every_option_and_gives_it_back() -> None:
+    config = Config(actors=3, hidden_sizes=(8, 4), target_return=None, env="module:Name")
+
+    text = json.dumps(config.to_json(), allow_nan=False)
+
+    assert list(json.loads(text)) == list(Config.model_fields)
+    assert Config(**json.loads(text)) == config
+
+
+@pytest.mark.parametrize(("env", "name"), [(make_pole, "make_pole"), (Poles(), "Poles"), (Poles, "Poles")])
+def test_json_names_a_function_by_its_module(env: Any, name: str) -> None:
+    written = json.loads(json.dumps(Config(env=env).to_json()))
+
+    assert written["env"] == f"{__name__}:{name}"
+
+
+def test_points_of_a_schedule_are_read_as_pairs() -> None:
+    config = Config.from_text({"epsilon_schedule": "piecewise", "epsilon_points": "0:1,5000:0.1"})
+
+    assert config.epsilon_points == ((0, 1.0), (5000, 0.1))
+    assert Config(**json.loads(json.dumps(config.to_json()))) == config
+
+
+@pytest.mark.parametrize(
+    ("texts", "complaint"),
+    [
+        ({"epsilon_schedule": "piecewise"}, "`epsilon_schedule` is `piecewise` without points"),
+        ({"epsilon_points": "0:1"}, "`epsilon_points` need `epsilon_schedule` to be `piecewise`"),
+        ({"epsilon_schedule": "piecewise", "epsilon_points": "9:1,5:0"}, "rising env steps, not [9, 5]"),
+        ({"epsilon_schedule": "piecewise", "epsilon_points": "0:2"}, "at most 1, not `2.0`"),
+        ({"epsilon_schedule": "piecewise", "epsilon_points": "0-1"}, "points like `0:1,5000:0.1`"),
+        ({"epsilon_schedule": "step"}, "one of `constant`, `linear`, `cosine`, `piecewise`"),
+        ({"learning_rate_schedule": "step"}, "`constant` or `linear` or `cosine` or `piecewise` or `none`"),
+    ],
+)
+def test_schedule_that_cannot_be_is_refused_with_the_reason(texts: dict[str, str], complaint: str) -> None:
+    mistakes = mistakes_in_text(**texts)
+
+    assert len(mistakes) == 1
+    assert complaint in mistakes[0]
