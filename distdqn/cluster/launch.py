@@ -9,6 +9,8 @@ from typing import Any
 
 from distdqn.cluster.connection import connected
 from distdqn.cluster.control import Control
+from distdqn.cluster.ray_backend import RayBackend
+from distdqn.cluster.ray_metrics import RayMetrics
 from distdqn.config.config import Config
 from distdqn.distributed.actor_pool import initial_actors
 from distdqn.distributed.calls import Calls
@@ -48,9 +50,6 @@ def launched(
     others = config.replay_shards + 2  # replay, the learner and the evaluator
     machine = initial_actors(config, (os.cpu_count() or 1) - others)
     with connected(config.address, machine + others, not config.learner_gpus, tell) as cluster:
-        from distdqn.cluster.ray_backend import RayBackend
-        from distdqn.cluster.ray_metrics import RayMetrics
-
         backend = RayBackend(cluster, folder, make_parts, config)
         calls = Calls(backend, config)
         try:

@@ -43,13 +43,7 @@ class RayBackend(Backend):
         options: the resources that roles request.
     """
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        folder: Path,
-        make_parts: MakeParts,
-        options: RunOptions,
-    ) -> None:
+    def __init__(self, cluster: Cluster, folder: Path, make_parts: MakeParts, options: RunOptions) -> None:
         self._cluster = cluster
         self._run = folder.resolve().name
         self._namespace = f"{self._run}-{uuid.uuid4().hex[:8]}"  # another run's folder may have the same name
