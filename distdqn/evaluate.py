@@ -14,8 +14,7 @@ from distdqn.config.config import Count, Seed, SharedOptions
 from distdqn.config.model import Options, Text, option
 from distdqn.environments.registry import inspect_environment, resolve_environment
 from distdqn.errors import ConfigError, DistdqnError
-from distdqn.networks.keras_policy import make_policy
-from distdqn.networks.numpy_policy import load_policy
+from distdqn.networks.numpy_policy import load_policy, make_policy
 from distdqn.types import PolicyWeights
 
 

@@ -27,7 +27,7 @@ from distdqn.errors import (
     EnvironmentFault,
     RoleFailure,
 )
-from distdqn.networks.custom_network import check_importable
+from distdqn.networks.checks import check_importable
 from distdqn.networks.numpy_policy import save_policy
 from distdqn.reporting.console import Console, number
 from distdqn.reporting.metrics import Metrics

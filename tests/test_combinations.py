@@ -10,7 +10,7 @@ import tensorflow as tf
 from toy_environments import LENGTHS, CountingEnvironment
 from toy_parts import Parts, make_parts
 
-from distdqn.networks.numpy_policy import Policy
+from distdqn.networks.numpy_policy import NumpyPolicy
 from distdqn.types import SampledBatches
 
 DISCOUNT, BATCH_SIZE = 0.9, 24
@@ -198,7 +198,7 @@ def test_numpy_policy_equals_keras_whatever_is_combined(combination: Combination
     observation = combination.batches.transitions.observation[0]
     expected = learner._q_network(observation).numpy()
 
-    found = Policy(learner.publish()).q_values(observation)
+    found = NumpyPolicy(learner.publish()).q_values(observation)
 
     assert found.shape == (BATCH_SIZE, 3)
     assert np.all(np.abs(found - expected) <= 1e-5 * np.maximum(1.0, np.abs(expected)))

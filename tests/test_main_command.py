@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from distdqn.checkpoints.store import Store
-from distdqn.networks.numpy_policy import Policy, load_policy
+from distdqn.networks.numpy_policy import NumpyPolicy, load_policy
 
 _FILES = {
     "config.json",
@@ -179,7 +179,7 @@ def test_networks_are_made_of_keras_layers_alone(played):
 
 
 def test_policy_without_tensorflow_agrees_with_the_keras_one(solved, played):
-    policy = Policy(load_policy(solved.run_dir / "policy.npz"))
+    policy = NumpyPolicy(load_policy(solved.run_dir / "policy.npz"))
     q_values = np.asarray(played["policy"])
     found = policy.q_values(np.asarray(played["probe"], np.float32))
     assert np.all(np.abs(found - q_values) <= 1e-5 * np.maximum(1.0, np.abs(q_values)))

@@ -9,7 +9,7 @@ from toy_parts import Parts, make_parts
 from toy_probes import ActionDecides, ActionMustSuit, OneReward, RewardIsLate, RewardIsObserved
 
 from distdqn.learning.learner import Learner
-from distdqn.networks.numpy_policy import Policy
+from distdqn.networks.numpy_policy import NumpyPolicy
 
 DISCOUNT = 0.5
 # Observations, and the Q-values of every action there.
@@ -65,7 +65,7 @@ def test_known_values_are_found_by_every_head_from_acting_to_policy(env: Any, he
         parts.act(rollouts=1)
         parts.learn(calls=1, updates=50, batch_size=32)
 
-    policy = Policy(learner.publish())
+    policy = NumpyPolicy(learner.publish())
     for observation, q_values in PROBES[env].items():
         found = policy.q_values(np.array([[observation]], np.float32))[0]
         np.testing.assert_allclose(found, q_values, atol=0.05)

@@ -1,9 +1,33 @@
-"""The network of the value head, by its few settings."""
+"""Options and specs of small networks, and the network of the value head by its few settings."""
 
-from distdqn.networks.q_network import NetworkPlan, make_networks
+from typing import Any
+
+from distdqn.config.config import LearningOptions
+from distdqn.networks.q_network import make_networks
+from distdqn.types import EnvironmentSpec
 
 
-def make_q_network(observation_shape, actions, hidden_sizes, layer_norm, seed, dueling=False):
-    """A Keras model from observations `[B, *observation_shape]` to Q-values `[B, A]`."""
-    plan = NetworkPlan(observation_shape, actions, tuple(hidden_sizes), layer_norm, dueling)
-    return make_networks(plan, seed)[0]
+def make_spec(
+    shape: tuple[int, ...], actions: int, dtype: str = "float32", high: float = 1.0
+) -> EnvironmentSpec:
+    """Of an environment with observations of this shape, between 0 and `high`."""
+    return EnvironmentSpec("toy", shape, actions, None, dtype, 0.0, high, None)
+
+
+def make_options(**changes: Any) -> LearningOptions:
+    """A dense network with five hidden units and Q-values, resolved, but for `changes`."""
+    defaults: dict[str, Any] = {"torso": "dense", "hidden_sizes": (5,), "layer_norm": False, "head": "value"}
+    return LearningOptions(**(defaults | changes))
+
+
+def make_q_network(
+    shape: tuple[int, ...],
+    actions: int,
+    hidden_sizes: tuple[int, ...],
+    layer_norm: bool,
+    seed: int,
+    dueling: bool = False,
+) -> Any:
+    """A Keras model from observations `[B, *shape]` to Q-values `[B, A]`."""
+    options = make_options(hidden_sizes=hidden_sizes, layer_norm=layer_norm, dueling=dueling)
+    return make_networks(options, make_spec(shape, actions), seed)[0]

@@ -7,7 +7,6 @@ from distdqn.config.config import Config
 from distdqn.environments.registry import inspect_environment
 from distdqn.learning.learner import Learner
 from distdqn.replay.replay import Replay
-from distdqn.training.builders import actor_blueprint, learner_blueprint, replay_blueprint
 from distdqn.training.resolve import resolve
 from distdqn.types import RolloutRequest
 
@@ -40,9 +39,4 @@ def make_parts(env: Any, **options: Any) -> Parts:
     """The parts of a run with these options."""
     spec = inspect_environment(env)
     config = resolve(Config(env=env, actors=1, **options), spec)
-    blueprints = (
-        actor_blueprint(config, spec, 0),
-        replay_blueprint(config),
-        learner_blueprint(config, spec),
-    )
-    return Parts(*(blueprint.build() for blueprint in blueprints))
+    return Parts(Actor(config, spec, 0), Replay(config), Learner(config, spec))

@@ -1,9 +1,9 @@
-"""Weights of networks made by hand, and the comparison of `Policy` with Keras."""
+"""Weights of networks made by hand, and the comparison of `NumpyPolicy` with Keras."""
 
 import numpy as np
 
 from distdqn.networks.keras_to_numpy import layers_from_model
-from distdqn.networks.numpy_policy import Policy
+from distdqn.networks.numpy_policy import NumpyPolicy
 from distdqn.types import PolicyWeights
 
 
@@ -21,7 +21,7 @@ def randomize(model, generator):
 
 
 def assert_policy_equals_keras(model, observation):
-    policy = Policy(PolicyWeights(layers_from_model(model), model.get_weights(), (0, 0), 0))
+    policy = NumpyPolicy(PolicyWeights(layers_from_model(model), model.get_weights(), (0, 0), 0))
     expected = np.asarray(model(observation.astype(np.float32)))
 
     found = policy.q_values(observation)

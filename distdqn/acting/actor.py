@@ -12,8 +12,7 @@ from distdqn.acting.n_step import NStepWindows
 from distdqn.acting.nan_guard import NaNGuard
 from distdqn.config.config import ActingOptions
 from distdqn.environments.vector import EpisodeEnd, FaultLog, VectorEnvironment
-from distdqn.networks.keras_policy import KerasPolicy, make_policy
-from distdqn.networks.numpy_policy import Policy
+from distdqn.networks.numpy_policy import Policy, make_policy
 from distdqn.replay.frames import make_frame_layout, pack_frames
 from distdqn.seeding import make_generator, make_integer_seed
 from distdqn.types import (
@@ -59,7 +58,7 @@ class Actor:
         self._nan_guard = NaNGuard(spec.name, options.envs_per_actor)
         self._windows = NStepWindows(options.n_step, options.discount)
         self._weights: PolicyWeights | None = None
-        self._policy: Policy | KerasPolicy | None = None
+        self._policy: Policy | None = None
 
     def rollout(
         self, request: RolloutRequest, weights: PolicyWeights | None = None
@@ -199,7 +198,7 @@ class Actor:
         )
 
 
-def td_errors(policy: Policy | KerasPolicy, transitions: Transitions) -> FloatArray:
+def td_errors(policy: Policy, transitions: Transitions) -> FloatArray:
     """TD errors of the network that acted, for first priorities.
 
     `reward + discount * max_a q(next_observation)[a] - q(observation)[action]`

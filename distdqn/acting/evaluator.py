@@ -9,8 +9,7 @@ import numpy as np
 from distdqn.acting.exploration import greedy_actions
 from distdqn.config.config import SharedOptions
 from distdqn.environments.vector import FaultLog, VectorEnvironment
-from distdqn.networks.keras_policy import KerasPolicy, make_policy
-from distdqn.networks.numpy_policy import Policy
+from distdqn.networks.numpy_policy import Policy, make_policy
 from distdqn.seeding import make_generator, make_integer_seed
 from distdqn.types import Evaluation, PolicyWeights
 
@@ -79,7 +78,7 @@ class Evaluator:
             round_index = 0
 
     def _play(
-        self, environments: VectorEnvironment, policy: Policy | KerasPolicy, episodes: int, number: int
+        self, environments: VectorEnvironment, policy: Policy, episodes: int, number: int
     ) -> list[tuple[float, int]] | None:
         """Returns and lengths of all episodes; None if an environment raised."""
         generator = make_generator(self._seed, "evaluation", number)

@@ -1,39 +1,29 @@
-"""The formulas of the update, each a pure function of tensors.
+"""The formulas of the update, each a pure function of tensors."""
 
-TensorFlow is imported by the caller's process only: these functions import it when used.
-"""
-
-from typing import Any
-
-Tensor = Any  # TensorFlow ships no types
+import tensorflow as tf
+from tensorflow import Tensor
 
 
 def gather_greedy(outputs: Tensor, q_values: Tensor) -> Tensor:
-    """What the target network says of the action that `q_values` like best.
+    """The outputs for the action with the largest Q-value.
 
     `outputs[argmax_a q_values[a]]`
 
-    With the target network's own Q-values this is the bootstrap of DQN. With the online
-    network's it is double DQN: one network chooses and the other values, so noise that
-    makes an action look good does not also raise its value.
-
     Args:
         outputs: `[B, A]` or `[B, A, K]` float32, the target network's.
-        q_values: `[B, A]` float32, that choose.
+        q_values: `[B, A]` float32: the target network's for DQN, the online network's for double DQN.
 
     Returns:
         `[B]` or `[B, K]` float32.
 
-    Source: Mnih et al. (2015), "Training algorithm for deep Q-networks"; van Hasselt, Guez,
-    Silver (2016), section "Double DQN", arXiv:1509.06461.
+    Source: Mnih et al. (2015), "Training algorithm for deep Q-networks"; van Hasselt, Guez, Silver (2016),
+    section "Double DQN", arXiv:1509.06461.
     """
-    import tensorflow as tf
-
     return tf.gather(outputs, tf.argmax(q_values, axis=1), batch_dims=1)
 
 
 def td_target(reward: Tensor, discount: Tensor, chosen: Tensor) -> Tensor:
-    """Return estimated from the rewards of the window and what comes after it.
+    """The n-step return with the value of the next action.
 
     `target = reward + discount * chosen`
 
@@ -43,40 +33,36 @@ def td_target(reward: Tensor, discount: Tensor, chosen: Tensor) -> Tensor:
         chosen: `[B]` or `[B, K]` float32, value or quantiles of the next action.
 
     Returns:
-        `[B]` or `[B, K]` float32. Carries no gradient.
+        `[B]` or `[B, K]` float32, without gradient.
 
     Source: Sutton and Barto (2018), equation 7.1.
     """
-    import tensorflow as tf
-
     return tf.stop_gradient(reward + discount * chosen)
 
 
-def munchausen_bonus(q_values: Tensor, action: Tensor, temperature: float, least: float) -> Tensor:
-    """How sure the policy was of the action it took, as a (negative) reward.
+def munchausen_bonus(q_values: Tensor, action: Tensor, temperature: float, clip: float) -> Tensor:
+    """The scaled log-probability of the action under the softmax policy, clipped.
 
-    `clip(temperature * log pi(action), least, 0)` with `pi = softmax(q_values / temperature)`
+    `clip(temperature * log pi(action), clip, 0)` with `pi = softmax(q_values / temperature)`
 
     Args:
-        q_values: `[B, A]` float32, the target network's, where the action was taken.
-        action: `[B]` int32.
+        q_values: `[B, A]` float32, the target network's, of the observation.
+        action: `[B]` int32, taken there.
         temperature: above 0, in units of reward.
-        least: at most 0, in units of reward.
+        clip: smallest bonus, at most 0, in units of reward.
 
     Returns:
-        `[B]` float32 in [least, 0]. Carries no gradient.
+        `[B]` float32 in [clip, 0], without gradient.
 
     Source: Vieillard, Pietquin, Geist (2020), equation 2 and section 3.1, arXiv:2007.14430.
     """
-    import tensorflow as tf
-
     log_policy = temperature * tf.nn.log_softmax(q_values / temperature, axis=1)  # [B, A]
     taken = tf.gather(log_policy, action, batch_dims=1)  # [B]
-    return tf.stop_gradient(tf.clip_by_value(taken, least, 0.0))
+    return tf.stop_gradient(tf.clip_by_value(taken, clip, 0.0))
 
 
 def soft_policy(q_values: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """The softmax policy, and the reward for keeping it random.
+    """The softmax policy and its entropy bonus.
 
     `pi = softmax(q_values / temperature)`, `bonus = -temperature * log pi`
 
@@ -90,14 +76,12 @@ def soft_policy(q_values: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
 
     Source: Vieillard, Pietquin, Geist (2020), equation 1, arXiv:2007.14430.
     """
-    import tensorflow as tf
-
     log_policy = tf.nn.log_softmax(q_values / temperature, axis=1)  # [B, A]
     return tf.exp(log_policy), -temperature * log_policy
 
 
 def huber_loss(td_error: Tensor, importance_weight: Tensor = 1.0) -> Tensor:
-    """Squared for small errors, linear for large ones, so one outlier cannot take over.
+    """Squared for small errors, linear for large ones.
 
     `loss = mean(importance_weight * (0.5 * e^2 if |e| <= 1 else |e| - 0.5))`
 
@@ -108,11 +92,8 @@ def huber_loss(td_error: Tensor, importance_weight: Tensor = 1.0) -> Tensor:
     Returns:
         `[]` float32.
 
-    Source: Huber (1964); Mnih et al. (2015) clip the error's derivative to [-1, 1], which
-    is this loss.
+    Source: Huber (1964); the same as the clipped derivative of Mnih et al. (2015).
     """
-    import tensorflow as tf
-
     size = tf.abs(td_error)
     return tf.reduce_mean(importance_weight * tf.where(size <= 1.0, 0.5 * tf.square(td_error), size - 0.5))
 
@@ -129,19 +110,14 @@ def squared_loss(td_error: Tensor, importance_weight: Tensor = 1.0) -> Tensor:
 
     Source: Watkins and Dayan (1992), whose update is its negative gradient.
     """
-    import tensorflow as tf
-
     return tf.reduce_mean(importance_weight * 0.5 * tf.square(td_error))
 
 
 def quantile_huber_loss(quantiles: Tensor, target: Tensor, importance_weight: Tensor = 1.0) -> Tensor:
-    """How badly `quantiles` stand for a distribution of which `target` are samples.
+    """Quantile regression of `quantiles` on the samples `target`.
 
     `loss = mean_B(importance_weight * sum_i mean_j |tau_i - 1{u_ij < 0}| * huber(u_ij))`
     with `u_ij = target_j - quantiles_i` and `tau_i = (i + 0.5) / K`
-
-    A quantile near 1 is moved up strongly by targets above it and down weakly by those
-    below, so it comes to rest where that share of the targets lies below it.
 
     Args:
         quantiles: `[B, K]` float32, predicted.
@@ -153,8 +129,6 @@ def quantile_huber_loss(quantiles: Tensor, target: Tensor, importance_weight: Te
 
     Source: Dabney et al. (2018), equations 9 and 10 with kappa 1, arXiv:1710.10044.
     """
-    import tensorflow as tf
-
     count = quantiles.shape[1]
     tau = (tf.range(count, dtype=tf.float32) + 0.5) / count  # [K]
     error = target[:, None, :] - quantiles[:, :, None]  # [B, K, J]
@@ -166,25 +140,21 @@ def quantile_huber_loss(quantiles: Tensor, target: Tensor, importance_weight: Te
 
 
 def categorical_projection(support: Tensor, reward: Tensor, discount: Tensor, chosen: Tensor) -> Tensor:
-    """The distribution of `reward + discount * return`, put back onto the support.
+    """The distribution of `reward + discount * return`, projected onto the support.
 
-    Each shifted atom's probability is split between the two atoms around it, in proportion
-    to how near they are; what falls outside goes to the ends:
     `target_i = sum_j clip(1 - |clip(reward + discount * z_j) - z_i| / delta, 0, 1) * chosen_j`
 
     Args:
-        support: `[K]` float32, evenly spaced returns.
+        support: `[K]` float32, evenly spaced returns `z`.
         reward: `[B]` float32, n-step return.
         discount: `[B]` float32 in [0, 1]; see `Transitions.discount`.
         chosen: `[B, K]` float32, probabilities of the next action's returns.
 
     Returns:
-        `[B, K]` float32, sums to 1. Carries no gradient.
+        `[B, K]` float32, sums to 1, without gradient.
 
     Source: Bellemare, Dabney, Munos (2017), equation 7, arXiv:1707.06887.
     """
-    import tensorflow as tf
-
     support = tf.convert_to_tensor(support, tf.float32)
     delta = support[1] - support[0]
     shifted = reward[:, None] + discount[:, None] * support[None, :]  # [B, K]
@@ -207,14 +177,12 @@ def cross_entropy_loss(logits: Tensor, target: Tensor, importance_weight: Tensor
 
     Source: Bellemare, Dabney, Munos (2017), algorithm 1, arXiv:1707.06887.
     """
-    import tensorflow as tf
-
     item = -tf.reduce_sum(target * tf.nn.log_softmax(logits, axis=-1), axis=-1)  # [B]
     return tf.reduce_mean(importance_weight * item)
 
 
 def polyak_update(target: Tensor, online: Tensor, rate: float) -> Tensor:
-    """A target network's variable moved towards the online network's.
+    """The new value of a target network's variable.
 
     `target' = (1 - rate) * target + rate * online`; a rate of 1 copies exactly.
 

@@ -1,13 +1,18 @@
-"""Loading TensorFlow into a process: with few threads, and without its chatter."""
+"""Sets up TensorFlow in a process before it is imported: number of threads, memory, messages."""
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Iterator
 
 
+@functools.cache
 def import_tensorflow(threads: int) -> None:
-    """Loads TensorFlow and Keras, with `threads` for their computations."""
+    """Imports TensorFlow and Keras for the first time in this process, with `threads` for computations.
+
+    Modules that import them at the top may be imported after this.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else it takes all of a GPU's memory
     with without_stderr():
@@ -15,8 +20,7 @@ def import_tensorflow(threads: int) -> None:
         import tensorflow as tf
 
         tf.config.list_physical_devices()  # complains where there is no GPU
-    # The pools are fixed at the process's first computation: in a process that has
-    # computed before (a notebook's second run), they stay as they are.
+    # The pools are fixed at the first computation of a process (of a notebook, for example).
     with contextlib.suppress(RuntimeError):
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
@@ -35,7 +39,7 @@ def gpu_notice() -> str | None:
 
 @contextlib.contextmanager
 def without_stderr() -> Iterator[None]:
-    """Keeps TensorFlow's C++ chatter, which no log level silences, off the terminal."""
+    """Hides TensorFlow's C++ messages, which no log level silences, from the terminal."""
     sys.stderr.flush()
     saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

@@ -5,10 +5,7 @@ from dataclasses import dataclass
 from distdqn.acting.actor import Actor
 from distdqn.acting.evaluator import Evaluator
 from distdqn.config.config import Config, resolved
-from distdqn.learning.heads import CategoricalHead, Head, QuantileHead, ValueHead
 from distdqn.learning.learner import Learner
-from distdqn.learning.update import Munchausen
-from distdqn.networks.q_network import NetworkPlan
 from distdqn.replay.rate_limiter import RateLimiter
 from distdqn.replay.replay import Replay
 from distdqn.schedules import LinearSchedule, Schedule, make_schedule
@@ -45,7 +42,7 @@ def role_parts(config: Config, spec: EnvironmentSpec, role: str, index: int, res
         case "replay":
             return Replay, (config, index)
         case "learner":
-            return _Learner, (config, spec, restarts)
+            return Learner, (config, spec, restarts)
         case "evaluator":
             return Evaluator, (config,)
     raise ValueError(f"There is no role `{role}`.")
@@ -89,63 +86,3 @@ def make_rate_limiter(config: Config) -> RateLimiter:
         slack=2 * config.updates_per_call * resolved(config.batch_size),
         slack_per_actor=ratio * config.envs_per_actor * config.rollout_length,
     )
-
-
-class _Learner(Learner):
-    def __init__(self, config: Config, spec: EnvironmentSpec, generation: int) -> None:
-        super().__init__(
-            plan=_network_plan(config, spec),
-            head=_head(config),
-            batch_size=resolved(config.batch_size),
-            updates_per_call=config.updates_per_call,
-            learning_rate=config.learning_rate,  # its schedule's value comes with every call
-            adam_epsilon=config.adam_epsilon,
-            max_gradient_norm=config.max_gradient_norm,
-            double=config.double,
-            munchausen=_munchausen(config),
-            target_update_period=config.target_update_period,
-            target_update_rate=config.target_update_rate,
-            threads=config.learner_threads,
-            prioritized=config.sampler == "prioritized",
-            seed=config.seed,
-            generation=generation,
-        )
-
-
-def _network_plan(config: Config, spec: EnvironmentSpec) -> NetworkPlan:
-    return NetworkPlan(
-        observation_shape=spec.observation_shape,
-        observation_dtype=spec.observation_dtype,
-        observation_low=spec.observation_low,
-        observation_high=spec.observation_high,
-        actions=spec.actions,
-        torso=config.torso,
-        spectral_norm=config.spectral_norm,
-        network=config.network,
-        hidden_sizes=config.hidden_sizes,
-        layer_norm=config.layer_norm,
-        dueling=config.dueling,
-        head=config.head,
-        atoms=config.atoms or 1,
-        v_min=config.v_min,
-        v_max=config.v_max,
-        noisy_sigma=config.noisy_sigma if config.noisy else None,
-        output_init_scale=config.output_init_scale,
-        output_bias=config.output_bias,
-    )
-
-
-def _head(config: Config) -> Head:
-    match config.head:
-        case "quantile":
-            return QuantileHead()
-        case "categorical":
-            return CategoricalHead(config.v_min, config.v_max, resolved(config.atoms))
-        case _:
-            return ValueHead(config.loss)
-
-
-def _munchausen(config: Config) -> Munchausen | None:
-    if not config.munchausen:
-        return None
-    return Munchausen(config.munchausen_scale, config.munchausen_temperature, config.munchausen_clip)

@@ -7,7 +7,7 @@ import numpy as np
 
 from distdqn.config.config import Config, resolved
 from distdqn.errors import ConfigError
-from distdqn.networks.torsos import check_torso, choose_torso
+from distdqn.networks.checks import check_torso, choose_torso
 from distdqn.replay.shards import replay_bytes, shard_capacities
 from distdqn.types import EnvironmentSpec
 

@@ -4,9 +4,8 @@ import functools
 from typing import Any
 
 import numpy as np
-from toy_networks import make_q_network
+from toy_networks import make_options, make_q_network
 
-from distdqn.learning.heads import ValueHead
 from distdqn.learning.update import UpdateLoop
 from distdqn.types import Transitions
 
@@ -27,13 +26,9 @@ def build_loop(layer_norm: bool = False, **changes: Any) -> UpdateLoop:
     return make_update_loop(*networks, **changes)
 
 
-def make_update_loop(online: Any, target: Any, **changes: Any) -> UpdateLoop:
-    """A loop with the settings of all these tests but for `changes`; `loss` is the value head's."""
-    settings = SETTINGS | changes
-    settings.setdefault("munchausen", None)
-    head = settings.pop("head", None) or ValueHead(settings["loss"])
-    del settings["loss"]
-    return UpdateLoop(online, target, head=head, **settings)
+def make_update_loop(online: Any, target: Any, noise_seed: int = 0, **changes: Any) -> UpdateLoop:
+    """A loop with the settings of all these tests but for `changes`."""
+    return UpdateLoop(online, target, make_options(**(SETTINGS | changes)), noise_seed)
 
 
 @functools.cache

@@ -4,20 +4,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from learning.learners import BATCH_SIZE, UPDATES, Batches, build_learner, make_plan
+from learning.learners import BATCH_SIZE, UPDATES, Batches, build_learner
 from toy_replay_state import plain
 
 from distdqn.errors import Diverged
 from distdqn.learning.learner import Learner
 
-BATCHES = Batches(make_plan())
+BATCHES = Batches()
 TEN_UPDATES = 10 // UPDATES  # calls
 
 
 @pytest.fixture(scope="module")
 def first_state() -> tuple[Learner, dict[str, Any]]:
     """A learner and its state after a call."""
-    learner = build_learner(make_plan())
+    learner = build_learner()
     learner.learn(BATCHES.make(0), publish=True)
     return learner, learner.get_state()
 
@@ -50,7 +50,7 @@ def test_report_counts_skipped_updates_and_names_what_was_bad(learner: Learner) 
     assert report.loss > 0.0  # of the update that was made
 
 
-def test_items_of_a_skipped_update_get_the_least_priority(learner: Learner) -> None:
+def test_items_of_a_skipped_update_get_the_smallest_priority(learner: Learner) -> None:
     batches = BATCHES.make(1)
     batches.transitions.reward[1, 2] = np.nan
 
@@ -75,7 +75,7 @@ def test_fault_21_weights_published_after_skipped_updates_are_the_last_finite_on
 @pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
 )
-def test_fault_21_tenth_skipped_update_running_ends_learning_with_the_last_finite_weights(
+def test_fault_21_tenth_consecutive_skipped_update_ends_learning_with_the_last_finite_weights(
     learner: Learner,
 ) -> None:
     before = learner.publish()
@@ -84,7 +84,9 @@ def test_fault_21_tenth_skipped_update_running_ends_learning_with_the_last_finit
     learner.learn(batches, publish=False)
     skip(learner, TEN_UPDATES - 2)
 
-    with pytest.raises(Diverged, match="10 updates running met NaN or infinity, first in the obs") as raised:
+    with pytest.raises(
+        Diverged, match="NaN or infinity in ten consecutive updates, first in the obs"
+    ) as raised:
         learner.learn(BATCHES.make(1, reward=np.nan), publish=True)
 
     assert raised.value.exit_code == 6
@@ -94,7 +96,7 @@ def test_fault_21_tenth_skipped_update_running_ends_learning_with_the_last_finit
     assert after.weights_version == (0, before.weights_version[1] + 1)
 
 
-def test_one_update_that_is_made_starts_the_count_anew(learner: Learner) -> None:
+def test_one_applied_update_resets_the_count(learner: Learner) -> None:
     for _ in range(2):
         skip(learner, TEN_UPDATES - 1)
         half = BATCHES.make(3)
@@ -106,7 +108,7 @@ def test_one_update_that_is_made_starts_the_count_anew(learner: Learner) -> None
         learner.learn(BATCHES.make(1, reward=np.nan), publish=False)
 
 
-def test_count_of_skipped_updates_goes_on_from_a_checkpoint(learner: Learner) -> None:
+def test_count_of_skipped_updates_is_restored_from_a_checkpoint(learner: Learner) -> None:
     batches = BATCHES.make(2)
     batches.transitions.discount[:, 1] = np.nan
     learner.learn(batches, publish=False)
@@ -125,7 +127,7 @@ def test_fault_21_weights_that_are_not_finite_are_not_published(learner: Learner
     kernel.assign(np.full(kernel.shape, np.nan))
     version = learner.get_state()["weights_version"]
 
-    with pytest.raises(Diverged, match=f"The weights `{kernel.path}` are not finite any more"):
+    with pytest.raises(Diverged, match=f"the weights `{kernel.path}` are not finite"):
         learner.publish()
     with pytest.raises(Diverged):
         learner.learn(BATCHES.make(1), publish=True)

@@ -1,30 +1,26 @@
 """Distributional losses and heads against slow twins, and in the real update."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from learning.loops import make_update_loop
+from toy_networks import make_options, make_spec
 
-from distdqn.learning.heads import CategoricalHead, QuantileHead, ValueHead
+from distdqn.learning.heads import make_head
 from distdqn.learning.losses import categorical_projection, cross_entropy_loss, quantile_huber_loss
 from distdqn.networks.keras_to_numpy import layers_from_model
-from distdqn.networks.numpy_policy import Policy
-from distdqn.networks.q_network import NetworkPlan, make_networks
+from distdqn.networks.numpy_policy import NumpyPolicy
+from distdqn.networks.q_network import make_networks
 from distdqn.types import PolicyWeights, Transitions
 
 SUPPORT = np.array([0.0, 1.0, 2.0], np.float32)
-PLANS = {
-    "value": NetworkPlan((3,), 4, (5,)),
-    "quantile": NetworkPlan((3,), 4, (5,), head="quantile", atoms=7),
-    "categorical": NetworkPlan((3,), 4, (5,), head="categorical", atoms=11, v_min=-2.0, v_max=3.0),
-}
-HEADS = {
-    "value": ValueHead("huber"),
-    "quantile": QuantileHead(),
-    "categorical": CategoricalHead(-2.0, 3.0, 11),
+SPEC = make_spec((3,), 4)
+HEADS: dict[str, dict[str, Any]] = {
+    "value": {"head": "value", "loss": "huber"},
+    "quantile": {"head": "quantile", "atoms": 7},
+    "categorical": {"head": "categorical", "atoms": 11, "v_min": -2.0, "v_max": 3.0},
 }
 
 
@@ -129,35 +125,34 @@ def test_cross_entropy_is_that_of_its_definition_by_hand() -> None:
     assert loss.numpy() == pytest.approx(2.0 * -(0.25 * np.log(0.2) + 0.75 * np.log(0.8)), rel=1e-5)
 
 
-def randomized(plan: NetworkPlan, seed: int) -> tuple[Any, Any]:
+def randomized(seed: int, **options: Any) -> tuple[Any, Any]:
     """Networks whose every trainable weight, biases too, is drawn anew."""
     generator = np.random.default_rng(seed)
-    outputs, q_values = make_networks(plan, seed)
+    outputs, q_values = make_networks(make_options(**options), SPEC, seed)
     for variable in outputs.trainable_variables:
         variable.assign(generator.normal(0, 0.7, variable.shape))
     return outputs, q_values
 
 
 @pytest.mark.parametrize("dueling", [False, True], ids=["plain", "dueling"])
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", HEADS)
 def test_q_network_and_numpy_policy_equal_the_heads_q_values(name: str, dueling: bool) -> None:
-    outputs, q_network = randomized(replace(PLANS[name], dueling=dueling, layer_norm=True), 3)
+    outputs, q_network = randomized(3, **HEADS[name], dueling=dueling, layer_norm=True)
     observation = np.random.default_rng(4).normal(size=(6, 3)).astype(np.float32)
 
-    expected = HEADS[name].q_values(outputs(observation)).numpy()
+    expected = make_head(make_options(**HEADS[name])).q_values(outputs(observation)).numpy()
     weights = PolicyWeights(layers_from_model(q_network), q_network.get_weights(), (0, 1), 0)
 
     assert expected.shape == (6, 4)
     np.testing.assert_allclose(q_network(observation).numpy(), expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(Policy(weights).q_values(observation), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(NumpyPolicy(weights).q_values(observation), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dueling", [False, True], ids=["plain", "dueling"])
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", HEADS)
 def test_every_trainable_weight_receives_a_gradient_under_every_head(name: str, dueling: bool) -> None:
-    plan = replace(PLANS[name], dueling=dueling)
-    (online, _), (target, _) = randomized(plan, 1), randomized(plan, 2)
-    loop = make_update_loop(online, target, head=HEADS[name])
+    (online, _), (target, _) = (randomized(seed, **HEADS[name], dueling=dueling) for seed in (1, 2))
+    loop = make_update_loop(online, target, **HEADS[name])
     generator = np.random.default_rng(5)
     lead = (1, 256)
     batches = Transitions(
@@ -177,10 +172,11 @@ def test_every_trainable_weight_receives_a_gradient_under_every_head(name: str, 
     assert loop.run(batches, 0).loss == pytest.approx(2 * half.loss, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", HEADS)
 def test_every_head_learns_one_step_rewards_and_discounted_bootstraps(name: str) -> None:
-    (online, q_network), (target, _) = make_networks(PLANS[name], 1), make_networks(PLANS[name], 2)
-    loop = make_update_loop(online, target, head=HEADS[name], target_update_period=20)
+    options = make_options(**HEADS[name])
+    (online, q_network), (target, _) = (make_networks(options, SPEC, seed) for seed in (1, 2))
+    loop = make_update_loop(online, target, **HEADS[name], target_update_period=20)
     # In state 1 every action ends the episode with a reward of 2; in state 0, action `a`
     # pays `a / 4` and leads to state 1, whose value is discounted by 0.5.
     states = np.eye(3, dtype=np.float32)

@@ -1,32 +1,26 @@
 """`UpdateLoop` on images: bytes, convolutions, and what layers keep from training."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from learning.loops import make_update_loop, part
+from toy_networks import make_options, make_spec
 
-from distdqn.learning.heads import CategoricalHead, Head, QuantileHead, ValueHead
 from distdqn.learning.update import UpdateLoop
-from distdqn.networks.q_network import NetworkPlan, make_networks
-from distdqn.types import Transitions
+from distdqn.networks.q_network import make_networks
+from distdqn.types import EnvironmentSpec, Transitions
 
-PLAN = NetworkPlan(
-    (6, 6, 2), 3, (5,), torso="small", observation_dtype="uint8", observation_high=255.0, atoms=4, v_max=2.0
-)
-HEADS: dict[str, Head] = {
-    "value": ValueHead("huber"),
-    "quantile": QuantileHead(),
-    "categorical": CategoricalHead(0.0, 2.0, 4),
-}
+SPEC = make_spec((6, 6, 2), 3, "uint8", 255.0)
 
 
-def make_loop(plan: NetworkPlan, **changes: Any) -> UpdateLoop:
+def make_loop(spec: EnvironmentSpec = SPEC, **changes: Any) -> UpdateLoop:
     """A loop whose target network starts elsewhere than the online network."""
-    (online, _), (target, _) = make_networks(plan, 1), make_networks(plan, 2)
-    return make_update_loop(online, target, head=HEADS[plan.head], **changes)
+    settings: dict[str, Any] = {"torso": "small", "loss": "huber", "atoms": 4, "v_min": 0.0, "v_max": 2.0}
+    settings |= changes
+    networks = (make_networks(make_options(**settings), spec, seed)[0] for seed in (1, 2))
+    return make_update_loop(*networks, **settings)
 
 
 def make_images(updates: int, batch_size: int, shape: tuple[int, ...] = (6, 6, 2)) -> Transitions:
@@ -43,8 +37,8 @@ def make_images(updates: int, batch_size: int, shape: tuple[int, ...] = (6, 6, 2
 
 
 def test_bytes_are_learned_from_as_their_shares_of_the_largest_and_stay_bytes_until_then() -> None:
-    by_bytes = make_loop(PLAN)
-    by_floats = make_loop(replace(PLAN, observation_dtype="float32"))
+    by_bytes = make_loop()
+    by_floats = make_loop(make_spec((6, 6, 2), 3))
     images = make_images(1, 4)
     columns = images.columns()
     for name in ("observation", "next_observation"):
@@ -60,7 +54,7 @@ def test_bytes_are_learned_from_as_their_shares_of_the_largest_and_stay_bytes_un
 
 
 def test_compile_prepares_the_call_with_bytes_that_run_then_makes() -> None:
-    loop = make_loop(PLAN)
+    loop = make_loop()
 
     assert loop.compile(updates=2, batch_size=4) is None
     loop.run(make_images(2, 4), 0)
@@ -70,17 +64,17 @@ def test_compile_prepares_the_call_with_bytes_that_run_then_makes() -> None:
 
 @pytest.mark.parametrize(("torso", "with_xla"), [("dense", True), ("small", False), ("impala", False)])
 def test_xla_compiles_networks_without_convolutions_only(torso: str, with_xla: bool) -> None:
-    assert make_loop(replace(PLAN, torso=torso))._run._jit_compile is with_xla
+    assert make_loop(torso=torso)._run._jit_compile is with_xla
 
 
 @pytest.mark.parametrize("dueling", [False, True], ids=["single", "dueling"])
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", ["value", "quantile", "categorical"])
 @pytest.mark.parametrize(("torso", "side"), [("dense", 6), ("small", 6), ("nature", 36), ("impala", 6)])
 def test_every_trainable_weight_receives_a_gradient_with_every_torso(
     torso: str, side: int, head: str, dueling: bool
 ) -> None:
-    plan = replace(PLAN, torso=torso, head=head, dueling=dueling, observation_shape=(side, side, 2))
-    loop = make_loop(plan, target_update_period=10**6)
+    spec = make_spec((side, side, 2), 3, "uint8", 255.0)
+    loop = make_loop(spec, torso=torso, head=head, dueling=dueling, target_update_period=10**6)
     batch = {
         name: column[0] for name, column in loop._tensors(make_images(1, 16, (side, side, 2)), None).items()
     }
@@ -100,9 +94,10 @@ def spectral_norms(model: Any) -> list[float]:
 
 @pytest.mark.parametrize(("torso", "side"), [("small", 6), ("nature", 36)])
 def test_spectral_normalization_keeps_the_largest_singular_values_at_one(torso: str, side: int) -> None:
-    plan = replace(PLAN, torso=torso, observation_shape=(side, side, 2), spectral_norm=True)
-    loop = make_loop(plan, learning_rate=0.001, adam_epsilon=1e-8, target_update_period=10)
-    plain = make_loop(replace(plan, spectral_norm=False), learning_rate=0.001, adam_epsilon=1e-8)
+    spec = make_spec((side, side, 2), 3, "uint8", 255.0)
+    settings = {"torso": torso, "learning_rate": 0.001, "adam_epsilon": 1e-8}
+    loop = make_loop(spec, spectral_norm=True, target_update_period=10, **settings)
+    plain = make_loop(spec, **settings)
     images = make_images(60, 4, (side, side, 2))
 
     loop.run(images, 0)
@@ -114,12 +109,10 @@ def test_spectral_normalization_keeps_the_largest_singular_values_at_one(torso: 
 
 
 def test_kernels_are_normalized_where_the_loss_is_taken_and_nowhere_else() -> None:
-    loop = make_loop(
-        replace(PLAN, spectral_norm=True), learning_rate=0.0, double=True, target_update_period=2
-    )
+    loop = make_loop(spectral_norm=True, double=True, target_update_period=2)
     online, target = loop.online.get_weights(), loop.target.get_weights()
 
-    loop.run(make_images(1, 4), 0)
+    loop.run(make_images(1, 4), 0, learning_rate=0.0)
     after = loop.online.get_weights()
 
     changed = [not np.array_equal(a, b) for a, b in zip(online, after, strict=True)]
@@ -137,8 +130,8 @@ def test_kernels_are_normalized_where_the_loss_is_taken_and_nowhere_else() -> No
 
 def make_user_loop(name: str, **changes: Any) -> UpdateLoop:
     """A loop over a network of `toy_user_networks`, three inputs and four actions."""
-    plan = NetworkPlan((3,), 4, (), network=f"toy_user_networks:{name}")
-    return make_update_loop(make_networks(plan, 1)[0], make_networks(plan, 2)[0], **changes)
+    options, spec = make_options(network=f"toy_user_networks:{name}"), make_spec((3,), 4)
+    return make_update_loop(*(make_networks(options, spec, seed)[0] for seed in (1, 2)), **changes)
 
 
 def constant_batches(observation: float, updates: int = 1) -> Transitions:
@@ -168,7 +161,8 @@ def test_statistics_of_batches_come_from_the_loss_alone_and_reach_the_target_net
 
 
 def test_regularizers_of_the_users_network_draw_its_weights() -> None:
-    loop = make_user_loop("regularized", adam_epsilon=1e6)  # so large that steps are as large as gradients
+    loop = make_user_loop("regularized")
+    loop.optimizer.epsilon = 1e6  # so large that steps are as large as gradients
     kernel = loop.online.get_weights()[0]
     nothing = Transitions(*[np.zeros((1, 2, *axes), np.float32) for axes in ((3,), (), (), (), (3,))])
 

@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from toy_networks import make_options, make_spec
 from toy_replay_state import make_replay
 
-from distdqn.learning.heads import ValueHead
 from distdqn.learning.learner import Learner
-from distdqn.networks.numpy_policy import Policy
-from distdqn.networks.q_network import NetworkPlan
+from distdqn.networks.numpy_policy import NumpyPolicy
 from distdqn.replay.shards import assign_shards, merge
-from distdqn.types import PolicyWeights, SampledBatches, Transitions
+from distdqn.types import EnvironmentSpec, PolicyWeights, SampledBatches, Transitions
 
 UPDATES, BATCH_SIZE = 3, 4
 
@@ -23,31 +22,23 @@ keras_saves_with_a_warning = pytest.mark.filterwarnings(
 )
 
 
-def make_learner(seed: int = 0, generation: int = 0, **changes: Any) -> Learner:
-    """Two inputs, five hidden units, three actions."""
-    arguments: dict[str, Any] = {
-        "plan": NetworkPlan((2,), 3, (5,)),
-        "head": ValueHead("huber"),
-        "batch_size": BATCH_SIZE,
-        "updates_per_call": UPDATES,
-        "threads": 1,
-        "prioritized": False,
-        "learning_rate": 0.01,
-        "adam_epsilon": 1e-8,
-        "max_gradient_norm": 10.0,
-        "double": True,
-        "munchausen": None,
-        "target_update_period": 2,
-        "target_update_rate": 1.0,
-    }
-    return Learner(seed=seed, generation=generation, **(arguments | changes))
+VECTOR = make_spec((2,), 3)
+
+
+def make_learner(
+    seed: int = 0, generation: int = 0, spec: EnvironmentSpec = VECTOR, **changes: Any
+) -> Learner:
+    """Two inputs, five hidden units, three actions, but for `changes`."""
+    sizes = {"batch_size": BATCH_SIZE, "updates_per_call": UPDATES}
+    options: dict[str, Any] = {"learning_rate": 0.01, "target_update_period": 2, "seed": seed, **sizes}
+    return Learner(make_options(**(options | changes)), spec, generation)
 
 
 def test_priorities_are_the_sizes_of_td_errors_and_come_only_when_replay_wants_them() -> None:
     batches = make_batches(0)
 
     _, _, none = make_learner().learn(batches, publish=False)
-    _, _, priorities = make_learner(prioritized=True).learn(batches, publish=False)
+    _, _, priorities = make_learner(sampler="prioritized").learn(batches, publish=False)
     td_error = make_learner()._loop.run(batches.transitions, 0).td_error
 
     assert none is None
@@ -66,7 +57,7 @@ def test_parts_of_shards_are_learned_from_as_the_batches_they_make_up() -> None:
         [shard.info for shard in shards], UPDATES, BATCH_SIZE, 0.0, np.random.default_rng(0)
     )
     parts = [shards[index].draw(count) for index, count in split.counts.items()]
-    learners = [make_learner(prioritized=True) for _ in range(2)]
+    learners = [make_learner(sampler="prioritized") for _ in range(2)]
 
     report, weights, *updates = learners[0].learn_from_shards(split, True, None, *parts)
     expected, expected_weights, update = learners[1].learn(merge(split, parts), publish=True)
@@ -120,7 +111,7 @@ def shared() -> Learner:
 
 
 @pytest.mark.parametrize("generation", [0, 2])
-def test_versions_count_upwards_from_one_within_their_epoch(generation: int) -> None:
+def test_versions_count_upwards_from_one_within_their_generation(generation: int) -> None:
     learner = make_learner(generation=generation)
 
     versions = [learner.publish().weights_version for _ in range(3)]
@@ -170,7 +161,7 @@ def test_published_weights_are_those_after_the_last_update(shared: Learner) -> N
     assert not are_equal(weights.arrays, before.arrays)
 
 
-def test_published_weights_stay_as_they_are_while_learning_goes_on(shared: Learner) -> None:
+def test_published_weights_stay_as_they_are_while_learning_continues(shared: Learner) -> None:
     weights = shared.publish()
     copies = [array.copy() for array in weights.arrays]
 
@@ -242,9 +233,6 @@ def test_learning_rate_reaches_the_updates_of_its_call(shared: Learner) -> None:
     assert not are_equal(moved.arrays, before)
 
 
-IMAGES = NetworkPlan((4, 4, 2), 3, (5,), torso="small", observation_dtype="uint8", spectral_norm=True)
-
-
 def test_same_seed_gives_the_same_convolutions_to_the_bit_with_spectral_normalization() -> None:
     generator = np.random.default_rng(0)
     flat = make_batches(0)
@@ -253,7 +241,8 @@ def test_same_seed_gives_the_same_convolutions_to_the_bit_with_spectral_normaliz
     for name in ("observation", "next_observation"):
         columns[name] = generator.integers(256, size=(*lead, 4, 4, 2)).astype(np.uint8)
     batches = replace(flat, transitions=Transitions(**columns))
-    learners = [make_learner(seed, plan=IMAGES) for seed in (5, 5, 6)]
+    spec = make_spec((4, 4, 2), 3, "uint8")
+    learners = [make_learner(seed, spec=spec, torso="small", spectral_norm=True) for seed in (5, 5, 6)]
 
     first = [learner.publish().arrays for learner in learners]
     second = [learner.learn(batches, publish=True)[1] for learner in learners]
@@ -278,7 +267,7 @@ def test_exported_network_opens_in_plain_keras_with_the_values_of_the_policy(
 
     opened = keras.saving.load_model(path)
 
-    expected = Policy(weights).q_values(observation)  # [7, 3]
+    expected = NumpyPolicy(weights).q_values(observation)  # [7, 3]
     assert expected.shape == (7, 3)
     np.testing.assert_allclose(np.asarray(opened(observation).numpy()), expected, rtol=1e-5, atol=1e-5)
 
@@ -299,14 +288,14 @@ def test_export_holds_the_weights_it_is_given_and_leaves_the_learner_alone(
     assert are_equal(shared.publish().arrays, weights.arrays)
 
 
-@pytest.mark.parametrize(("devices", "is_told"), [("0", True), ("", False), ("-1", False)])
-def test_fault_34_gpu_that_tensorflow_cannot_use_is_told_and_training_goes_on(
-    monkeypatch: pytest.MonkeyPatch, devices: str, is_told: bool
+@pytest.mark.parametrize(("devices", "is_reported"), [("0", True), ("", False), ("-1", False)])
+def test_fault_34_gpu_that_tensorflow_cannot_use_is_reported_and_training_continues(
+    monkeypatch: pytest.MonkeyPatch, devices: str, is_reported: bool
 ) -> None:
     learner = make_learner()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)  # as Ray does for a learner with a GPU
 
     notice = learner.compile() or ""
 
-    assert ("install `distdqn[cuda]`" in notice) is is_told
+    assert ("install `distdqn[cuda]`" in notice) is is_reported
     assert learner.learn(make_batches(0), publish=False)[0].learner_steps == UPDATES

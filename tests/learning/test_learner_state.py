@@ -1,4 +1,4 @@
-"""A learner that goes on from a checkpoint does what the one that was saved goes on to do."""
+"""A learner that is restored from a checkpoint continues like the one that was saved."""
 
 import json
 from dataclasses import replace
@@ -7,19 +7,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from learning.learners import IMAGE, Batches, build_learner, make_plan
+from learning.learners import IMAGE, VECTOR, Batches, build_learner
+from toy_networks import make_spec
 from toy_replay_state import plain
 
 from distdqn.checkpoints.store import Store
 from distdqn.learning.learner import Learner
-from distdqn.networks.q_network import NetworkPlan
+from distdqn.types import EnvironmentSpec
 
-PLANS = {
-    "value": make_plan(),
-    "dueling quantile with noise": make_plan(head="quantile", dueling=True, layer_norm=True, noisy_sigma=0.5),
-    "categorical": make_plan(head="categorical"),
-    "images with spectral norm": make_plan(torso="small", spectral_norm=True, **IMAGE),
-    "the user's with statistics and dropout": make_plan(network="toy_user_networks:image", **IMAGE),
+NOISE: dict[str, Any] = {"head": "quantile", "dueling": True, "layer_norm": True, "noisy": True}
+CASES: dict[str, tuple[EnvironmentSpec, dict[str, Any]]] = {
+    "value": (VECTOR, {}),
+    "dueling quantile with noise": (VECTOR, NOISE),
+    "categorical": (VECTOR, {"head": "categorical"}),
+    "images with spectral norm": (IMAGE, {"torso": "small", "spectral_norm": True}),
+    "the user's with statistics and dropout": (IMAGE, {"network": "toy_user_networks:image"}),
 }
 
 
@@ -31,8 +33,8 @@ def through_disk(state: dict[str, Any], folder: Path) -> dict[str, Any]:
     return back
 
 
-def go_on(learner: Learner, batches: Batches) -> list[Any]:
-    """Two calls and all they bring, but for the time they took."""
+def continue_learning(learner: Learner, batches: Batches) -> list[Any]:
+    """The results of two calls, but for the time they took."""
     results: list[Any] = []
     for number in (3, 4):
         report, weights, priorities = learner.learn(batches.make(number), publish=number == 4)
@@ -42,23 +44,23 @@ def go_on(learner: Learner, batches: Batches) -> list[Any]:
     return [*results, weights.arrays, weights.weights_version, learner.get_state()]
 
 
-@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
-def test_restored_learner_goes_on_bit_for_bit_like_the_one_that_was_saved(
-    plan: NetworkPlan, tmp_path: Path
+@pytest.mark.parametrize(("spec", "options"), CASES.values(), ids=CASES)
+def test_restored_learner_continues_bit_for_bit_like_the_one_that_was_saved(
+    spec: EnvironmentSpec, options: dict[str, Any], tmp_path: Path
 ) -> None:
-    learner, batches = build_learner(plan), Batches(plan)
+    learner, batches = build_learner(spec, **options), Batches(spec)
     learner.publish()
     learner.learn(batches.make(1), publish=True)
     learner.learn(batches.make(2), publish=False, learning_rate=0.003)
     state = through_disk(learner.get_state(), tmp_path)
-    uninterrupted = go_on(learner, batches)
+    uninterrupted = continue_learning(learner, batches)
 
-    restored = build_learner(plan)
+    restored = build_learner(spec, **options)
     untrained = plain(restored.get_state())
     restored.set_state(state)
 
     assert untrained != plain(state) == plain(restored.get_state())
-    assert plain(go_on(restored, batches)) == plain(uninterrupted)
+    assert plain(continue_learning(restored, batches)) == plain(uninterrupted)
     assert uninterrupted[0]["learner_steps"] == 2 * 3
     assert uninterrupted[-2] == (0, 3)
 
@@ -66,16 +68,16 @@ def test_restored_learner_goes_on_bit_for_bit_like_the_one_that_was_saved(
 @pytest.fixture(scope="module")
 def shared() -> Learner:
     """A learner that made two updates, which tests may change."""
-    learner = build_learner(make_plan())
-    learner.learn(Batches(make_plan()).make(1), publish=False)
+    learner = build_learner()
+    learner.learn(Batches().make(1), publish=False)
     return learner
 
 
-def test_state_stays_as_it_is_while_learning_goes_on(shared: Learner) -> None:
+def test_state_stays_as_it_is_while_learning_continues(shared: Learner) -> None:
     state = shared.get_state()
     before = plain(state)
 
-    shared.learn(Batches(make_plan()).make(2), publish=False)
+    shared.learn(Batches().make(2), publish=False)
 
     assert plain(state) == before != plain(shared.get_state())
 
@@ -88,7 +90,7 @@ def test_restored_learner_leaves_the_state_alone_and_takes_read_only_arrays(shar
             array.setflags(write=False)
 
     shared.set_state(state)
-    shared.learn(Batches(make_plan()).make(2), publish=False)
+    shared.learn(Batches().make(2), publish=False)
 
     assert plain(state) == before
 
@@ -96,9 +98,9 @@ def test_restored_learner_leaves_the_state_alone_and_takes_read_only_arrays(shar
 @pytest.mark.parametrize(
     ("saved", "own", "expected"),
     [((0, 7), 0, (0, 8)), ((2, 7), 0, (2, 8)), ((0, 7), 1, (1, 1)), ((2, 7), 3, (3, 1))],
-    ids=["same epoch", "older epoch", "newer epoch", "newer than a later one"],
+    ids=["same generation", "older generation", "newer generation", "newer than a later one"],
 )
-def test_versions_go_on_unless_the_learner_lives_in_a_newer_epoch(
+def test_versions_continue_unless_the_learner_is_of_a_newer_generation(
     shared: Learner, saved: tuple[int, int], own: int, expected: tuple[int, int]
 ) -> None:
     state = shared.get_state() | {"weights_version": list(saved), "learner_steps": 30}
@@ -110,8 +112,8 @@ def test_versions_go_on_unless_the_learner_lives_in_a_newer_epoch(
     assert weights.learner_steps == 30
 
 
-def test_epoch_is_that_of_the_constructor_unless_it_is_given(shared: Learner) -> None:
-    learner = build_learner(make_plan(), generation=4)
+def test_generation_is_that_of_the_constructor_unless_it_is_given(shared: Learner) -> None:
+    learner = build_learner(generation=4)
 
     learner.set_state(shared.get_state() | {"weights_version": [3, 9]})
 
@@ -122,16 +124,16 @@ def test_epoch_is_that_of_the_constructor_unless_it_is_given(shared: Learner) ->
     ("changes", "message"),
     [
         ({"hidden_sizes": (6,)}, r"`\S+/kernel` of `online` must have the shape \(2, 6\), not \(2, 5\)\."),
-        ({"observation_shape": (3,)}, r"must have the shape \(3, 5\), not \(2, 5\)\."),
-        ({"actions": 4}, r"must have the shape \(5, 4\), not \(5, 3\)\."),
+        ({"spec": make_spec((3,), 3)}, r"must have the shape \(3, 5\), not \(2, 5\)\."),
+        ({"spec": make_spec((2,), 4)}, r"must have the shape \(5, 4\), not \(5, 3\)\."),
         ({"hidden_sizes": (5, 5)}, r"`online` has 4 arrays for 6 variables\."),
-        ({"noisy_sigma": 0.5}, r"`online` has 4 arrays for 12 variables\."),
+        ({"noisy": True}, r"`online` has 4 arrays for 12 variables\."),
     ],
 )
 def test_state_of_another_network_is_refused_and_changes_nothing(
     shared: Learner, changes: dict[str, Any], message: str
 ) -> None:
-    learner = build_learner(replace(make_plan(), **changes))
+    learner = build_learner(**changes)
     before = plain(learner.get_state())
 
     with pytest.raises(ValueError, match=message):

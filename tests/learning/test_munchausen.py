@@ -8,9 +8,8 @@ from toy_networks import make_q_network
 
 from distdqn.learning.heads import CategoricalHead, QuantileHead, ValueHead
 from distdqn.learning.losses import munchausen_bonus, soft_policy
-from distdqn.learning.update import Munchausen
 
-TEMPERATURE, LEAST = 0.5, -1.0
+TEMPERATURE, CLIP = 0.5, -1.0
 
 
 def slow_log_policy(q_values: np.ndarray) -> np.ndarray:
@@ -24,11 +23,9 @@ def test_bonus_is_the_clipped_log_policy_of_the_action_taken(seed: int) -> None:
     generator = np.random.default_rng(seed)
     q_values = generator.normal(size=(6, 3)).astype(np.float32)
     action = generator.integers(3, size=6).astype(np.int32)
-    expected = [
-        max(LEAST, TEMPERATURE * slow_log_policy(q)[a]) for q, a in zip(q_values, action, strict=True)
-    ]
+    expected = [max(CLIP, TEMPERATURE * slow_log_policy(q)[a]) for q, a in zip(q_values, action, strict=True)]
 
-    found = munchausen_bonus(tf.constant(q_values), tf.constant(action), TEMPERATURE, LEAST)
+    found = munchausen_bonus(tf.constant(q_values), tf.constant(action), TEMPERATURE, CLIP)
 
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-6)
 
@@ -78,19 +75,19 @@ def test_soft_targets_of_all_heads_have_the_same_mean() -> None:
 
 def test_td_error_of_the_update_is_that_of_the_munchausen_target() -> None:
     online, target = (make_q_network((3,), 4, (5,), False, seed) for seed in (1, 2))
-    settings = Munchausen(scale=0.9, temperature=TEMPERATURE, least=LEAST)
+    settings = {"munchausen_scale": 0.9, "munchausen_temperature": TEMPERATURE, "munchausen_clip": CLIP}
     batches = make_batches(1, 8, seed=3)
     now, after = target(batches.observation[0]).numpy(), target(batches.next_observation[0]).numpy()
     taken = online(batches.observation[0]).numpy()
     expected = []
     for i, action in enumerate(batches.action[0]):
-        bonus = max(LEAST, TEMPERATURE * slow_log_policy(now[i])[action])
+        bonus = max(CLIP, TEMPERATURE * slow_log_policy(now[i])[action])
         log_policy = slow_log_policy(after[i])
         soft = float(np.exp(log_policy) @ (after[i] - TEMPERATURE * log_policy))
         total = batches.reward[0, i] + 0.9 * bonus + batches.discount[0, i] * soft
         expected.append(total - taken[i, action])
 
-    found = make_update_loop(online, target, munchausen=settings).run(batches, 0).td_error[0]
+    found = make_update_loop(online, target, munchausen=True, **settings).run(batches, 0).td_error[0]
 
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     assert not np.allclose(found, make_loop(1).run(batches, 0).td_error[0])

@@ -1,31 +1,31 @@
 """Noisy networks: that noise perturbs, is learned from, stays apart, and is left out in the end."""
 
-from dataclasses import replace
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from learning.loops import make_batches, make_update_loop
+from toy_networks import make_options, make_spec
 
-from distdqn.learning.heads import QuantileHead, ValueHead
 from distdqn.networks.keras_to_numpy import layers_from_model
-from distdqn.networks.noisy import noisy_dense_layer
-from distdqn.networks.numpy_policy import Policy
-from distdqn.networks.q_network import NetworkPlan, make_networks, plain_q_network
+from distdqn.networks.layers import NoisyDense
+from distdqn.networks.numpy_policy import NumpyPolicy
+from distdqn.networks.q_network import make_networks, plain_q_network
 from distdqn.types import PolicyWeights
 
-PLAN = NetworkPlan((3,), 4, (5,), noisy_sigma=0.5)
+SPEC = make_spec((3,), 4)
 OBSERVATION = np.array([[0.3, -1.0, 2.0], [1.5, 0.2, -0.7]], np.float32)
 
 
 def noisy_layers(model: Any) -> list[Any]:
     """The noisy layers of a model, in order."""
-    return [layer for layer in model.layers if isinstance(layer, noisy_dense_layer())]
+    return [layer for layer in model.layers if isinstance(layer, NoisyDense)]
 
 
 def test_noisy_layer_adds_factorised_noise_to_its_means_by_hand() -> None:
-    layer = noisy_dense_layer()(2, "linear", 0.5, 0)
+    layer = NoisyDense(2, "linear", 0.5, 0)
     layer.build((None, 1))
     values = ([[1.0, 2.0]], [0.5, -0.5], [[0.1, 0.2]], [0.3, 0.4], [2.0], [3.0, -1.0])
     layer.set_weights([np.array(value, np.float32) for value in values])
@@ -37,7 +37,7 @@ def test_noisy_layer_adds_factorised_noise_to_its_means_by_hand() -> None:
 
 
 def test_noise_is_drawn_by_its_seed_alone_and_is_the_signed_root_of_normal_numbers() -> None:
-    layer = noisy_dense_layer()(4_000, "linear", 0.5, 0)
+    layer = NoisyDense(4_000, "linear", 0.5, 0)
     layer.build((None, 3))
     drawn = []
     for seed in ([1, 2], [1, 2], [1, 4], [2, 2]):
@@ -53,7 +53,7 @@ def test_noise_is_drawn_by_its_seed_alone_and_is_the_signed_root_of_normal_numbe
 
 
 def test_initial_means_and_deviations_are_those_of_the_paper() -> None:
-    layer = noisy_dense_layer()(50, "linear", 0.5, 0)
+    layer = NoisyDense(50, "linear", 0.5, 0)
     layer.build((None, 16))
 
     assert np.abs(layer.kernel.numpy()).max() == pytest.approx(1 / 4, rel=0.02)
@@ -62,8 +62,8 @@ def test_initial_means_and_deviations_are_those_of_the_paper() -> None:
 
 @pytest.mark.parametrize("dueling", [False, True], ids=["plain", "dueling"])
 def test_numpy_policy_equals_keras_without_noise_and_perturbs_with_it(dueling: bool) -> None:
-    _, q_network = make_networks(replace(PLAN, dueling=dueling), 1)
-    policy = Policy(PolicyWeights(layers_from_model(q_network), q_network.get_weights(), (0, 1), 0))
+    _, q_network = make_networks(make_options(noisy=True, dueling=dueling), SPEC, 1)
+    policy = NumpyPolicy(PolicyWeights(layers_from_model(q_network), q_network.get_weights(), (0, 1), 0))
     mean = q_network(OBSERVATION).numpy()
     generator = np.random.default_rng(0)
 
@@ -78,9 +78,9 @@ def test_numpy_policy_equals_keras_without_noise_and_perturbs_with_it(dueling: b
 
 
 def test_numpy_noise_has_the_distribution_of_the_keras_layer() -> None:
-    plan = NetworkPlan((3,), 2, (), noisy_sigma=0.5)  # one layer, so that means can be compared
-    _, q_network = make_networks(plan, 1)
-    policy = Policy(PolicyWeights(layers_from_model(q_network), q_network.get_weights(), (0, 1), 0))
+    inputs = keras.Input((3,))
+    q_network = keras.Model(inputs, NoisyDense(2, "linear", 0.5, 1)(inputs))
+    policy = NumpyPolicy(PolicyWeights(layers_from_model(q_network), q_network.get_weights(), (0, 1), 0))
     (layer,) = noisy_layers(q_network)
     generator = np.random.default_rng(0)
     by_numpy, by_keras = [], []
@@ -95,12 +95,13 @@ def test_numpy_noise_has_the_distribution_of_the_keras_layer() -> None:
 
 
 def test_exported_network_is_the_mean_network_of_standard_layers() -> None:
-    _, q_network = make_networks(replace(PLAN, layer_norm=True, head="quantile", atoms=3), 1)
+    options = make_options(noisy=True, layer_norm=True, head="quantile", atoms=3)
+    _, q_network = make_networks(options, SPEC, 1)
     mean = q_network(OBSERVATION).numpy()
     for layer in noisy_layers(q_network):
         layer.resample(tf.constant([1, 2]))
 
-    plain = plain_q_network(replace(PLAN, layer_norm=True, head="quantile", atoms=3), q_network.get_weights())
+    plain = plain_q_network(options, SPEC, q_network.get_weights())
 
     np.testing.assert_allclose(plain(OBSERVATION).numpy(), mean, rtol=1e-5, atol=1e-6)
     assert not np.allclose(q_network(OBSERVATION).numpy(), mean)
@@ -109,11 +110,9 @@ def test_exported_network_is_the_mean_network_of_standard_layers() -> None:
 
 @pytest.mark.parametrize("head", ["value", "quantile"])
 def test_every_mean_and_deviation_receives_a_gradient(head: str) -> None:
-    plan = replace(PLAN, head=head, atoms=3)
-    (online, _), (target, _) = make_networks(plan, 1), make_networks(plan, 2)
-    loop = make_update_loop(
-        online, target, head=QuantileHead() if head == "quantile" else ValueHead("huber"), noise_seed=3
-    )
+    options = make_options(noisy=True, head=head, atoms=3)
+    (online, _), (target, _) = (make_networks(options, SPEC, seed) for seed in (1, 2))
+    loop = make_update_loop(online, target, noise_seed=3, head=head, loss="huber")
     before = [variable.numpy().copy() for variable in online.trainable_variables]
 
     loop.run(make_batches(1, 256, seed=4), 0)
@@ -124,7 +123,7 @@ def test_every_mean_and_deviation_receives_a_gradient(head: str) -> None:
 
 
 def test_each_update_and_each_network_has_noise_of_its_own() -> None:
-    (online, _), (target, _) = make_networks(PLAN, 1), make_networks(PLAN, 2)
+    (online, _), (target, _) = (make_networks(make_options(noisy=True), SPEC, seed) for seed in (1, 2))
     loop = make_update_loop(online, target, target_update_period=1, noise_seed=3)
     seen = []
     for step in range(2):

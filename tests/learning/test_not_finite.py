@@ -6,44 +6,40 @@ from typing import Any
 import numpy as np
 import pytest
 from learning.loops import make_batches, make_loop, make_update_loop, part
+from toy_networks import make_options, make_spec
 
-from distdqn.learning.heads import CategoricalHead, Head, QuantileHead, ValueHead
 from distdqn.learning.update import UpdateLoop
-from distdqn.networks.q_network import NetworkPlan, make_networks
-from distdqn.types import Transitions
+from distdqn.networks.q_network import make_networks
+from distdqn.types import EnvironmentSpec, Transitions
 
 INPUTS = ["observation", "reward", "discount", "next_observation", "importance_weight"]
-IMAGES = NetworkPlan(
-    (4, 4, 2), 4, (5,), torso="small", observation_dtype="uint8", observation_high=255.0, spectral_norm=True
-)
-PLANS = {
-    "value": NetworkPlan((3,), 4, (5,)),
-    "noisy dueling quantiles": NetworkPlan(
-        (3,), 4, (5,), layer_norm=True, dueling=True, head="quantile", atoms=3, noisy_sigma=0.5
+VECTOR, IMAGE = make_spec((3,), 4), make_spec((4, 4, 2), 4, "uint8", 255.0)
+IMAGES = {"torso": "small", "spectral_norm": True}
+NORMALIZED = {"network": "toy_user_networks:normalized"}
+CASES: dict[str, tuple[EnvironmentSpec, dict[str, Any]]] = {
+    "value": (VECTOR, {}),
+    "noisy dueling quantiles": (
+        VECTOR,
+        {"layer_norm": True, "dueling": True, "head": "quantile", "atoms": 3, "noisy": True},
     ),
-    "categorical": NetworkPlan((3,), 4, (5,), head="categorical", atoms=5, v_min=-2.0, v_max=2.0),
-    "normalized by batches": NetworkPlan((3,), 4, (), network="toy_user_networks:normalized"),
-    "images": IMAGES,
-}
-HEADS: dict[str, Head] = {
-    "value": ValueHead("huber"),
-    "quantile": QuantileHead(),
-    "categorical": CategoricalHead(-2.0, 2.0, 5),
+    "categorical": (VECTOR, {"head": "categorical", "atoms": 5, "v_min": -2.0, "v_max": 2.0}),
+    "normalized by batches": (VECTOR, NORMALIZED),
+    "images": (IMAGE, IMAGES),
 }
 
 
-def build(plan: NetworkPlan) -> UpdateLoop:
+def build(spec: EnvironmentSpec, options: dict[str, Any]) -> UpdateLoop:
     """A loop whose target network moves a little after every update."""
-    (online, _), (target, _) = make_networks(plan, 1), make_networks(plan, 2)
-    changes: dict[str, Any] = {"double": True, "max_gradient_norm": 1.0}
+    online, target = (make_networks(make_options(**options), spec, seed)[0] for seed in (1, 2))
+    changes: dict[str, Any] = {"double": True, "max_gradient_norm": 1.0, "loss": "huber"}
     changes |= {"target_update_period": 1, "target_update_rate": 0.5}
-    return make_update_loop(online, target, head=HEADS[plan.head], **changes)
+    return make_update_loop(online, target, **(changes | options))
 
 
-def make_inputs(plan: NetworkPlan, updates: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Columns `[U, 4]` with observations that suit the plan, and importance weights."""
+def make_inputs(spec: EnvironmentSpec, updates: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Columns `[U, 4]` with observations of the environment, and importance weights."""
     columns: dict[str, Any] = make_batches(updates, 4, seed).columns()
-    if plan.observation_dtype == "uint8":
+    if spec.is_image:
         generator = np.random.default_rng(seed)
         for name in ("observation", "next_observation"):
             columns[name] = generator.integers(256, size=(updates, 4, 4, 4, 2)).astype(np.uint8)
@@ -77,22 +73,22 @@ def are_equal(left: list[np.ndarray], right: list[np.ndarray]) -> list[bool]:
     return [a.tobytes() == b.tobytes() for a, b in zip(left, right, strict=True)]
 
 
-@pytest.fixture(scope="module", params=PLANS)
-def loop(request: pytest.FixtureRequest) -> tuple[UpdateLoop, NetworkPlan]:
+@pytest.fixture(scope="module", params=CASES)
+def loop(request: pytest.FixtureRequest) -> tuple[UpdateLoop, EnvironmentSpec]:
     """A loop that made one update, so that Adam's slots are no zeros."""
-    plan = PLANS[request.param]
-    loop = build(plan)
-    assert run(loop, make_inputs(plan, 1)).is_finite.tolist() == [True]
-    return loop, plan
+    spec, options = CASES[request.param]
+    loop = build(spec, options)
+    assert run(loop, make_inputs(spec, 1)).is_finite.tolist() == [True]
+    return loop, spec
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", INPUTS)
 def test_fault_21_update_with_a_number_that_is_not_finite_changes_nothing_and_is_named(
-    loop: tuple[UpdateLoop, NetworkPlan], name: str, value: float
+    loop: tuple[UpdateLoop, EnvironmentSpec], name: str, value: float
 ) -> None:
-    loop, plan = loop
-    inputs = make_inputs(plan, 1, seed=2)
+    loop, spec = loop
+    inputs = make_inputs(spec, 1, seed=2)
     if inputs[name].dtype == np.uint8:
         pytest.skip("Bytes are always finite.")
     inputs[name][0, 1] = value
@@ -107,11 +103,13 @@ def test_fault_21_update_with_a_number_that_is_not_finite_changes_nothing_and_is
     assert updated.td_error.tolist() == [[0.0] * 4]
 
 
-def test_update_after_a_skipped_one_changes_everything_again(loop: tuple[UpdateLoop, NetworkPlan]) -> None:
-    loop, plan = loop
+def test_update_after_a_skipped_one_changes_everything_again(
+    loop: tuple[UpdateLoop, EnvironmentSpec],
+) -> None:
+    loop, spec = loop
     before = snapshot(loop)
 
-    updated = run(loop, make_inputs(plan, 1, seed=3), 2)
+    updated = run(loop, make_inputs(spec, 1, seed=3), 2)
 
     assert updated.is_finite.tolist() == [True]
     assert updated.first_not_finite is None
@@ -187,9 +185,8 @@ def test_fault_21_loss_that_overflows_is_named_and_so_are_weights_that_are_not_f
 
 
 def test_statistics_of_batches_that_overflow_are_skipped_though_the_loss_is_finite() -> None:
-    plan = PLANS["normalized by batches"]
-    loop = build(plan)
-    inputs = make_inputs(plan, 1)
+    loop = build(VECTOR, NORMALIZED)
+    inputs = make_inputs(VECTOR, 1)
     inputs["observation"] *= np.float32(1e30)  # their variance is beyond float32
     before = snapshot(loop)
 
@@ -199,10 +196,9 @@ def test_statistics_of_batches_that_overflow_are_skipped_though_the_loss_is_fini
     assert all(are_equal(snapshot(loop), before))
 
 
-def test_random_numbers_of_a_layer_do_not_go_on_in_a_skipped_update() -> None:
-    plan = replace(IMAGES, spectral_norm=False, network="toy_user_networks:image")
-    loop = build(plan)
-    inputs = make_inputs(plan, 1)
+def test_random_numbers_of_a_layer_stay_in_a_skipped_update() -> None:
+    loop = build(IMAGE, {"network": "toy_user_networks:image"})
+    inputs = make_inputs(IMAGE, 1)
     counters = [v for v in loop.online.variables if v.path.endswith("seed_generator_state")]
     seen = [counters[0].numpy().tolist()]
     for reward in (1.0, np.nan, 1.0):
@@ -215,9 +211,9 @@ def test_random_numbers_of_a_layer_do_not_go_on_in_a_skipped_update() -> None:
 
 
 def test_skipping_is_part_of_the_compiled_loop_with_and_without_xla() -> None:
-    for plan, with_xla in ((PLANS["value"], True), (IMAGES, False)):
-        loop = build(plan)
-        inputs = make_inputs(plan, 1)
+    for spec, options, with_xla in ((VECTOR, {}, True), (IMAGE, IMAGES, False)):
+        loop = build(spec, options)
+        inputs = make_inputs(spec, 1)
         for reward in (1.0, np.nan):
             inputs["reward"][:] = reward
             run(loop, inputs)

@@ -7,41 +7,27 @@ from typing import Any
 
 import numpy as np
 import pytest
+from toy_networks import make_options, make_spec
 
 from distdqn.errors import ConfigError
-from distdqn.learning.heads import Head, QuantileHead, ValueHead
 from distdqn.learning.learner import Learner
 from distdqn.networks import keras_policy
-from distdqn.networks.keras_policy import KerasPolicy, make_policy
-from distdqn.networks.numpy_policy import Policy, load_policy, save_policy
-from distdqn.networks.q_network import NetworkPlan
-from distdqn.types import PolicyWeights, SampledBatches, Transitions
+from distdqn.networks.keras_policy import KerasPolicy
+from distdqn.networks.numpy_policy import NumpyPolicy, Policy, load_policy, make_policy, save_policy
+from distdqn.types import EnvironmentSpec, PolicyWeights, SampledBatches, Transitions
 
 UPDATES, BATCH_SIZE = 2, 4
-IMAGE = {"observation_shape": (6, 6, 2), "observation_dtype": "uint8", "observation_high": 255.0}
+VECTOR = make_spec((4,), 3)
+IMAGE = make_spec((6, 6, 2), 3, "uint8", 255.0)
 OBSERVATION = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)
 
 
-def make_learner(function: str, meaning: Head | None = None, **changes: Any) -> Learner:
+def make_learner(function: str, spec: EnvironmentSpec = VECTOR, **changes: Any) -> Learner:
     """Four inputs, three actions, a network of `toy_user_networks`."""
-    plan: dict[str, Any] = {"observation_shape": (4,), "actions": 3, "hidden_sizes": ()}
-    return Learner(
-        NetworkPlan(**(plan | changes), network=f"toy_user_networks:{function}"),
-        batch_size=BATCH_SIZE,
-        updates_per_call=UPDATES,
-        threads=1,
-        prioritized=False,
-        seed=0,
-        generation=0,
-        head=meaning or ValueHead("huber"),
-        learning_rate=0.01,
-        adam_epsilon=1e-8,
-        max_gradient_norm=10.0,
-        double=True,
-        munchausen=None,
-        target_update_period=2,
-        target_update_rate=1.0,
-    )
+    options: dict[str, Any] = {"network": f"toy_user_networks:{function}", "torso": "auto"}
+    options |= {"batch_size": BATCH_SIZE, "updates_per_call": UPDATES}
+    options |= {"learning_rate": 0.01, "target_update_period": 2}
+    return Learner(make_options(**(options | changes)), spec)
 
 
 def make_batches(shape: tuple[int, ...] = (4,), dtype: Any = np.float32) -> SampledBatches:
@@ -68,7 +54,7 @@ def subclassed() -> Learner:
     return make_learner("subclassed")
 
 
-def assert_policy_equals_network(policy: Policy | KerasPolicy, learner: Learner, observation: Any) -> None:
+def assert_policy_equals_network(policy: Policy, learner: Learner, observation: Any) -> None:
     expected = learner._q_network(observation).numpy()
     found = policy.q_values(observation)
     assert found.shape == expected.shape
@@ -85,19 +71,19 @@ def test_sequence_of_known_layers_is_evaluated_with_numpy(function: str) -> None
     weights = learn(learner, make_batches())
 
     policy = make_policy(weights)
-    assert isinstance(policy, Policy)
+    assert isinstance(policy, NumpyPolicy)
     assert_policy_equals_network(policy, learner, OBSERVATION)
 
 
 def test_image_network_of_the_user_learns_from_bytes_and_is_evaluated_with_numpy() -> None:
-    learner = make_learner("image", **IMAGE)
+    learner = make_learner("image", IMAGE)
     first = learner.publish()
     batches = make_batches((6, 6, 2), np.uint8)
 
     weights = learn(learner, batches)
 
     policy = make_policy(weights)
-    assert isinstance(policy, Policy)
+    assert isinstance(policy, NumpyPolicy)
     assert_policy_equals_network(policy, learner, batches.transitions.observation[0])
     for new, old in zip(weights.arrays, first.arrays, strict=True):
         assert np.any(new != old)  # the statistics of the batches too
@@ -126,7 +112,7 @@ def test_network_that_numpy_cannot_evaluate_is_evaluated_with_keras_and_the_noti
 
 
 def test_distributional_network_of_the_user_publishes_its_q_values() -> None:
-    learner = make_learner("quantiles", QuantileHead(), head="quantile", atoms=3)
+    learner = make_learner("quantiles", head="quantile", atoms=3)
 
     weights = learn(learner, make_batches())
 
@@ -206,10 +192,10 @@ def test_keras_policy_refuses_observations_of_another_shape(subclassed: Learner)
 
 def test_policy_of_a_network_that_is_gone_says_so(subclassed: Learner) -> None:
     (entry,) = subclassed.publish().layers
-    plan = entry["plan"] | {"network": "no_such_module:f"}
+    options = entry["options"] | {"network": "no_such_module:f"}
 
     with pytest.raises(ConfigError, match="`network`: cannot import `no_such_module`"):
-        make_policy(PolicyWeights([entry | {"plan": plan}], [], (0, 1), 0))
+        make_policy(PolicyWeights([entry | {"options": options}], [], (0, 1), 0))
 
 
 @pytest.mark.filterwarnings(
@@ -218,7 +204,7 @@ def test_policy_of_a_network_that_is_gone_says_so(subclassed: Learner) -> None:
 def test_exported_network_of_the_user_has_the_values_of_its_policy(tmp_path: Path) -> None:
     import keras
 
-    learner = make_learner("image", **IMAGE)
+    learner = make_learner("image", IMAGE)
     images = make_batches((6, 6, 2), np.uint8)
     weights = learn(learner, images)
     path = tmp_path / "policy.keras"

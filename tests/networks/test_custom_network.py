@@ -4,19 +4,24 @@ import sys
 
 import numpy as np
 import pytest
+from toy_networks import make_options, make_spec
 
 from distdqn.errors import ConfigError
-from distdqn.networks.custom_network import check_importable, make_observation_space
-from distdqn.networks.q_network import NetworkPlan, make_networks, plain_q_network
+from distdqn.networks.checks import check_importable
+from distdqn.networks.custom_network import make_observation_space
+from distdqn.networks.q_network import make_networks, plain_q_network
+from distdqn.types import EnvironmentSpec
+
+SPEC = make_spec((4,), 3)
 
 
-def plan_of(function, shape=(4,), actions=3, **changes):
-    return NetworkPlan(shape, actions, (), network=f"toy_user_networks:{function}", **changes)
+def options_of(function, **changes):
+    return make_options(network=f"toy_user_networks:{function}", **changes)
 
 
 def mistake_of(function, **changes):
     with pytest.raises(ConfigError) as caught:
-        make_networks(plan_of(function, **changes), 0)
+        make_networks(options_of(function, **changes), SPEC, 0)
     (line,) = caught.value.mistakes
     assert "\n" not in line
     return line
@@ -37,7 +42,7 @@ def test_name_of_another_form_is_refused(name):
         ("__main__:f", "__main__"),
     ],
 )
-def test_module_that_is_not_to_be_found_is_refused_and_named(name, missing):
+def test_module_that_cannot_be_found_is_refused_and_named(name, missing):
     with pytest.raises(ConfigError, match=f"cannot find the module `{missing}` of `{name}`"):
         check_importable(name)
 
@@ -56,7 +61,7 @@ def test_check_finds_modules_and_their_parents_without_importing_them(tmp_path, 
 
 def test_checking_the_name_loads_neither_keras_nor_gymnasium():
     program = (
-        "import sys\nfrom distdqn.networks.custom_network import check_importable\n"
+        "import sys\nfrom distdqn.networks.checks import check_importable\n"
         "check_importable('keras.src.models:Model')\n"
         "assert not {'keras', 'tensorflow', 'gymnasium'} & set(sys.modules)"
     )
@@ -68,7 +73,9 @@ def test_checking_the_name_loads_neither_keras_nor_gymnasium():
     ("dtype", "low", "high"), [("uint8", 0.0, 255.0), ("float32", -np.inf, np.inf), ("float32", -1.5, 2.0)]
 )
 def test_space_has_the_shape_dtype_and_bounds_of_the_observations(dtype, low, high):
-    space = make_observation_space((2, 3), dtype, low, high)
+    spec = EnvironmentSpec("toy", (2, 3), 4, None, dtype, low, high, None)
+
+    space = make_observation_space(spec)
 
     assert (space.shape, space.dtype) == ((2, 3), np.dtype(dtype))
     assert (space.low.min(), space.high.max()) == (low, high)
@@ -76,14 +83,14 @@ def test_space_has_the_shape_dtype_and_bounds_of_the_observations(dtype, low, hi
 
 @pytest.mark.parametrize("function", ["sequence", "open_sequence", "subclassed", "with_operations"])
 def test_network_of_the_user_maps_observations_to_one_q_value_for_each_action(function):
-    network, q_network = make_networks(plan_of(function), 0)
+    network, q_network = make_networks(options_of(function), SPEC, 0)
 
     assert network is q_network
     assert network(np.zeros((5, 4), np.float32)).shape == (5, 3)
 
 
 def test_distributional_network_of_the_user_gets_q_values_on_top():
-    network, q_network = make_networks(plan_of("quantiles", head="quantile", atoms=3), 0)
+    network, q_network = make_networks(options_of("quantiles", head="quantile", atoms=3), SPEC, 0)
     observation = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 
     quantiles = network(observation).numpy()
@@ -94,7 +101,8 @@ def test_distributional_network_of_the_user_gets_q_values_on_top():
 
 @pytest.mark.parametrize("function", ["sequence", "open_sequence", "subclassed"])
 def test_same_seed_gives_the_same_initial_weights_and_another_seed_others(function):
-    first, same, other = (make_networks(plan_of(function), seed)[0].get_weights() for seed in (1, 1, 2))
+    networks = (make_networks(options_of(function), SPEC, seed)[0] for seed in (1, 1, 2))
+    first, same, other = (network.get_weights() for network in networks)
 
     assert all(np.array_equal(a, b) for a, b in zip(first, same, strict=True))
     assert not any(np.array_equal(a, b) for a, b in zip(first, other, strict=True) if a.any())
@@ -106,7 +114,7 @@ def test_same_seed_gives_the_same_initial_weights_and_another_seed_others(functi
         ("too_many_outputs", r"one output of the shape \(3,\), not \[\(4,\)\]"),
         ("wrong_input", r"one input of the shape \(4,\), not \[\(7,\)\]"),
         ("two_inputs", r"one input of the shape \(4,\), not \[\(4,\), \(4,\)\]"),
-        ("wrong_call", r"takes no observations of the shape \(4,\): ValueError"),
+        ("wrong_call", r"does not accept observations of the shape \(4,\): ValueError"),
         ("raising", "fails: ValueError: no network for 3 actions"),
         ("no_model", "must return a Keras model, not a `Dense`"),
         ("no_such_function", "`toy_user_networks` has no function `no_such_function`"),
@@ -126,14 +134,14 @@ def test_module_that_fails_to_import_raises_with_its_error(tmp_path, monkeypatch
     monkeypatch.syspath_prepend(tmp_path)
 
     with pytest.raises(ConfigError, match=r"cannot import `broken_network` .* named 'no_such_thing'"):
-        make_networks(NetworkPlan((4,), 3, (), network="broken_network:f"), 0)
+        make_networks(make_options(network="broken_network:f"), SPEC, 0)
 
 
 def test_plain_network_of_the_user_is_the_network_with_the_weights_given():
-    plan = plan_of("subclassed")
-    network = make_networks(plan, 1)[0]
+    options = options_of("subclassed")
+    network = make_networks(options, SPEC, 1)[0]
     observation = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 
-    plain = plain_q_network(plan, network.get_weights())
+    plain = plain_q_network(options, SPEC, network.get_weights())
 
     np.testing.assert_allclose(plain(observation).numpy(), network(observation).numpy(), rtol=1e-6)

@@ -2,10 +2,10 @@ import json
 
 import numpy as np
 import pytest
-from toy_networks import make_q_network
+from toy_networks import make_options, make_q_network, make_spec
 
 from distdqn.networks.keras_to_numpy import layers_from_model
-from distdqn.networks.q_network import NetworkPlan, make_networks
+from distdqn.networks.q_network import make_networks
 
 
 def test_layers_name_their_inputs_and_their_arrays():
@@ -20,15 +20,15 @@ def test_layers_name_their_inputs_and_their_arrays():
 
 @pytest.mark.parametrize("torso", ["dense", "small", "impala"])
 def test_layers_travel_as_json(torso):
-    plan = NetworkPlan((2, 5, 5), 3, (4,), torso=torso, dueling=True, layer_norm=True)
-    layers = layers_from_model(make_networks(plan, 0)[0])
+    options = make_options(torso=torso, dueling=True, layer_norm=True)
+    layers = layers_from_model(make_networks(options, make_spec((2, 5, 5), 3), 0)[0])
 
     assert json.loads(json.dumps(layers)) == layers
 
 
 def test_spectral_normalization_is_translated_to_the_convolution_within():
-    plan = NetworkPlan((5, 5, 2), 3, (4,), torso="small", spectral_norm=True)
-    model = make_networks(plan, 0)[0]
+    options = make_options(torso="small", spectral_norm=True)
+    model = make_networks(options, make_spec((5, 5, 2), 3), 0)[0]
 
     convolution = layers_from_model(model)[1]
 

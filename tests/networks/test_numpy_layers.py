@@ -4,10 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
+from toy_networks import make_options, make_spec
 from toy_policies import assert_policy_equals_keras, layer, make_weights, randomize
 
-from distdqn.networks.numpy_policy import Policy
-from distdqn.networks.q_network import NetworkPlan, make_networks
+from distdqn.networks.numpy_policy import NumpyPolicy
+from distdqn.networks.q_network import make_networks
 
 HEADS = {"value": {}, "quantile": {"atoms": 3}, "categorical": {"atoms": 5, "v_min": -2.0, "v_max": 4.0}}
 
@@ -19,20 +20,10 @@ HEADS = {"value": {}, "quantile": {"atoms": 3}, "categorical": {"atoms": 5, "v_m
 def test_numpy_policy_equals_keras_on_images_of_every_layout(torso, side, layout, head, dueling):
     shape = {"first": (2, side, side + 1), "last": (side, side + 1, 2), "none": (side, side + 1)}[layout]
     is_bytes = layout != "last"
-    plan = NetworkPlan(
-        shape,
-        3,
-        (4,),
-        torso=torso,
-        head=head,
-        dueling=dueling,
-        layer_norm=dueling,
-        observation_dtype="uint8" if is_bytes else "float32",
-        observation_high=255.0 if is_bytes else 1.0,
-        **HEADS[head],
-    )
+    options = make_options(torso=torso, head=head, dueling=dueling, layer_norm=dueling, **HEADS[head])
+    spec = make_spec(shape, 3, "uint8", 255.0) if is_bytes else make_spec(shape, 3)
     generator = np.random.default_rng(0)
-    outputs, q_network = make_networks(plan, 0)
+    outputs, q_network = make_networks(options, spec, 0)
     for variable in outputs.trainable_variables:
         reach = (3 / np.prod(variable.shape[:-1], dtype=int)) ** 0.5
         variable.assign(generator.uniform(-reach, reach, variable.shape))
@@ -105,7 +96,7 @@ def test_convolution_agrees_with_the_slow_twin_and_with_keras(shape, size, strid
         layer("x", "input"), layer("c", "conv2d", "x", arrays=[0, 1], **settings), arrays=(kernel, bias)
     )
 
-    found = Policy(weights).q_values(images)
+    found = NumpyPolicy(weights).q_values(images)
 
     def value(pixels):
         return np.maximum(sum(pixel @ kernel[i, j] for i, j, pixel in pixels) + bias, 0.0)
@@ -126,7 +117,7 @@ def test_pooling_agrees_with_the_slow_twin_and_with_keras(shape, size, strides, 
     settings = {"size": list(size), "strides": list(strides), "padding": padding}
     weights = make_weights(layer("x", "input"), layer("p", f"{kind}_pooling2d", "x", **settings))
 
-    found = Policy(weights).q_values(images)
+    found = NumpyPolicy(weights).q_values(images)
 
     def value(pixels):
         return (np.max if kind == "max" else np.mean)([pixel for _, _, pixel in pixels], axis=0)
@@ -143,7 +134,7 @@ def test_convolution_multiplies_adds_and_cuts_off_by_hand():
     )
     image = np.array([[1, 2, 3], [0, 1, 900]]).reshape(1, 2, 3, 1)
 
-    found = Policy(weights).q_values(image)
+    found = NumpyPolicy(weights).q_values(image)
 
     # 1 * 1 + 10 * 2 + 100 * 0 - 1 * 1 + 5 and 1 * 2 + 10 * 3 + 100 * 1 - 1 * 900 + 5, below 0
     assert found.tolist() == [[[[1 + 20 + 0 - 1 + 5], [0]]]]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from toy_policies import assert_policy_equals_keras, layer, make_weights, randomize
 
-from distdqn.networks.numpy_policy import Policy, load_policy, save_policy
+from distdqn.networks.numpy_policy import NumpyPolicy, load_policy, save_policy
 from distdqn.types import PolicyWeights
 
 INPUT = layer("x", "input")
@@ -93,7 +93,7 @@ def test_numpy_policy_equals_keras_when_layers_have_other_settings(kind):
 def test_numpy_policy_takes_observations_of_any_real_dtype(dtype):
     observation = np.array([[3, 2], [0, 1]], dtype)
 
-    q_values = Policy(WEIGHTS).q_values(observation)
+    q_values = NumpyPolicy(WEIGHTS).q_values(observation)
 
     assert q_values.dtype == np.float32
     assert q_values.tolist() == [[3 + 0.5, -2, 6 + 2 - 3], [0.5, -1, 1 - 3]]
@@ -102,7 +102,7 @@ def test_numpy_policy_takes_observations_of_any_real_dtype(dtype):
 def test_dense_layer_multiplies_adds_and_cuts_off_by_hand():
     relu = layer("q", "dense", "x", arrays=[0, 1], activation="relu")
 
-    q_values = Policy(make_weights(INPUT, relu, arrays=(KERNEL, BIAS))).q_values(np.array([[3, 2]]))
+    q_values = NumpyPolicy(make_weights(INPUT, relu, arrays=(KERNEL, BIAS))).q_values(np.array([[3, 2]]))
 
     assert q_values.tolist() == [[3 + 0.5, 0, 6 + 2 - 3]]
 
@@ -112,7 +112,7 @@ def test_layer_normalization_centres_and_scales_by_hand():
     norm = layer("n", "layer_normalization", "x", arrays=[0, 1], **settings)
     weights = make_weights(INPUT, norm, arrays=([1, 2, 3], [10, 20, 30]))
 
-    q_values = Policy(weights).q_values(np.array([[0, 3, 6]]))
+    q_values = NumpyPolicy(weights).q_values(np.array([[0, 3, 6]]))
 
     deviation = ((9 + 0 + 9) / 3) ** 0.5
     np.testing.assert_allclose(q_values, [[-3 / deviation + 10, 20, 3 * 3 / deviation + 30]], rtol=1e-6)
@@ -121,7 +121,7 @@ def test_layer_normalization_centres_and_scales_by_hand():
 def test_layer_takes_the_inputs_it_names_and_not_the_layer_before_it():
     q_layers = [layer(name, "dense", "x", arrays=[i], activation="linear") for i, name in enumerate("ab")]
 
-    q_values = Policy(make_weights(INPUT, *q_layers, arrays=([[2]], [[3]]))).q_values(np.array([[5]]))
+    q_values = NumpyPolicy(make_weights(INPUT, *q_layers, arrays=([[2]], [[3]]))).q_values(np.array([[5]]))
 
     assert q_values.tolist() == [[3 * 5]]  # and not 3 * 2 * 5
 
@@ -129,12 +129,14 @@ def test_layer_takes_the_inputs_it_names_and_not_the_layer_before_it():
 @pytest.mark.parametrize("batch", [0, 1, 5, 6])
 def test_observations_evaluated_in_parts_have_the_values_of_all_at_once(batch, monkeypatch):
     observation = np.random.default_rng(0).normal(size=(batch, 2)).astype(np.float32)
-    expected = Policy(WEIGHTS).q_values(observation)
-    evaluate, parts = Policy._evaluate, []
-    monkeypatch.setattr(Policy, "_evaluate", lambda *given: parts.append(len(given[1])) or evaluate(*given))
+    expected = NumpyPolicy(WEIGHTS).q_values(observation)
+    evaluate, parts = NumpyPolicy._evaluate, []
+    monkeypatch.setattr(
+        NumpyPolicy, "_evaluate", lambda *given: parts.append(len(given[1])) or evaluate(*given)
+    )
     monkeypatch.setattr("distdqn.networks.numpy_policy._MAX_NUMBERS", 5)  # two observations and a half
 
-    found = Policy(WEIGHTS).q_values(observation)
+    found = NumpyPolicy(WEIGHTS).q_values(observation)
 
     assert parts == {0: [0], 1: [1], 5: [2, 2, 1], 6: [2, 2, 2]}[batch]
     np.testing.assert_array_equal(found, expected)
@@ -144,7 +146,7 @@ def test_observations_evaluated_in_parts_have_the_values_of_all_at_once(batch, m
 def test_policy_leaves_the_observation_as_it_was():
     observation = np.array([[3, 2], [-1, -1]], np.float32)
 
-    Policy(make_weights(INPUT, layer("r", "activation", "x", activation="relu"))).q_values(observation)
+    NumpyPolicy(make_weights(INPUT, layer("r", "activation", "x", activation="relu"))).q_values(observation)
 
     assert observation.tolist() == [[3, 2], [-1, -1]]
 
@@ -154,12 +156,12 @@ def test_policy_takes_weights_that_are_read_only():
     for array in weights.arrays:
         array.setflags(write=False)
 
-    assert Policy(weights).q_values(np.zeros((1, 2))).tolist() == [[0.5, 0, -3]]
+    assert NumpyPolicy(weights).q_values(np.zeros((1, 2))).tolist() == [[0.5, 0, -3]]
 
 
 def test_unknown_layer_kind_raises_and_is_named():
     with pytest.raises(ValueError, match="convolution"):
-        Policy(make_weights(INPUT, layer("c", "convolution", "x")))
+        NumpyPolicy(make_weights(INPUT, layer("c", "convolution", "x")))
 
 
 @pytest.mark.parametrize("kind", ["dense", "activation"])
@@ -168,7 +170,7 @@ def test_unknown_activation_raises_and_is_named(kind):
     wrong = layer("q", kind, "x", arrays=range(len(arrays)), activation="mish")
 
     with pytest.raises(ValueError, match="mish"):
-        Policy(make_weights(INPUT, wrong, arrays=arrays))
+        NumpyPolicy(make_weights(INPUT, wrong, arrays=arrays))
 
 
 def test_saved_policy_comes_back_as_it_was(tmp_path):
@@ -213,9 +215,9 @@ def test_loaded_policy_acts_like_the_saved_one(tmp_path, layer_norm):
     observation = np.random.default_rng(0).normal(size=(5, 2, 3))
 
     save_policy(tmp_path / "policy.npz", weights)
-    loaded = Policy(load_policy(tmp_path / "policy.npz"))
+    loaded = NumpyPolicy(load_policy(tmp_path / "policy.npz"))
 
-    np.testing.assert_array_equal(loaded.q_values(observation), Policy(weights).q_values(observation))
+    np.testing.assert_array_equal(loaded.q_values(observation), NumpyPolicy(weights).q_values(observation))
 
 
 class Trap:

@@ -2,15 +2,14 @@ import json
 import subprocess
 import sys
 import zipfile
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from toy_environments import global_random_state
-from toy_networks import make_q_network
+from toy_networks import make_options, make_q_network, make_spec
 
 from distdqn.networks.keras_to_numpy import layers_from_model
-from distdqn.networks.q_network import NetworkPlan, make_networks, plain_q_network
+from distdqn.networks.q_network import make_networks, plain_q_network
 
 # Keras 3.15 saves TensorFlow variables with `np.array(variable)`, which NumPy 2 warns about.
 keras_saves = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
@@ -53,8 +52,8 @@ def test_dueling_q_values_are_the_value_plus_centred_advantages():
 @pytest.mark.parametrize("batch", [1, 2, 3, 4])
 @pytest.mark.parametrize("head", ["value", "quantile"])
 def test_dueling_q_values_of_an_observation_do_not_depend_on_its_batch(head, batch):
-    plan = NetworkPlan((2,), 3, (5,), dueling=True, head=head, atoms=3)  # 3 actions, 3 atoms
-    model = make_networks(plan, 0)[0]
+    options = make_options(dueling=True, head=head, atoms=3)
+    model = make_networks(options, make_spec((2,), 3), 0)[0]  # 3 actions, 3 atoms
     observation = np.random.default_rng(0).normal(size=(batch, 2)).astype(np.float32)
 
     singly = [model(observation[i : i + 1]).numpy()[0] for i in range(batch)]
@@ -192,52 +191,52 @@ def test_saved_network_opens_with_plain_keras_and_without_this_package(tmp_path)
 
 def output_weights(**changes):
     """Kernels and biases of the last layers, a value stream first."""
-    plan = NetworkPlan((40,), 30, (50,), **changes)
-    layers = [layer for layer in make_networks(plan, 1)[0].layers if layer.weights]
+    model = make_networks(make_options(hidden_sizes=(50,), **changes), make_spec((40,), 30), 1)[0]
+    layers = [layer for layer in model.layers if layer.weights]
     return [layer.get_weights()[:2] for layer in layers if layer.units != 50]
 
 
-@pytest.mark.parametrize("noisy_sigma", [None, 0.5], ids=["plain", "noisy"])
+@pytest.mark.parametrize("noisy", [False, True], ids=["plain", "noisy"])
 @pytest.mark.parametrize("dueling", [False, True], ids=["single", "dueling"])
-def test_output_kernels_start_uniformly_within_their_reach_when_it_is_given(dueling, noisy_sigma):
-    reached = output_weights(output_init_scale=0.25, dueling=dueling, noisy_sigma=noisy_sigma)
+def test_output_kernels_start_uniformly_within_their_scale_when_it_is_given(dueling, noisy):
+    scaled = output_weights(output_init_scale=0.25, dueling=dueling, noisy=noisy)
 
-    assert len(reached) == 1 + dueling
-    for kernel, _ in reached:
+    assert len(scaled) == 1 + dueling
+    for kernel, _ in scaled:
         assert 0.85 * 0.25 < np.abs(kernel).max() <= 0.25
         assert abs(kernel.mean()) < 0.05
     if dueling:
-        assert not np.isin(reached[0][0], reached[1][0]).any()
+        assert not np.isin(scaled[0][0], scaled[1][0]).any()
 
 
-def test_hidden_layers_start_as_they_do_without_a_reach_of_the_output():
-    plan = NetworkPlan((4,), 3, (5, 6))
-    plain, reached = (make_networks(replace(plan, output_init_scale=reach), 1)[0] for reach in (None, 0.1))
+def test_hidden_layers_start_as_they_do_without_a_scale_of_the_output():
+    options = [make_options(hidden_sizes=(5, 6), output_init_scale=scale) for scale in (None, 0.1)]
+    plain, scaled = (make_networks(each, make_spec((4,), 3), 1)[0] for each in options)
 
-    same = [np.array_equal(a, b) for a, b in zip(plain.get_weights(), reached.get_weights(), strict=True)]
+    same = [np.array_equal(a, b) for a, b in zip(plain.get_weights(), scaled.get_weights(), strict=True)]
     assert same == [True, True, True, True, False, True]
 
 
 @pytest.mark.parametrize("head", ["value", "quantile"])
 @pytest.mark.parametrize("dueling", [False, True], ids=["single", "dueling"])
 def test_output_bias_is_the_q_value_where_the_features_say_nothing(dueling, head):
-    plan = NetworkPlan((4,), 3, (5,), dueling=dueling, head=head, atoms=2, output_bias=-7.5)
+    options = make_options(dueling=dueling, head=head, atoms=2, output_bias=-7.5)
 
-    q_values = make_networks(plan, 1)[1](np.zeros((2, 4), np.float32)).numpy()
+    q_values = make_networks(options, make_spec((4,), 3), 1)[1](np.zeros((2, 4), np.float32)).numpy()
 
     np.testing.assert_allclose(q_values, np.full((2, 3), -7.5), rtol=1e-6)
 
 
-SPECTRAL = NetworkPlan((4, 4, 2), 3, (5,), torso="small", spectral_norm=True)
+SPECTRAL = make_options(torso="small", spectral_norm=True), make_spec((4, 4, 2), 3)
 
 
 def test_spectral_normalization_starts_from_the_seed_alone():
     import keras
 
-    first = make_networks(SPECTRAL, 1)[0].get_weights()
+    first = make_networks(*SPECTRAL, 1)[0].get_weights()
     keras.random.uniform((3,))
-    same = make_networks(SPECTRAL, 1)[0].get_weights()
-    other = make_networks(SPECTRAL, 2)[0].get_weights()
+    same = make_networks(*SPECTRAL, 1)[0].get_weights()
+    other = make_networks(*SPECTRAL, 2)[0].get_weights()
 
     assert [array.shape for array in first if array.shape[:1] == (1,)] == [(1, 64)]
     assert all(np.array_equal(a, b) for a, b in zip(first, same, strict=True))
@@ -245,11 +244,11 @@ def test_spectral_normalization_starts_from_the_seed_alone():
 
 
 def test_plain_network_leaves_spectral_normalization_out_and_keeps_its_kernels():
-    network = make_networks(SPECTRAL, 1)[0]
+    network = make_networks(*SPECTRAL, 1)[0]
     images = np.random.default_rng(0).normal(size=(3, 4, 4, 2)).astype(np.float32)
     network(images, training=True)  # normalizes
 
-    plain = plain_q_network(SPECTRAL, network.get_weights())
+    plain = plain_q_network(*SPECTRAL, network.get_weights())
 
     assert len(plain.get_weights()) == len(network.get_weights()) - 1
     np.testing.assert_allclose(plain(images).numpy(), network(images).numpy(), rtol=1e-5)

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
+from toy_networks import make_options, make_spec
 
 from distdqn.errors import ConfigError
-from distdqn.networks.q_network import NetworkPlan, make_networks
-from distdqn.networks.torsos import check_torso, choose_torso, spatial_shape
+from distdqn.networks.checks import check_torso, choose_torso, spatial_shape
+from distdqn.networks.q_network import make_networks
 
 
-def make(torso, shape, dtype="float32", seed=0, **changes):
-    plan = NetworkPlan(shape, 3, (5,), torso=torso, observation_dtype=dtype, **changes)
-    return make_networks(plan, seed)[0]
+def make(torso, shape, dtype="float32", high=1.0, seed=0):
+    return make_networks(make_options(torso=torso), make_spec(shape, 3, dtype, high), seed)[0]
 
 
 def convolutions(model):
@@ -129,7 +129,7 @@ def test_channel_first_images_have_the_values_of_the_same_images_channel_last(to
 
 @pytest.mark.parametrize(("torso", "side"), [("dense", 6), ("small", 6), ("nature", 36), ("impala", 6)])
 def test_bytes_are_divided_by_their_largest_value_within_the_network(torso, side):
-    by_bytes = make(torso, (side, side), "uint8", observation_high=200.0)
+    by_bytes = make(torso, (side, side), "uint8", high=200.0)
     by_floats = make(torso, (side, side))
     images = np.random.default_rng(0).integers(201, size=(3, side, side)).astype(np.uint8)
 

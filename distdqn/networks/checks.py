@@ -1,0 +1,95 @@
+"""What the driver checks of a network before a process loads Keras: torsos and the user's module."""
+
+import importlib.machinery
+import importlib.util
+
+from distdqn.errors import ConfigError
+
+# A convolution without padding has no output below these.
+_MIN_PIXELS = {"small": 3, "nature": 36, "impala": 1}
+
+
+def choose_torso(shape: tuple[int, ...], is_image: bool) -> str:
+    """The torso that fits observations: `dense`, `small` or `nature`.
+
+    Args:
+        shape: of one observation.
+        is_image: whether its numbers are pixels.
+    """
+    if not is_image or len(shape) not in (2, 3):
+        return "dense"
+    pixels = min(spatial_shape(shape)[:2])
+    if pixels < _MIN_PIXELS["small"]:
+        return "dense"
+    return "small" if pixels < _MIN_PIXELS["nature"] else "nature"
+
+
+def spatial_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Height, width and channels of an image of this shape.
+
+    Two axes are one channel. Of three, the first holds the channels where it is smaller than the last,
+    as in Atari's frame stacks.
+
+    Raises:
+        ConfigError: the shape does not have two or three axes.
+    """
+    match shape:
+        case (height, width):
+            return height, width, 1
+        case (channels, height, width) if is_channel_first(shape):
+            return height, width, channels
+        case (height, width, channels):
+            return height, width, channels
+    raise ConfigError(
+        f"`torso`: convolutions need observations with 2 or 3 axes, not of the shape {shape} (use `dense`)."
+    )
+
+
+def is_channel_first(shape: tuple[int, ...]) -> bool:
+    """Whether the first axis of an image holds its channels."""
+    return len(shape) == 3 and shape[0] < shape[-1]
+
+
+def check_torso(torso: str, shape: tuple[int, ...]) -> None:
+    """Checks that `torso` can process observations of this shape.
+
+    Raises:
+        ConfigError: they are not images, or are too small.
+    """
+    if torso == "dense":
+        return
+    height, width, _ = spatial_shape(shape)
+    if min(height, width) < _MIN_PIXELS[torso]:
+        raise ConfigError(
+            f"`torso`: `{torso}` needs images of at least {_MIN_PIXELS[torso]} pixels a side, not "
+            f"{height} x {width} (use `{choose_torso(shape, is_image=True)}`)."
+        )
+
+
+def check_importable(name: str) -> None:
+    """Checks that the module of the user's network exists, without importing it.
+
+    Raises:
+        ConfigError: `name` is not of the form `module:function`, or there is no such module.
+    """
+    module_name, colon, function_name = name.partition(":")
+    parts = module_name.split(".")
+    if not colon or not all(part.isidentifier() for part in [*parts, function_name]):
+        raise ConfigError(f"`network`: `{name}` is not of the form `module:function`.")
+    top, *inner = parts
+    try:
+        # `__main__` is a different module in another process.
+        spec = None if top == "__main__" else importlib.util.find_spec(top)
+    except ValueError:  # a module that was not imported from a file
+        spec = None
+    found = top
+    for part in inner:
+        if spec is None:
+            break
+        found = f"{found}.{part}"
+        folders = spec.submodule_search_locations or []
+        spec = importlib.machinery.PathFinder.find_spec(found, folders)  # imports no parent
+    if spec is None:
+        raise ConfigError(
+            f"`network`: cannot find the module `{found}` of `{name}` (is its folder on the Python path?)."
+        )

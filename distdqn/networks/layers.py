@@ -1,0 +1,186 @@
+"""The layers of the Q-network in Keras: noisy, hidden and output layers, and the torsos."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import KerasTensor, layers
+
+from distdqn.config.config import LearningOptions
+from distdqn.networks.checks import check_torso, is_channel_first
+
+
+class NoisyDense(layers.Layer):  # type: ignore[misc]
+    """A dense layer whose weights are means plus learned amounts of factorised noise.
+
+    `y = activation(x @ (kernel + kernel_sigma * e_in e_out^T) + bias + bias_sigma * e_out)`
+
+    The noise `e_in`, `e_out` consists of variables, which start at zero (the mean network) and which
+    `resample` draws. Means start uniformly within `1 / sqrt(inputs)`, deviations at `sigma / sqrt(inputs)`.
+
+    Source: Fortunato et al. (2018), equations 9 to 11 and section 3.2, arXiv:1706.10295.
+    """
+
+    def __init__(self, units: int, activation: str, sigma: float, seed: int) -> None:
+        super().__init__()
+        self.units, self.sigma, self.seed = units, sigma, seed
+        self.activation = keras.activations.get(activation)
+
+    def build(self, input_shape: tuple[int, ...]) -> None:
+        """Makes the variables for inputs `[B, input_shape[-1]]`."""
+        inputs = input_shape[-1]
+        bound = inputs**-0.5
+        means = [keras.initializers.RandomUniform(-bound, bound, seed=self.seed + i) for i in (0, 1)]
+        amount = keras.initializers.Constant(self.sigma * bound)
+        matrix, vector = (inputs, self.units), (self.units,)
+        self.kernel = self.add_weight(shape=matrix, initializer=means[0], name="kernel")
+        self.bias = self.add_weight(shape=vector, initializer=means[1], name="bias")
+        self.kernel_sigma = self.add_weight(shape=matrix, initializer=amount, name="kernel_sigma")
+        self.bias_sigma = self.add_weight(shape=vector, initializer=amount, name="bias_sigma")
+        fixed: dict[str, Any] = {"initializer": "zeros", "trainable": False}
+        self.noise_in = self.add_weight(shape=(inputs,), name="noise_in", **fixed)
+        self.noise_out = self.add_weight(shape=vector, name="noise_out", **fixed)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Outputs `[B, units]` of `inputs` `[B, F]` with the current noise."""
+        noise = self.noise_in[:, None] * self.noise_out[None, :]  # [F, units]
+        bias = self.bias + self.bias_sigma * self.noise_out
+        return self.activation(inputs @ (self.kernel + self.kernel_sigma * noise) + bias)
+
+    def resample(self, seed: tf.Tensor) -> None:
+        """Draws new noise, which depends on `seed` `[2]` alone: `sign(e) * sqrt(|e|)` of normal numbers `e`.
+
+        Source: Fortunato et al. (2018), section 3, option (b), arXiv:1706.10295.
+        """
+        for position, noise in enumerate((self.noise_in, self.noise_out)):
+            normal = tf.random.stateless_normal(noise.shape, seed + tf.constant([0, position]))
+            noise.assign(tf.sign(normal) * tf.sqrt(tf.abs(normal)))
+
+
+class LayerFactory:
+    """Makes layers as the options say and applies them, each with weights from its own seed.
+
+    Args:
+        options: resolved.
+        seed: of all initial weights.
+        plain: make dense layers in place of noisy ones, and no spectral normalization.
+    """
+
+    def __init__(self, options: LearningOptions, seed: int, plain: bool) -> None:
+        self._layer_norm = options.layer_norm
+        self._noisy_sigma = options.noisy_sigma if options.noisy and not plain else None
+        self._spectral_norm = options.spectral_norm and not plain
+        self._output_init_scale = options.output_init_scale
+        self._seeds = np.random.default_rng(seed)
+
+    def hidden(self, features: KerasTensor, units: int) -> KerasTensor:
+        """A hidden layer and its ReLU, `[B, units]`, with layer normalization between them as an option.
+
+        Source: Gallici et al. (2024), arXiv:2407.04811.
+        """
+        if not self._layer_norm:
+            return self._dense(units, "relu")(features)
+        normalized = layers.LayerNormalization()(self._dense(units, "linear")(features))
+        return layers.Activation("relu")(normalized)
+
+    def output(self, features: KerasTensor, units: int, bias: float) -> KerasTensor:
+        """An output layer `[B, units]` whose bias starts at `bias`."""
+        layer = self._dense(units, "linear")
+        outputs = layer(features)
+        if (scale := self._output_init_scale) is not None:
+            uniform = keras.initializers.RandomUniform(-scale, scale, seed=int(self._seeds.integers(2**31)))
+            layer.kernel.assign(uniform(layer.kernel.shape))
+        if bias != 0.0:
+            layer.bias.assign(np.full(units, bias, np.float32))
+        return outputs
+
+    def convolution(
+        self,
+        features: KerasTensor,
+        filters: int,
+        size: int,
+        stride: int = 1,
+        padding: str = "same",
+        activation: str | None = None,
+    ) -> KerasTensor:
+        """A convolution from `[B, H, W, C]` to `[B, H', W', filters]`.
+
+        Spectral normalization divides the kernel by its largest singular value before each update. Keras
+        scales the stored kernel, where the papers differentiate through the division.
+
+        Source: Gogianu et al. (2021), arXiv:2105.05246; Clark et al. (2024), arXiv:2411.03820.
+        """
+        layer = layers.Conv2D(
+            filters, size, stride, padding, activation=activation, kernel_initializer=self._glorot()
+        )
+        if not self._spectral_norm:
+            return layer(features)
+        wrapper = layers.SpectralNormalization(layer)
+        result = wrapper(features)
+        # Keras draws this start of the power iteration from the global state.
+        wrapper.vector_u.assign(self._seeds.standard_normal((1, filters), np.float32))
+        return result
+
+    def _dense(self, units: int, activation: str) -> layers.Layer:
+        if self._noisy_sigma is not None:
+            return NoisyDense(units, activation, self._noisy_sigma, int(self._seeds.integers(2**30)))
+        return layers.Dense(units, activation, kernel_initializer=self._glorot())
+
+    def _glorot(self) -> keras.initializers.Initializer:
+        return keras.initializers.GlorotUniform(seed=int(self._seeds.integers(2**31)))
+
+
+def torso_features(
+    torso: str, shape: tuple[int, ...], images: KerasTensor, factory: LayerFactory
+) -> KerasTensor:
+    """Features `[B, F]` of images.
+
+    - `dense`: the numbers themselves.
+    - `small`: one convolution (Young and Tian 2019, section 3.1, arXiv:1903.03176) with 64 filters: with
+      the paper's 16, dense layers are nearly as good on MinAtar's Breakout.
+    - `nature`: three convolutions (Mnih et al. 2015, "Model architecture").
+    - `impala`: fifteen, in residual blocks (Espeholt et al. 2018, figure 3, arXiv:1802.01561).
+
+    Args:
+        torso: its name.
+        shape: of one observation.
+        images: `[B, *shape]` float32.
+        factory: makes the convolutions.
+
+    Raises:
+        ConfigError: the observations do not fit the torso.
+    """
+    check_torso(torso, shape)
+    if torso == "dense":
+        return images if len(shape) == 1 else layers.Flatten()(images)  # [B, F]
+    features = _channels_last(shape, images)  # [B, H, W, C]
+    match torso:
+        case "small":
+            features = factory.convolution(features, 64, 3, padding="valid", activation="relu")
+        case "nature":
+            for filters, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+                features = factory.convolution(features, filters, size, stride, "valid", "relu")
+        case "impala":
+            for filters in (16, 32, 32):
+                features = _impala_section(features, filters, factory)
+            features = layers.Activation("relu")(features)
+    return layers.Flatten()(features)  # [B, F]
+
+
+def _impala_section(features: KerasTensor, filters: int, factory: LayerFactory) -> KerasTensor:
+    """A convolution, half the pixels a side, and two residual blocks, `[B, H/2, W/2, filters]`."""
+    features = factory.convolution(features, filters, 3)
+    features = layers.MaxPooling2D(3, 2, "same")(features)
+    for _ in range(2):
+        change = factory.convolution(layers.Activation("relu")(features), filters, 3)
+        change = factory.convolution(layers.Activation("relu")(change), filters, 3)
+        features = layers.Add()([features, change])
+    return features
+
+
+def _channels_last(shape: tuple[int, ...], images: KerasTensor) -> KerasTensor:
+    """Images `[B, *shape]` as `[B, H, W, C]`, the only layout TensorFlow convolves on a CPU."""
+    if len(shape) == 2:
+        return layers.Reshape((*shape, 1))(images)
+    return layers.Permute((2, 3, 1))(images) if is_channel_first(shape) else images
