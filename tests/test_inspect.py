@@ -1,4 +1,4 @@
-"""The command that shows what is in checkpoints: what it tells, and of what it is not afraid."""
+"""The command that shows what is in checkpoints, also in damaged and hostile ones."""
 
 import dataclasses
 import io
@@ -252,7 +252,7 @@ def test_table_is_not_wrapped_where_there_is_no_terminal(monkeypatch, tmp_path, 
     assert all(line == line.rstrip() for line in table)
 
 
-def test_inspect_leaves_out_what_a_run_that_goes_on_has_deleted_meanwhile(run_dir):
+def test_inspect_leaves_out_what_a_run_deletes_meanwhile(run_dir):
     store = Store(str(run_dir / "checkpoints"), grace_seconds=0.0)
     found = list(inspect(store, store.numbers(), lambda *_: store.prune(keep=2)))
     assert [(each.number, each.faults) for each in found] == [(200, []), (300, [])]

@@ -110,17 +110,17 @@ def test_fault_17_hostile_checkpoint_ends_the_command(run_dir, capsys, tmp_path,
     root, bomb = run_dir / "checkpoints", tmp_path / "exploded"
     store = Store(str(root))
     document, path = store.read_manifest(200), blob_of(run_dir, 200)
-    entry = document["learner"]
+    ref = document["learner"]
     secret = tmp_path / "secret.safetensors"
     secret.write_bytes(path.read_bytes())
     match kind:
         case "a pickle":
-            path.write_bytes(pickle.dumps(Bomb(bomb)).ljust(entry["bytes"], b"\0"))
+            path.write_bytes(pickle.dumps(Bomb(bomb)).ljust(ref["bytes"], b"\0"))
         case "a link":
             path.unlink()
             path.symlink_to(secret)
         case _:
-            entry |= {"blob": "../../secret"} if kind == "a way out of the folder" else {"shape": [2**62]}
+            ref |= {"blob": "../../secret"} if kind == "a way out of the folder" else {"shape": [2**62]}
             # Signed by the same rule, as an attacker would, without what we check before.
             content = manifests._signed(manifests.FORMAT, 200, document)
             (root / manifest_name(200)).write_bytes(content)

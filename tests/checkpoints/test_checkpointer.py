@@ -1,4 +1,4 @@
-"""Checkpointer of a run: each segment of replay written once, the newest and the best kept."""
+"""Checkpoints of a run: each segment of replay written once, the newest and the best kept."""
 
 import errno
 import itertools
@@ -32,7 +32,7 @@ def folder(tmp_path):
 
 
 def checkpoints_in(store, keep=3, notes=None):
-    """Checkpointer that keep `keep`, and put what they tell into `notes`."""
+    """A checkpointer that keeps `keep` checkpoints and puts its notes into `notes`."""
     return Checkpointer(store, keep, (notes if notes is not None else []).append)
 
 
@@ -178,7 +178,7 @@ def test_newest_ones_are_kept_and_nothing_else_stays_on_disk(folder):
         arrays = [document["learner"]["network"]] + [
             part["state"]["columns"]["number"] for part in document["replay"][0]["parts"]
         ]
-        named |= {entry["blob"] for entry in arrays}
+        named |= {ref["blob"] for ref in arrays}
     # Two networks, of rows the segments to 100, 200, 300 and 400, and those to 360 and 420.
     assert {path.stem for path in (folder / "blobs").iterdir()} == named
     assert len(named) == 2 + 4 + 2
@@ -226,10 +226,10 @@ def test_array_that_vanished_is_written_again_after_the_failure_it_caused(folder
     checkpoints = checkpoints_in(Store(str(folder)), notes=notes)
     index = index_of(0, 100)
     write(checkpoints, 1, index)
-    (entry,) = [
+    (ref,) = [
         part["state"]["columns"]["number"] for part in checkpoints.newest().document["replay"][0]["parts"]
     ]
-    (folder / "blobs" / f"{entry['blob']}.safetensors").unlink()
+    (folder / "blobs" / f"{ref['blob']}.safetensors").unlink()
     with pytest.raises(FileNotFoundError) as caught:
         write(checkpoints, 2, index)
     checkpoints.add_failure(caught.value)
@@ -237,13 +237,13 @@ def test_array_that_vanished_is_written_again_after_the_failure_it_caused(folder
     assert Store(str(folder)).newest_whole()[0].number == 3
 
 
-def test_fifth_failure_running_is_an_error_and_those_before_are_told(folder):
+def test_fifth_consecutive_failure_is_an_error_and_those_before_are_notes(folder):
     notes = []
     checkpoints = checkpoints_in(Store(str(folder)), notes=notes)
     full = OSError(errno.ENOSPC, "No space left on device")
     for _ in range(4):
         checkpoints.add_failure(full)
-    write(checkpoints, 1)  # the count begins anew
+    write(checkpoints, 1)  # the count restarts
     for _ in range(4):
         checkpoints.add_failure(full)
     told = (

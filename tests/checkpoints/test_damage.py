@@ -70,7 +70,7 @@ DAMAGES = [cut, flip, lengthen, blank, lose, swap, replace_by_folder]
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_fault_13_random_damage_is_found_and_the_checkpoint_before_is_taken(folder, seed):
+def test_fault_13_random_damage_is_found_and_the_checkpoint_before_is_loaded(folder, seed):
     generator = np.random.default_rng(seed)
     store = Store(str(folder))
     arrays, documents = {}, {}
@@ -81,8 +81,8 @@ def test_fault_13_random_damage_is_found_and_the_checkpoint_before_is_taken(fold
         store.write_manifest(number, documents[number])
     damage = DAMAGES[seed % len(DAMAGES)]
     of_manifest = generator.random() < 0.4
-    entry = documents[2]["arrays"][generator.integers(3)]["array"]
-    name = "checkpoint-000000000002.json" if of_manifest else f"blobs/{entry['blob']}.safetensors"
+    ref = documents[2]["arrays"][generator.integers(3)]["array"]
+    name = "checkpoint-000000000002.json" if of_manifest else f"blobs/{ref['blob']}.safetensors"
     is_exchanged = damage is swap
 
     damage(folder / name, generator)
@@ -101,7 +101,7 @@ def test_fault_13_random_damage_is_found_and_the_checkpoint_before_is_taken(fold
         assert found["array"].tobytes() == written.tobytes()
 
 
-def test_part_that_is_relied_on_is_looked_for_but_read_only_by_who_has_not_seen_it(folder):
+def test_part_that_is_relied_on_is_read_only_by_a_process_that_has_not_read_it(folder):
     writer = Store(str(folder))
     parts = {"learner": writer.write_tree(np.arange(3)), "replay": writer.write_tree(np.arange(4))}
     writer.write_manifest(1, parts)
@@ -138,9 +138,9 @@ def cut_and_flipped(whole):
 
 
 def test_every_flipped_bit_and_every_cut_of_a_manifest_is_found(folder):
-    entry = Store(str(folder)).write_tree(np.arange(3))
-    whole = manifest_bytes(12, {"é": [1e-05, True, None], "weights": entry})
-    assert document_from_bytes(whole, 12, "m")["weights"] == entry
+    ref = Store(str(folder)).write_tree(np.arange(3))
+    whole = manifest_bytes(12, {"é": [1e-05, True, None], "weights": ref})
+    assert document_from_bytes(whole, 12, "m")["weights"] == ref
 
     for content in cut_and_flipped(whole):
         # Never "too new", even where the bit is one of the format's.
@@ -149,7 +149,7 @@ def test_every_flipped_bit_and_every_cut_of_a_manifest_is_found(folder):
 
 
 def test_every_flipped_bit_and_every_cut_of_a_file_of_arrays_is_found(folder, monkeypatch):
-    entry = Store(str(folder)).write_tree(np.arange(3, dtype=np.uint8))
+    ref = Store(str(folder)).write_tree(np.arange(3, dtype=np.uint8))
     store, (path,) = Store(str(folder)), (folder / "blobs").iterdir()
     whole = path.read_bytes()
     for content in cut_and_flipped(whole):
@@ -158,7 +158,7 @@ def test_every_flipped_bit_and_every_cut_of_a_file_of_arrays_is_found(folder, mo
             opened = contextlib.nullcontext((io.BytesIO(content), size))
             monkeypatch.setattr(store._files, "reading", lambda _, opened=opened: opened)
             with pytest.raises(CheckpointDamaged, match=path.name):
-                store.read_tree(entry)
+                store.read_tree(ref)
 
 
 @pytest.mark.parametrize(

@@ -383,15 +383,15 @@ def test_what_is_remembered_of_written_arrays_stays_bounded(folder, monkeypatch)
     assert len(store._seen_whole) <= 3
 
 
-def test_folder_that_vanished_is_an_error_and_is_not_made_anew(folder):
+def test_folder_that_vanished_is_an_error_and_is_not_made_again(folder):
     store = Store(str(folder))
-    entry = store.write_tree(np.ones(3))
+    ref = store.write_tree(np.ones(3))
     shutil.rmtree(folder)
 
     for write in (
         lambda: store.write_tree(np.ones(3)),
         lambda: store.write_manifest(1, {}),
-        lambda: store.write_manifest(1, {"a": entry}),
+        lambda: store.write_manifest(1, {"a": ref}),
         lambda: store.prune(keep=1),
     ):
         with pytest.raises(FileNotFoundError):

@@ -36,18 +36,18 @@ def forge(folder, document, number=1):
 
 
 def forge_blob(folder, content, **changes):
-    """A file of any content under its true sum, and an entry for it."""
+    """A file of any content under its true sum, and an ref for it."""
     digest = hashlib.sha256(content).hexdigest()
     (folder / "blobs" / f"{digest}.safetensors").write_bytes(content)
-    entry = {"blob": digest, "bytes": len(content), "tensor": "array", "dtype": "float32", "shape": [0]}
-    return {**entry, **changes}
+    ref = {"blob": digest, "bytes": len(content), "tensor": "array", "dtype": "float32", "shape": [0]}
+    return {**ref, **changes}
 
 
-def assert_refused(folder, entry, reason):
-    """Neither reading nor verifying accepts the entry, and each says why in one line."""
-    forge(folder, {"weights": [entry]})
+def assert_refused(folder, ref, reason):
+    """Neither reading nor verifying accepts the ref, and each says why in one line."""
+    forge(folder, {"weights": [ref]})
     store = Store(str(folder))
-    for read in (lambda: store.read_tree(entry), lambda: store.verify(1), store.newest_whole):
+    for read in (lambda: store.read_tree(ref), lambda: store.verify(1), store.newest_whole):
         with pytest.raises(CheckpointDamaged, match=reason) as caught:
             read()
         assert caught.value.exit_code == 4
@@ -97,28 +97,28 @@ SOUND = {"blob": DIGEST, "bytes": 136, "tensor": "array", "dtype": "float32", "s
         ({"\x1b]0;owned\x07": 1}, "x1b"),
     ],
 )
-def test_malformed_entry_is_refused_before_any_file_is_opened(folder, monkeypatch, changes, reason):
+def test_malformed_reference_is_refused_before_any_file_is_opened(folder, monkeypatch, changes, reason):
     opened = []
-    entry = {**SOUND, **changes}
-    path = forge(folder, {"weights": [entry]})
+    ref = {**SOUND, **changes}
+    path = forge(folder, {"weights": [ref]})
     real = os.open
     monkeypatch.setattr(os, "open", lambda p, *rest: opened.append(str(p)) or real(p, *rest))
 
-    assert_refused(folder, entry, reason)
+    assert_refused(folder, ref, reason)
 
     assert set(opened) <= {str(path)}
 
 
 @pytest.mark.parametrize("missing", ["bytes", "tensor", "dtype", "shape"])
-def test_entry_without_one_of_its_keys_is_refused(folder, missing):
+def test_reference_without_one_of_its_keys_is_refused(folder, missing):
     assert_refused(folder, {k: v for k, v in SOUND.items() if k != missing}, f"`{missing}`: Field required")
 
 
 def test_fault_17_absurd_shape_takes_no_memory_at_all(folder):
-    entry = forge_blob(folder, b"x" * 200, shape=[2**60], bytes=2**62 + 128)
+    ref = forge_blob(folder, b"x" * 200, shape=[2**60], bytes=2**62 + 128)
     tracemalloc.start()
     try:
-        assert_refused(folder, entry, "is 200 bytes long, not 4611686018427388032")
+        assert_refused(folder, ref, "is 200 bytes long, not 4611686018427388032")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -127,14 +127,14 @@ def test_fault_17_absurd_shape_takes_no_memory_at_all(folder):
 
 
 def test_array_that_memory_does_not_suffice_for_is_refused(folder, monkeypatch):
-    entry = Store(str(folder)).write_tree(np.ones(2, np.float32))
+    ref = Store(str(folder)).write_tree(np.ones(2, np.float32))
 
     def fail(*_):
         raise MemoryError
 
     monkeypatch.setattr(safetensors.numpy, "load", fail)
-    with pytest.raises(CheckpointDamaged, match=f"{entry['bytes']} bytes do not fit into memory"):
-        Store(str(folder)).read_tree(entry)
+    with pytest.raises(CheckpointDamaged, match=f"{ref['bytes']} bytes do not fit into memory"):
+        Store(str(folder)).read_tree(ref)
 
 
 class Trap:
@@ -166,21 +166,19 @@ def test_fault_17_pickled_content_is_refused_and_never_unpickled(folder, tmp_pat
     [np.zeros(2, np.int32), np.zeros((2, 1), np.float32), np.zeros((1, 2), np.float32, order="F")],
     ids=["type", "shape", "axes"],
 )
-def test_file_that_holds_another_array_than_its_entry_says_is_refused(folder, other):
-    entry = Store(str(folder)).write_tree(other)
+def test_file_that_holds_another_array_than_its_reference_says_is_refused(folder, other):
+    ref = Store(str(folder)).write_tree(other)
 
-    assert_refused(
-        folder, {**entry, "dtype": "float32", "shape": [2]}, r"does not hold float32 of shape \[2\]"
-    )
+    assert_refused(folder, {**ref, "dtype": "float32", "shape": [2]}, r"does not hold float32 of shape \[2\]")
 
 
 def test_array_that_is_not_in_its_file_and_length_that_is_not_that_of_its_file_are_refused(folder):
-    entry = Store(str(folder)).write_tree(np.zeros(2, np.float32))
+    ref = Store(str(folder)).write_tree(np.zeros(2, np.float32))
 
-    assert_refused(folder, {**entry, "tensor": "other"}, "does not hold float32")
-    size = entry["bytes"]
-    assert_refused(folder, {**entry, "bytes": size + 1}, f"is {size} bytes long, not {size + 1}")
-    forge(folder, {"weights": [entry, {**entry, "bytes": size + 1}]})
+    assert_refused(folder, {**ref, "tensor": "other"}, "does not hold float32")
+    size = ref["bytes"]
+    assert_refused(folder, {**ref, "bytes": size + 1}, f"is {size} bytes long, not {size + 1}")
+    forge(folder, {"weights": [ref, {**ref, "bytes": size + 1}]})
     with pytest.raises(CheckpointDamaged, match=f"is {size} bytes long, not {size + 1}"):
         Store(str(folder)).verify(1)
 
@@ -219,10 +217,10 @@ def test_fault_17_hostile_header_is_refused(folder, name):
 
 @pytest.mark.parametrize("length", [0, 1, 2**20, 10**8 + 1, 2**40, 2**63, 2**64 - 1])
 def test_fault_17_absurd_length_of_a_header_takes_no_memory(folder, length):
-    entry = forge_blob(folder, length.to_bytes(8, "little") + b"x" * 200)
+    ref = forge_blob(folder, length.to_bytes(8, "little") + b"x" * 200)
     tracemalloc.start()
     try:
-        assert_refused(folder, entry, "is not a file of arrays")
+        assert_refused(folder, ref, "is not a file of arrays")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -230,48 +228,48 @@ def test_fault_17_absurd_length_of_a_header_takes_no_memory(folder, length):
     assert peak < 3_000_000
 
 
-def test_file_under_two_entries_is_held_against_each(folder):
-    entry = Store(str(folder)).write_tree(np.zeros((2, 1), np.float32))
-    forge(folder, {"weights": [{**entry, "shape": [2]}, entry]})
+def test_file_under_two_references_is_held_against_each(folder):
+    ref = Store(str(folder)).write_tree(np.zeros((2, 1), np.float32))
+    forge(folder, {"weights": [{**ref, "shape": [2]}, ref]})
 
     with pytest.raises(CheckpointDamaged, match="does not hold"):
         Store(str(folder)).verify(1)
 
 
 def test_fault_17_symbolic_links_and_pipes_are_refused_without_waiting(folder):
-    entry = Store(str(folder)).write_tree(np.ones(2, np.float32))
-    path = folder / "blobs" / f"{entry['blob']}.safetensors"
+    ref = Store(str(folder)).write_tree(np.ones(2, np.float32))
+    path = folder / "blobs" / f"{ref['blob']}.safetensors"
     elsewhere = path.rename(folder.parent / "elsewhere.safetensors")
 
     path.symlink_to(elsewhere)  # the right content, from a place that is not ours
-    assert_refused(folder, entry, "is a symbolic link")
+    assert_refused(folder, ref, "is a symbolic link")
     path.unlink()
     path.symlink_to("nowhere")
-    assert_refused(folder, entry, "is a symbolic link")
+    assert_refused(folder, ref, "is a symbolic link")
     path.unlink()
     os.mkfifo(path)
-    assert_refused(folder, entry, "is not a regular file")
+    assert_refused(folder, ref, "is not a regular file")
     path.unlink()
     path.mkdir()
-    assert_refused(folder, entry, "is not a regular file")
+    assert_refused(folder, ref, "is not a regular file")
 
 
 def test_linked_file_is_replaced_by_a_real_one_when_its_content_is_written(folder):
     store = Store(str(folder))
-    entry = store.write_tree(np.ones(2, np.float32))
-    path = folder / "blobs" / f"{entry['blob']}.safetensors"
+    ref = store.write_tree(np.ones(2, np.float32))
+    path = folder / "blobs" / f"{ref['blob']}.safetensors"
     path.rename(folder.parent / "elsewhere.safetensors")
 
     # A link's own size is the length of its text: the second is as long as the file.
     for text in (
         "../../elsewhere.safetensors",
-        "../" + "/" * (entry["bytes"] - 27) + "../elsewhere.safetensors",
+        "../" + "/" * (ref["bytes"] - 27) + "../elsewhere.safetensors",
     ):
         path.symlink_to(text)
         store.write_tree(np.ones(2, np.float32))
 
         assert not path.is_symlink()
-        assert store.read_tree(entry).tolist() == [1.0, 1.0]
+        assert store.read_tree(ref).tolist() == [1.0, 1.0]
         path.unlink()
 
 

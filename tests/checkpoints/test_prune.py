@@ -131,10 +131,10 @@ def test_array_asked_for_again_survives_a_prune_until_its_manifest_is_there(fold
         make_older(path_of(folder, value), 1000)
     settle()
     # Checkpoint 3 is being made of what a pruned one and an abandoned one had.
-    entries = [Store(str(folder)).write_tree(np.array([value])) for value in (1, 3)]
+    refs = [Store(str(folder)).write_tree(np.array([value])) for value in (1, 3)]
 
     store.prune(keep=1)
-    store.write_manifest(3, {"arrays": entries})
+    store.write_manifest(3, {"arrays": refs})
 
     assert store.newest_whole()[0].number == 3
 

@@ -1,4 +1,4 @@
-"""Finding the checkpoint that a run goes on from, and whether it fits the options."""
+"""Finding the checkpoint that a run resumes from, and whether it fits the options."""
 
 import dataclasses
 import itertools
@@ -40,7 +40,7 @@ def config_of(run_dir=None, resume="auto", **options):
 
 
 def write(root, *numbers, spec=SPEC, **options):
-    """Checkpointer of a run with these options, of which each has an array of its own."""
+    """Checkpoints of a run with these options, of which each has an array of its own."""
     store = Store(str(root))
     store.check_writable()
     for number in numbers:
@@ -78,7 +78,7 @@ def run_dir(tmp_path):
 # Where it looks.
 
 
-def test_run_that_is_not_to_go_on_starts_a_new_run_whatever_is_there(run_dir):
+def test_run_without_resume_starts_a_new_run_whatever_is_there(run_dir):
     assert find(config_of(run_dir, resume=None), SPEC) == (None, [])
 
 
@@ -166,7 +166,7 @@ def test_named_url_without_checkpoints_or_of_no_known_kind_is_an_error_that_name
         find(config_of(resume="nonsense://here"), SPEC)
 
 
-def test_run_goes_on_in_the_folder_that_was_given_or_in_that_of_the_run_that_is_named(run_dir, tmp_path):
+def test_run_resumes_in_the_given_folder_or_in_that_of_the_named_run(run_dir, tmp_path):
     other = str(tmp_path / "other")
     assert run_folder(config_of(None, resume=None)) == (None, False)
     assert run_folder(config_of(other, resume=None)) == (other, False)

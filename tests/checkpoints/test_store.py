@@ -53,10 +53,10 @@ def test_array_comes_back_bit_for_bit_for_every_type_and_shape(store):
     for dtype, shape in itertools.product(DTYPES, SHAPES):
         array = random_array(dtype, shape)
 
-        entry = store.write_tree(array)
-        found = store.read_tree(json.loads(json.dumps(entry)))
+        ref = store.write_tree(array)
+        found = store.read_tree(json.loads(json.dumps(ref)))
 
-        assert (entry["dtype"], entry["shape"]) == (dtype, list(shape))
+        assert (ref["dtype"], ref["shape"]) == (dtype, list(shape))
         assert (found.dtype, found.shape) == (array.dtype, shape)
         assert found.tobytes() == array.tobytes()
 
@@ -68,9 +68,9 @@ def test_file_of_arrays_is_one_that_safetensors_reads_and_is_named_by_its_sum(fo
     document = Store(str(folder)).write_tree(arrays)
 
     (path,) = (folder / "blobs").iterdir()
-    assert {entry["blob"] for entry in document.values()} == {path.stem}
+    assert {ref["blob"] for ref in document.values()} == {path.stem}
     assert hashlib.sha256(path.read_bytes()).hexdigest() == path.stem
-    assert {entry["bytes"] for entry in document.values()} == {path.stat().st_size}
+    assert {ref["bytes"] for ref in document.values()} == {path.stat().st_size}
     loaded = load_file(path)
     for name, array in arrays.items():
         found = loaded[name]
@@ -134,11 +134,11 @@ def test_array_that_could_not_be_read_back_is_refused(store, array):
 
 
 def test_array_read_back_is_writable_and_independent_of_the_store(store):
-    entry = store.write_tree(np.zeros(3))
+    ref = store.write_tree(np.zeros(3))
 
-    store.read_tree(entry)[:] = 1.0
+    store.read_tree(ref)[:] = 1.0
 
-    assert store.read_tree(entry).tolist() == [0.0, 0.0, 0.0]
+    assert store.read_tree(ref).tolist() == [0.0, 0.0, 0.0]
 
 
 def test_million_rows_are_stored_with_one_copy_and_read_with_two(folder):
@@ -146,10 +146,10 @@ def test_million_rows_are_stored_with_one_copy_and_read_with_two(folder):
     store = Store(str(folder))
     tracemalloc.start()
     try:
-        entry = store.write_tree(array)
+        ref = store.write_tree(array)
         peak_of_write = tracemalloc.get_traced_memory()[1]
         tracemalloc.reset_peak()
-        found = store.read_tree(entry)
+        found = store.read_tree(ref)
         peak_of_read = tracemalloc.get_traced_memory()[1]
         tracemalloc.reset_peak()
         Store(str(folder)).write_tree(array)  # reads back what is there
@@ -192,8 +192,8 @@ def test_file_that_is_there_is_read_back_once_before_it_is_relied_on(folder, mon
 
 
 def test_damaged_file_is_replaced_when_its_content_is_written_again(folder):
-    entry = Store(str(folder)).write_tree(np.arange(6))
-    path = folder / "blobs" / f"{entry['blob']}.safetensors"
+    ref = Store(str(folder)).write_tree(np.arange(6))
+    path = folder / "blobs" / f"{ref['blob']}.safetensors"
     whole = path.read_bytes()
 
     for damaged in (whole[:-1] + b"\x01", whole[:-1], b""):
@@ -203,7 +203,7 @@ def test_damaged_file_is_replaced_when_its_content_is_written_again(folder):
 
 
 @pytest.mark.parametrize("name", ["PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"])
-def test_random_generator_goes_on_from_a_stored_state(store, name):
+def test_random_generator_continues_from_a_stored_state(store, name):
     generator = np.random.Generator(getattr(np.random, name)(3))
     generator.integers(0, 9, 5, dtype=np.int32)  # leaves half a word behind
     store.write_manifest(1, {"generator": store.write_tree(generator.bit_generator.state)})
@@ -215,20 +215,20 @@ def test_random_generator_goes_on_from_a_stored_state(store, name):
 
 
 def test_tree_comes_back_with_its_arrays_and_scalars(store):
-    entry = store.write_tree(np.arange(2))
+    ref = store.write_tree(np.arange(2))
     tree = {
         "weights": [np.ones((2, 2), np.float32), (np.zeros(0), 2**200)],
         "z before a": {"b": None, "a": True, "ü": "\ud800\n"},
         "numpy": [np.float32(0.1), np.int64(-7), np.bool_(True)],
         "floats": [0.1, -0.0, float("inf"), 5e-324],
-        "entry": entry,
+        "ref": ref,
     }
 
     document = store.write_tree(tree)
     store.write_manifest(7, document)
     found = store.read_tree(store.read_manifest(7))
 
-    assert document["entry"] == entry
+    assert document["ref"] == ref
     assert list(found) == list(tree)
     assert found["weights"][0].tolist() == [[1.0, 1.0], [1.0, 1.0]]
     assert found["weights"][1][0].shape == (0,)
@@ -236,7 +236,7 @@ def test_tree_comes_back_with_its_arrays_and_scalars(store):
     assert found["z before a"] == tree["z before a"]
     assert found["numpy"] == [float(np.float32(0.1)), -7, True]
     assert [value.hex() for value in found["floats"]] == [value.hex() for value in tree["floats"]]
-    assert found["entry"].tolist() == [0, 1]
+    assert found["ref"].tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("leaf", [{1, 2}, b"bytes", 1j, np.complex64(1), object(), Path("x")])
@@ -270,7 +270,7 @@ def nested(levels):
         ({"a": {"blob": "../x"}}, "A reference to an array is malformed"),
         ({"a": "x" * (64 * 2**20)}, "use arrays"),
     ],
-    ids=["key", "depth", "entry", "length"],
+    ids=["key", "depth", "ref", "length"],
 )
 def test_manifest_that_could_not_be_read_back_is_not_written(store, document, reason):
     with pytest.raises(ValueError, match=reason):

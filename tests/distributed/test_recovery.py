@@ -236,8 +236,8 @@ def test_run_that_goes_on_from_an_older_checkpoint_keeps_those_it_makes(tmp_path
     store = Store(str(tmp_path))
     *_, older, newest = store.numbers()
     if damaged:  # else the older one was asked for by name
-        entry = store.read_manifest(newest)["learner"]["networks"]["online"]
-        path = tmp_path / "blobs" / f"{entry['blob']}.safetensors"
+        ref = store.read_manifest(newest)["learner"]["networks"]["online"]
+        path = tmp_path / "blobs" / f"{ref['blob']}.safetensors"
         path.write_bytes(bytes(path.stat().st_size))
     start = CheckpointRef(store, older, store.verify(older))
     env_steps = start.document["metrics"]["counters"]["env_steps"]

@@ -142,8 +142,8 @@ def test_fault_10_run_interrupted_as_one_of_its_shards_is_put_back_keeps_what_ot
     assert len(first.rows) > 1_000 == len(second.rows)
 
 
-def _change(folder, entry):
-    path = folder / "blobs" / f"{entry['blob']}.safetensors"
+def _change(folder, ref):
+    path = folder / "blobs" / f"{ref['blob']}.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
