@@ -152,11 +152,11 @@ def differences(whole: Path, broken: Path) -> list[str]:
     if stores[0].numbers() != stores[1].numbers():
         return [*found, f"checkpoints {stores[1].numbers()} instead of {stores[0].numbers()}"]
     for number in stores[0].numbers():
-        before_, after_ = (store.verify(number) for store in stores)
+        before_, after_ = (store.verify(number).document for store in stores)
         found += [
             f"checkpoint {number}: another {part}"
             for part in ("learner", "replay")
-            if before_[part] != after_[part]  # entries name arrays by the SHA-256 of their content
+            if before_[part] != after_[part]  # references name files by the SHA-256 of their content
         ]
     return found
 

@@ -118,7 +118,7 @@ def _named(resume: str) -> CheckpointRef:
         store, numbers = find_checkpoints(resume)
     except NoCheckpoint as error:
         raise NoCheckpoint(f"`resume`: {error}") from error
-    return CheckpointRef(store, numbers[-1], store.verify(numbers[-1]))
+    return store.verify(numbers[-1])
 
 
 def _with_host(place: str) -> str:

@@ -149,8 +149,8 @@ class Store:
             content = stream.read(size)
         return document_from_bytes(content, number, self._where(name))
 
-    def verify(self, number: int, relied_on: str = "") -> Tree:
-        """The document of a checkpoint of which every byte is as it was written.
+    def verify(self, number: int, relied_on: str = "") -> "CheckpointRef":
+        """A checkpoint of which every byte is as it was written.
 
         Args:
             number: of the checkpoint.
@@ -168,7 +168,7 @@ class Store:
         for name, refs in refs_by_file(document).items():
             if name not in relied or sizes.get(name) != refs[0].bytes:
                 self._read(refs)
-        return document
+        return CheckpointRef(self, number, document)
 
     def fault(self, refs: list[ArrayRef]) -> str:
         """What is wrong with the file that all of `refs` refer to; empty if it is whole."""
@@ -203,7 +203,7 @@ class Store:
         passed_over: list[tuple[int, str]] = []
         for number in candidates:
             try:
-                return CheckpointRef(self, number, self.verify(number, relied_on)), passed_over
+                return self.verify(number, relied_on), passed_over
             except CheckpointDamaged as error:
                 passed_over.append((number, str(error)))
         summary = f"{self._root}: no checkpoint is whole; nothing was deleted."

@@ -174,7 +174,7 @@ def test_newest_ones_are_kept_and_nothing_else_stays_on_disk(folder):
     assert store.numbers() == [6, 7]
     named = set()
     for number in store.numbers():
-        document = store.verify(number)
+        document = store.verify(number).document
         arrays = [document["learner"]["network"]] + [
             part["state"]["columns"]["number"] for part in document["replay"][0]["parts"]
         ]

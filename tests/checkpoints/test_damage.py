@@ -89,7 +89,7 @@ def test_fault_13_random_damage_is_found_and_the_checkpoint_before_is_loaded(fol
 
     fresh = Store(str(folder))
     with pytest.raises(CheckpointDamaged, match=r"checkpoint-000000000002|blobs"):
-        fresh.read_tree(fresh.verify(2))
+        fresh.read_tree(fresh.verify(2).document)
     with pytest.raises(CheckpointDamaged):
         fresh.read_tree(fresh.read_manifest(2))
     if is_exchanged:

@@ -74,7 +74,7 @@ def test_newest_and_chosen_checkpoints_are_kept_with_their_arrays_only(folder, s
     assert unreadable == []
     assert store.numbers() == [3, 5, 6]
     assert stored_values(folder) == [0, 3, 5, 6, 30, 50, 60]
-    assert [store.verify(number)["arrays"][2] for number in (3, 5, 6)]
+    assert [store.verify(number).document["arrays"][2] for number in (3, 5, 6)]
 
 
 def test_keeping_more_than_there_are_deletes_nothing(folder, store):
@@ -105,7 +105,7 @@ def test_prune_works_the_same_in_an_object_store():
     store.prune(keep=2)
 
     assert store.numbers() == [3, 4]
-    assert [store.read_tree(store.verify(n))["arrays"][0].item() for n in (3, 4)] == [3, 4]
+    assert [store.verify(n).read("arrays")[0].item() for n in (3, 4)] == [3, 4]
     assert len(Store("memory://prune/run")._files.sizes("blobs/")) == 4  # 3, 4, 0 and the young 77
 
 

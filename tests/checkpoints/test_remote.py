@@ -1,4 +1,4 @@
-"""Object stores whose own library raises what it likes: no credentials, no network, no such bucket."""
+"""Object stores: what their libraries raise, and that what other writers put is seen."""
 
 import contextlib
 import itertools
@@ -9,6 +9,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from distdqn.checkpoints.checkpointer import Checkpointer
+from distdqn.checkpoints.files import RemoteFiles
 from distdqn.checkpoints.store import Store
 from distdqn.inspect import main
 from distdqn.training.checkpointing import save
@@ -93,3 +94,44 @@ def test_inspect_says_one_line_of_a_store_that_cannot_be_reached(root, capsys):
         assert main([root]) == 4
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"distdqn: error: {root} cannot be read: EndpointUnreachable")
+
+
+class CachingFileSystem(MemoryFileSystem):
+    """Remembers listings until told not to, as those of real object stores do."""
+
+    cachable = False
+    protocol = "caching"
+
+    def __init__(self):
+        super().__init__()
+        self.listings = {}
+
+    def ls(self, path, detail=True, **options):  # noqa: ARG002
+        if path not in self.listings:
+            self.listings[path] = super().ls(path, detail=True)
+        return self.listings[path]
+
+    def info(self, path, **options):  # noqa: ARG002
+        return next((item for item in self.ls(path.rpartition("/")[0]) if item["name"] == path), None) or {
+            "type": "directory"
+        }
+
+    def invalidate_cache(self, path=None):  # noqa: ARG002
+        self.listings.clear()
+
+
+def test_objects_of_other_writers_are_seen_in_spite_of_cached_listings():
+    root = f"/store{next(_names)}"
+    files = RemoteFiles(CachingFileSystem(), root)
+    files.write("blobs/a", b"1")
+    assert (files.sizes("blobs/"), files.holds("blobs/b", 2)) == ({"blobs/a": 1}, False)
+
+    RemoteFiles(MemoryFileSystem(), root).write("blobs/b", b"22")
+    held = files.holds("blobs/b", 2)
+    RemoteFiles(MemoryFileSystem(), root).write("blobs/c", b"333")
+    with files.reading("blobs/c") as (stream, size):
+        assert (stream.read(), size) == (b"333", 3)
+    RemoteFiles(MemoryFileSystem(), root).write("blobs/d", b"")
+
+    assert held
+    assert files.sizes("blobs/") == {"blobs/a": 1, "blobs/b": 2, "blobs/c": 3, "blobs/d": 0}

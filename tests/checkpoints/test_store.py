@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
 from safetensors.numpy import load_file
 
-from distdqn.checkpoints.files import LocalFiles, RemoteFiles, files_at
+from distdqn.checkpoints.files import LocalFiles, files_at
 from distdqn.checkpoints.store import CheckpointRef, Store
 from distdqn.errors import ConfigError
 
@@ -254,7 +253,7 @@ def test_tree_refuses_keys_that_would_not_come_back(store, tree):
 def test_nan_survives_a_manifest_as_every_other_float_does(store):
     store.write_manifest(1, {"best": float("nan")})
 
-    assert np.isnan(store.verify(1)["best"])
+    assert np.isnan(store.verify(1).document["best"])
 
 
 def nested(levels):
@@ -282,7 +281,7 @@ def test_manifest_that_could_not_be_read_back_is_not_written(store, document, re
 def test_deepest_manifest_that_is_written_can_be_read(store):
     store.write_manifest(1, nested(99))
 
-    assert store.verify(1) == nested(99)
+    assert store.verify(1).document == nested(99)
 
 
 def test_manifest_is_refused_when_an_array_it_names_is_gone(store):
@@ -304,7 +303,7 @@ def test_numbers_are_those_of_manifests_in_ascending_order(folder):
     (folder / "checkpoint-00000000000\N{ARABIC-INDIC DIGIT ONE}.json").write_text("{}")
 
     assert store.numbers() == [0, 3, 20, 10**12]
-    assert store.verify(10**12) == {}
+    assert store.verify(10**12).document == {}
 
 
 def test_number_of_a_checkpoint_is_never_negative(store):
@@ -368,44 +367,3 @@ def test_url_of_the_local_disk_is_written_as_safely_as_a_path(tmp_path):
 def test_url_of_an_unknown_kind_is_a_mistake_in_the_options():
     with pytest.raises(ConfigError, match="nowhere://x"):
         Store("nowhere://x")
-
-
-class CachingFileSystem(MemoryFileSystem):
-    """Remembers listings until told not to, as those of real object stores do."""
-
-    cachable = False
-    protocol = "caching"
-
-    def __init__(self):
-        super().__init__()
-        self.listings = {}
-
-    def ls(self, path, detail=True, **options):  # noqa: ARG002
-        if path not in self.listings:
-            self.listings[path] = super().ls(path, detail=True)
-        return self.listings[path]
-
-    def info(self, path, **options):  # noqa: ARG002
-        return next((item for item in self.ls(path.rpartition("/")[0]) if item["name"] == path), None) or {
-            "type": "directory"
-        }
-
-    def invalidate_cache(self, path=None):  # noqa: ARG002
-        self.listings.clear()
-
-
-def test_objects_of_other_writers_are_seen_in_spite_of_cached_listings():
-    root = f"/store{next(_names)}"
-    files = RemoteFiles(CachingFileSystem(), root)
-    files.write("blobs/a", b"1")
-    assert (files.sizes("blobs/"), files.holds("blobs/b", 2)) == ({"blobs/a": 1}, False)
-
-    RemoteFiles(MemoryFileSystem(), root).write("blobs/b", b"22")
-    held = files.holds("blobs/b", 2)
-    RemoteFiles(MemoryFileSystem(), root).write("blobs/c", b"333")
-    with files.reading("blobs/c") as (stream, size):
-        assert (stream.read(), size) == (b"333", 3)
-    RemoteFiles(MemoryFileSystem(), root).write("blobs/d", b"")
-
-    assert held
-    assert files.sizes("blobs/") == {"blobs/a": 1, "blobs/b": 2, "blobs/c": 3, "blobs/d": 0}

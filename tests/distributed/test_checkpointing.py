@@ -21,7 +21,7 @@ from distributed.fakes import (
 from toy_replay_state import make_replay, make_vectors, plain
 
 from distdqn.checkpoints.reshard import RestorePlan
-from distdqn.checkpoints.store import CheckpointRef, Store
+from distdqn.checkpoints.store import Store
 from distdqn.errors import CheckpointError, RoleFailure
 
 _LOOK = 0.2  # the supervisor looks at signals and deadlines this often
@@ -33,9 +33,7 @@ def _saving(folder, seconds=5.0, keep=100, **options):
 
 def _loaded(folder, number=None):
     """Learner, replay and the rest of a checkpoint, read with another store."""
-    store = Store(str(folder))
-    number = store.numbers()[-1] if number is None else number
-    ref = CheckpointRef(store, number, store.verify(number))
+    ref = Store(str(folder)).verify(Store(str(folder)).numbers()[-1] if number is None else number)
     learner, replay = FakeLearner(), FakeReplay()
     learner.set_state(ref.read("learner"))
     for method, state in RestorePlan(ref, 1).calls(0):
@@ -207,7 +205,7 @@ def test_real_replay_that_overwrites_rows_meanwhile_is_saved_but_for_those(tmp_p
     store = Store(str(tmp_path))
     missing = []
     for number in store.numbers():
-        ref = CheckpointRef(store, number, store.verify(number))
+        ref = store.verify(number)
         index, replay, whole = ref.document["replay"][0]["index"], make_replay(300), make_replay(300)
         for method, state in RestorePlan(ref, 1).calls(0):
             getattr(replay, method)(state)

@@ -239,7 +239,7 @@ def test_run_that_goes_on_from_an_older_checkpoint_keeps_those_it_makes(tmp_path
         ref = store.read_manifest(newest)["learner"]["networks"]["online"]
         path = tmp_path / "blobs" / f"{ref['blob']}.safetensors"
         path.write_bytes(bytes(path.stat().st_size))
-    start = CheckpointRef(store, older, store.verify(older))
+    start = store.verify(older)
     env_steps = start.document["metrics"]["counters"]["env_steps"]
     run = make_run(start=start, max_env_steps=env_steps + 100, saving=_saving(tmp_path, keep=1))
     run.supervisor.run()
@@ -254,8 +254,7 @@ def test_role_that_dies_takes_no_checkpoint_of_another_run(tmp_path, role, goes_
     _interrupted(tmp_path, 4_000)
     store = Store(str(tmp_path))
     *_, older, _ = store.numbers()
-    # Else it has nothing to resume from.
-    start = CheckpointRef(store, older, store.verify(older)) if goes_back else None
+    start = store.verify(older) if goes_back else None  # else it has nothing to resume from
     backend = FakeBackend()
     backend.at(5.0, lambda: backend.kill(role))
     run = make_run(backend, start=start, saving=_saving(tmp_path, seconds=1_000.0))
