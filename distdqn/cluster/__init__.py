@@ -1,4 +1,8 @@
-"""Everything that uses Ray: the connection to a cluster, and the roles as processes on it."""
+"""Everything that uses Ray.
+
+`launch` starts a run. `discovery` finds its Ray and what prevents joining it, `connection` connects, `ray_backend`
+runs roles there, `resources` says what each requests, `control` takes commands.
+"""
 
 import os
 

@@ -113,12 +113,8 @@ def _answer(ref: Any) -> Any:
     """
     try:
         return ray.get(ref, timeout=_ANSWER_SECONDS)
-    except ray.exceptions.GetTimeoutError as error:
-        raise ClusterError(
-            f"The run does not answer within {_ANSWER_SECONDS:g} s (it may be ending; see its output)."
-        ) from error
     except ray.exceptions.RayError as error:
         raise ClusterError(
-            "The run has ended, or its process that takes commands has (see its output; if it continues, "
-            "give the command again)."
+            f"The run does not answer within {_ANSWER_SECONDS:g} s, or its process that takes commands has "
+            "ended (see its output; if the run continues, give the command again)."
         ) from error

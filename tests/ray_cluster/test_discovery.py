@@ -242,6 +242,6 @@ def test_fault_10_ctrl_c_while_ray_is_starting_says_so_and_ends_it(start_run):
     first, head, last = run.output().splitlines()
     assert first == "Ray: a private one on this machine, as no cluster is named"
     assert head.startswith("distdqn  CartPole-v1")
-    assert last == "Interrupted before training began: there is nothing to save."
+    assert last == "Interrupted before training started: there is nothing to save."
     assert run.read("status.json")["state"] == "interrupted"
     run.wait_until(lambda: not run.left(), 15.0)
