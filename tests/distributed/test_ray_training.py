@@ -15,6 +15,7 @@ import pytest
 
 import distdqn
 import distdqn.runner
+import distdqn.training.stopping
 from distdqn.networks.numpy_policy import load_policy
 from distdqn.training.stopping import StopRequest
 
@@ -189,7 +190,7 @@ def killed_run(ray_session, tmp_path_factory, short_run):  # noqa: ARG001
             requests.append(self)
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(distdqn.runner, "StopRequest", KeptRequest)
+    patch.setattr(distdqn.training.stopping, "StopRequest", KeptRequest)
     thread = threading.Thread(target=run.train, args=(config,))
     thread.start()
     try:
