@@ -1,4 +1,4 @@
 """The actor, which explores and makes n-step transitions, and the evaluator, which plays greedily.
 
-`actor` and `evaluator` are for `training.builders`; the other modules are theirs. NumPy and Gymnasium only.
+Import `Actor` from `actor` and `Evaluator` from `evaluator`; the other modules are for these two.
 """

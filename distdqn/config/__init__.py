@@ -1,4 +1,4 @@
-"""Every option of a run once, with its type, default, range and help; presets and command lines.
+"""Every option of a run once, with its type, default, range and help; presets, files and command lines.
 
-All other folders read options from `config`; the commands use `command_line` and `run_command`.
+Import options from `config`. The commands also import from `model`, `command_line` and `run_command`.
 """

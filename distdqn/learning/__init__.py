@@ -1,4 +1,4 @@
-"""The learner: losses as pure functions, the heads, and the compiled update.
+"""The learner: losses as pure functions, the heads, and the compiled update. It computes with TensorFlow.
 
-`learner` is for `training.builders`, the rest is its own. TensorFlow is used here and in `networks`.
+Import `Learner` from `learner`; the other modules are for it.
 """

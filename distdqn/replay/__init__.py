@@ -1,4 +1,4 @@
-"""The replay buffer: rows in ring buffers, samplers over item ids, shards, and the rate limiter.
+"""The replay buffer: rows in ring buffers, samplers over item ids, shards, and the rate limiter. NumPy only.
 
-Any module may be imported by the folders above; none needs more than NumPy.
+Import `Replay` from `replay` and `RateLimiter` from `rate_limiter`; functions of the others are public, too.
 """

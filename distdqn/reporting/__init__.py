@@ -1,4 +1,4 @@
-"""What a run writes and shows: its folder, its metrics, and the console.
+"""What a run writes and shows: its metrics, its folder and the console.
 
-`metrics` is for whatever trains; `console` and `run_directory` are for `metrics` and `runner`.
+Import `Metrics` from `metrics` to report; `runner` makes the folder (`run_directory`) and the `console`.
 """

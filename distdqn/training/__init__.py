@@ -1,4 +1,4 @@
-"""The algorithm in one process (`loop`), when it stops (`stopping`), and how options become roles.
+"""The algorithm on one page (`loop`), when it stops, how options become roles, and checkpoints in rounds.
 
-`runner`, `distributed` and `cluster` import from here. Read `loop` first.
+`runner`, `distributed` and `cluster` import from here. `backend` has the protocol for calling roles.
 """
