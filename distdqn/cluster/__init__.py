@@ -1,8 +1,8 @@
 """Everything that uses Ray.
 
-`launch` starts a run. `discovery` finds its Ray and what prevents joining it, `connection` connects, `ray_backend`
-runs roles there, `resources` says what each requests, `control` takes commands. Import only `launch` and `control`
-from outside.
+`launch` starts a run. `discovery` finds its Ray and what prevents joining it, `connection` connects,
+`ray_backend` runs roles there, `resources` says what each requests, and `control` takes commands.
+From outside, import from `launch` and `control`.
 """
 
 import os
