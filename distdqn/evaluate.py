@@ -11,7 +11,7 @@ import numpy as np
 from distdqn.acting.evaluator import Evaluator
 from distdqn.config.command_line import Command, print_mistakes
 from distdqn.config.config import Count, Seed, SharedOptions
-from distdqn.config.model import Options, Text, option
+from distdqn.config.model import Options, Text
 from distdqn.environments.registry import inspect_environment, resolve_environment
 from distdqn.errors import ConfigError, DistdqnError
 from distdqn.networks.numpy_policy import load_policy, make_policy
@@ -21,18 +21,23 @@ from distdqn.types import PolicyWeights
 class EvaluateOptions(Options):
     """The network to play, and how often."""
 
-    run_dir: Text = option("", ..., "folder of a finished run")
-    episodes: Count = option("", 100, "episodes to play")
-    seed: Seed = option("", 0, "fixes the episodes; training saw none of them")
-    final: bool = option("", False, "play the run's last network instead of its best")
-    env: Text | None = option("", None, "another environment than the run's; none means the run's")
+    run_dir: Text
+    """Folder of a finished run."""
+    episodes: Count = 100
+    """Episodes to play."""
+    seed: Seed = 0
+    """Fixes the episodes; training saw none of them."""
+    final: bool = False
+    """Play the run's last network instead of its best."""
+    env: Text | None = None
+    """Another environment than the run's; none means the run's."""
 
 
 _COMMAND = Command(
     "distdqn evaluate RUN_DIR [OPTION VALUE ...]",
     "Play a run's best network greedily and print its returns.",
     EvaluateOptions,
-    positional=["run_dir"],
+    positional="run_dir",
 )
 
 
@@ -42,7 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if _COMMAND.prints_help(arguments):
         return 0
     try:
-        print(json.dumps(evaluate(**_COMMAND.parse(arguments))))
+        given, mistakes = _COMMAND.collect(arguments)
+        if mistakes or "run_dir" not in given:
+            raise ConfigError(mistakes or "`run_dir` is missing (see `--help`).")
+        print(json.dumps(evaluate(**given)))
     except DistdqnError as error:
         return print_mistakes(error)
     return 0

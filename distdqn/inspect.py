@@ -22,7 +22,7 @@ from distdqn.checkpoints.format import ArrayRef, refs_by_file
 from distdqn.checkpoints.resume import option_text
 from distdqn.checkpoints.store import Store, find_checkpoints
 from distdqn.config.command_line import Command, print_mistakes
-from distdqn.config.model import Options, Text, option
+from distdqn.config.model import Options, Text
 from distdqn.config.config import Config
 from distdqn.errors import CheckpointDamaged, CheckpointError, DistdqnError, NoCheckpoint
 from distdqn.types import Tree
@@ -35,15 +35,17 @@ _SHOWN_APART = ("env", "mode", "actors", "envs_per_actor", "seed", "run_dir", "r
 class InspectOptions(Options):
     """The checkpoints to look at."""
 
-    place: Text = option("", ..., "folder of a run, folder or URL of its checkpoints, or the file of one")
-    json_: bool = option("", False, "print JSON")
+    place: Text
+    """Folder of a run, folder or URL of its checkpoints, or the file of one."""
+    json_: bool = False
+    """Print JSON."""
 
 
 _COMMAND = Command(
     "distdqn inspect RUN_OR_CHECKPOINT [--json]",
     "Show what is in the checkpoints of a run, and whether they are whole.",
     InspectOptions,
-    positional=["place"],
+    positional="place",
 )
 
 

@@ -9,22 +9,24 @@ from typing import Any
 
 from distdqn.config.command_line import Command, print_mistakes
 from distdqn.config.config import Actors
-from distdqn.config.model import Options, Text, option
+from distdqn.config.model import Options, Text
 from distdqn.errors import INTERRUPTED, ClusterError, ConfigError, DistdqnError
 
 
 class ScaleOptions(Options):
     """The run to change, and its new number of actors."""
 
-    run: Text = option("", ..., "folder of the run, on a machine of its Ray cluster")
-    actors: Actors = option("", ..., "number of actors that the run should have")
+    run: Text
+    """Folder of the run, on a machine of its Ray cluster."""
+    actors: Actors
+    """Number of actors that the run should have."""
 
 
 _COMMAND = Command(
     "distdqn scale RUN --actors N",
     "Change the number of actors of a run in mode `async` while it trains, and wait until it has that many.",
     ScaleOptions,
-    positional=["run"],
+    positional="run",
 )
 
 

@@ -27,14 +27,14 @@ def test_fault_29_run_refuses_a_number_of_actors_that_cannot_be(
 @pytest.mark.parametrize(
     ("options", "mistake"),
     [
-        (["--discount", "2"], "`discount` must be at least 0, at most 1, not `2.0`."),
+        (["--discount", "2"], "`discount` must be at most 1, not `2.0`."),
         (["--learning-rate", "nan"], "`learning_rate`"),
         (
             ["--replay-capacity", "50", "--min-replay-size", "50"],
             "`batch_size` (128) exceeds `replay_capacity` (50)",
         ),
         (["--replay-capacity", "500"], "`min_replay_size` (1000) exceeds `replay_capacity` (500)"),
-        (["--loss", "absolute"], "`loss` must be one of `huber`, `squared`, not `absolute`."),
+        (["--loss", "absolute"], "`loss` must be `huber` or `squared`, not `absolute`."),
         (["--actors"], "`--actors` needs a value"),
         (["--layer-norm=maybe"], "`--layer-norm` must be `true` or `false`, not `maybe`."),
         (["--mode", "serial", "--local"], "`address` has no effect in mode `serial`"),
@@ -55,7 +55,7 @@ def test_fault_29_run_lists_mistakes_of_all_kinds_together(launch: Launch) -> No
         2,
         "Unknown option `--batchsize=3` (did you mean `--batch-size`?)",
         "`actors` must be a whole number or `auto`, not `x`.",
-        "`discount` must be at least 0",
+        "`discount` must be at most 1, not `2.0`.",
         "`env`: Environment `CartPol` doesn't exist. Did you mean: `CartPole`?",
         most_seconds=OPTIONS_SECONDS,
     )
@@ -99,7 +99,7 @@ def test_fault_29_run_names_the_file_of_a_mistake_in_a_file(
         ended,
         2,
         "distdqn: error: `actors` must be at least 1",
-        f"distdqn: error: {name}: `discount` must be at least 0, at most 1, not `2`.",
+        f"distdqn: error: {name}: `discount` must be at most 1, not `2`.",
         f"distdqn: error: {name}: Unknown option `batchsize` (did you mean `batch_size`?).",
         "`env`: Environment `CartPol` doesn't exist.",
         most_seconds=OPTIONS_SECONDS,
@@ -145,7 +145,7 @@ def test_evaluate_lists_all_its_mistakes_together(launch: Launch, command: tuple
         ended,
         2,
         "`episodes` must be at least 1, not `0`.",
-        "`seed` must be at least 0, ",
+        "`seed` must be at least 0, not `-1`.",
         "`run_dir`: nowhere holds no `policy.npz`",
     )
 

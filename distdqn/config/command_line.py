@@ -2,23 +2,16 @@
 
 import inspect
 import sys
-from collections.abc import Sequence
+import typing
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Generic, TypeVar
 
 from cyclopts import App, Group, Parameter
-from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, HelpEntry, NameRenderer
 from cyclopts.exceptions import CoercionError, MissingArgumentError
+from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, HelpEntry, NameRenderer
+from pydantic.fields import FieldInfo
 
-from distdqn.config.model import (
-    RENAMED,
-    Options,
-    alternatives,
-    choices,
-    did_you_mean,
-    heading_of,
-    option_types,
-    values_from_text,
-)
+from distdqn.config.model import RENAMED, Options, alternatives, did_you_mean, values_from_text
 from distdqn.errors import ConfigError, DistdqnError
 
 M = TypeVar("M", bound=Options)
@@ -27,6 +20,11 @@ M = TypeVar("M", bound=Options)
 def flag(name: str) -> str:
     """An option as typed."""
     return "--" + name.strip("_").replace("_", "-")
+
+
+def meaning(field: FieldInfo) -> str:
+    """The docstring of an option in one line."""
+    return " ".join((field.description or "").split())
 
 
 def default_text(value: Any) -> str:
@@ -59,25 +57,19 @@ class Command(Generic[M]):
         description: what it does, in a sentence.
         model: what `read` returns.
         others: models of options that `read` leaves out.
-        positional: options that are given without their names.
+        positional: the option that is given without its name, if there is one.
     """
 
     def __init__(
-        self,
-        usage: str,
-        description: str,
-        model: type[M],
-        *others: type[Options],
-        positional: Sequence[str] = (),
+        self, usage: str, description: str, model: type[M], *others: type[Options], positional: str = ""
     ) -> None:
         self._usage = usage
         self._description = description
         self._model = model
         self._positional = positional
         models: list[type[Options]] = [*others, model]
-        self.fields = {name: info for each in models for name, info in each.model_fields.items()}
-        self.types = {name: kind for each in models for name, kind in option_types(each).items()}
-        self._switched_off = {name for each in models if each.has_opposites for name in each.model_fields}
+        self._owners = {name: each for each in models for name in each.model_fields}
+        self.fields = {name: owner.model_fields[name] for name, owner in self._owners.items()}
 
     def read(self, arguments: Sequence[str]) -> M:
         """The options of a command line.
@@ -94,23 +86,10 @@ class Command(Generic[M]):
             raise ConfigError(mistakes)
         return options
 
-    def parse(self, arguments: Sequence[str]) -> dict[str, Any]:
-        """Options by name, whose values are not checked yet.
-
-        Raises:
-            ConfigError: options are unknown, without a value or missing.
-        """
-        values, mistakes = self.collect(arguments)
-        missing = [name for name, info in self.fields.items() if info.is_required() and name not in values]
-        mistakes += [f"`{name}` is missing (see `--help`)." for name in missing]
-        if mistakes:
-            raise ConfigError(mistakes)
-        return values
-
     def collect(self, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         """Options by name, whose values are not checked yet, and a line for each that cannot be read."""
         tokens, mistakes = list(arguments), []
-        app = self._app(list(self.fields))
+        app = self._app(self.fields)
         while True:
             try:
                 _, bound, unused, _ = app.parse_known_args(tokens)
@@ -126,8 +105,7 @@ class Command(Generic[M]):
                 tokens.remove(f"{keyword}={value}")
         # What follows an unknown option may be its value: no mistake of its own.
         unknown = [token for token in unused if token.startswith("-")] or unused
-        values = values_from_text(self.types, bound.arguments)
-        return values, [*map(self._unknown, unknown), *mistakes]
+        return values_from_text(self.fields, bound.arguments), [*map(self._unknown, unknown), *mistakes]
 
     def _unknown(self, token: str) -> str:
         name = token.partition("=")[0]
@@ -140,14 +118,14 @@ class Command(Generic[M]):
         """Prints every option if that is asked for; whether it is."""
         is_asked = bool({"--help", "-h"} & set(arguments))
         if is_asked:
-            self.print_options(list(self.fields))
+            self.print_options(self.fields)
         return is_asked
 
-    def print_options(self, names: Sequence[str]) -> None:
+    def print_options(self, names: Iterable[str]) -> None:
         """Prints some options, each with its meaning and default, headings in the order of the names."""
         self._app(names).help_print([])
 
-    def _app(self, names: Sequence[str]) -> App:
+    def _app(self, names: Iterable[str]) -> App:
         app = App(
             usage=f"Usage: {self._usage}",
             help=self._description,
@@ -157,35 +135,36 @@ class Command(Generic[M]):
             help_formatter=DefaultFormatter(column_specs=_columns),
             default_parameter=Parameter(allow_repeating=True),
         )
-        headings = list(dict.fromkeys(heading_of(self.fields[name]) for name in names))
-        groups = [Group(heading or "Options", sort_key=index) for index, heading in enumerate(headings)]
-        shown = {name: groups[headings.index(heading_of(self.fields[name]))] for name in names}
-        parameters = [self._parameter(name, group) for name, group in shown.items()]
+        groups: dict[str, Group] = {}
+        parameters = []
+        for name in names:
+            heading = self._owners[name].heading_of(name)
+            group = groups.setdefault(heading, Group(heading, sort_key=len(groups)))
+            parameters.append(self._parameter(name, group))
 
         def receive(**_options: Any) -> None: ...
 
-        receive.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            sorted(parameters, key=lambda parameter: parameter.kind)
-        )
+        receive.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         app.default(receive)
         return app
 
     def _parameter(self, name: str, group: Group) -> inspect.Parameter:
         """An option as a parameter that takes text, which the model then checks."""
-        info, kind = self.fields[name], self.types[name]
-        has_default = not info.is_required() and (kind is not bool or name in self._switched_off)
+        info, has_opposite = self.fields[name], self._owners[name].has_opposites
+        kind, is_switch = info.annotation, info.annotation is bool
+        has_default = not info.is_required() and (has_opposite or not is_switch)
         shown = Parameter(
-            help=info.description,
+            help=meaning(info),
             group=group,
             metavar=_metavar(kind),
-            negative=None if name in self._switched_off else (),
+            negative=None if has_opposite else (),
             show_default=has_default and (lambda _: default_text(info.default)),
         )
         return inspect.Parameter(
             name,
-            inspect.Parameter.POSITIONAL_ONLY if name in self._positional else inspect.Parameter.KEYWORD_ONLY,
-            default=False if kind is bool else "",
-            annotation=Annotated[bool if kind is bool else str, shown],
+            inspect.Parameter.POSITIONAL_ONLY if name == self._positional else inspect.Parameter.KEYWORD_ONLY,
+            default=False if is_switch else "",
+            annotation=Annotated[bool if is_switch else str, shown],
         )
 
 
@@ -197,6 +176,6 @@ def _columns(console: Any, options: Any, entries: list[HelpEntry]) -> tuple[Colu
 
 
 def _metavar(kind: Any) -> str:
-    if words := choices(kind):
-        return "{" + ",".join(words) + "}"
+    if typing.get_origin(kind) is typing.Literal:
+        return "{" + ",".join(typing.get_args(kind)) + "}"
     return "N" if {int, float} & set(alternatives(kind)) else "TEXT"

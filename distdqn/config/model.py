@@ -1,16 +1,18 @@
 """What every model of options shares: text becomes values, and mistakes become words."""
 
 import difflib
-import functools
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from distdqn.errors import ConfigError
+
+Text = Annotated[str, Field(min_length=1)]
 
 RENAMED = {
     "capacity": "replay_capacity",
@@ -23,30 +25,31 @@ RENAMED = {
     "output_kernel_reach": "output_init_scale",
 }
 
-Text = Annotated[str, Field(min_length=1)]
-
-_OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than_equal")
-_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most"}
-
-
-def option(heading: str, default: Any, meaning: str) -> Any:
-    """A field of `Options`.
-
-    Args:
-        heading: what it stands under in `--help`.
-        default: `...` if there is none.
-        meaning: its help text.
-    """
-    return Field(default, description=meaning, json_schema_extra={"heading": heading})
+# What pydantic's types of errors say an option must be.
+_BOUNDS = {
+    "greater_than": "above {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than_equal": "at most {le:g}",
+}
+_WORDS = _BOUNDS | {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "`true` or `false`",
+    "string_type": "text",
+    "string_too_short": "text",
+    "callable_type": "text",
+    "literal_error": "{expected}",
+    "listed": "{form}",
+    "tuple_type": "a pair",
+    "missing": "a pair",
+    "too_long": "a pair",
+    "too_short": "at least one value",
+}
 
 
 class InvalidOptions(ConfigError):
-    """Everything that is wrong with some options.
-
-    Args:
-        single: mistakes in one option, by its name.
-        contradictions: between several.
-    """
+    """Invalid options: `single` mistakes by the name of the option, and `contradictions` between options."""
 
     def __init__(self, single: dict[str, str], contradictions: list[str]) -> None:
         super().__init__([*single.values(), *contradictions])
@@ -55,24 +58,28 @@ class InvalidOptions(ConfigError):
 
 
 class Options(BaseModel):
-    """Options of a command, each with its type, range, default and meaning.
+    """Options, each with its type, range and default, and its meaning as the docstring below it.
 
     Raises:
         InvalidOptions: lists all mistakes.
     """
 
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    heading: ClassVar[str] = "options"  # what the options of the class stand under in `--help`
+    elsewhere: ClassVar[dict[str, str]] = {}  # headings of options that stand under another one
     has_opposites: ClassVar[bool] = False  # `--x` and `--no-x`, since a file may switch x on
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
-
-    if not typing.TYPE_CHECKING:  # checkers derive the arguments from the fields
+    if not typing.TYPE_CHECKING:  # type checkers derive the arguments from the fields
 
         def __init__(self, **given: Any) -> None:
             single = {}
             try:
                 super().__init__(**given)
             except ValidationError as error:
-                single = _mistakes(type(self), given, error)
+                single = _mistakes(type(self), error)
             values = {name: field.default for name, field in type(self).model_fields.items()} | given
             others = self.contradictions({k: v for k, v in values.items() if k not in single})
             if single or others:
@@ -80,59 +87,48 @@ class Options(BaseModel):
 
     @classmethod
     def contradictions(cls, options: Mapping[str, Any]) -> list[str]:  # noqa: ARG003
-        """A line for each contradiction between options.
-
-        Args:
-            options: those that are right by themselves.
-        """
+        """A line for each contradiction between options that are valid by themselves."""
         return []
 
     @classmethod
+    def heading_of(cls, name: str) -> str:
+        """What an option stands under in `--help`."""
+        owner = next(base for base in cls.__mro__ if name in vars(base).get("__annotations__", ()))
+        return owner.elsewhere.get(name, owner.heading) if issubclass(owner, Options) else ""
+
+    @classmethod
     def from_text(cls, given: Mapping[str, Any]) -> Self:
-        """Options by name, as a command line or a file gives them: text is parsed.
+        """Options by name as a command line or a file gives them: text is parsed.
 
         Raises:
             InvalidOptions: lists all mistakes.
         """
-        return cls(**values_from_text(option_types(cls), given))
+        return cls(**values_from_text(cls.model_fields, given))
 
 
-@functools.cache
-def option_types(model: type[Options]) -> dict[str, Any]:
-    """The type of each option, ranges included."""
-    return typing.get_type_hints(model, include_extras=True)
+def listed(form: str) -> BeforeValidator:
+    """Takes lists, which files have, for tuples, and says in the words `form` what a value must be."""
+
+    def validate(value: Any) -> Any:
+        if not isinstance(value, tuple | list):
+            raise PydanticCustomError("listed", "{form}", {"form": form})
+        return tuple(tuple(each) if isinstance(each, list) else each for each in value)
+
+    return BeforeValidator(validate)
 
 
-def values_from_text(kinds: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options given, text among them parsed as `kinds` says; what cannot be parsed stays text."""
+def values_from_text(fields: Mapping[str, FieldInfo], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options given, text among them parsed as its field says; what cannot be parsed stays text."""
     return {
-        name: _parse(kinds[name], value) if name in kinds and isinstance(value, str) else value
+        name: _parse(fields[name].annotation, value) if name in fields and isinstance(value, str) else value
         for name, value in given.items()
     }
-
-
-def heading_of(info: FieldInfo) -> str:
-    """What an option stands under in `--help`."""
-    extra = info.json_schema_extra
-    return str(extra["heading"]) if isinstance(extra, dict) else ""
-
-
-def choices(kind: Any) -> tuple[str, ...]:
-    """The values that an option's type lists; none if it allows others."""
-    return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """A hint for a name that does not exist: the nearest one that does."""
     near = difflib.get_close_matches(name, names, n=1)
     return f"did you mean `{near[0]}`?" if near else "see `--help`"
-
-
-def unknown_option(name: str, names: Iterable[str]) -> str:
-    """A line on an option that does not exist, or no longer under this name."""
-    if name in RENAMED and RENAMED[name] in names:
-        return f"`{name}` is now `{RENAMED[name]}`."
-    return f"Unknown option `{name}` ({did_you_mean(name, names)})."
 
 
 def alternatives(kind: Any) -> list[Any]:
@@ -162,7 +158,7 @@ def _parse(kind: Any, text: str) -> Any:
     return text
 
 
-def _parse_item(text: str) -> Any:
+def _parse_item(text: str) -> int | tuple[int, float]:
     """`128`, or `5000:0.1` as a pair.
 
     Raises:
@@ -172,57 +168,27 @@ def _parse_item(text: str) -> Any:
     return (int(first), float(second)) if colon else int(first)
 
 
-def _mistakes(model: type[Options], given: Mapping[str, Any], error: ValidationError) -> dict[str, str]:
+def _mistakes(model: type[Options], error: ValidationError) -> dict[str, str]:
     """One line for each option that is wrong, in the order of the fields."""
-    found: dict[str, str] = {}
+    errors: dict[str, list[ErrorDetails]] = {}
     for each in error.errors():
-        name, kind = str(each["loc"][0]), option_types(model).get(str(each["loc"][0]))
-        if each["type"] == "extra_forbidden":
-            found[name] = unknown_option(name, model.model_fields)
-        elif each["type"] == "missing":
-            found[name] = f"`{name}` is missing (see `--help`)."
-        elif each["type"] in _OUT_OF_RANGE:
-            found[name] = f"`{name}` must be {range_in_words(kind)}, not `{each['input']}`."
-        elif name not in found:
-            found[name] = f"`{name}` must be {type_in_words(kind)}, not `{given[name]}`."
-    return found
+        errors.setdefault(str(each["loc"][0]), []).append(each)
+    return {name: _mistake(model, name, found) for name, found in errors.items()}
 
 
-def type_in_words(kind: Any) -> str:
-    """`a whole number or `auto``: an option's type without its range."""
-    if words := choices(kind):
-        return f"one of {', '.join(f'`{word}`' for word in words)}"
-    return " or ".join(dict.fromkeys(word for part in alternatives(kind) for word in _part_in_words(part)))
-
-
-def _part_in_words(part: Any) -> list[str]:
-    if part is types.NoneType:
-        return ["`none`"]
-    if typing.get_origin(part) is Literal:
-        return [f"`{word}`" for word in typing.get_args(part)]
-    if typing.get_origin(part) is tuple:
-        is_points = int not in alternatives(typing.get_args(part)[0])
-        return ["points like `0:1,5000:0.1`" if is_points else "whole numbers separated by commas"]
-    names = {int: "a whole number", float: "a number", bool: "`true` or `false`"}
-    return [names.get(part, "text")]
-
-
-def range_in_words(kind: Any) -> str:
-    """`at least 1, at most 10`: the range of the numbers that an option's type holds."""
-    bounds = [
-        f"{word} {getattr(limit, name):g}"
-        for limit in _limits(kind)
-        for name, word in _BOUNDS.items()
-        if hasattr(limit, name)
-    ]
-    return ", ".join(bounds)
-
-
-def _limits(kind: Any) -> list[Any]:
-    """The limits of the first part of a type that has any."""
-    for each in typing.get_args(kind):
-        if found := [limit for limit in getattr(each, "metadata", ()) if _BOUNDS.keys() & set(dir(limit))]:
-            return found
-        if found := _limits(each):
-            return found
-    return []
+def _mistake(model: type[Options], name: str, errors: list[ErrorDetails]) -> str:
+    if name not in model.model_fields:
+        if RENAMED.get(name) in model.model_fields:
+            return f"`{name}` is now `{RENAMED[name]}`."
+        return f"Unknown option `{name}` ({did_you_mean(name, model.model_fields)})."
+    if errors[0]["loc"] == (name,) and errors[0]["type"] == "missing":
+        return f"`{name}` is missing (see `--help`)."
+    found = [each for each in errors if each["type"] in _BOUNDS]
+    if not found:
+        depth = max(len(each["loc"]) for each in errors)
+        found = [each for each in errors if len(each["loc"]) == depth]
+    words = [_WORDS[each["type"]].format(**each.get("ctx", {})).replace("'", "`") for each in found]
+    is_part = isinstance(found[0]["loc"][-1], int) or found[0]["type"] in _BOUNDS
+    if not is_part and types.NoneType in alternatives(model.model_fields[name].annotation):
+        words.append("`none`")
+    return f"`{name}` must be {' or '.join(dict.fromkeys(words))}, not `{found[0]['input']}`."

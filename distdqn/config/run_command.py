@@ -6,43 +6,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distdqn.config.command_line import Command, default_text, flag
+from distdqn.config.command_line import Command, default_text, flag, meaning
 from distdqn.config.config import HEADINGS, RUN, Config
 from distdqn.config.files import preset_names, preset_source, read_options, read_preset
-from distdqn.config.model import (
-    InvalidOptions,
-    Options,
-    Text,
-    did_you_mean,
-    heading_of,
-    option,
-    option_types,
-    range_in_words,
-    type_in_words,
-    values_from_text,
-)
+from distdqn.config.model import InvalidOptions, Options, Text, did_you_mean, values_from_text
 from distdqn.errors import ConfigError
 
 
 class RunOnly(Options):
     """What the command line of `run` has besides the options of `Config`."""
 
-    config: Text | None = option(
-        RUN, None, "YAML, TOML or JSON file of options, for example the `config.json` of another run"
-    )
-    preset: Text | None = option(
-        RUN,
-        None,
-        f"options of a published algorithm ({', '.join(preset_names())}); those of `--config` and of the "
-        "command line replace them",
-    )
-    local: bool = option(RUN, False, "short for `--address local`")
-    print_config: bool = option(RUN, False, "print all options as YAML for `--config`, and stop")
-    debug: bool = option(RUN, False, "show the tracebacks of mistakes, too")
+    heading = RUN
+
+    config: Text | None = None
+    """YAML, TOML or JSON file of options, for example the `config.json` of another run."""
+    preset: Text | None = None
+    """Options of a published algorithm: `apex`, `double`, `dqn`, `lecture`, `munchausen`, `qr` or `rainbow`;
+    those of `--config` and of the command line replace them."""
+    local: bool = False
+    """Short for `--address local`."""
+    print_config: bool = False
+    """Print all options as YAML for `--config`, and stop."""
+    debug: bool = False
+    """Show the tracebacks of mistakes, too."""
 
 
-_USAGE = "distdqn run [OPTION VALUE ...]"
-_DESCRIPTION = "Train a distributed DQN on a Gymnasium environment."
+_USAGE, _DESCRIPTION = "distdqn run [OPTION VALUE ...]", "Train a distributed DQN on a Gymnasium environment."
 
 RUN_COMMAND = Command(_USAGE, _DESCRIPTION, Config, RunOnly)
 
@@ -54,7 +43,8 @@ _HELP = f"""Usage: {_USAGE}
   distdqn run --preset apex --env LunarLander-v3
   distdqn run --config runs/NAME/config.json --seed 1
 
-Options come in groups: `--help GROUP` lists one, `--help all` every option."""
+Options come in groups: `--help GROUP` lists one, `--help all` every option.
+"""
 
 _PAGE = """# Options
 
@@ -63,8 +53,7 @@ command line; each replaces those before it. A file is YAML, TOML or JSON and na
 (`batch_size: 64`), as the `config.json` of every run does. `--print-config` prints all options as YAML for
 `--config`. In Python, options are the arguments of `distdqn.Config`.
 
-Write this page anew after a change of an option:
-`python -m distdqn.config.run_command > docs/options.md`.
+After a change of an option, write this page anew: `python -m distdqn.config.run_command > docs/options.md`.
 """
 
 
@@ -103,21 +92,16 @@ def parse_run(arguments: Sequence[str]) -> RunArguments:
         if "address" in given:
             mistakes.append("`--local` and `--address` exclude each other (give one of them).")
         given["address"] = "local"
-    values: dict[str, Any] = {}
-    files: dict[str, str] = {}
-    try:
-        if only["preset"] is not None:
-            values = read_preset(only["preset"])
-    except ConfigError as error:
-        mistakes += error.mistakes
-    try:
-        if only["config"] is not None:
-            read = values_from_text(option_types(Config), read_options(Path(only["config"])))
-            values |= read
-            files = dict.fromkeys(read.keys() - given.keys(), only["config"])
-    except ConfigError as error:
-        mistakes += error.mistakes
-    return RunArguments(values | given, files, mistakes, bool(only["print_config"]))
+    read: list[dict[str, Any]] = []
+    sources = (read_preset, only["preset"]), (lambda name: read_options(Path(name)), only["config"])
+    for read_source, name in sources:
+        try:
+            read.append(values_from_text(Config.model_fields, read_source(name)) if name is not None else {})
+        except ConfigError as error:
+            mistakes += error.mistakes
+            read.append({})
+    files = dict.fromkeys(read[1].keys() - given.keys(), str(only["config"]))
+    return RunArguments(read[0] | read[1] | given, files, mistakes, bool(only["print_config"]))
 
 
 def config_yaml(config: Config) -> str:
@@ -151,19 +135,16 @@ def print_run_help(topic: str) -> None:
         ConfigError: there is no such heading.
     """
     by_heading = _names_by_heading(RunOnly, Config)
-    if topic == "all":
-        RUN_COMMAND.print_options([name for names in by_heading.values() for name in names])
+    if not topic:
+        print(_HELP)
+        for heading, about in HEADINGS.items():
+            print(f"  {heading.split()[0]:12} {about}")
         return
-    if topic:
-        matching = [heading for heading in HEADINGS if heading.startswith(topic)]
-        if not matching:
-            known = [heading.split()[0] for heading in HEADINGS]
-            raise ConfigError(f"`--help` has no group `{topic}` ({did_you_mean(topic, known)}).")
-        RUN_COMMAND.print_options(by_heading[matching[0]])
-        return
-    print(_HELP, end="\n\n")
-    for heading, about in HEADINGS.items():
-        print(f"  {heading.split()[0]:12} {about}")
+    shown = [names for heading, names in by_heading.items() if topic == "all" or heading.startswith(topic)]
+    if not shown:
+        hint = did_you_mean(topic, [heading.split()[0] for heading in HEADINGS])
+        raise ConfigError(f"`--help` has no group `{topic}` ({hint}).")
+    RUN_COMMAND.print_options(itertools.chain(*shown))
 
 
 def options_page() -> str:
@@ -172,13 +153,10 @@ def options_page() -> str:
     for heading, names in _names_by_heading(RunOnly, Config).items():
         about = HEADINGS[heading]
         rows += [f"\n## {heading.capitalize()}\n", f"{about[0].upper()}{about[1:]}.\n"]
-        rows += ["| option | default | allowed | meaning |", "|---|---|---|---|"]
+        rows += ["| option | default | meaning |", "|---|---|---|"]
         for name in names:
-            info, kind = RUN_COMMAND.fields[name], RUN_COMMAND.types[name]
-            allowed = ", ".join(filter(None, (type_in_words(kind), range_in_words(kind))))
-            rows.append(
-                f"| `{flag(name)}` | `{default_text(info.default)}` | {allowed} | {info.description} |"
-            )
+            info = RUN_COMMAND.fields[name]
+            rows.append(f"| `{flag(name)}` | `{default_text(info.default)}` | {meaning(info)} |")
     rows += ["\n## Presets\n", "| preset | sets | from |", "|---|---|---|"]
     for name in preset_names():
         settings = ", ".join(f"`{key} {default_text(value)}`" for key, value in read_preset(name).items())
@@ -187,11 +165,11 @@ def options_page() -> str:
 
 
 def _names_by_heading(*models: type[Options]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {heading: [] for heading in HEADINGS}
+    names: dict[str, list[str]] = {heading: [] for heading in HEADINGS}
     for model in models:
-        for name, info in model.model_fields.items():
-            found[heading_of(info)].append(name)
-    return found
+        for name in model.model_fields:
+            names[model.heading_of(name)].append(name)
+    return names
 
 
 if __name__ == "__main__":

@@ -131,8 +131,8 @@ def test_points_of_a_schedule_are_read_as_pairs() -> None:
         ({"epsilon_schedule": "piecewise", "epsilon_points": "9:1,5:0"}, "rising env steps, not [9, 5]"),
         ({"epsilon_schedule": "piecewise", "epsilon_points": "0:2"}, "at most 1, not `2.0`"),
         ({"epsilon_schedule": "piecewise", "epsilon_points": "0-1"}, "points like `0:1,5000:0.1`"),
-        ({"epsilon_schedule": "step"}, "one of `constant`, `linear`, `cosine`, `piecewise`"),
-        ({"learning_rate_schedule": "step"}, "`constant` or `linear` or `cosine` or `piecewise` or `none`"),
+        ({"epsilon_schedule": "step"}, "`constant`, `linear`, `cosine` or `piecewise`, not"),
+        ({"learning_rate_schedule": "step"}, "`constant`, `linear`, `cosine` or `piecewise` or `none`"),
     ],
 )
 def test_schedule_that_cannot_be_is_refused_with_the_reason(texts: dict[str, str], complaint: str) -> None:
