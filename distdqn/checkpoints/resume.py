@@ -22,15 +22,8 @@ def describe_run(given: Config, config: Config, spec: EnvironmentSpec) -> Tree:
     Options without effect beside the others are left out. Two runs can resume from each
     other's checkpoints if their structures agree in all that both have.
     """
-    names = [
-        "n_step",
-        "discount",
-        "reward_scale",
-        "reward_clip",
-        "failure_reward",
-        "bootstrap_on_termination",
-    ]
-    names += ["network", "head"]
+    names = ["n_step", "discount", "reward_scale", "reward_clip", "failure_reward"]
+    names += ["bootstrap_on_termination", "network", "head"]
     if config.failure_reward is not None:
         names.append("early_end_steps")
     if config.network is None:
@@ -42,14 +35,13 @@ def describe_run(given: Config, config: Config, spec: EnvironmentSpec) -> Tree:
     options = config.to_json()
     structure = {
         "env": options["env"],
-        "observation_shape": spec.observation_shape,
+        "observation_shape": list(spec.observation_shape),
         "observation_dtype": spec.observation_dtype,
         "actions": spec.actions,
         **({"observation_high": spec.observation_high} if spec.is_image else {}),  # images are divided by it
         **{name: options[name] for name in names},
     }
-    described: Tree = json.loads(json.dumps({"config": given.to_json(), "structure": structure}))
-    return described
+    return {"config": given.to_json(), "structure": structure}
 
 
 def checkpoint_root(config: Config, folder: Path) -> str:
