@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+from types import SimpleNamespace
 
 import fsspec
 import numpy as np
@@ -55,16 +56,17 @@ def cut_off():
 
 
 def tree_of(number):
-    return {"learner": np.full(9, number), "goal": {"best": None}}
+    learner = {"learner_steps": number, "network": np.full(9, number)}
+    return {"learner": learner, "goal": {"best": None}}
 
 
 def test_fault_18_store_that_cannot_be_reached_is_a_failed_checkpoint_and_the_next_is_made(root):
     notes = []
-    checkpoints = Checkpointer(Store(root), 3, notes.append)
-    save(checkpoints, 1, tree_of(1), ask_shards=[])
+    run = SimpleNamespace(checkpointer=Checkpointer(Store(root), 3, notes.append))
+    save(run, tree_of(1), ask_shards=[])
     with cut_off():
-        save(checkpoints, 2, tree_of(2), ask_shards=[])
-    save(checkpoints, 3, tree_of(3), ask_shards=[])
+        save(run, tree_of(2), ask_shards=[])
+    save(run, tree_of(3), ask_shards=[])
     assert len(notes) == 1
     assert "EndpointUnreachable: could not connect" in notes[0]
     assert Store(root).numbers() == [1, 3]
@@ -84,7 +86,7 @@ def test_fault_18_store_that_cannot_be_reached_is_a_failed_checkpoint_and_the_ne
 )
 def test_whatever_the_library_of_a_store_raises_is_a_fault_of_the_place(root, use):
     store = Store(root)
-    save(Checkpointer(store, 3, print), 1, tree_of(1), ask_shards=[])
+    Checkpointer(store, 3, print).write(1, tree_of(1), [], {})
     with cut_off(), pytest.raises(OSError, match="EndpointUnreachable: could not connect"):
         use(store)
 
