@@ -26,8 +26,8 @@ import numpy as np
 
 from distdqn.cluster.connection import connected
 from distdqn.config.config import Config
+from distdqn.replay.replay import Replay
 from distdqn.replay.shards import assign_shards
-from distdqn.training import builders
 from distdqn.types import Transitions
 
 METHODS = {"insert": "insert", "draw": "sample"}
@@ -93,11 +93,11 @@ def measure(cluster, config, chunk, seconds):
 
     from distdqn.cluster.ray_backend import RayBackend
 
-    def blueprint(_role, index, _restarts):
-        return builders.replay_blueprint(config, index)
+    def make_parts(_role, index, _restarts):
+        return Replay, (config, index)
 
     folder = Path(tempfile.gettempdir()) / f"shards-{config.seed}-{config.replay_shards}"  # of logs
-    backend = RayBackend(cluster, folder, blueprint, config)
+    backend = RayBackend(cluster, folder, make_parts, config)
     handles = [backend.start("replay", index, 0) for index in range(config.replay_shards)]
     in_store = ray.put(chunk)
     inserts = [(handle, in_store, len(chunk)) for handle in handles]
@@ -108,8 +108,8 @@ def measure(cluster, config, chunk, seconds):
 
     def draws():
         while True:
-            split = assign_shards(replay_infos, *shape, 0.5, generator)
-            yield [(handles[index], count, count) for index, count in split.counts.items()]
+            assignment = assign_shards(replay_infos, *shape, 0.5, generator)
+            yield [(handles[index], count, count) for index, count in assignment.counts.items()]
 
     found = {}
     for method, rounds in (("insert", itertools.repeat(inserts)), ("draw", draws())):
