@@ -53,7 +53,7 @@ def _config(given: RunArguments) -> Config:
     try:
         return given.config()
     except ConfigError as error:
-        from distdqn.runner import check_surroundings
+        from distdqn.training.resolve import check_surroundings
 
         mistakes = error.mistakes
         names = {name: value for name, value in given.values.items() if isinstance(value, str)}

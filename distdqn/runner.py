@@ -16,7 +16,6 @@ from distdqn.distributed.calls import Calls
 from distdqn.distributed.startup_check import StartupCheck
 from distdqn.distributed.supervisor import Supervisor
 from distdqn.distributed.team import WorkerGroup
-from distdqn.environments.registry import EnvironmentSource, inspect_environment
 from distdqn.errors import (
     TERMINATED,
     CheckpointError,
@@ -27,16 +26,15 @@ from distdqn.errors import (
     EnvironmentFault,
     RoleFailure,
 )
-from distdqn.networks.checks import check_importable
 from distdqn.networks.numpy_policy import save_policy
 from distdqn.reporting.console import Console, number
 from distdqn.reporting.metrics import Metrics
-from distdqn.reporting.run_directory import RunDirectory, check_folder, describe_process
+from distdqn.reporting.run_directory import RunDirectory, describe_process
 from distdqn.training.backend import LocalBackend
 from distdqn.training.builders import make_goal, make_rate_limiter, role_parts
 from distdqn.training.checkpointing import RoundCheckpointer, restore_progress
 from distdqn.training.loop import Run, Team, evaluate_if_due, run_rounds
-from distdqn.training.resolve import check_fit, describe_resolution, resolve
+from distdqn.training.resolve import check_fit, check_surroundings, describe_resolution, resolve
 from distdqn.training.stopping import BUDGET_SPENT, Stopping, ended_by_signals
 from distdqn.types import EnvironmentSpec, Tree
 
@@ -74,45 +72,6 @@ def train(config: Config, *, quiet: bool = False, started: float | None = None) 
         return runner.run([*describe_resolution(given, config, spec), *notes])
     finally:
         directory.close()
-
-
-def check_surroundings(
-    env: EnvironmentSource, run_dir: str | None, network: str | None = None, is_resuming: bool = False
-) -> EnvironmentSpec:
-    """Checks what a run needs besides its options.
-
-    Args:
-        env: the environment.
-        run_dir: folder for results, or None.
-        network: `module:function` of the user's network, or None.
-        is_resuming: the folder may hold a run.
-
-    Returns:
-        What the rest of the run needs to know of its environment.
-
-    Raises:
-        ConfigError: the environment, the folder or the network cannot be used; all mistakes together.
-        EnvironmentFault: the environment cannot be built.
-    """
-    errors: list[DistdqnError] = []
-    try:
-        check_folder(run_dir, is_resuming)
-    except ConfigError as error:
-        errors.append(error)
-    try:
-        if network is not None:
-            check_importable(network)
-    except ConfigError as error:
-        errors.append(error)
-    try:
-        spec = inspect_environment(env)
-    except DistdqnError as error:
-        errors.append(error)
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise ConfigError([mistake for error in errors for mistake in error.mistakes])
-    return spec
 
 
 def _make_checkpointer(

@@ -1,4 +1,4 @@
-"""What `auto` and `none` become once the environment is known. Nothing resolves options after this."""
+"""What a run finds around it, and what `auto` and `none` become. Nothing resolves options after this."""
 
 import os
 from typing import Any
@@ -6,13 +6,54 @@ from typing import Any
 import numpy as np
 
 from distdqn.config.config import Config, resolved
-from distdqn.errors import ConfigError
-from distdqn.networks.checks import check_torso, choose_torso
+from distdqn.environments.registry import EnvironmentSource, inspect_environment
+from distdqn.errors import ConfigError, DistdqnError
+from distdqn.networks.checks import check_importable, check_torso, choose_torso
 from distdqn.replay.shards import replay_bytes, shard_capacities
+from distdqn.reporting.run_directory import check_folder
 from distdqn.types import EnvironmentSpec
 
 _MAX_CALL_BYTES = 64 * 2**20  # of the batches of one learner call
 _ATOMS = {"value": None, "quantile": 11, "categorical": 51}  # measured; Bellemare et al. (2017)
+
+
+def check_surroundings(
+    env: EnvironmentSource, run_dir: str | None, network: str | None = None, is_resuming: bool = False
+) -> EnvironmentSpec:
+    """Checks what a run needs besides its options.
+
+    Args:
+        env: the environment.
+        run_dir: folder for results, or None.
+        network: `module:function` of the user's network, or None.
+        is_resuming: the folder may hold a run.
+
+    Returns:
+        What the rest of the run needs to know of its environment.
+
+    Raises:
+        ConfigError: the environment, the folder or the network cannot be used; all mistakes together.
+        EnvironmentFault: the environment cannot be built.
+    """
+    errors: list[DistdqnError] = []
+    try:
+        check_folder(run_dir, is_resuming)
+    except ConfigError as error:
+        errors.append(error)
+    try:
+        if network is not None:
+            check_importable(network)
+    except ConfigError as error:
+        errors.append(error)
+    try:
+        spec = inspect_environment(env)
+    except DistdqnError as error:
+        errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise ConfigError([mistake for error in errors for mistake in error.mistakes])
+    return spec
 
 
 def resolve(config: Config, spec: EnvironmentSpec) -> Config:
