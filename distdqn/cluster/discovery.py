@@ -16,7 +16,7 @@ from pathlib import Path
 import ray
 from ray._private import services
 
-from distdqn.config.validation import mistake_in_address
+from distdqn.config.validation import check_address
 from distdqn.errors import ClusterError, ConfigError
 from distdqn.networks.tensorflow_setup import without_stderr
 
@@ -58,8 +58,10 @@ def choose_target(address: str | None) -> Target:
     if variable == "local":
         return Target(None, "a private one on this machine, as RAY_ADDRESS says")
     if variable and variable != "auto":
-        if (mistake := mistake_in_address("RAY_ADDRESS", variable)) is not None:
-            raise ConfigError(mistake)
+        try:
+            check_address(variable)
+        except ValueError as error:
+            raise ConfigError(f"RAY_ADDRESS {error}.") from error
         job = ", set by `ray job submit`" if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else ""
         return Target(variable, f"the cluster at {variable}, as RAY_ADDRESS says{job}", "RAY_ADDRESS")
     found = _recorded_cluster()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from typing_extensions import override
 
 from distdqn.config import validation
@@ -26,6 +26,8 @@ HEADINGS = {
     LEARNING: "network, loss, optimizer, target network",
 }
 
+Url = Annotated[Text, AfterValidator(validation.check_url)]
+Amounts = Annotated[Text, AfterValidator(validation.check_amounts)]
 Actors = Annotated[int, Field(ge=1, le=10_000)]
 Count = Annotated[int, Field(ge=1)]
 EnvSteps = Annotated[int, Field(ge=0, le=10**15)]
@@ -75,11 +77,11 @@ class PlacementOptions(SharedOptions):
 
     heading = PLACEMENT
 
-    learner_gpus: Annotated[float, Field(ge=0, le=64)] = 0.0
+    learner_gpus: Annotated[float, Field(ge=0, le=64), AfterValidator(validation.check_gpus)] = 0.0
     """GPUs of the learner's process; a part of one is shared with others."""
-    learner_resources: Text | None = None
+    learner_resources: Amounts | None = None
     """Custom resources that the learner takes of its node, as in `fast=1,node:10.0.0.3=0.01`."""
-    actor_resources: Text | None = None
+    actor_resources: Amounts | None = None
     """Custom resources that each actor, and the evaluator, takes of its node."""
 
 
@@ -114,7 +116,7 @@ class CheckpointOptions(SharedOptions):
 
     heading = CHECKPOINTS
 
-    resume: Text | None = None
+    resume: Url | None = None
     """Resume from a checkpoint: `auto` means the newest whole one of `run_dir`, if there is one; or a
     run's folder, a checkpoint's file or a URL."""
     checkpoint_seconds: Positive | None = 60.0
@@ -122,7 +124,7 @@ class CheckpointOptions(SharedOptions):
     checkpoint_period: Count | None = 50_000
     """Learner steps from one checkpoint to the next in `lockstep` and `serial`; each starts new episodes;
     none means never."""
-    checkpoint_dir: Text | None = None
+    checkpoint_dir: Url | None = None
     """Folder or URL for checkpoints; none means `checkpoints` in the run's folder."""
     keep_checkpoints: Annotated[int, Field(ge=1, le=10**6)] = 2
     """Newest checkpoints kept, besides that of the best evaluation."""
@@ -161,7 +163,7 @@ class RunOptions(FaultOptions, CheckpointOptions, GoalOptions, PlacementOptions)
     """Most actors; with `auto` also what an autoscaling cluster is asked for; none means no limit."""
     run_dir: Text | None = None
     """Folder for results; none means `runs/<env>-<time>`."""
-    address: Text | None = None
+    address: Annotated[Text, AfterValidator(validation.check_address)] | None = None
     """Ray cluster to join: `host:port`, or `auto` for the one on this machine; `local`, or `--local` for
     short, forces a private one; none means RAY_ADDRESS if set, else a private one."""
 

@@ -183,6 +183,8 @@ def _mistake(model: type[Options], name: str, errors: list[ErrorDetails]) -> str
         return f"Unknown option `{name}` ({did_you_mean(name, model.model_fields)})."
     if errors[0]["loc"] == (name,) and errors[0]["type"] == "missing":
         return f"`{name}` is missing (see `--help`)."
+    if errors[0]["type"] == "value_error":
+        return f"`{name}` {errors[0]['ctx']['error']}."
     found = [each for each in errors if each["type"] in _BOUNDS]
     if not found:
         depth = max(len(each["loc"]) for each in errors)

@@ -165,7 +165,7 @@ def test_url_with_a_password_is_refused_and_not_shown() -> None:
     for url in ("s3://bucket/run", "sftp://me@host:22/run", "/a:b@c"):
         assert mistakes_of(checkpoint_dir=url, resume=url) == []
     found = mistakes_of(checkpoint_dir="sftp://me:hush@host/run", resume="ftp://:hush@host")
-    assert [mistake.split()[0] for mistake in found] == ["`checkpoint_dir`", "`resume`"]
+    assert [mistake.split()[0] for mistake in found] == ["`resume`", "`checkpoint_dir`"]
     assert "hush" not in "".join(found)
 
 
