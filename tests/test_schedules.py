@@ -10,7 +10,7 @@ from distdqn.schedules import (
     PiecewiseSchedule,
     make_schedule,
 )
-from distdqn.training.builders import LearningSchedules, make_learning_schedules
+from distdqn.training.builders import learn_request
 from distdqn.training.resolve import resolve
 from distdqn.types import EnvironmentSpec, LearnRequest
 
@@ -83,9 +83,16 @@ def test_schedule_is_of_the_shape_asked_for(shape, expected):
 
 
 def test_learner_is_ordered_with_the_values_of_the_env_step():
-    schedules = LearningSchedules(LinearSchedule(0.5, 0.1, 100), LinearSchedule(0.4, 1.0, 200))
+    config = Config(
+        sampler="prioritized",
+        learning_rate_schedule="linear",
+        learning_rate=0.5,
+        learning_rate_end=0.1,
+        learning_rate_decay_steps=100,
+        importance_anneal_steps=200,
+    )
 
-    assert schedules.at(100) == LearnRequest(
+    assert learn_request(config, 100) == LearnRequest(
         learning_rate=0.1, importance_sampling_exponent=0.4 + 0.6 * 100 / 200
     )
 
@@ -105,6 +112,7 @@ def test_learner_is_ordered_with_the_values_of_the_env_step():
 def test_learning_rate_falls_by_default_but_neither_with_images_nor_in_a_preset(config, is_image, late):
     shape, dtype = ((10, 10, 4), "uint8") if is_image else ((4,), "float32")
     spec = EnvironmentSpec("Toy", shape, 2, None, dtype, 0.0, 1.0, None)
-    rate = make_learning_schedules(resolve(config, spec)).learning_rate
+    resolved = resolve(config, spec)
 
-    assert [rate.at(0), rate.at(100_000)] == pytest.approx([config.learning_rate, late])
+    rates = [learn_request(resolved, env_steps).learning_rate for env_steps in (0, 100_000)]
+    assert rates == pytest.approx([config.learning_rate, late])

@@ -4,7 +4,7 @@ from distdqn.checkpoints.reshard import RestorePlan
 from distdqn.checkpoints.store import CheckpointRef
 from distdqn.distributed.calls import Calls, Ended, Failure, Worker, last_line
 from distdqn.distributed.checkpointing import AsyncCheckpointer
-from distdqn.distributed.replay_shards import ReplayShards, Unreadable
+from distdqn.distributed.replay_shards import ReplayShards
 from distdqn.distributed.scheduler import Scheduler
 from distdqn.distributed.team import WorkerGroup
 from distdqn.environments.registry import environment_name
@@ -71,15 +71,14 @@ class FaultHandler:
         _lose(lost)
         self._run.metrics.note(f"{name} {how} `{call.method}` and is replaced{losses}: {last_line(why)}")
 
-    def replace_unreadable(self, unreadable: Unreadable) -> None:
+    def replace_unreadable(self, shard: Worker, plan: RestorePlan, error: Exception) -> None:
         """Restores a shard from the checkpoint before, in a new process: parts of this one are in it already.
 
         Raises:
             CheckpointError: the run resumes from this checkpoint.
         """
-        shard, error, ref = unreadable.shard, unreadable.error, unreadable.plan.ref
         start = self._resume_from
-        if start is not None and ref is not None and ref.document is start.document:
+        if start is not None and plan.ref is not None and plan.ref.document is start.document:
             raise CheckpointError(f"The checkpoint to resume from cannot be read: {error}") from error
         lost = self._calls.abandon(shard)
         losses = self._restore(shard, self._team.replace(shard))

@@ -32,15 +32,6 @@ class _Restoring:
     held: list[Insert] = field(default_factory=list)  # inserted afterwards
 
 
-@dataclass(frozen=True)
-class Unreadable:
-    """A shard whose checkpoint cannot be read."""
-
-    shard: Worker
-    plan: RestorePlan
-    error: Exception
-
-
 class ReplayShards:
     """Inserts chunks, and restores shards part by part while everything else continues.
 
@@ -61,12 +52,9 @@ class ReplayShards:
         return bool(self._restoring)
 
     def restore(self, shard: Worker, plan: RestorePlan, index: Tree | None) -> None:
-        """Starts to restore a new shard, in place of any process that had its index before.
+        """Starts to restore a new process of a shard.
 
-        Args:
-            shard: the new process.
-            plan: from which checkpoint.
-            index: of the restored shard, where all that it will hold is saved already.
+        `index` is that of the restored shard, where all that it will hold is saved already.
         """
         parts = plan.calls(shard.index)
         before = self._restoring.get(shard.index)
@@ -105,14 +93,14 @@ class ReplayShards:
         self.infos[index] = dataclasses.replace(info, inserted=inserted)
         self._metrics.replay_size = sum(each.size for each in self.infos)
 
-    def advance(self) -> Unreadable | None:
-        """Sends the parts that have been read; returns a shard whose next part cannot be read."""
+    def advance(self) -> tuple[Worker, RestorePlan, Exception] | None:
+        """Sends the parts that have been read; returns a shard whose plan cannot be read, and why."""
         for restoring in list(self._restoring.values()):
             while restoring.in_flight < _PARTS_IN_FLIGHT and restoring.next.done():
                 try:
                     part = restoring.next.result()
                 except (CheckpointError, OSError) as error:
-                    return Unreadable(restoring.shard, restoring.plan, error)
+                    return restoring.shard, restoring.plan, error
                 if part is None:
                     self._end(restoring)
                     break

@@ -11,7 +11,7 @@ from distdqn.distributed.team import WorkerGroup
 from distdqn.replay.shards import assign_shards
 from distdqn.seeding import make_generator
 from distdqn.training.backend import CallFailed, Ref
-from distdqn.training.builders import make_learning_schedules
+from distdqn.training.builders import learn_request
 from distdqn.training.loop import Run
 from distdqn.types import (
     Evaluation,
@@ -49,7 +49,6 @@ class Scheduler:
         self._shards = shards
         self._turn = 0  # index of the actor that is next
         self._published_at = run.metrics.counters.learner_steps
-        self._schedules = make_learning_schedules(run.config)
         self._generator = make_generator(run.config.seed, "shards")
 
     def send(self) -> None:
@@ -211,7 +210,7 @@ class Scheduler:
             publish = learner_steps - self._published_at >= config.weights_update_period
             if publish:
                 self._published_at = learner_steps
-            self._send_learn(publish, self._schedules.at(metrics.counters.env_steps))
+            self._send_learn(publish, learn_request(config, metrics.counters.env_steps))
 
     def _send_learn(self, publish: bool, request: LearnRequest) -> None:
         """Lets the shards of replay sample, and the learner learn from that once all batches are there."""

@@ -103,7 +103,7 @@ class Supervisor:
         if not self.shards.is_restoring:
             self.checkpoints.advance()
         elif (unreadable := self.shards.advance()) is not None:
-            self._faults.replace_unreadable(unreadable)
+            self._faults.replace_unreadable(*unreadable)
 
     def _handle(self, ended: Ended) -> None:
         """Handles the end of one call."""

@@ -1,40 +1,21 @@
 """From resolved options to the parts of a run."""
 
-from dataclasses import dataclass
-
 from distdqn.acting.actor import Actor
 from distdqn.acting.evaluator import Evaluator
 from distdqn.config.config import Config, resolved
 from distdqn.learning.learner import Learner
 from distdqn.replay.rate_limiter import RateLimiter
 from distdqn.replay.replay import Replay
-from distdqn.schedules import LinearSchedule, Schedule, make_schedule
+from distdqn.schedules import LinearSchedule, make_schedule
 from distdqn.training.backend import Parts
 from distdqn.training.stopping import Goal
 from distdqn.types import EnvironmentSpec, LearnRequest
 
 
-@dataclass(frozen=True)
-class LearningSchedules:
-    """What changes over a run about learning."""
-
-    learning_rate: Schedule  # of Adam
-    importance_sampling_exponent: Schedule  # 0 where replay is uniform
-
-    def at(self, env_steps: int) -> LearnRequest:
-        """The request for a call after `env_steps` of all actors."""
-        return LearnRequest(self.learning_rate.at(env_steps), self.importance_sampling_exponent.at(env_steps))
-
-
 def role_parts(config: Config, spec: EnvironmentSpec, role: str, index: int, restarts: int) -> Parts:
     """Class and arguments of a role: `actor`, `replay`, `learner` or `evaluator`.
 
-    Args:
-        config: resolved.
-        spec: of the environment.
-        role: its name.
-        index: of the actor, or of the shard of replay.
-        restarts: how often this role was started before.
+    `index` is that of the actor or of the shard of replay, `restarts` how often it was started before.
     """
     match role:
         case "actor":
@@ -48,8 +29,8 @@ def role_parts(config: Config, spec: EnvironmentSpec, role: str, index: int, res
     raise ValueError(f"There is no role `{role}`.")
 
 
-def make_learning_schedules(config: Config) -> LearningSchedules:
-    """The schedules of the learner.
+def learn_request(config: Config, env_steps: int) -> LearnRequest:
+    """The request for a learner call after `env_steps` of all actors.
 
     The learning rate falls so that late updates do not undo what was learned.
     """
@@ -60,14 +41,14 @@ def make_learning_schedules(config: Config) -> LearningSchedules:
         config.learning_rate_decay_steps,
         config.learning_rate_points,
     )
-    exponent = LinearSchedule(0.0, 0.0, 0)
+    exponent = 0.0
     if config.sampler == "prioritized":
         exponent = LinearSchedule(
             config.importance_sampling_exponent_start,
             config.importance_sampling_exponent_end,
             config.importance_anneal_steps,
-        )
-    return LearningSchedules(learning_rate, exponent)
+        ).at(env_steps)
+    return LearnRequest(learning_rate.at(env_steps), exponent)
 
 
 def make_goal(config: Config) -> Goal:

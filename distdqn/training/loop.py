@@ -14,7 +14,7 @@ from distdqn.checkpoints.checkpointer import Checkpointer
 from distdqn.config.config import Config, resolved
 from distdqn.replay.rate_limiter import RateLimiter
 from distdqn.reporting.metrics import Metrics
-from distdqn.training.builders import make_learning_schedules
+from distdqn.training.builders import learn_request
 from distdqn.training.stopping import Stopping
 from distdqn.types import (
     Evaluation,
@@ -115,14 +115,13 @@ def run_rounds(run: Run, team: Team, save_if_due: Callable[[Team], None]) -> str
         The reason, such as `goal_reached`.
     """
     metrics, counters = run.metrics, run.metrics.counters
-    schedules = make_learning_schedules(run.config)
     while True:
         weights = team.publish()
         metrics.add_published(weights.weights_version)
         for report, inserted in team.rollout(_rollout_requests(run), weights):
             metrics.add_rollout(report, inserted)
         while run.rate_limiter.can_sample(counters.inserted, counters.sampled, run.samples_per_call):
-            _learn(run, team, schedules.at(counters.env_steps))
+            _learn(run, team, learn_request(run.config, counters.env_steps))
             evaluate_if_due(run, team)
             if run.stop_reason in _AT_ONCE:
                 break

@@ -253,12 +253,12 @@ def newest_start(folder):
     return Store(str(folder)).newest_whole()[0]
 
 
-def fault(role, method, *numbers, words="Boom", incarnations=None):
+def fault(role, method, *numbers, words="Boom", restarts=None):
     """Faults of one role in the n-th calls of one method; of every call if none is given."""
 
     def faults(handle, called, n):
         is_meant = (handle.role, called) == (role, method) and (not numbers or n in numbers)
-        if incarnations is not None and handle.restarts not in incarnations:
+        if restarts is not None and handle.restarts not in restarts:
             return None
         return words if is_meant else None
 
@@ -271,5 +271,5 @@ def faults_of(*several):
 
 
 def starts(backend, role, index=0):
-    """Incarnations of one role, in the order they were started."""
+    """Restarts of one role, in the order they were started."""
     return [handle.restarts for handle in backend.started if (handle.role, handle.index) == (role, index)]

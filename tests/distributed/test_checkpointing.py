@@ -388,7 +388,7 @@ def test_checkpoint_that_fails_while_the_run_ends_is_told_and_the_last_one_is_ma
 
 
 def test_run_that_ends_as_an_actor_keeps_failing_can_be_gone_on_with(tmp_path):
-    backend = FakeBackend(faults=fault("actor", "rollout", words="Boom", incarnations=[1, 2, 3]))
+    backend = FakeBackend(faults=fault("actor", "rollout", words="Boom", restarts=[1, 2, 3]))
     backend.at(10.0, lambda: backend.kill("actor", 1))
     run = make_run(backend, max_failures=3, max_env_steps=10**6, saving=_saving(tmp_path, seconds=1_000.0))
     with pytest.raises(RoleFailure, match=r"actor-1 .*failed 3 consecutive times"):

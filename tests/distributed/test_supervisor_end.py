@@ -149,9 +149,9 @@ def test_status_names_every_role_with_its_process():
     run = make_run(backend, actors=2, max_seconds=20.0, max_env_steps=10**6)
     run.supervisor.run()
     status = run.directory.files["status.json"]
-    incarnations = {role["role"]: role["restarts"] for role in status["roles"]}
+    restarts = {role["role"]: role["restarts"] for role in status["roles"]}
     others = {"learner": 0, "replay": 0, "evaluator": 0, "control": 0}
-    assert incarnations == {**others, "actor-0": 0, "actor-1": 1}
+    assert restarts == {**others, "actor-0": 0, "actor-1": 1}
     assert len({role["pid"] for role in status["roles"]} - {None}) == 6
     assert status["ray"] == {"address": "nowhere", "namespace": "fake"}
 

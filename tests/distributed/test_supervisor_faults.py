@@ -51,7 +51,7 @@ def test_other_actors_and_the_learner_go_on_while_one_is_replaced():
 
 
 def test_actor_that_never_answers_is_replaced_after_its_deadline():
-    backend = FakeBackend(faults=fault("actor", "rollout", 4, words=HANG, incarnations=[0]))
+    backend = FakeBackend(faults=fault("actor", "rollout", 4, words=HANG, restarts=[0]))
     run = make_run(backend, actors=1, env_timeout_seconds=30.0)
     run.supervisor.run()
     hung = backend.calls_of("actor", "rollout")[3]
@@ -215,7 +215,7 @@ def test_what_a_replaced_learner_still_answered_counts_for_nothing():
     # The third call raises, and the fourth, queued behind it, ends at the same instant.
     backend = FakeBackend(
         seconds={"learn": lambda handle: 0.0 if handle.calls_of["learn"] == 4 else 0.1},
-        faults=fault("learner", "learn", 3, incarnations=[0]),
+        faults=fault("learner", "learn", 3, restarts=[0]),
     )
     run = make_run(backend)
     steps = []
@@ -324,7 +324,7 @@ def test_what_a_replaced_replay_still_answered_counts_for_nothing():
     # The fourth call of `sample` raises; an insert queued behind it ends at the same instant.
     backend = FakeBackend(
         seconds={"insert": 0.0, "sample": 0.5, "learn": 5.0},
-        faults=fault("replay", "sample", 4, incarnations=[0]),
+        faults=fault("replay", "sample", 4, restarts=[0]),
     )
     run = make_run(backend)
     totals = []

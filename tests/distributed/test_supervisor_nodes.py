@@ -32,7 +32,7 @@ def test_actors_of_a_dead_node_are_replaced_and_said_to_be_lost_with_it():
 def test_lost_nodes_do_not_count_towards_max_failures():
     # Every life ends in its first rollout: three times with its node, and twice by itself.
     backend = _on_nodes(
-        FakeBackend(faults=fault("actor", "rollout", 1, incarnations=[3, 4])), {"actor": "first"}
+        FakeBackend(faults=fault("actor", "rollout", 1, restarts=[3, 4])), {"actor": "first"}
     )
     for at, node in [(1.05, "first"), (2.25, "later-1"), (3.45, "later-2")]:
         backend.at(at, lambda node=node: backend.kill_node(node))
@@ -43,7 +43,7 @@ def test_lost_nodes_do_not_count_towards_max_failures():
 
 def test_node_that_is_known_to_be_dead_only_later_does_not_count_either():
     backend = _on_nodes(
-        FakeBackend(faults=fault("actor", "rollout", 1, incarnations=[1, 2])), {"actor": "first"}
+        FakeBackend(faults=fault("actor", "rollout", 1, restarts=[1, 2])), {"actor": "first"}
     )
     backend.at(1.05, lambda: backend.kill_node("first", seconds_until_known=1.5))
     run = make_run(backend, actors=1, max_failures=3)
@@ -53,7 +53,7 @@ def test_node_that_is_known_to_be_dead_only_later_does_not_count_either():
 
 def test_process_that_was_to_come_up_on_a_node_that_died_does_not_count_either():
     # Three lives are given a place on the node while nobody knows that it is dead.
-    backend = FakeBackend(faults=fault("learner", "identify", 1, incarnations=[1, 2, 3]))
+    backend = FakeBackend(faults=fault("learner", "identify", 1, restarts=[1, 2, 3]))
     backend = _on_nodes(backend, {"learner": "first"})
     backend.kill_node("later-1"), backend.kill_node("later-2"), backend.kill_node("later-3")
     backend.at(5.0, lambda: backend.kill_node("first"))
@@ -65,7 +65,7 @@ def test_process_that_was_to_come_up_on_a_node_that_died_does_not_count_either()
 
 def test_failures_on_nodes_that_live_end_the_run_all_the_same():
     backend = _on_nodes(
-        FakeBackend(faults=fault("actor", "rollout", 1, incarnations=[1, 2, 3])), {"actor": "first"}
+        FakeBackend(faults=fault("actor", "rollout", 1, restarts=[1, 2, 3])), {"actor": "first"}
     )
     backend.at(1.05, lambda: backend.kill_node("first"))
     with pytest.raises(RoleFailure, match=r"actor-0 .*failed 3 consecutive times"):

@@ -30,8 +30,8 @@ def test_environment_that_hangs_in_every_evaluation_ends_the_run_under_its_own_n
 
 
 def test_actor_that_hangs_only_sometimes_fails_under_its_own_name():
-    hangs = fault("actor", "rollout", 1, words=HANG, incarnations=[0, 2])
-    raises = fault("actor", "rollout", 1, words="MemoryError", incarnations=[1])
+    hangs = fault("actor", "rollout", 1, words=HANG, restarts=[0, 2])
+    raises = fault("actor", "rollout", 1, words="MemoryError", restarts=[1])
     backend = FakeBackend(faults=faults_of(hangs, raises))
     with pytest.raises(RoleFailure, match=r"actor-0 .*failed 3 consecutive times"):
         make_run(backend, actors=1, max_failures=3).supervisor.run()
@@ -124,7 +124,7 @@ def test_long_evaluation_at_the_end_is_told_but_is_no_stall():
 def test_role_that_is_replaced_again_and_again_is_no_stall():
     # Up after 1 s, compiling until it raises after 30 s: each time something goes on for 30 s.
     backend = FakeBackend(
-        seconds={"compile": 30.0}, faults=fault("learner", "compile", 1, incarnations=range(5))
+        seconds={"compile": 30.0}, faults=fault("learner", "compile", 1, restarts=range(5))
     )
     run = make_run(backend, stall_timeout_seconds=20.0, max_failures=10)
     assert run.supervisor.run() == "max_env_steps"
@@ -139,7 +139,7 @@ def test_busy_run_says_nothing_of_waiting():
 
 
 def test_line_names_calls_that_take_long_and_since_when():
-    backend = FakeBackend(faults=fault("actor", "rollout", 3, words=HANG, incarnations=[0]))
+    backend = FakeBackend(faults=fault("actor", "rollout", 3, words=HANG, restarts=[0]))
     run = make_run(backend, actors=1, env_timeout_seconds=45.0)
     run.supervisor.run()
     (note,) = _notes_of_nothing(run)
