@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from distdqn.checkpoints.store import Store
+from distdqn.config.run_command import parse_run
 from distdqn.networks.numpy_policy import NumpyPolicy, load_policy
 
 _FILES = {
@@ -154,6 +155,17 @@ def test_run_directory_holds_every_file_and_nothing_half_written(solved):
     assert names - {"checkpoints", "logs"} == _FILES
     assert solved.read("config.json")["actors"] == 4
     assert solved.read("status.json")["state"] == "goal_reached"
+
+
+def test_options_are_written_as_given_to_be_run_again_and_as_resolved(solved):
+    config = parse_run(["--config", str(solved.run_dir / "config.json")]).config()
+    assert (config.actors, config.batch_size, config.target_return, config.torso) == (4, None, "auto", "auto")
+    record = solved.read("run.json")
+    resolved = record["resolved_options"]
+    assert (resolved["batch_size"], resolved["target_return"], resolved["torso"]) == (128, 475.0, "dense")
+    assert record["command_line"][1:3] == ["-m", "distdqn.run"]
+    assert "--actors" in record["command_line"]
+    assert set(record) == {"resolved_options", "command_line", "git_revision", "host", "versions"}
 
 
 def test_every_line_of_metrics_holds_every_key(solved):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from distdqn.errors import ConfigError
-from distdqn.reporting.run_directory import RunDirectory, versions
+from distdqn.reporting.run_directory import RunDirectory, describe_process
 
 
 @pytest.fixture
@@ -136,11 +137,30 @@ def test_nothing_is_left_beside_the_files_that_were_written(directory: RunDirect
     ]
 
 
-def test_versions_name_python_and_every_package_a_result_depends_on() -> None:
-    found = versions()
+def test_process_is_described_by_its_command_line_host_and_versions() -> None:
+    found = describe_process()
 
-    assert set(found) == {"python", "distdqn", "tensorflow", "keras", "gymnasium", "numpy", "ray"}
-    assert all(re.match(r"\d+\.\d+", version) for version in found.values())
+    assert found["command_line"] == sys.orig_argv
+    assert found["host"] == socket.gethostname()
+    assert set(found["versions"]) == {"python", "distdqn", "tensorflow", "keras", "gymnasium", "numpy", "ray"}
+    assert all(re.match(r"\d+\.\d+", version) for version in found["versions"].values())
+    json.dumps(found)
+
+
+def test_git_revision_is_that_of_the_current_folder_if_it_has_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert describe_process()["git_revision"] is None
+
+    commit = "commit -q --allow-empty -m first --author=a<a@b>"
+    for command in ("init -q", f"-c user.name=a -c user.email=a@b {commit}"):
+        subprocess.run(["git", *command.split()], check=True)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
+    assert describe_process()["git_revision"] == head.strip() != ""
+
+    monkeypatch.setenv("PATH", "")
+    assert describe_process()["git_revision"] is None
 
 
 def test_fault_19_second_run_in_a_folder_is_refused_with_the_first_ones_process(tmp_path):
