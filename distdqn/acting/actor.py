@@ -32,11 +32,7 @@ from distdqn.types import (
 class Actor:
     """Steps `E` environments together and returns n-step transitions.
 
-    Args:
-        options: the options of acting.
-        spec: of the environment.
-        index: of this actor.
-        restarts: how often this actor was restarted.
+    `restarts` is how often the actor with this `index` was restarted.
 
     Raises:
         EnvironmentFault: here or in a rollout, the environment returns wrong values, or raises
@@ -63,15 +59,11 @@ class Actor:
     def rollout(
         self, request: RolloutRequest, weights: PolicyWeights | None = None
     ) -> tuple[RolloutReport, Transitions]:
-        """Takes up to `rollout_length` steps in every environment.
+        """Takes up to `rollout_length` steps in every environment, and `request.limit` in all together.
 
-        Before the first weights, actions are uniformly random.
+        `weights` None keeps the last ones. Before the first, actions are uniformly random.
 
         After a restart: new episodes from another seed; the open n-step windows are lost.
-
-        Args:
-            request: the run's env steps so far, and the most to take.
-            weights: a newer version; None keeps the last one.
         """
         begin = time.perf_counter()
         if weights is not None:
@@ -106,13 +98,10 @@ class Actor:
     def flush(self, number: int) -> tuple[FlushReport, Transitions]:
         """Ends all episodes and closes all open n-step windows, as if the episodes were truncated.
 
-        What follows depends only on the run's seed, this actor's index and restarts, `number` and
-        the weights: a new actor continues like one that acted until this flush, bit for bit.
+        The next steps depend only on the run's seed, this actor's index and restarts, `number` (of
+        the flush in the run, from 0) and the weights: a new actor repeats them bit for bit.
 
         After a restart: the new actor is flushed with the checkpoint's number before it acts.
-
-        Args:
-            number: of the flush in the run, from 0.
         """
         self._windows.add(self._environments.empty_steps(0))  # gives the shapes, if this actor never acted
         transitions = self._completed(self._windows.close())
@@ -133,12 +122,7 @@ class Actor:
             yield make_integer_seed(self._options.seed, "environment", *self._indices, later, attempt)
 
     def _act(self, limit: int, epsilon: FloatArray) -> tuple[Steps, list[EpisodeEnd], float, float]:
-        """Takes up to `limit` env steps under `epsilon` `[E]`.
-
-        Returns:
-            The steps, the ends of episodes in them, and the seconds spent in the environments and in
-            the network.
-        """
+        """Up to `limit` env steps under `epsilon` `[E]`, their episode ends, and env and network seconds."""
         length = self._options.rollout_length
         steps = self._environments.empty_steps(length)
         ends: list[EpisodeEnd] = []
@@ -199,25 +183,16 @@ class Actor:
 
 
 def td_errors(policy: Policy, transitions: Transitions) -> FloatArray:
-    """TD errors of the network that acted, for first priorities.
+    """TD errors `[C]` float32 of `transitions` `[C]` by the acting network, for first priorities.
 
-    `reward + discount * max_a q(next_observation)[a] - q(observation)[action]`
+    `reward + discount * max_a q(next_observation)[a] - q(observation)[action]`, without a target network
 
-    Args:
-        policy: the network.
-        transitions: `[C]`.
-
-    Returns:
-        `[C]` float32.
-
-    Source: Horgan et al. (2018), section 3, arXiv:1803.00933. An actor has one network, where the
-    learner's TD error uses an online and a target network.
+    Source: Horgan et al. (2018), section 3, arXiv:1803.00933.
     """
     if not len(transitions):
         return np.zeros(0, np.float32)
-    q_taken = np.take_along_axis(
-        policy.q_values(transitions.observation), transitions.action[:, None], axis=1
-    )[:, 0]  # [C]
+    q_values = policy.q_values(transitions.observation)  # [C, A]
+    q_taken = q_values[np.arange(len(q_values)), transitions.action]  # [C]
     next_q = policy.q_values(transitions.next_observation).max(axis=1)  # [C]
     errors: FloatArray = transitions.reward + transitions.discount * next_q - q_taken
     return errors

@@ -15,17 +15,12 @@ from distdqn.types import Evaluation, PolicyWeights
 
 # More environments make an evaluation shorter, until the largest batch costs more than the steps it saves.
 _MAX_ENVIRONMENTS = 200
-
 # Atari's limit of 108,000 frames, four a step. MinAtar has no limit, and a greedy policy may never end there.
 _MAX_EPISODE_STEPS = 27_000
 
 
 class Evaluator:
-    """Plays greedy episodes, many environments together.
-
-    Args:
-        options: environment, seed, and how many consecutive failures end the run.
-    """
+    """Plays greedy episodes, many environments together."""
 
     def __init__(self, options: SharedOptions) -> None:
         self._env = options.env
@@ -36,14 +31,10 @@ class Evaluator:
         """Plays `episodes` full episodes, each truncated after 27,000 env steps.
 
         In each round, every environment plays one episode: taking the episodes that end first would
-        favour short ones. If an environment raises, all episodes are repeated from another seed.
+        favour short ones. The seeds follow from `number`, that of the evaluation in the run. If an
+        environment raises, all episodes are repeated from another seed.
 
         After a restart: the evaluation is requested again.
-
-        Args:
-            weights: the network to play.
-            episodes: how many.
-            number: of this evaluation in the run; it decides the seeds.
 
         Raises:
             EnvironmentFault: the environment raised in `max_failures` consecutive attempts.

@@ -8,14 +8,10 @@ from distdqn.types import FloatArray, IntArray, RolloutRequest
 
 
 def epsilon_by_environment(options: ActingOptions, request: RolloutRequest) -> FloatArray:
-    """Probability of a random action in each environment of one actor.
+    """Probability `[E]` of a random action in each environment of one actor, in [0, 1].
 
-    Args:
-        options: a schedule, or the ladder, of which every actor gets evenly spaced rungs.
-        request: the run's env steps, and the position of the actor among all.
-
-    Returns:
-        `[E]` in [0, 1].
+    It follows a schedule over the run's env steps, or is fixed by the ladder, of which every actor
+    gets evenly spaced rungs.
     """
     environments = options.envs_per_actor
     if options.epsilon_ladder:
@@ -34,21 +30,12 @@ def epsilon_by_environment(options: ActingOptions, request: RolloutRequest) -> F
 
 
 def epsilon_ladder(environments: int, base: float, exponent: float) -> FloatArray:
-    """A fixed epsilon for each environment, from `base` down to `base^(1 + exponent)`.
+    """A fixed epsilon for each of the `N` environments of all actors, `[N]` float32, falling.
 
-    `epsilon_i = base^(1 + exponent * i / (N - 1))`; a single environment gets the middle.
+    `epsilon_i = base^(1 + exponent * i / (N - 1))`, `base` in (0, 1); a single one gets the middle.
 
-    Some environments explore much and some hardly at all, so replay always holds both. The
-    paper's ladder has a rung for each actor; here it has one for each *environment*, because
-    a few actors would be nearly all greedy.
-
-    Args:
-        environments: of all actors together, `N`.
-        base: the largest epsilon, in (0, 1).
-        exponent: of the smallest epsilon, minus 1.
-
-    Returns:
-        `[N]` float32, falling.
+    The paper's ladder has a rung for each actor. Here each *environment* has one, because a few
+    actors would be nearly all greedy.
 
     Source: Horgan et al. (2018), section 4.1, arXiv:1803.00933.
     """
@@ -58,20 +45,10 @@ def epsilon_ladder(environments: int, base: float, exponent: float) -> FloatArra
 
 
 def greedy_actions(q_values: FloatArray, generator: np.random.Generator) -> IntArray:
-    """The action with the largest Q-value, ties broken at random.
-
-    Args:
-        q_values: `[E, A]`.
-        generator: draws among ties.
-
-    Returns:
-        `[E]` actions from 0.
-    """
+    """The greedy actions `[E]` from 0 for `q_values` `[E, A]`, ties broken at random."""
     best = q_values == q_values.max(axis=1, keepdims=True)  # [E, A]
-    if best.sum() == len(best):
-        only: IntArray = np.argmax(q_values, axis=1)  # [E]
-        return only
-    ranks = np.where(best, generator.random(best.shape), -1.0)
+    is_unique = best.sum() == len(best)
+    ranks = q_values if is_unique else np.where(best, generator.random(best.shape), -1.0)
     chosen: IntArray = np.argmax(ranks, axis=1)  # [E]
     return chosen
 
@@ -79,15 +56,9 @@ def greedy_actions(q_values: FloatArray, generator: np.random.Generator) -> IntA
 def epsilon_greedy_actions(
     q_values: FloatArray, epsilon: FloatArray, generator: np.random.Generator
 ) -> IntArray:
-    """With probability `epsilon` a uniformly random action, else the greedy one.
+    """Actions `[E]` from 0: uniformly random with probability `epsilon` `[E]` in [0, 1], else greedy.
 
-    Args:
-        q_values: `[E, A]`.
-        epsilon: `[E]` in [0, 1], one for each environment.
-        generator: of all draws; their number is the same in every call without ties.
-
-    Returns:
-        `[E]` actions from 0.
+    `q_values` is `[E, A]`. Without ties, every call draws equally many numbers.
     """
     environments, actions = q_values.shape
     explores = generator.random(environments) < epsilon  # [E]

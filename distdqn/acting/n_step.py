@@ -18,29 +18,18 @@ class NStepWindows:
     Every real step starts exactly one window, so the last n-1 steps of an episode have shorter
     ones. No window contains steps of two episodes.
 
-    Args:
-        n_step: longest window, in env steps.
-        discount: per env step, in [0, 1].
-
     Source: Sutton and Barto (2018), section 7.1; the bootstrap on truncation is
     Pardo et al. (2018), arXiv:1712.00378.
     """
 
     def __init__(self, n_step: int, discount: float) -> None:
-        self._n_step = n_step
-        self._discount = discount
+        self._n_step = n_step  # longest window, in env steps
+        self._discount = discount  # per env step, in [0, 1]
         self._open: Steps | None = None  # at most the last n-1 vector steps
         self._starts: BoolArray | None = None  # [T', E], where in them a window is open
 
     def add(self, steps: Steps) -> Transitions:
-        """The transitions whose windows `steps` complete, ordered by time, then environment.
-
-        Args:
-            steps: `[T, E]`, the vector steps after those of the last call.
-
-        Returns:
-            Columns `[C]`.
-        """
+        """The transitions `[C]` that the next `steps` `[T, E]` complete, by time, then environment."""
         starts = steps.is_transition
         if self._open is not None and self._starts is not None:
             starts = np.concatenate([self._starts, starts])
@@ -60,13 +49,10 @@ class NStepWindows:
         return transitions
 
     def close(self) -> Transitions:
-        """The transitions of all open windows, as if every episode was truncated after the last step.
+        """The transitions `[C]` of all open windows, as if every episode was truncated after the last step.
 
-        They bootstrap from its `next_observation` with `discount^m`. Later windows contain only
-        later steps.
-
-        Returns:
-            Columns `[C]`, ordered by time, then environment.
+        They bootstrap from its `next_observation` with `discount^m`, and are ordered by time, then
+        environment. Later windows contain only later steps.
 
         Raises:
             ValueError: `add` was never called, so the shapes are unknown.
@@ -83,18 +69,13 @@ class NStepWindows:
 def n_step_returns(
     steps: Steps, n_step: int, discount: float
 ) -> tuple[FloatArray, FloatArray, IntArray, BoolArray]:
-    """Return, discount, last step and completeness of the window that starts at each step.
-
-    Args:
-        steps: `[T, E]`.
-        n_step: longest window, in env steps.
-        discount: per env step, in [0, 1].
+    """What the windows contain that start at each of `steps` `[T, E]`; all results are `[T, E]`.
 
     Returns:
-        reward: `[T, E]` float32, discounted sum over the window.
-        discount: `[T, E]` float32, `discount^m`, 0 where the window terminated.
-        last: `[T, E]` index of the window's last step.
-        complete: `[T, E]` bool; False where later steps would extend the window.
+        reward: float32, discounted sum over the window.
+        discount: float32, `discount^m`, 0 where the window terminated.
+        last: index of the window's last step.
+        complete: bool; False where later steps would extend the window.
     """
     length, environments = steps.reward.shape
     # A masked step ends the window before it, as a truncation does.

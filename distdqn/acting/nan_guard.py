@@ -14,10 +14,6 @@ class NaNGuard:
     Few environments recover from NaN before their next reset, and some never end such an episode.
     So ten such steps without a good one between them, in the order of time, then environment, end
     the run.
-
-    Args:
-        name: of the environment, for the message.
-        environments: `E`.
     """
 
     def __init__(self, name: str, environments: int) -> None:
@@ -32,14 +28,10 @@ class NaNGuard:
         self._failures.reset()
 
     def mask(self, steps: Steps) -> int:
-        """Clears `steps.is_transition` for the steps that no window may contain.
+        """Clears `steps.is_transition` `[T, E]` of steps that no window may contain.
 
-        Args:
-            steps: `[T, E]`, the vector steps after those of the last call, with the environment's own
-                rewards; changed in place.
-
-        Returns:
-            How many steps contained NaN or infinity.
+        `steps` follow those of the last call, with the environment's own rewards. Returns how many
+        contained NaN or infinity.
 
         Raises:
             Diverged: ten consecutive steps did.

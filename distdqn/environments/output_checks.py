@@ -22,10 +22,7 @@ _ADDED_WRAPPERS = (PassiveEnvChecker, OrderEnforcing, TimeLimit)
 class OutputCheck:
     """Compares what `reset` and `step` return with Gymnasium's interface and the observation space.
 
-    Args:
-        name: of the environment, for the message.
-        space: of one observation.
-        batch_shape: `()` for a single environment, `(E,)` for a vector of them.
+    `space` is that of one observation; `batch_shape` is `()` for one environment, `(E,)` for a vector.
     """
 
     def __init__(self, name: str, space: gymnasium.spaces.Box, batch_shape: tuple[int, ...] = ()) -> None:
@@ -47,11 +44,7 @@ class OutputCheck:
         self._check_observation("reset", result[0], np.ones(self._batch_shape, np.bool_))
 
     def check_step(self, result: Any, where: BoolArray | None = None) -> None:
-        """Checks what `step` returned.
-
-        Args:
-            result: of `step`.
-            where: `[E]`, the environments of a vector whose values are checked; None means all.
+        """Checks what `step` returned, and its values in the environments `where` `[E]`; None means all.
 
         Raises:
             EnvironmentFault: it is wrong; the message says what was expected.
@@ -140,12 +133,7 @@ class CheckedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
 def check_first_episodes(vector: VectorEnv[Any, Any, Any], name: str) -> OutputCheck | None:
     """Lets single environments in `vector`, not reset yet, check themselves during their first episode.
 
-    Args:
-        vector: the environments.
-        name: for the message.
-
-    Returns:
-        The check that the caller must make, if the vector class steps all environments itself.
+    Returns the check that the caller must make, if the vector class steps all environments itself.
     """
     base = vector.unwrapped
     if not isinstance(base, SyncVectorEnv):

@@ -15,21 +15,16 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv
 from distdqn.errors import ConfigError, EnvironmentFault, one_line
 from distdqn.types import EnvironmentSpec
 
-EnvironmentSource = str | Callable[[], gymnasium.Env[Any, Any]]
+EnvironmentSource = str | Callable[[], gymnasium.Env[Any, Any]]  # an id, `module:Name`, or a function
 
 # Returns must be those of the game, so the actor clips rewards. An actor has one process, so one thread.
 _ATARI_SETTINGS: dict[str, Any] = {"reward_clipping": False, "num_threads": 1}
-
 # By namespace: the package that registers it, and the extra of this package that installs it.
 _NAMESPACES = {"ALE": ("ale_py", "atari"), "MinAtar": ("minatar.gym", "minatar")}
 
 
 def make_vector_environment(env: EnvironmentSource, environments: int) -> VectorEnv[Any, Any, Any]:
-    """Several copies of one environment, in its own vector class if it has one.
-
-    Args:
-        env: a Gymnasium id, `module:Name`, or a function that makes one environment.
-        environments: how many copies.
+    """Copies of one environment, in its own vector class if it has one.
 
     Raises:
         ConfigError: the environment does not exist.
@@ -111,10 +106,7 @@ def inspect_environment(env: EnvironmentSource) -> EnvironmentSpec:
 
 
 def observation_dtype(observations: Any) -> str:
-    """The dtype that observations of this space are kept in.
-
-    `uint8` for pixels and for maps of bits with two or three axes, `float32` for everything else.
-    """
+    """`uint8` for pixels and maps of bits with two or three axes, `float32` for all other observations."""
     is_image = observations.dtype in (np.uint8, np.bool_) and len(observations.shape) in (2, 3)
     return "uint8" if is_image else "float32"
 
@@ -194,8 +186,7 @@ class _DeferredModule(ModuleType):
 def _deferred(name: str) -> Iterator[None]:
     """Defers the import of the module `name` by modules that are imported meanwhile.
 
-    MinAtar imports seaborn for the colours of its pictures: 1.3 s and 100 MB in every
-    actor, or a warning where it is missing.
+    MinAtar imports seaborn for the colours of its pictures: 1.3 s and 100 MB in every actor.
     """
     if name in sys.modules:
         yield

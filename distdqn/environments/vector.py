@@ -33,12 +33,7 @@ class EpisodeEnd(NamedTuple):
 
 
 class FaultLog:
-    """Counts what environments raise. The owner resets `consecutive` after each success.
-
-    Args:
-        env: the environment.
-        max_failures: consecutive errors that end the run.
-    """
+    """Counts what environments raise. The owner resets `consecutive` after each success."""
 
     count: int  # errors since `clear`
     tracebacks: list[str]  # of these errors, at places that never raised before
@@ -58,7 +53,7 @@ class FaultLog:
         """Counts one error.
 
         Raises:
-            EnvironmentFault: too many were consecutive.
+            EnvironmentFault: `max_failures` were consecutive.
         """
         text = "".join(traceback.format_exception(error))
         if (place := _place(error)) not in self._known:
@@ -87,16 +82,10 @@ def _place(error: Exception) -> tuple[object, ...]:
 
 
 class VectorEnvironment:
-    """`E` environments stepped together, whatever their autoreset mode.
+    """`E = environments` stepped together, whatever their autoreset mode.
 
-    When one raises, all are rebuilt from the next seed.
-
-    Args:
-        env: a Gymnasium id, `module:Name`, or a function that makes one environment.
-        environments: `E`.
-        seeds: one for each build.
-        faults: counts what the environments raise.
-        checks_outputs: check what each environment returns until its first episode ends.
+    When one raises, all are rebuilt from the next of `seeds`. `checks_outputs` checks what each
+    returns until its first episode ends.
 
     Raises:
         ConfigError: the environment does not exist.
@@ -127,16 +116,10 @@ class VectorEnvironment:
         return Steps.empty(length, self._environments, self.observation.shape[1:], self.observation.dtype)
 
     def step(self, actions: IntArray, steps: Steps, row: int) -> list[EpisodeEnd] | None:
-        """Steps every environment once.
+        """Takes `actions` `[E]` from 0 and writes row `row` of `steps` `[T, E]`; returns the ended episodes.
 
-        Args:
-            actions: `[E]` from 0. An environment that only resets itself ignores its action.
-            steps: `[T, E]`; what happened is written to its row `row`.
-            row: in [0, T).
-
-        Returns:
-            The episodes that ended. None if an environment raised: then every open episode is
-            truncated, no step is a transition, and all environments begin new episodes.
+        An environment that only resets itself ignores its action. None if an environment raised: then
+        every open episode is truncated, no step is a transition, and all begin new episodes.
         """
         steps.observation[row], steps.action[row] = self.observation, actions
         try:
@@ -154,12 +137,7 @@ class VectorEnvironment:
 
         Single environments are rebuilt, because some keep state over a reset (MinAtar its last
         action). A vector class of its own is only reset, because building Atari games is slow.
-
-        Args:
-            seeds: one for this restart and for each build after it.
-
-        Returns:
-            How many episodes with at least one step it ended.
+        Returns how many episodes with at least one step were lost.
         """
         episodes_lost = self._open_episodes()
         self._seeds = seeds
@@ -189,9 +167,8 @@ class VectorEnvironment:
     def _build(self) -> None:
         """Builds and resets the environments."""
         seed = next(self._seeds)
-        vector = make_vector_environment(self._env, self._environments)
+        self._vector = vector = make_vector_environment(self._env, self._environments)
         self._opened.callback(vector.close)
-        self._vector = vector
         self._mode = AutoresetMode(vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
         space: Any = vector.single_observation_space
         self._dtype = np.dtype(observation_dtype(space))
