@@ -1,7 +1,4 @@
-"""A run's checkpoints: what one holds, written in parts and read back.
-
-The roles know nothing of disks: `get_state` gives nested dictionaries of arrays, `set_state` takes them.
-"""
+"""A run's checkpoints: what one holds, written in parts and read back."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -45,13 +42,7 @@ def _kinds(index: Tree) -> list[tuple[str, Tree, int]]:
 
 
 class Checkpointer:
-    """Writes checkpoints; a complete segment of replay is written once.
-
-    Args:
-        store: where to.
-        keep: newest ones kept.
-        note: tells the user a line.
-    """
+    """Writes checkpoints and keeps the newest `keep`; a complete segment of replay is written once."""
 
     def __init__(self, store: Store, keep: int, note: Callable[[str], None]) -> None:
         self._store = store
@@ -64,46 +55,32 @@ class Checkpointer:
         self._others = self._last  # checkpoints up to this one are of other runs or were given up
 
     def forget_segments(self, shard: int) -> None:
-        """Writes all segments of a shard again: it was replaced, and its ids stand for other rows."""
+        """Writes all segments of a shard again: after its replacement, its ids stand for other rows."""
         self._written = {segment: part for segment, part in self._written.items() if segment.shard != shard}
 
     def reuse_segments(self, ref: CheckpointRef, shard: int, shards: int) -> Tree | None:
-        """Does not write again what a shard is restored from.
+        """Does not write the segments again that one of `shards` shards restores from checkpoint `ref`.
 
-        Args:
-            ref: the checkpoint that it is restored from.
-            shard: index of the shard.
-            shards: how many there are now.
-
-        Returns:
-            The document of the index that the shard will have; None where its segments are not
-            in this store, or are dealt out to another number of shards.
+        Returns the document of its index; None if its segments are in another store or are redistributed.
         """
         saved = ref.document["replay"]
         if ref.store is not self._store or len(saved) != shards:
             return None
         index: Tree = saved[shard]["index"]
         parts = saved[shard]["parts"]
-        # Before a list is made of what a manifest claims.
-        if sum((counts["inserted"] - counts["first"]) // length for _, counts, length in _kinds(index)) > len(
-            parts
-        ):
-            return None
-        found = segments_of(shard, index)
-        if len(found) != len(parts):
+        claimed = sum((counts["inserted"] - counts["first"]) // length for _, counts, length in _kinds(index))
+        # A manifest may claim more segments than fit into a list.
+        if claimed > len(parts) or len(found := segments_of(shard, index)) != len(parts):
             return None
         self._written |= {segment: part["state"] for segment, part in zip(found, parts, strict=True)}
         return index
 
     def missing(self, indexes: Sequence[Tree]) -> list[Segment]:
-        """The segments to write for a checkpoint of shards with these `indexes`.
-
-        The oldest of every shard come first, as they are overwritten first.
-        """
+        """The segments to write for shards with these `indexes`, first those that are overwritten first."""
         wanted = [segments_of(shard, index) for shard, index in enumerate(indexes)]
         in_turns = itertools.chain.from_iterable(itertools.zip_longest(*wanted))
         found = [segment for segment in in_turns if segment is not None]
-        # Others are overwritten in replay.
+        # Replay has overwritten the others.
         self._written = {segment: self._written[segment] for segment in found if segment in self._written}
         return [segment for segment in found if segment not in self._written]
 
@@ -118,10 +95,10 @@ class Checkpointer:
         """Completes checkpoint `number` and deletes those that are no longer kept.
 
         Args:
-            number: learner steps. After a return to an older checkpoint, the next free number,
-                so that the latest always is the largest.
-            tree: all but replay.
-            indexes: of all shards of replay; none leave replay out.
+            number: learner steps. After a return to an older checkpoint the next free number is
+                taken instead, so that the latest checkpoint always has the largest.
+            tree: all parts except replay.
+            indexes: of all shards of replay; empty for a checkpoint without replay.
             fresh: what `add_segment` returned for each missing segment.
         """
         known = {**self._written, **fresh}
@@ -130,12 +107,12 @@ class Checkpointer:
             for shard, index in enumerate(indexes)
         ]
         replay = []
-        # All of a small one may be overwritten before it is written: nothing to sample from.
+        # All rows of a small replay may be overwritten before they are written.
         if not any(parts) or any(_rows_in(part) for part in itertools.chain(*parts)):
             written = [self._store.write_tree(index) for index in indexes]
             replay = [{"index": index, "parts": own} for index, own in zip(written, parts, strict=True)]
         document = {name: self._store.write_tree(part) for name, part in tree.items() if name != "goal"}
-        # The best weights rarely change: in a file of their own they are written once.
+        # The best weights rarely change, so they get a file of their own.
         document["goal"] = {name: self._store.write_tree(part) for name, part in tree["goal"].items()}
         self._last = number = max(number, self._last + 1)
         best = tree["goal"]["best"]
@@ -146,10 +123,9 @@ class Checkpointer:
         self._failures = 0
 
     def newest(self) -> CheckpointRef | None:
-        """The newest checkpoint of this run that is whole; None if there is none.
+        """The newest whole checkpoint of this run; None if there is none.
 
-        Replay is not read for it where this process has written it, as that takes seconds for
-        gigabytes of images. It is checked when it is read.
+        It does not read the parts of replay that this process has written: gigabytes take seconds.
         """
         own = [number for number in self._store.numbers() if number > self._others]
         try:
@@ -159,11 +135,7 @@ class Checkpointer:
             return None
 
     def add_failure(self, error: Exception) -> None:
-        """Counts a checkpoint that could not be written; the ones before it are intact.
-
-        Raises:
-            CheckpointError: it was the fifth consecutive one.
-        """
+        """Counts a checkpoint that could not be written; `CheckpointError` at the fifth consecutive one."""
         self._failures += 1
         self._written.clear()  # a segment that is gone is written again
         why = f"A checkpoint could not be written ({type(error).__name__}: {error})"

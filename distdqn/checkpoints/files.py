@@ -24,22 +24,21 @@ _DAMAGE = {
 
 
 class LocalFiles:
-    """Files below a folder, shared by processes of one or more machines.
+    """Files below a folder that processes of several machines share, named by their path below it.
 
-    Names are paths below the root; folders are "" and "blobs/". Faults of the disk (full,
-    gone, not permitted) are `OSError`s.
+    Folders are "" and "blobs/". Disk faults (full, gone, no permission) raise `OSError`.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def make_folders(self) -> None:
-        """Makes the folders that files are written to; nothing else does."""
+        """Creates the folders that files are written to."""
         (self._root / "blobs").mkdir(parents=True, exist_ok=True)
         self.sync("")
 
     def write(self, name: str, content: bytes) -> None:
-        """Writes a file aside, syncs it and gives it its name last."""
+        """Writes and syncs a temporary file, then renames it."""
         path = self._root / name
         aside = path.with_name(f".{secrets.token_hex(8)}.part")
         try:
@@ -54,7 +53,7 @@ class LocalFiles:
             raise
 
     def holds(self, name: str, size: int) -> bool:
-        """Whether there is a regular file of that size; if so, its age restarts."""
+        """Whether there is a regular file of `size` bytes; if so, its age restarts."""
         path = self._root / name
         try:
             found = path.lstat()
@@ -67,13 +66,10 @@ class LocalFiles:
 
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[tuple[io.BufferedIOBase, int]]:
-        """Opens a file and tells its size; follows no link, and waits for no pipe's other end.
-
-        Raises:
-            CheckpointDamaged: it is missing, no regular file, or its place on the disk is broken.
-        """
+        """Opens a file and gives its size in bytes; `CheckpointDamaged` if missing, irregular or broken."""
         path = self._root / name
         try:
+            # Follows no link and waits for no pipe.
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             with os.fdopen(descriptor, "rb") as stream:
                 found = os.fstat(descriptor)
@@ -86,7 +82,7 @@ class LocalFiles:
             raise CheckpointDamaged(f"{path}: {_DAMAGE[error.errno]}") from error
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Names and sizes of all in a folder, if there is one; -1 for what is no regular file."""
+        """Names and bytes of the files in a folder, if there is one; -1 for what is no regular file."""
         found = {}
         with contextlib.suppress(FileNotFoundError):  # no folder
             for path in (self._root / folder).iterdir():
@@ -96,7 +92,7 @@ class LocalFiles:
         return found
 
     def modified(self, name: str) -> float:
-        """When a file was last written or asked for by `holds`, in seconds since 1970."""
+        """When a file was last written or found by `holds`, in Unix time."""
         return (self._root / name).lstat().st_mtime
 
     def delete(self, name: str) -> None:
@@ -104,7 +100,7 @@ class LocalFiles:
         (self._root / name).unlink(missing_ok=True)
 
     def sync(self, folder: str) -> None:
-        """Makes durable which names files in a folder have."""
+        """Makes the names of the files in a folder durable."""
         descriptor = os.open(self._root / folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
@@ -117,7 +113,7 @@ class LocalFiles:
 
 @contextlib.contextmanager
 def _as_os_errors() -> Iterator[None]:
-    """Makes `OSError`s of what libraries of object stores raise: no credentials, no network."""
+    """Turns errors of the libraries of object stores (no credentials, no network) into `OSError`."""
     try:
         yield
     except (OSError, CheckpointDamaged):
@@ -127,7 +123,7 @@ def _as_os_errors() -> Iterator[None]:
 
 
 class RemoteFiles:
-    """The same in an object store, by fsspec; one put makes an object whole and durable."""
+    """The same in an object store, by fsspec; a put is atomic and durable."""
 
     def __init__(self, system: Any, root: str) -> None:
         self._system = system
@@ -138,13 +134,13 @@ class RemoteFiles:
 
     @_as_os_errors()
     def write(self, name: str, content: bytes) -> None:
-        """Puts an object in one call: a stream would leave half an object when it fails."""
+        """Puts an object in one call: a stream that fails would leave half an object."""
         self._system.pipe_file(self._path(name), content)
 
     @_as_os_errors()
     def holds(self, name: str, size: int) -> bool:
-        """Whether there is an object of that size."""
-        self._system.invalidate_cache()  # others write too
+        """Whether there is an object of `size` bytes."""
+        self._system.invalidate_cache()  # other processes write too
         try:
             found = self._system.info(self._path(name))
         except FileNotFoundError:
@@ -153,7 +149,7 @@ class RemoteFiles:
 
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[tuple[io.BufferedIOBase, int]]:
-        """Opens an object and tells its size; `CheckpointDamaged` if there is none."""
+        """Opens an object and gives its size in bytes; `CheckpointDamaged` if there is none."""
         path = self._path(name)
         where = self._system.unstrip_protocol(path)
         try:
@@ -169,7 +165,7 @@ class RemoteFiles:
 
     @_as_os_errors()
     def sizes(self, folder: str) -> dict[str, int]:
-        """Names and sizes of the objects below a prefix; -1 for what is none."""
+        """Names and bytes of the objects below a prefix; -1 for what is no object."""
         self._system.invalidate_cache()
         try:
             listing = self._system.ls(self._path(folder), detail=True)
@@ -181,7 +177,7 @@ class RemoteFiles:
 
     @_as_os_errors()
     def modified(self, name: str) -> float:
-        """When an object was put; now, so that it never gets old, if the store cannot tell."""
+        """When an object was put, in Unix time; now, so that it stays, if the store does not know."""
         try:
             return float(self._system.modified(self._path(name)).timestamp())
         except NotImplementedError:
@@ -194,22 +190,18 @@ class RemoteFiles:
             self._system.rm_file(self._path(name))
 
     def sync(self, folder: str) -> None:
-        """A put is durable already."""
+        """Not needed: a put is durable."""
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}".rstrip("/")
 
 
 def files_at(root: str) -> LocalFiles | RemoteFiles:
-    """The files below a local path, or below a URL such as `s3://bucket/folder`.
-
-    Raises:
-        ConfigError: no such kind of URL is known, or the package for it is missing.
-    """
+    """The files below a path or a URL; `ConfigError` if its scheme is unknown or lacks its package."""
     if "://" not in root:
         return LocalFiles(Path(root))
     try:
-        import fsspec.core  # a tenth of a second that local stores do without
+        import fsspec.core  # takes 0.1 s
 
         system, path = fsspec.core.url_to_fs(root)
     except (ImportError, ValueError) as error:

@@ -15,22 +15,17 @@ from distdqn.errors import CheckpointDamaged, CheckpointTooNew
 from distdqn.types import AnyArray, Tree
 
 FORMAT = 3
-
 MAX_MANIFEST_BYTES = 64 * 2**20
-
 _MAX_DEPTH = 100  # levels of nesting, far below Python's limit of recursion
-
 _MAX_AXES = 32
 
 _Integer = Literal["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
-
 _Dtype = Literal["bool", _Integer, "float16", "float32", "float64"]
-
 _Length = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class ArrayRef(BaseModel):
-    """A reference: what stands for an array in a document."""
+    """A reference to an array, in its place in a document."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -58,7 +53,7 @@ class ArrayRef(BaseModel):
 
 
 class Manifest(BaseModel):
-    """The file of one checkpoint. A later format keeps these fields, so that it is not taken for damage."""
+    """The file of one checkpoint; later formats keep these fields, to be told from damage."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -69,18 +64,14 @@ class Manifest(BaseModel):
 
 
 def split_tree(tree: Any, arrays: dict[str, tuple[AnyArray, Tree]], name: str = "") -> Any:
-    """The tree as JSON, with references in the places of arrays.
+    """Nested dictionaries and lists as JSON, with references in place of arrays.
 
-    Tuples become lists, NumPy's scalars Python's. References that are there already stay.
-
-    Args:
-        tree: nested dictionaries and lists.
-        arrays: receives each array `[...]` by its name, with its reference, which lacks the file.
-        name: of the tree in the file.
+    Tuples become lists, NumPy scalars become Python's, and references stay. `arrays` receives each
+    array `[...]` by its name, which begins with `name`, and its reference, still without a file.
 
     Raises:
-        TypeError: something in it is neither an array nor JSON.
-        ValueError: something in it could not be read back.
+        TypeError: `tree` holds something that is neither an array nor JSON.
+        ValueError: `tree` holds something that could not be read back.
     """
     prefix = f"{name}." if name else ""
     match tree:
@@ -109,7 +100,7 @@ def split_tree(tree: Any, arrays: dict[str, tuple[AnyArray, Tree]], name: str = 
 
 
 def join_tree(document: Any, arrays: dict[tuple[str, str], AnyArray]) -> Any:
-    """The document with arrays `[...]`, by blob and name, in the places of their references."""
+    """The document with `arrays` `[...]`, by blob and name, in place of their references."""
     match document:
         case {"blob": blob, "tensor": tensor}:
             return arrays[blob, tensor]
@@ -120,22 +111,17 @@ def join_tree(document: Any, arrays: dict[tuple[str, str], AnyArray]) -> Any:
     return document
 
 
-def arrays_to_bytes(arrays: dict[str, AnyArray]) -> bytes:
-    """The file of arrays `[...]` by name; the same arrays give the same bytes."""
-    return safetensors.numpy.save(arrays)
-
-
 def arrays_from_bytes(content: bytes, refs: list[ArrayRef], where: str) -> dict[tuple[str, str], AnyArray]:
-    """The arrays `[...]` of references to one file, by blob and name, writable.
+    """The writable arrays `[...]` of references to one file, by blob and name.
 
     Raises:
-        CheckpointDamaged: the content is not what they say; `where` names the file.
+        CheckpointDamaged: the content of the file, `where`, is not what the references say.
     """
     if hashlib.sha256(content).hexdigest() != refs[0].blob:
         raise CheckpointDamaged(f"{where}: its content is not what was written (SHA-256 differs).")
     try:
         arrays = safetensors.numpy.load(content)
-    except (SafetensorError, LookupError, ValueError) as error:  # no such file, or types that NumPy has not
+    except (SafetensorError, LookupError, ValueError) as error:  # or a type that NumPy lacks
         raise CheckpointDamaged(f"{where}: is not a file of arrays in the safetensors format.") from error
     for ref in refs:
         array = arrays.get(ref.tensor)
@@ -145,10 +131,10 @@ def arrays_from_bytes(content: bytes, refs: list[ArrayRef], where: str) -> dict[
 
 
 def refs_by_file(document: object) -> dict[str, list[ArrayRef]]:
-    """The references to arrays in a document, by the name of their file.
+    """The references to arrays in a document, by their file's name.
 
     Raises:
-        ValueError: one is malformed, a key is no text, or the nesting is too deep.
+        ValueError: a reference is malformed, a key is no text, or the nesting is too deep.
     """
     found: dict[str, list[ArrayRef]] = {}
     level = [document]
@@ -176,18 +162,17 @@ def manifest_name(number: int) -> str:
 
 
 def number_from_name(name: str) -> int | None:
-    """123 for `checkpoint-000000000123.json`, None for the names of other files."""
-    found = re.fullmatch(r"checkpoint-([0-9]{12,18})\.json", name)
-    number = int(found[1]) if found else -1
-    return number if name == manifest_name(number) else None
+    """123 for `checkpoint-000000000123.json`; None for other names."""
+    found = re.fullmatch(r"checkpoint-([0-9]{12}|[1-9][0-9]{12,17})\.json", name)
+    return int(found[1]) if found else None
 
 
 def manifest_bytes(number: int, document: Tree, version: int = FORMAT) -> bytes:
     """The manifest of a checkpoint.
 
     Raises:
-        ValueError: it could not be read back: see `refs_by_file`, or it is longer than is ever read.
-        TypeError: something in the document is not JSON.
+        ValueError: it could not be read back: see `refs_by_file`, or it is too long.
+        TypeError: the document holds something that is not JSON.
     """
     refs_by_file(document)
     content = _signed(version, number, document)
@@ -197,20 +182,19 @@ def manifest_bytes(number: int, document: Tree, version: int = FORMAT) -> bytes:
 
 
 def document_from_bytes(content: bytes, number: int, where: str) -> Tree:
-    """The document in the manifest of checkpoint `number`; its references are sound.
+    """The document in the manifest of checkpoint `number` in file `where`; its references are sound.
 
     Raises:
-        CheckpointDamaged: the manifest is not what was written; `where` names its file.
-        CheckpointTooNew: its format is newer than ours.
+        CheckpointDamaged: the manifest is not what was written.
+        CheckpointTooNew: its format is newer than `FORMAT`.
     """
     try:
         manifest = Manifest.model_validate(json.loads(content.decode("ascii")))
-        # To the byte: then no change goes unseen, not even one that JSON ignores.
+        # To the byte, as JSON ignores some changes.
         is_same = content == _signed(manifest.format, manifest.number, manifest.document)
-    except ValidationError as error:
-        raise CheckpointDamaged(f"{where}: is not a manifest ({_reason(error)}).") from error
     except (ValueError, RecursionError) as error:
-        raise CheckpointDamaged(f"{where}: is not a manifest (cut, or not JSON).") from error
+        why = _reason(error) if isinstance(error, ValidationError) else "cut, or not JSON"
+        raise CheckpointDamaged(f"{where}: is not a manifest ({why}).") from error
     if not is_same:
         raise CheckpointDamaged(f"{where}: its content is not what was written (SHA-256 differs).")
     if manifest.format != FORMAT:
@@ -228,7 +212,7 @@ def document_from_bytes(content: bytes, number: int, where: str) -> Tree:
 
 
 def _signed(version: int, number: int, document: Tree) -> bytes:
-    """The manifest as ASCII JSON without spaces; keys keep their order, floats come back bit for bit."""
+    """The manifest as ASCII JSON without spaces; keys keep their order, floats every bit."""
     plain = {"format": version, "number": number, "document": document}
     digest = hashlib.sha256(_json(plain)).hexdigest()
     return _json({"format": version, "number": number, "sha256": digest, "document": document}) + b"\n"
@@ -239,13 +223,13 @@ def _json(value: object) -> bytes:
 
 
 def _check_keys(tree: dict[Any, Any]) -> None:
-    """Refuses keys that JSON would make text."""
+    """Refuses keys that JSON would turn into text."""
     if not all(isinstance(key, str) for key in tree):
         raise ValueError(f"`tree` has keys that are no text: {list(tree)[:3]}.")
 
 
 def _ref(value: object) -> ArrayRef:
-    """The reference that a dictionary with the key `blob` is."""
+    """The reference in a dictionary with the key `blob`."""
     try:
         return ArrayRef.model_validate(value)
     except ValidationError as error:

@@ -12,21 +12,19 @@ from distdqn.replay.samplers import priorities_in
 from distdqn.replay.shards import shard_capacities
 from distdqn.types import AnyArray, FloatArray, FrameLayout, Frames, ReplayInfo, Transitions, Tree
 
-# Adjacent rows share frames, so they stay together in blocks.
-_MAX_ROWS = 1024
-
-_MIN_BLOCKS = 8  # for each new shard, so that all get rows of every age
+_MAX_ROWS = 1024  # of a block: adjacent rows share frames
+_MIN_BLOCKS = 8  # for each new shard, so that each gets rows of every age
 
 
 @dataclass(frozen=True)
 class RestorePlan:
-    """How the replay of a checkpoint is restored into shards, however many it was saved with."""
+    """How the replay of a checkpoint is restored into any number of shards."""
 
     ref: CheckpointRef | None  # None leaves replay empty
     shards: int  # how many there are now
 
     def calls(self, shard: int) -> Iterator[tuple[str, Any]]:
-        """Methods of `Replay` and their arguments that fill one shard, in order; each is read when asked for.
+        """Methods of `Replay` and their arguments that fill one shard, in order; reads lazily.
 
         Raises:
             CheckpointDamaged: a part is not what was written.
@@ -44,10 +42,7 @@ class RestorePlan:
                 yield "set_chunk", chunk
 
     def info(self, shard: int) -> ReplayInfo:
-        """What a shard will hold once it is filled; `total_priority` is 0.
-
-        Resharding drops the rows that were overwritten, so these do not count as inserted.
-        """
+        """What a filled shard holds, with a `total_priority` of 0; resharding drops overwritten rows."""
         saved = [] if self.ref is None else self.ref.document["replay"]
         if len(saved) == self.shards:
             index = saved[shard]["index"]
@@ -59,22 +54,16 @@ class RestorePlan:
 
     @property
     def inserted(self) -> int:
-        """Transitions ever inserted into all shards once they are filled."""
+        """Transitions ever inserted into all filled shards."""
         return sum(self.info(shard).inserted for shard in range(self.shards))
 
 
 def reshard(store: Store, saved: Sequence[Tree], shards: int, shard: int) -> Iterator[Transitions]:
-    """Chunks to insert into one of `shards` new shards, the oldest first.
+    """Chunks to insert into `shard` of `shards` new ones, the oldest first.
 
     Blocks of adjacent rows go to the shards in turn, with their priorities, the same number of
-    rows to each. A segment of rows, and the frames of one block, are in memory for each saved
-    shard; every new shard reads all rows once.
-
-    Args:
-        store: where the rows are.
-        saved: the shards as a checkpoint holds them.
-        shards: how many there are now.
-        shard: index of the one that is filled.
+    rows to each. Memory holds a segment of rows and the frames of one block for each of the `saved`
+    shards of a checkpoint; every new shard reads all rows once.
     """
     sources = [_SavedShard(store, each) for each in saved]
     size = sum(source.size for source in sources)
@@ -99,7 +88,7 @@ class _Block:
     """Adjacent rows of a saved shard."""
 
     source: "_SavedShard"
-    age: int  # minus the number of rows from the first of them to the shard's end
+    age: int  # minus the number of rows from its first to the shard's end
     columns: dict[str, AnyArray]  # [C, ...], as they were stored
     priority: FloatArray | None  # [C]
 
@@ -108,7 +97,7 @@ class _Block:
         return len(self.columns["action"])
 
     def chunk(self, begin: int, end: int) -> Transitions | None:
-        """Its rows `[begin, end)`, except those whose frames are gone; None if none is left."""
+        """Its rows `[begin, end)` without those whose frames are missing; None if none is left."""
         columns: dict[str, Any] = {name: column[begin:end] for name, column in self.columns.items()}
         priority = None if self.priority is None else self.priority[begin:end]
         if self.source.frames is None:
@@ -157,7 +146,7 @@ class _SavedFrames:
         self._read: dict[int, Tree] = {}  # columns, by where they begin
 
     def packed(self, columns: dict[str, Any], priority: FloatArray | None) -> Transitions | None:
-        """A chunk of those of the rows `[C, ...]` whose frames are all saved; None if there are none."""
+        """A chunk of the rows `[C, ...]` whose frames are all saved; None if there are none."""
         both = np.stack([columns["observation"], columns["next_observation"]], axis=1)  # [C, 2, S]
         ids = np.unique(both)
         there = [
@@ -185,14 +174,14 @@ class _SavedFrames:
 
 
 def _rows(saved: Tree) -> list[tuple[int, int, Tree]]:
-    """`_ranges` of the rows, without those that were overwritten before the checkpoint began."""
+    """`_ranges` of the rows, without those overwritten before the checkpoint began."""
     first = int(saved["index"]["first"])
     ranges = _ranges(saved, "rows", "action")
     return [(max(begin, first), end, document) for begin, end, document in ranges if end > first]
 
 
 def _ranges(saved: Tree, kind: str, column: str) -> list[tuple[int, int, Tree]]:
-    """First id, one past the last, and document of the segments of a `kind`, without empty ones."""
+    """First id, one past the last, and document of each segment of a `kind` that is not empty."""
     ranges = [
         (state["begin"], state["begin"] + state["columns"][column]["shape"][0], state)
         for state in (part["state"] for part in saved["parts"] if part["kind"] == kind)

@@ -18,9 +18,9 @@ _NOT_COMPARED = ("resume", "run_dir", "checkpoint_dir", "address")
 def describe_run(given: Config, config: Config, spec: EnvironmentSpec) -> Tree:
     """What a checkpoint says of its run, as JSON: `config`, the options as given, and `structure`.
 
-    The structure is what networks and stored transitions depend on, from the resolved options.
-    Options without effect beside the others are left out. Two runs can resume from each
-    other's checkpoints if their structures agree in all that both have.
+    The structure holds what networks and stored transitions depend on, from the resolved options,
+    without options that have no effect. A run can resume from a checkpoint if their structures
+    agree in all keys that both have.
     """
     names = ["n_step", "discount", "reward_scale", "reward_clip", "failure_reward"]
     names += ["bootstrap_on_termination", "network", "head"]
@@ -50,12 +50,10 @@ def checkpoint_root(config: Config, folder: Path) -> str:
 
 
 def run_folder(config: Config) -> tuple[str | None, bool]:
-    """The folder for a run's results, or None for a new one, and whether the run in it resumes.
-
-    It is `run_dir`, or the folder of the run that `resume` names.
+    """The folder for a run's results (None: a new one), and whether the run in it resumes.
 
     Raises:
-        CheckpointError: what `resume` names cannot be read.
+        CheckpointError: the path in `resume` cannot be read.
     """
     if config.resume is None or config.resume == "auto":
         return config.run_dir, config.resume is not None
@@ -70,20 +68,22 @@ def run_folder(config: Config) -> tuple[str | None, bool]:
 def find_start(config: Config, about: Tree) -> tuple[CheckpointRef | None, list[str]]:
     """The checkpoint that `resume` names, or None for a new run, and lines to tell the user.
 
-    Args:
-        config: the options.
-        about: of this run, see `describe_run`.
+    `about` is what `describe_run` returns for this run.
 
     Raises:
         CheckpointError: it is damaged, or does not fit the options.
-        ConfigError: `resume` is `auto` without a place to look in.
+        ConfigError: `resume` is `auto` without `run_dir` or `checkpoint_dir`.
     """
     if config.resume is None:
         return None, []
     passed_over: list[tuple[int, str]] = []
     with _readable(config.resume):
         if config.resume != "auto":
-            ref = _named(config.resume)
+            try:
+                found, numbers = find_checkpoints(config.resume)
+            except NoCheckpoint as error:
+                raise NoCheckpoint(f"`resume`: {error}") from error
+            ref = found.verify(numbers[-1])
         elif config.run_dir is None and config.checkpoint_dir is None:
             raise ConfigError("`resume` is `auto` without a place to look in (give `run_dir`).")
         else:
@@ -100,31 +100,14 @@ def find_start(config: Config, about: Tree) -> tuple[CheckpointRef | None, list[
     return ref, [*notes, f"Resumes from checkpoint {ref.number} in {_with_host(ref.store.place)}.", *changes]
 
 
-def _named(resume: str) -> CheckpointRef:
-    """The checkpoint that a path or URL names.
-
-    Raises:
-        CheckpointError: there is none, or it is not whole.
-    """
-    try:
-        store, numbers = find_checkpoints(resume)
-    except NoCheckpoint as error:
-        raise NoCheckpoint(f"`resume`: {error}") from error
-    return store.verify(numbers[-1])
-
-
 def _with_host(place: str) -> str:
-    """A URL, or a path with the host: a cluster may send a run to another host, with other folders."""
+    """A URL, or a path with this host, as a cluster may start a run on another host."""
     return place if "://" in place else f"{place} on {socket.gethostname()}"
 
 
 @contextlib.contextmanager
 def _readable(resume: str) -> Iterator[None]:
-    """Turns faults of the disk into an error that names what was to be read.
-
-    Raises:
-        CheckpointError: there was one.
-    """
+    """Turns disk faults into a `CheckpointError` that names the path."""
     try:
         yield
     except OSError as error:
@@ -133,11 +116,7 @@ def _readable(resume: str) -> Iterator[None]:
 
 
 def _compare(now: Tree, number: int, about: Tree) -> list[str]:
-    """Lines about options whose values differ from the checkpoint's.
-
-    Raises:
-        CheckpointError: some of them need a new run; one line for each.
-    """
+    """Lines about options that differ from the checkpoint's; `CheckpointError` if some need a new run."""
     if structural := _changed(about["structure"], now["structure"]):
         what = f"Checkpoint {number} is of a run with another network or other transitions"
         title = f"{what} (give its options, or start a new run). Option: checkpoint / now"
@@ -149,7 +128,7 @@ def _compare(now: Tree, number: int, about: Tree) -> list[str]:
 
 
 def _changed(then: Tree, now: Tree) -> list[str]:
-    """A line for each option that both know and that differs."""
+    """A line for each option in both whose values differ."""
     return [
         f"  {name}: {option_text(then[name])} / {option_text(value)}"
         for name, value in now.items()
@@ -158,5 +137,5 @@ def _changed(then: Tree, now: Tree) -> list[str]:
 
 
 def option_text(value: Any) -> str:
-    """An option's value in one line that no terminal takes for a command, whatever a file holds."""
+    """An option's value in one line without control characters, as a file may hold anything."""
     return "none" if value is None else json.dumps(value).strip('"')

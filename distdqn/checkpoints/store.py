@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.numpy
+
 from distdqn.checkpoints.files import files_at
 from distdqn.checkpoints.format import (
     MAX_MANIFEST_BYTES,
     ArrayRef,
     arrays_from_bytes,
-    arrays_to_bytes,
     document_from_bytes,
     join_tree,
     manifest_bytes,
@@ -37,16 +38,13 @@ class Store:
         <root>/blobs/<sha256>.safetensors    arrays, never changed; equal files are stored once
         <root>/checkpoint-000000000123.json  the manifest of checkpoint 123, which refers to its arrays
 
-    A checkpoint exists if and only if its manifest does, and that is written last. Any process
-    may write arrays. One process alone, the driver, writes manifests and prunes.
-
-    What cannot be read back raises `CheckpointError`. Faults of the disk (full, gone, no
-    permission) are `OSError`s, after which all checkpoints are still whole.
+    A checkpoint exists if and only if its manifest does, which is written last. Any process may
+    write arrays; only the driver writes manifests and prunes. Damage raises `CheckpointError`, a
+    disk fault (full, gone, no permission) `OSError`, after which all checkpoints are still whole.
 
     Args:
         root: local path, or URL of an object store that fsspec knows.
-        grace_seconds: younger files stay although no manifest refers to them, as another
-            process may be about to write that manifest.
+        grace_seconds: pruning keeps younger files, whose manifest may not be written yet.
     """
 
     def __init__(self, root: str, grace_seconds: float = 3600.0) -> None:
@@ -54,14 +52,10 @@ class Store:
         self.place = place_of(root)  # URL or absolute path
         self._root = root.rstrip("/") or "/"
         self._grace_seconds = grace_seconds
-        self._seen_whole: set[str] = set()  # files that were right when this process last read or wrote them
+        self._seen_whole: set[str] = set()  # files that were whole when this process last read or wrote them
 
     def check_writable(self) -> None:
-        """Makes the folders if need be, and writes and deletes a file in each.
-
-        Raises:
-            OSError: this cannot be done.
-        """
+        """Creates the folders if needed, writes and deletes a file in each; `OSError` if it cannot."""
         self._files.make_folders()
         for folder in ("", "blobs/"):
             probe = f"{folder}.{secrets.token_hex(8)}.part"  # pruned as a leftover if this process dies here
@@ -71,18 +65,17 @@ class Store:
     def write_tree(self, tree: Any) -> Any:
         """Stores the arrays of nested dictionaries and lists in one file; returns the document.
 
-        A file that is there already is not written again, but read once: damaged, it would
-        damage every later checkpoint.
+        An existing file is read once, and written again only if it is damaged.
 
         Raises:
-            TypeError: something in the tree is neither an array nor JSON.
-            ValueError: something in it could not be read back, see `split_tree`.
+            TypeError: the tree holds something that is neither an array nor JSON.
+            ValueError: it holds something that could not be read back, see `split_tree`.
             OSError: the file could not be written.
         """
         arrays: dict[str, tuple[AnyArray, Tree]] = {}
         document = split_tree(tree, arrays)
         if arrays:
-            content = arrays_to_bytes({name: array for name, (array, _) in arrays.items()})
+            content = safetensors.numpy.save({name: array for name, (array, _) in arrays.items()})
             file = {"blob": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
             for _, ref in arrays.values():
                 ref.update(file)
@@ -95,11 +88,7 @@ class Store:
         return document
 
     def read_tree(self, document: Any) -> Any:
-        """The document with arrays in the places of references, writable and this process's own.
-
-        Raises:
-            CheckpointDamaged: a file is not what was written, byte for byte.
-        """
+        """The document with writable arrays in place of references; `CheckpointDamaged` if a byte differs."""
         try:
             files = refs_by_file(document)
         except ValueError as error:
@@ -110,12 +99,12 @@ class Store:
         return join_tree(document, arrays)
 
     def write_manifest(self, number: int, document: Tree) -> None:
-        """Makes checkpoint `number` exist, in one step; one that had the number is replaced.
+        """Creates or replaces checkpoint `number` atomically.
 
         Raises:
-            ValueError: `number` is negative, or `document` is no JSON that can be read back.
+            ValueError: `number` is negative, or `document` could not be read back.
             TypeError: `document` holds something that is not JSON.
-            OSError: it could not be written, or a file that it refers to is not there.
+            OSError: it could not be written, or a file that it refers to is missing.
         """
         if number < 0:
             raise ValueError(f"`number` ({number}) must be at least 0.")
@@ -134,7 +123,7 @@ class Store:
         return sorted(number for number in found if number is not None)
 
     def read_manifest(self, number: int) -> Tree:
-        """The document of a checkpoint; its references are sound, their files were not looked at.
+        """The document of a checkpoint; its references are sound, their files are not read.
 
         Raises:
             CheckpointDamaged: it is not what was written, or missing.
@@ -150,13 +139,10 @@ class Store:
         return document_from_bytes(content, number, self._where(name))
 
     def verify(self, number: int, relied_on: str = "") -> "CheckpointRef":
-        """A checkpoint of which every byte is as it was written.
+        """Checkpoint `number`, every byte of which is as it was written.
 
-        Args:
-            number: of the checkpoint.
-            relied_on: key of a part of the document that is too large to be read twice. Of files
-                in it that this process has written or read, only the length is checked;
-                `read_tree` checks their content.
+        `relied_on` is the key of a part too large to be read twice. Of its files that this process
+        has written or read, only the length is checked here, and the content by `read_tree`.
 
         Raises:
             CheckpointDamaged: it is not whole.
@@ -171,7 +157,7 @@ class Store:
         return CheckpointRef(self, number, document)
 
     def fault(self, refs: list[ArrayRef]) -> str:
-        """What is wrong with the file that all of `refs` refer to; empty if it is whole."""
+        """What is wrong with the file of all `refs`; empty if it is whole."""
         try:
             self._read(refs)
         except CheckpointDamaged as error:
@@ -179,22 +165,19 @@ class Store:
         return ""
 
     def written_at(self, number: int) -> float:
-        """When a checkpoint was completed, in seconds since 1970."""
+        """When a checkpoint was completed, in Unix time."""
         return self._files.modified(manifest_name(number))
 
     def newest_whole(
         self, *numbers: int, relied_on: str = ""
     ) -> tuple["CheckpointRef", list[tuple[int, str]]]:
-        """The newest checkpoint that can be loaded, of these or, if none are given, of all.
+        """The newest whole checkpoint of `numbers` (default: all), and the newer ones with what is wrong.
 
-        `relied_on` is what `verify` need not read.
-
-        Returns:
-            It, and the newer ones passed over, each with the reason.
+        `relied_on` is as in `verify`. Nothing is deleted.
 
         Raises:
             NoCheckpoint: there is none.
-            CheckpointDamaged: none is whole; one line for each. Nothing is deleted.
+            CheckpointDamaged: none is whole; one line for each.
             CheckpointTooNew: a later release wrote one that is newer than the first whole one.
         """
         candidates = sorted(numbers or self.numbers(), reverse=True)
@@ -212,13 +195,12 @@ class Store:
     def prune(self, keep: int, also: Collection[int] = ()) -> list[tuple[int, str]]:
         """Keeps the newest `keep` checkpoints and those in `also`; deletes the others.
 
-        Manifests go first, then the arrays that only they refer to. Arrays that no manifest
-        refers to and half-written files go once they are older than the grace period.
-        Manifests that cannot be read do not count as kept. They stay as long as they are
-        newer than the last one kept, or in `also`; while one does, no array is deleted.
+        Manifests go first, then the arrays that only they refer to. Unreferenced arrays and
+        half-written files go after the grace period. Unreadable manifests stay, without counting as
+        kept, if they are in `also` or newer than the last one kept; while one stays, all arrays do.
 
         Returns:
-            The unreadable ones left in place, each with the reason.
+            The unreadable manifests that stay, each with the reason.
 
         Raises:
             ValueError: `keep` is not at least 1.
@@ -241,30 +223,23 @@ class Store:
                 unreadable.append((number, str(error)))
         released: set[str] = set()
         for number in obsolete:
-            with contextlib.suppress(CheckpointError):  # its arrays go when they are old enough
+            with contextlib.suppress(CheckpointError):  # its arrays go after the grace period
                 released |= refs_by_file(self.read_manifest(number)).keys()
             self._files.delete(manifest_name(number))
         self._files.sync("")
-        # What was written or asked for since the newest manifest belongs to a checkpoint in the making.
+        # Younger files may belong to a checkpoint that is still being written.
         newest = self._files.modified(manifest_name(kept[0])) if kept else 0.0
         old = time.time() - self._grace_seconds
         for name in (*self._files.sizes(""), *self._files.sizes("blobs/")):
             is_blob = re.fullmatch(r"blobs/[0-9a-f]{64}\.safetensors", name) and name not in needed
             if (is_blob and not unreadable) or re.fullmatch(r"(blobs/)?\.[0-9a-f]{16}\.part", name):
-                self._delete_older(name, newest if name in released else old)
+                with contextlib.suppress(FileNotFoundError):  # its writer has renamed it
+                    if self._files.modified(name) < (newest if name in released else old):
+                        self._files.delete(name)
         return unreadable
 
-    def _delete_older(self, name: str, limit: float) -> None:
-        with contextlib.suppress(FileNotFoundError):  # its writer has renamed it
-            if self._files.modified(name) < limit:
-                self._files.delete(name)
-
     def _read(self, refs: list[ArrayRef]) -> dict[tuple[str, str], AnyArray]:
-        """The arrays `[...]` of references to one file, by blob and name.
-
-        Raises:
-            CheckpointDamaged: the file is not what was written.
-        """
+        """The arrays `[...]` of references to one file, by blob and name; may raise `CheckpointDamaged`."""
         name = refs[0].file
         where = self._where(name)
         self._seen_whole.discard(name)
@@ -297,16 +272,12 @@ class CheckpointRef:
     document: Tree  # what it holds, with references to arrays
 
     def read(self, key: str) -> Any:
-        """The part of it with that key, arrays and all."""
+        """The part with that key, with its arrays."""
         return self.store.read_tree(self.document[key])
 
 
 def find_checkpoints(place: str) -> tuple[Store, list[int]]:
-    """Store and numbers of the checkpoints that a path or URL names: of a run, of a store, or one alone.
-
-    Raises:
-        NoCheckpoint: there is none.
-    """
+    """Store and numbers of the checkpoints of a run, store or manifest; `NoCheckpoint` if there is none."""
     root, _, name = place.rpartition("/")
     number = number_from_name(name)
     if number is not None:
