@@ -127,9 +127,9 @@ class CheckpointOptions(SharedOptions):
     checkpoint_dir: Url | None = None
     """Folder or URL for checkpoints; none means `checkpoints` in the run's folder."""
     keep_checkpoints: Annotated[int, Field(ge=1, le=10**6)] = 2
-    """Newest checkpoints kept, besides that of the best evaluation."""
+    """Number of newest checkpoints kept, besides that of the best evaluation."""
     checkpoint_replay: bool = True
-    """Save replay, too; without it a resumed run first fills it up to `min_replay_size`."""
+    """Save the replay buffer, too; without it a resumed run first fills it up to `min_replay_size`."""
 
 
 class FaultOptions(SharedOptions):
@@ -160,7 +160,8 @@ class RunOptions(FaultOptions, CheckpointOptions, GoalOptions, PlacementOptions)
     min_actors: Actors | None = None
     """Start with this many actors and add the rest when nodes join; none means all, and one for `auto`."""
     max_actors: Actors | None = None
-    """Most actors; with `auto` also what an autoscaling cluster is asked for; none means no limit."""
+    """Largest number of actors; with `auto` also what an autoscaling cluster is asked for; none means no
+    limit."""
     run_dir: Text | None = None
     """Folder for results; none means `runs/<env>-<time>`."""
     address: Annotated[Text, AfterValidator(validation.check_address)] | None = None
@@ -174,7 +175,7 @@ class ActingOptions(SharedOptions):
     heading = ACTING
 
     envs_per_actor: UpTo100K = 16
-    """Environments that each actor steps together."""
+    """Number of environments that each actor steps together."""
     rollout_length: UpTo100K = 16
     """Steps of every environment in one rollout, after which weights may change."""
     n_step: Annotated[int, Field(ge=1, le=1000)] = 3
@@ -191,24 +192,24 @@ class ActingOptions(SharedOptions):
     """How epsilon falls: `linear` or `cosine`; `constant` stays at `epsilon_start`; `piecewise` follows
     `epsilon_points`."""
     epsilon_points: Points[Fraction] | None = None
-    """Of `piecewise`, as in `0:1,10000:0.1,50000:0.02`: env steps and value."""
+    """Env steps and values of `piecewise`, as in `0:1,10000:0.1,50000:0.02`."""
     epsilon_ladder: bool = False
     """Instead of a schedule, a fixed epsilon for each environment, from `epsilon_ladder_base` downwards."""
     epsilon_ladder_base: PositiveFraction = 0.4
     """Largest epsilon of the ladder."""
     epsilon_ladder_exponent: Annotated[float, Field(ge=0)] = 7.0
-    """The ladder ends at `epsilon_ladder_base` to the power of 1 plus this."""
+    """The smallest epsilon of the ladder is `epsilon_ladder_base` to the power of 1 plus this."""
     reward_scale: Positive = 1.0
     """Rewards are multiplied by this before learning."""
     reward_clip: Positive | None = None
     """Scaled rewards are clipped to plus or minus this; none means never."""
     failure_reward: Return | None = None
-    """Learn this in place of the reward of a step that ends an episode before its env step
-    `early_end_steps`; none means never."""
+    """Reward to learn in place of that of a step that ends an episode before its env step `early_end_steps`;
+    none means never."""
     early_end_steps: Annotated[int, Field(ge=1, le=10**9)] = 200
-    """Env steps of an episode before which its end is early."""
+    """Env step of an episode before which its end is early."""
     bootstrap_on_termination: bool = False
-    """Bootstrap from the next observation even where the episode terminated: a common mistake, here to be
+    """Bootstrap from the next observation even where the episode terminated: a common mistake, to be
     studied."""
 
 
@@ -219,9 +220,9 @@ class ReplayOptions(SharedOptions):
     elsewhere: ClassVar = {"replay_shards": RUN}
 
     replay_capacity: Transitions = 100_000
-    """Newest transitions that replay keeps."""
+    """Number of newest transitions that replay keeps."""
     min_replay_size: Transitions = 1000
-    """Transitions in replay before learning starts."""
+    """Number of transitions in replay before learning starts."""
     samples_per_insert: Positive | None = None
     """Transitions sampled per transition inserted: couples learning to acting; none means `batch_size`,
     so one update per env step, and an eighth of that for images."""
@@ -232,11 +233,11 @@ class ReplayOptions(SharedOptions):
     importance_sampling_exponent_start: Fraction = 0.4
     """Strength of the importance weights of `prioritized` at first: 1 corrects fully."""
     importance_sampling_exponent_end: Fraction = 1.0
-    """The same after `importance_anneal_steps`."""
+    """Strength of the importance weights after `importance_anneal_steps`."""
     importance_anneal_steps: EnvSteps = 100_000
-    """Total env steps over which that exponent changes, linearly."""
+    """Total env steps over which the strength of the importance weights changes, linearly."""
     replay_shards: Annotated[int, Field(ge=1, le=10_000)] = 1
-    """Processes that hold replay in `async`; each has its part of the capacity and the actors."""
+    """Number of processes that hold replay in `async`; each has its part of the capacity and the actors."""
 
 
 class LearningOptions(SharedOptions):
@@ -251,8 +252,8 @@ class LearningOptions(SharedOptions):
     `impala` (residual); `auto`: `dense` for vectors, `small` for images under 36 pixels, else
     `nature`."""
     network: Text | None = None
-    """Your own network in place of torso and layers: `module:function` of observation space and number of
-    actions that returns a Keras model."""
+    """Keras network of your own in place of torso and layers: `module:function`, called with the observation
+    space and the number of actions."""
     layer_norm: bool = True
     """Normalize hidden layers before their ReLU."""
     spectral_norm: bool = False
@@ -262,60 +263,60 @@ class LearningOptions(SharedOptions):
     output_bias: Annotated[float, Field(ge=-1e6, le=1e6)] = 0.0
     """Initial bias of the output layer."""
     dueling: bool = False
-    """A value, and an advantage for each action, each with a last hidden layer of its own."""
+    """Learn a value, and an advantage for each action, each with a last hidden layer of its own."""
     noisy: bool = False
     """Noisy networks: explore by learned noise in the weights; then set `epsilon_start` and `epsilon_end`
     to 0."""
     noisy_sigma: Positive = 0.5
-    """Initial amount of that noise."""
+    """Initial scale of that noise."""
     head: Literal["value", "quantile", "categorical"] = "quantile"
     """What the network learns for each action: its `value`, or a distribution of returns, `quantile`
     (QR-DQN) or `categorical` (C51)."""
     atoms: Annotated[int, Field(ge=2, le=10_000)] | None = None
-    """Quantiles, or returns of the categorical head; none means 11 quantiles, or 51 returns."""
+    """Number of quantiles, or of returns of the categorical head; none means 11 quantiles or 51 returns."""
     v_min: Return = -10.0
     """Smallest return of the categorical head."""
     v_max: Return = 10.0
     """Largest return of the categorical head."""
     batch_size: Annotated[int, Field(ge=1, le=10**7)] | None = None
-    """Transitions in one update; none means 128, and 64 for images."""
+    """Number of transitions in one update; none means 128, and 64 for images."""
     updates_per_call: UpTo100K = 64
-    """Updates in one compiled call of the learner."""
+    """Number of updates in one compiled call of the learner."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
-    """Of Adam, at first."""
+    """Learning rate of Adam at first."""
     learning_rate_end: Rate = 2e-5
-    """Of Adam, after `learning_rate_decay_steps`."""
+    """Learning rate of Adam after `learning_rate_decay_steps`."""
     learning_rate_decay_steps: EnvSteps = 100_000
     """Total env steps over which the learning rate falls."""
     learning_rate_schedule: Shape | None = None
     """`constant` stays at `learning_rate`; `linear` and `cosine` fall; `piecewise` follows
     `learning_rate_points`; none means `linear`, and `constant` for images."""
     learning_rate_points: Points[Rate] | None = None
-    """Of `piecewise`, as in `0:0.002,50000:0.0001`: env steps and value."""
+    """Env steps and values of `piecewise`, as in `0:0.002,50000:0.0001`."""
     adam_epsilon: PositiveFraction = 1e-8
-    """Of Adam, added to its denominator."""
+    """Constant in the denominator of Adam."""
     max_gradient_norm: Positive | None = 10.0
     """Gradients are clipped to this global norm; none means never."""
     loss: Literal["huber", "squared"] = "huber"
-    """Of the value head's TD error: `huber` or `squared`."""
+    """Loss of the value head's TD error."""
     double: bool = True
     """Double DQN: the online network chooses, the target network values."""
     munchausen: bool = False
     """Munchausen DQN: a softmax policy whose log-probability is added to the reward; needs `--no-double`."""
     munchausen_scale: Fraction = 0.9
-    """Factor of that addition."""
+    """Factor of that log-probability."""
     munchausen_temperature: Positive = 0.03
-    """Of the softmax policy, in units of reward."""
+    """Temperature of the softmax policy, in units of reward."""
     munchausen_clip: Annotated[float, Field(ge=-1e9, le=0)] = -1.0
     """Lower limit of that log-probability times the temperature."""
     target_update_period: Period = 200
     """Learner steps from one update of the target network to the next."""
     target_update_rate: PositiveFraction = 1.0
-    """How far the target network then moves: 1 copies, less moves softly."""
+    """Step of one such update: 1 copies the online network, less moves towards it."""
     weights_update_period: Period = 128
     """Learner steps from one version of the actors' weights to the next."""
     learner_threads: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Threads of the learner's computations."""
+    """Number of threads of the learner's computations."""
 
 
 class Config(LearningOptions, ReplayOptions, ActingOptions, RunOptions):
