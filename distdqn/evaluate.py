@@ -19,7 +19,7 @@ from distdqn.types import PolicyWeights
 
 
 class EvaluateOptions(Options):
-    """The network to play, and how often."""
+    """The network to play and the number of episodes."""
 
     run_dir: Text
     """Folder of a finished run."""
@@ -59,14 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def evaluate(
     run_dir: Path | str, episodes: int = 100, seed: int = 0, env: str | None = None, final: bool = False
 ) -> dict[str, float | int]:
-    """Greedy undiscounted returns of one of `run_dir`'s networks.
+    """Greedy undiscounted returns of a finished run's best network, or of its last if `final`.
 
-    Args:
-        run_dir: of a finished run.
-        episodes: how many to play.
-        seed: fixes the episodes; none of them is one that training saw.
-        env: an environment other than the run's.
-        final: play the last network instead of the best one.
+    `seed` fixes the `episodes`, none of which training saw. `env` is None for the run's environment.
 
     Raises:
         ConfigError: the folder holds no policy, there is no such environment, or the two do not fit.
@@ -95,12 +90,7 @@ def evaluate(
 
 
 def _load(run_dir: Path, env: str | None, name: str) -> tuple[PolicyWeights, str]:
-    """The network `name` of a run, and the environment to play it in.
-
-    Raises:
-        ConfigError: one of the run's files is missing or damaged, or there is no such
-            environment.
-    """
+    """The network in file `name` of a run, and its environment; `ConfigError` lists what is wrong."""
     mistakes = []
     try:
         weights = load_policy(run_dir / name)
@@ -111,10 +101,10 @@ def _load(run_dir: Path, env: str | None, name: str) -> tuple[PolicyWeights, str
     try:
         source = env or str(json.loads((run_dir / "config.json").read_text())["env"])
         resolve_environment(source)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, ConfigError):
-            mistakes += error.mistakes
-        elif not mistakes:
+    except ConfigError as error:
+        mistakes += error.mistakes
+    except (OSError, ValueError, KeyError, TypeError):
+        if not mistakes:
             mistakes.append(
                 f"`run_dir`: {run_dir / 'config.json'} does not name an environment (give `--env`)."
             )
@@ -124,7 +114,7 @@ def _load(run_dir: Path, env: str | None, name: str) -> tuple[PolicyWeights, str
 
 
 def _check_fit(weights: PolicyWeights, source: str) -> None:
-    """Refuses an environment that the network was not made for."""
+    """Refuses an environment that does not fit the network."""
     spec = inspect_environment(source)
     try:
         q_values = make_policy(weights).q_values(np.zeros((1, *spec.observation_shape), np.float32))  # [1, A]

@@ -1,7 +1,4 @@
-"""`python -m distdqn.inspect`: what is in the checkpoints of a run, and whether they are whole.
-
-It imports neither TensorFlow nor Ray and unpickles nothing, so it may read a checkpoint from anywhere.
-"""
+"""`python -m distdqn.inspect`: what is in the checkpoints of a run, without TensorFlow, Ray or pickle."""
 
 import contextlib
 import json
@@ -28,7 +25,6 @@ from distdqn.errors import CheckpointDamaged, CheckpointError, DistdqnError, NoC
 from distdqn.types import Tree
 
 _COLUMNS = ("number", "written", "learner steps", "env steps", "episodes", "best return", "size", "whole")
-
 _SHOWN_APART = ("env", "mode", "actors", "envs_per_actor", "seed", "run_dir", "resume")
 
 
@@ -56,12 +52,12 @@ class CheckpointSummary:
     number: int
     written_at: float  # Unix time
     contents: Tree | None  # see `contents`; None if its manifest cannot be read
-    disk_bytes: int  # of its files of arrays, also of those that other checkpoints share
+    disk_bytes: int  # of its files of arrays, shared ones included
     faults: list[str]  # one line for each file that is not whole
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints what is in the checkpoints; 4 if one of them is not whole."""
+    """Prints what is in the checkpoints; returns the exit code, 4 if one of them is not whole."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if _COMMAND.prints_help(arguments):
         return 0
@@ -91,18 +87,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def inspect(
     store: Store, numbers: Sequence[int], progress: Callable[[int, int], None]
 ) -> Iterator[CheckpointSummary]:
-    """Reads every byte of every file of checkpoints once, and sums up each checkpoint.
+    """Reads every file of checkpoints once, and summarizes each that no run deletes meanwhile.
 
-    Of several, those are left out that a run deletes meanwhile.
-
-    Args:
-        store: where they are.
-        numbers: which.
-        progress: receives the bytes read so far, and of all files.
+    `progress` receives the bytes read so far and the bytes of all files.
     """
     documents: dict[int, Tree] = {}
     unreadable: dict[int, str] = {}
-    files: dict[str, list[ArrayRef]] = {}  # every reference of any of them, by its file
+    files: dict[str, list[ArrayRef]] = {}  # references of all checkpoints, by their file
     for number in numbers:
         try:
             documents[number] = store.read_manifest(number)
@@ -125,7 +116,7 @@ def inspect(
 
 
 def _summary(store: Store, number: int, document: Tree, faults: dict[str, str]) -> CheckpointSummary:
-    """The summary of a checkpoint whose manifest is sound; `faults` are those of each file."""
+    """The summary of a checkpoint whose manifest is sound, with the `faults` of each file."""
     own = refs_by_file(document)
     wrong = [faults[name] for name in own if faults[name]]
     try:
@@ -138,24 +129,19 @@ def _summary(store: Store, number: int, document: Tree, faults: dict[str, str]) 
 
 
 def contents(document: Tree) -> Tree:
-    """What people look for in a checkpoint.
-
-    Args:
-        document: of the checkpoint; it may hold anything.
+    """The main contents of a checkpoint; its `document` may hold anything.
 
     Raises:
-        LookupError, TypeError, ValueError, AttributeError, ArithmeticError: it is no
-            checkpoint of a run.
+        LookupError, TypeError, ValueError, AttributeError, ArithmeticError: it is not of a run.
     """
     config, metrics, learner = document["about"]["config"], document["metrics"], document["learner"]
     generation, version = learner["weights_version"]
     shapes = [list(map(int, ref["shape"])) for ref in learner["networks"]["online"]]
-    defaults = Config().to_json()
     return {
         **{name: config[name] for name in ("env", "mode", "actors", "envs_per_actor", "seed")},
         "options": {
             name: config[name]
-            for name, value in defaults.items()
+            for name, value in Config().to_json().items()
             if name in config and name not in _SHOWN_APART and config[name] != value
         },
         "learner_steps": int(learner["learner_steps"]),
@@ -197,17 +183,12 @@ def _best(best: Any) -> Tree | None:
 
 
 def _locate(place: str) -> tuple[Store, list[int]]:
-    """Store and numbers of the checkpoints that `place` names, or that a run in that folder keeps elsewhere.
-
-    Raises:
-        NoCheckpoint: there is none.
-    """
+    """Like `find_checkpoints`, also for the folder of a run that keeps its checkpoints elsewhere."""
     try:
         return find_checkpoints(place)
     except NoCheckpoint:
         try:
-            config = json.loads((Path(place) / "config.json").read_text(encoding="utf-8"))
-            elsewhere = config["checkpoint_dir"]
+            elsewhere = json.loads((Path(place) / "config.json").read_text("utf-8"))["checkpoint_dir"]
         except (OSError, ValueError, LookupError, TypeError):
             elsewhere = None
         if not isinstance(elsewhere, str):
@@ -217,16 +198,16 @@ def _locate(place: str) -> tuple[Store, list[int]]:
 
 @contextlib.contextmanager
 def _progress_bar() -> Iterator[Callable[[int, int], None]]:
-    """Shows a bar meanwhile if stderr is a terminal; receives the bytes read, and how many there are."""
-    columns = BarColumn(), DownloadColumn()
+    """A bar on stderr if that is a terminal; call it with the bytes read and all bytes."""
     quiet = not sys.stderr.isatty()
+    columns = BarColumn(), DownloadColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as bar:
         task = bar.add_task("", total=None)
         yield lambda checked, total: bar.update(task, completed=checked, total=total)
 
 
 def _print_text(place: str, found: Sequence[CheckpointSummary]) -> None:
-    """A table of all checkpoints, if there are several, and what is in the newest."""
+    """Prints a table of all checkpoints, if there are several, and the contents of the newest."""
     if len(found) > 1:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for name in _COLUMNS:
@@ -254,7 +235,7 @@ def _row(found: CheckpointSummary) -> tuple[str, ...]:
 
 
 def _details(inside: Tree) -> Iterator[tuple[str, str]]:
-    """What is in a checkpoint, in lines with a name each."""
+    """The contents of a checkpoint as lines, each with its name."""
     run = [option_text(inside[name]) for name in ("env", "mode", "actors", "envs_per_actor", "seed")]
     yield "run", "{}, {}, {} actors of {} environments, seed {}".format(*run)
     options = ", ".join(f"{name} {option_text(value)}" for name, value in inside["options"].items())

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _COMMAND.read(arguments)
         ray = _find(Path(options.run), options.actors)
-        # Ray takes a second to import, and a mistake is answered without it.
+        # Importing Ray takes a second, and mistakes are reported without it.
         from distdqn.cluster.control import scale
 
         say = functools.partial(print, flush=True)
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _find(run: Path, actors: int) -> dict[str, str]:
-    """Address, namespace and name of the process that takes commands, of a run.
+    """Address, namespace and control process of a run.
 
     Raises:
         ConfigError: there is no run, or it cannot have this number of actors.

@@ -101,7 +101,7 @@ class Checkpointer:
             indexes: of all shards of replay; empty for a checkpoint without replay.
             fresh: what `add_segment` returned for each missing segment.
         """
-        known = {**self._written, **fresh}
+        known = self._written | fresh
         parts = [
             [{"kind": segment.kind, "state": known[segment]} for segment in segments_of(shard, index)]
             for shard, index in enumerate(indexes)
@@ -123,12 +123,10 @@ class Checkpointer:
         self._failures = 0
 
     def newest(self) -> CheckpointRef | None:
-        """The newest whole checkpoint of this run; None if there is none.
-
-        It does not read the parts of replay that this process has written: gigabytes take seconds.
-        """
+        """The newest whole checkpoint of this run; None if there is none."""
         own = [number for number in self._store.numbers() if number > self._others]
         try:
+            # Gigabytes of images take seconds to read again; `read` checks them.
             return self._store.newest_whole(*own, relied_on="replay")[0] if own else None
         except (CheckpointError, OSError) as error:
             self._note(f"No checkpoint can be loaded: {error}")

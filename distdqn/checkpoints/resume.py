@@ -50,7 +50,7 @@ def checkpoint_root(config: Config, folder: Path) -> str:
 
 
 def run_folder(config: Config) -> tuple[str | None, bool]:
-    """The folder for a run's results (None: a new one), and whether the run in it resumes.
+    """The folder for results (None: a new one), and whether a run in it resumes.
 
     Raises:
         CheckpointError: the path in `resume` cannot be read.
@@ -66,7 +66,7 @@ def run_folder(config: Config) -> tuple[str | None, bool]:
 
 
 def find_start(config: Config, about: Tree) -> tuple[CheckpointRef | None, list[str]]:
-    """The checkpoint that `resume` names, or None for a new run, and lines to tell the user.
+    """The checkpoint that `resume` names (None: a new run), and lines for the user.
 
     `about` is what `describe_run` returns for this run.
 

@@ -171,9 +171,9 @@ class Store:
     def newest_whole(
         self, *numbers: int, relied_on: str = ""
     ) -> tuple["CheckpointRef", list[tuple[int, str]]]:
-        """The newest whole checkpoint of `numbers` (default: all), and the newer ones with what is wrong.
+        """The newest whole checkpoint of `numbers` (default: all), and newer ones with what is wrong.
 
-        `relied_on` is as in `verify`. Nothing is deleted.
+        `relied_on` is as in `verify`.
 
         Raises:
             NoCheckpoint: there is none.

@@ -12,11 +12,8 @@ from distdqn.reporting.run_directory import RunDirectory
 from distdqn.types import Evaluation, FlushReport, LearnReport, RolloutReport
 
 _MAX_TRACEBACKS = 20  # of environments, each shown once
-
 _RECENT_EPISODES = 100  # in `train_return_mean`, as in Stable-Baselines3
-
 _STATUS_SECONDS = 1.0
-
 _SUPPORT_MARGIN = 0.05  # fraction of the support, at each end, where mean Q-values should not be
 
 
@@ -126,7 +123,9 @@ class Metrics:
         self.counters.episodes_lost += report.episodes_lost
         self.counters.not_finite_steps += report.not_finite
         for text in report.env_tracebacks:
-            self._note_env_traceback(text)
+            if text not in self._env_tracebacks and len(self._env_tracebacks) < _MAX_TRACEBACKS:
+                self._env_tracebacks.add(text)
+                self.note(f"An environment failed and is rebuilt:\n{text.rstrip()}")
         self.epsilon = report.epsilon
         self._returns.extend(report.episode_returns)
         self._lengths.extend(report.episode_lengths)
@@ -140,11 +139,6 @@ class Metrics:
         """Adds the flush of an actor at a checkpoint; `inserted` is replay's total after it."""
         self.counters.inserted = inserted
         self.counters.episodes_lost += report.episodes_lost
-
-    def _note_env_traceback(self, text: str) -> None:
-        if text not in self._env_tracebacks and len(self._env_tracebacks) < _MAX_TRACEBACKS:
-            self._env_tracebacks.add(text)
-            self.note(f"An environment failed and is rebuilt:\n{text.rstrip()}")
 
     def add_learn(self, report: LearnReport, sampled: int, learning_rate: float) -> None:
         """Adds a learner call that drew `sampled` transitions."""
@@ -166,11 +160,7 @@ class Metrics:
         self._waited[side] += seconds
 
     def report(self, evaluation: Evaluation | None = None, actors_alive: int = 0) -> dict[str, Any]:
-        """Sends a line of metrics to every sink, and starts a new period.
-
-        Returns:
-            The line. Means, rates and fractions are over the period since the last report.
-        """
+        """Sends a line of metrics to every sink and returns it; means and rates are since the last one."""
         now = self._clock()
         line = self._line(now, evaluation, actors_alive)
         self._last = (now, *self._steps)
@@ -252,10 +242,8 @@ class Metrics:
     def set_state(self, state: dict[str, Any], inserted: int, max_sampled: int) -> None:
         """Restores what `get_state` returned.
 
-        Args:
-            state: what `get_state` returned.
-            inserted: transitions ever inserted into the restored replay; 0 without one.
-            max_sampled: limit of `sampled`.
+        The restored replay was given `inserted` transitions, 0 without one; `sampled` becomes at
+        most `max_sampled`.
         """
         self.counters = Counters(**state["counters"])
         self.counters.inserted = inserted
@@ -280,7 +268,7 @@ class Metrics:
         return (*self._steps, self.counters.evaluations)
 
     def has_progress(self) -> bool:
-        """Whether the run did anything since the checkpoint it resumed from; True without one."""
+        """Whether there was progress since the checkpoint that the run resumed from; True without one."""
         return self._progress != self._restored
 
     def has_unreported_steps(self) -> bool:

@@ -39,13 +39,9 @@ class RunDirectory:
     def create(
         cls, path: str | None, environment_name: str, is_resuming: bool = False, metrics_bytes: int = 0
     ) -> "RunDirectory":
-        """Creates the folder, by default `runs/<environment>-<time>`.
+        """Creates the folder, by default (`path` None) `runs/<environment>-<time>`.
 
-        Args:
-            path: the folder, or None for the default.
-            environment_name: part of the default name.
-            is_resuming: whether the folder may hold a run, which is resumed.
-            metrics_bytes: how much of that run's `metrics.jsonl` to keep.
+        If `is_resuming`, it may hold a run, of whose `metrics.jsonl` it keeps `metrics_bytes`.
 
         Raises:
             ConfigError: the folder cannot be written to, or holds another run.
@@ -131,10 +127,7 @@ def _git_revision() -> str | None:
 
 
 def _lock(folder: Path) -> int:
-    """Makes this process the owner of a folder until it ends.
-
-    Returns:
-        The open lock file. The system releases it at the end of the process.
+    """Makes this process the owner of a folder until it ends; returns the open lock file.
 
     Raises:
         ConfigError: another process owns the folder.
