@@ -228,6 +228,15 @@ def test_version_is_the_one_that_is_installed(launch: Launch) -> None:
     assert launch("-m", "distdqn", "--version").out == f"distdqn {importlib.metadata.version('distdqn')}\n"
 
 
+def test_console_script_finds_modules_of_the_current_folder(launch: Launch, tmp_path: Path) -> None:
+    script = tmp_path / "hooks" / "script.py"
+    script.write_text("import sys; from distdqn.cli import main; sys.exit(main())")
+
+    ended = launch(str(script), "run", "--env", "playground:Broken")
+
+    assert_refused(ended, 5, "RuntimeError: the licence of the simulator has run out")
+
+
 def test_importing_the_package_loads_nothing_heavy(launch: Launch) -> None:
     ended = launch("-c", "import distdqn; distdqn.Config(actors=2)")
 

@@ -40,7 +40,7 @@ _HELP = f"""Usage: {_USAGE}
 {_DESCRIPTION}
 
   distdqn run --env CartPole-v1 --actors 4
-  distdqn run --preset apex --env LunarLander-v3
+  distdqn run --preset apex --env Acrobot-v1
   distdqn run --config runs/NAME/config.json --seed 1
 
 Options come in groups: `--help GROUP` lists one, `--help all` every option.
