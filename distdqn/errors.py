@@ -67,11 +67,7 @@ class RoleFailure(DistdqnError):
 
 
 class ConsecutiveFailures:
-    """Counts failures without a success between them.
-
-    Args:
-        limit: consecutive failures that are too many.
-    """
+    """Counts failures without a success between them; `limit` of them are too many."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -83,7 +79,7 @@ class ConsecutiveFailures:
         return self.count >= self.limit
 
     def reset(self) -> None:
-        """Begins again at 0, after a success."""
+        """Restarts the count after a success."""
         self.count = 0
 
 

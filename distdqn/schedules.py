@@ -73,14 +73,9 @@ class PiecewiseSchedule(Schedule):
 
 
 def make_schedule(shape: str, start: float, end: float, steps: int, points: Points | None) -> Schedule:
-    """The schedule that options describe.
+    """A schedule from `start` at env step 0 to `end` from `steps` total env steps on.
 
-    Args:
-        shape: `constant` (at `start`), `linear`, `cosine` or `piecewise`.
-        start: value at env step 0.
-        end: value from `steps` on.
-        steps: total env steps.
-        points: of a piecewise schedule.
+    `shape` is `constant` (at `start`), `linear`, `cosine`, or `piecewise` (through `points`).
     """
     match shape:
         case "constant":

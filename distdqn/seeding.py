@@ -7,11 +7,9 @@ another one draws.
 import numpy as np
 
 _STREAMS = ("exploration", "environment", "replay", "network", "evaluation", "shards")
-
 # Gymnasium's seeds have 31 bits: training uses the lower half, evaluation the upper one.
 # `SyncVectorEnv` counts upwards from its seed; the margin keeps that within the half.
 _HALF = 2**30
-
 _MARGIN = 2**16
 
 

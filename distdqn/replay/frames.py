@@ -16,8 +16,8 @@ FrameIds = npt.NDArray[np.int64]
 def make_frame_layout(observation_shape: tuple[int, ...], observation_high: float) -> FrameLayout:
     """The frame layout of image observations with two or three axes.
 
-    Three axes and a maximum of 255 mean a stack along the smaller of the first and the last axis;
-    treating colours as a stack does no harm. All else is one frame, also MinAtar's boolean maps.
+    Three axes and a maximum of 255 mean a stack (or colours) along the smaller of the first and the
+    last axis. All else is one frame, also MinAtar's boolean maps.
     """
     if len(observation_shape) != 3 or observation_high != 255:
         return FrameLayout(observation_shape, None)
@@ -27,10 +27,9 @@ def make_frame_layout(observation_shape: tuple[int, ...], observation_high: floa
 def pack_frames(
     layout: FrameLayout, observation: FrameArray, next_observation: FrameArray
 ) -> tuple[Frames, Positions, Positions]:
-    """The distinct frames, by content, of observations `[C, *observation_shape]` uint8.
+    """The distinct frames, by content, of two observations `[C, *observation_shape]` uint8.
 
-    Returns:
-        The frames, and for each of the two observations `[C, S]` int32 positions in `Frames.image`.
+    Returns them, and for each observation `[C, S]` int32 positions in `Frames.image`.
     """
     both = np.concatenate([layout.split(observation), layout.split(next_observation)])  # [2C, S, *frame]
     rows = np.ascontiguousarray(both).reshape(-1, int(np.prod(layout.frame_shape)))  # [2C * S, bytes]
@@ -65,8 +64,8 @@ class FrameStore:
     """A ring of frames. The id of a frame is its insertion number and never reused.
 
     A frame whose key is among those of the newest `max_age` frames is not stored again. Without
-    this bound, a transition could refer to a frame that is about to be overwritten, and
-    its eviction would evict everything older. `capacity` is at least the frames of one transition.
+    this bound, the loss of an old frame would evict a new transition and everything before it.
+    `capacity` is at least the frames of one transition.
     """
 
     def __init__(self, layout: FrameLayout, capacity: int, max_age: int) -> None:
@@ -74,35 +73,24 @@ class FrameStore:
         self.capacity = capacity
         self.first_item = 0  # all items from this id on have their frames
         self._max_age = max_age
-        self._ring = Ring(capacity)
+        self.ring = Ring(capacity)  # of `image` and `key`
         self._begin = 0  # id of the oldest restored frame
-        self._end = 0
+        self.end = 0  # one past the id of the newest frame
         self._known: dict[int, int] = {}  # newest id by key; those that are too old are dropped in bulk
-        # Of each chunk: one past the id of its last item, and the id of its oldest frame. Both
-        # rise: a chunk with an older frame replaces the entries before it.
+        # One past the id of a chunk's last item, and the id of its oldest frame. Both rise: a chunk
+        # with an older frame replaces the entries before it.
         self._chunks: deque[tuple[int, int]] = deque()
 
     @property
     def oldest(self) -> int:
         """Id of the oldest stored frame."""
-        return max(self._begin, self._end - self.capacity)
-
-    @property
-    def end(self) -> int:
-        """One past the id of the newest frame."""
-        return self._end
-
-    @property
-    def frames_per_segment(self) -> int:
-        """How many frames take about 4 MB, at least 1."""
-        return self._ring.rows_per_segment
+        return max(self._begin, self.end - self.capacity)
 
     def add(self, frames: Frames, positions: IntArray, end: int) -> FrameIds:
         """Stores the new frames of a chunk whose last item has the id `end - 1`.
 
-        Returns:
-            Ids `[C', K]` of the frames at `positions` `[C, K]`; only of the newest transitions of a
-            chunk with too many frames.
+        Returns the ids `[C', K]` of the frames at `positions` `[C, K]`; only of the newest transitions
+        if the chunk has too many frames.
         """
         ids = self._ids(frames, newest_rows(positions, self.capacity))  # [C', K]
         if len(ids) < len(positions):
@@ -118,63 +106,46 @@ class FrameStore:
     def _ids(self, frames: Frames, positions: IntArray) -> FrameIds:
         """The ids of the frames at `positions` `[C, K]`; stores the new ones."""
         used = np.unique(positions)
-        oldest_reused = max(self._end - self._max_age, self._end + len(used) - self.capacity)
-        ids = np.zeros(len(frames.key), np.int64)
+        oldest_reused = max(self.end - self._max_age, self.end + len(used) - self.capacity)
+        ids: FrameIds = np.zeros(len(frames.key), np.int64)
         fresh: list[int] = []
         for position, key in zip(used.tolist(), frames.key[used].tolist(), strict=True):
             known = self._known.get(key)
             if known is None or known < oldest_reused:
-                known = self._known[key] = self._end + len(fresh)
+                known = self._known[key] = self.end + len(fresh)
                 fresh.append(position)
             ids[position] = known
-        new_ids = np.arange(self._end, self._end + len(fresh))
-        self._ring.write(new_ids, {"image": frames.image[fresh], "key": frames.key[fresh]})
-        self._end += len(fresh)
+        new_ids = np.arange(self.end, self.end + len(fresh))
+        self.ring.write(new_ids, {"image": frames.image[fresh], "key": frames.key[fresh]})
+        self.end += len(fresh)
         if len(self._known) > 2 * self._max_age:
-            oldest_reused = self._end - self._max_age
+            oldest_reused = self.end - self._max_age
             self._known = {key: known for key, known in self._known.items() if known >= oldest_reused}
-        of_transitions: FrameIds = ids[positions]
-        return of_transitions
+        return ids[positions]
 
     def observations(self, ids: FrameIds) -> FrameArray:
         """The observations `[U, B, *observation_shape]` of the frames `[U, B, S]`."""
         position = ids.reshape(-1, ids.shape[-1]) % self.capacity
-        frames = self._ring.columns["image"][position]  # [U * B, S, *frame_shape]
+        frames = self.ring.columns["image"][position]  # [U * B, S, *frame_shape]
         return self.layout.join(frames).reshape(*ids.shape[:-1], *self.layout.observation_shape)
 
     def get_index(self) -> dict[str, Any]:
         """Which frames are stored, and the oldest frame of each chunk."""
         chunks = np.array(self._chunks, np.int64).reshape(-1, 2)
-        return {
-            "first": self.oldest,
-            "inserted": self._end,
-            "chunk_end": chunks[:, 0],
-            "chunk_oldest": chunks[:, 1],
-        }
-
-    def get_frames(self, begin: int, end: int) -> dict[str, Any]:
-        """The stored frames with ids in `[begin, end)`, and their keys."""
-        return self._ring.get_segment(begin, end, self.oldest, self._end)
-
-    def set_frames(self, segment: dict[str, Any]) -> None:
-        """Restores what `get_frames` returned into a new store.
-
-        Raises:
-            ValueError: the segment does not match the others.
-        """
-        self._ring.set_segment(segment)
+        ends, oldest = chunks[:, 0], chunks[:, 1]
+        return {"first": self.oldest, "inserted": self.end, "chunk_end": ends, "chunk_oldest": oldest}
 
     def set_index(self, index: dict[str, Any]) -> None:
-        """Restores what `get_index` returned, after the frames. The caller drops incomplete items.
+        """Restores what `get_index` returned, after the ring. The caller drops incomplete items.
 
         Raises:
             ValueError: a segment is missing.
         """
-        self._end = index["inserted"]
-        self._begin = self._ring.finish_restore(index["first"], self._end)
-        newest = np.arange(max(self.oldest, self._end - self._max_age), self._end)
+        self.end = index["inserted"]
+        self._begin = self.ring.finish_restore(index["first"], self.end)
+        newest = np.arange(max(self.oldest, self.end - self._max_age), self.end)
         if len(newest):
-            keys = self._ring.read(newest)["key"].tolist()
+            keys = self.ring.read(newest)["key"].tolist()
             self._known = dict(zip(keys, newest.tolist(), strict=True))
         # Later items of a chunk may have their frames where earlier ones have lost them.
         oldest = np.maximum(index["chunk_oldest"], self.oldest)

@@ -8,10 +8,9 @@ class RateLimiter:
     """Holds `samples_per_insert = sampled / (inserted - min_replay_size)` within a tolerance.
 
     The learner may sample up to the goal, `samples_per_insert * (inserted - min_replay_size)`.
-    Actors may insert while `goal - sampled` is within the tolerance. When one side must
-    wait, the other may continue, so there is no deadlock.
+    Actors may insert while `goal - sampled` is within the tolerance. At least one may continue.
 
-    Source: Cassirer et al. (2021), section 3.4, arXiv:2102.04736; it blocks inside the call.
+    Source: Cassirer et al. (2021), section 3.4, arXiv:2102.04736.
     """
 
     samples_per_insert: float  # transitions sampled per transition inserted

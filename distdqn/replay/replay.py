@@ -23,7 +23,7 @@ _IMAGES = ("observation", "next_observation")
 
 
 class Replay:
-    """Stores the newest `replay_capacity` transitions, or a shard of them, and samples batches.
+    """Stores the newest `replay_capacity` transitions, or those of one `shard`, and samples batches.
 
     The id of an item is its insertion number and never reused. Item `i` is at position
     `i % capacity` of every column.
@@ -35,10 +35,6 @@ class Replay:
 
     A checkpoint of it is `get_index` and, for each range of `segments`, `get_rows` and
     `get_frames`. Inserts may continue meanwhile; rows overwritten before their call are missing.
-
-    Args:
-        options: capacity of all shards together, sampler and seed.
-        shard: index of this shard; each has a random stream of its own.
     """
 
     def __init__(self, options: ReplayOptions, shard: int = 0) -> None:
@@ -49,23 +45,17 @@ class Replay:
         self._frames: FrameStore | None = None  # created with the first images
         self._chunk_frames = 0  # of the first chunk, part of the capacity of frames
         self._first = 0
-        self._inserted = 0
-
-    @property
-    def inserted(self) -> int:
-        """Transitions ever inserted, which is the id of the next one."""
-        return self._inserted
+        self.inserted = 0  # transitions ever, which is the id of the next one
 
     @property
     def size(self) -> int:
         """Transitions stored."""
-        return self._inserted - self._first
+        return self.inserted - self._first
 
     @property
     def info(self) -> ReplayInfo:
         """What is stored."""
-        total_priority = self._sampler.total_priority(self._first, self._inserted)
-        return ReplayInfo(self._inserted, self.size, total_priority)
+        return ReplayInfo(self.inserted, self.size, self._sampler.total_priority(self._first, self.inserted))
 
     def insert(self, chunk: Transitions) -> ReplayInfo:
         """Copies a chunk `[C]`, oldest first, into the columns; returns what is stored then."""
@@ -73,14 +63,14 @@ class Replay:
             return self.info
         columns = chunk.columns()
         kept = min(len(chunk), self._capacity)  # the newest of a chunk larger than the capacity
-        end = self._inserted + len(chunk)
+        end = self.inserted + len(chunk)
         if chunk.frames is not None:
             store = self._frame_store(chunk.frames.layout, len(chunk.frames.key))
             positions = np.concatenate([chunk.observation, chunk.next_observation], axis=1)  # [C, 2 * S]
             ids = store.add(chunk.frames, positions, end)  # [C', 2 * S]
             columns["observation"], columns["next_observation"] = np.split(ids, 2, axis=1)
             kept = min(kept, len(ids))
-        self._inserted = end
+        self.inserted = end
         item_id = np.arange(end - kept, end)  # [C']
         self._ring.write(item_id, {name: column[-kept:] for name, column in columns.items()})
         self._sampler.insert(item_id, None if chunk.priority is None else chunk.priority[-kept:])
@@ -96,7 +86,7 @@ class Replay:
 
     def _evict(self) -> None:
         """Removes the items that are overwritten, or that have lost a frame."""
-        overwritten = max(self._first, self._inserted - self._capacity)
+        overwritten = max(self._first, self.inserted - self._capacity)
         self._first = max(overwritten, self._frames.first_item) if self._frames else overwritten
         if overwritten < self._first:
             self._sampler.evict(np.arange(overwritten, self._first))
@@ -123,8 +113,8 @@ class Replay:
         """
         if self.size == 0:
             raise ValueError("An empty replay cannot be sampled.")
-        item_id = self._sampler.sample(self._first, self._inserted, count, self._generator)  # [C]
-        probability = self._sampler.probability(self._first, self._inserted, item_id)
+        item_id = self._sampler.sample(self._first, self.inserted, count, self._generator)  # [C]
+        probability = self._sampler.probability(self._first, self.inserted, item_id)
         return SampledRows(self._rows(item_id), item_id, probability)
 
     def _rows(self, item_id: ItemIds) -> Transitions:
@@ -136,46 +126,41 @@ class Replay:
         return Transitions(**columns)
 
     def update_priorities(self, update: PriorityUpdate) -> ReplayInfo:
-        """Changes the priorities of items, ignoring evicted ones; returns what is stored.
-
-        The last priority of an item that occurs twice counts.
-        """
+        """Changes priorities, except of evicted items, of equal ids the last; returns what is stored."""
         item_id, priority = update.item_id.ravel(), update.priority.ravel()  # [U * B]
-        is_stored = (item_id >= self._first) & (item_id < self._inserted)
+        is_stored = (item_id >= self._first) & (item_id < self.inserted)
         self._sampler.update(item_id[is_stored], priority[is_stored])
         return self.info
 
     def get_index(self) -> dict[str, Any]:
-        """The state without rows and frames.
+        """The state without rows and frames, and the arguments of `segments` for both.
 
-        `segments` takes its `first`, `inserted` and `rows_per_segment`, and for images those of its
-        `frames` with `frames_per_segment`. Both lengths depend on the environment alone.
+        The lengths of segments depend on the environment alone.
         """
         frames = self._frames
         return {
             "capacity": self._capacity,
             "first": self._first,
-            "inserted": self._inserted,
+            "inserted": self.inserted,
             "rows_per_segment": self._ring.rows_per_segment,
-            "sampler": self._sampler.get_state(np.arange(self._first, self._inserted)),
+            "sampler": self._sampler.get_state(np.arange(self._first, self.inserted)),
             "generator": self._generator.bit_generator.state,
             "frames": None if frames is None else {**self._frame_settings(frames), **frames.get_index()},
-            "frames_per_segment": 1 if frames is None else frames.frames_per_segment,
+            "frames_per_segment": 1 if frames is None else frames.ring.rows_per_segment,
         }
 
     def get_rows(self, begin: int, end: int) -> dict[str, Any]:
         """The stored items with ids in `[begin, end)`: `begin`, `first` and `columns` `[C, ...]`.
 
-        For images, the columns hold frame ids. Segments without items are saved, too: their
-        `first` says that the missing rows were overwritten.
+        An empty segment is saved, too: its `first` says that its rows were overwritten.
         """
-        return self._ring.get_segment(begin, end, self._first, self._inserted)
+        return self._ring.get_segment(begin, end, self._first, self.inserted)
 
     def get_frames(self, begin: int, end: int) -> dict[str, Any]:
         """The stored frames with ids in `[begin, end)`, in the form of `get_rows`."""
-        if self._frames is None:
+        if (store := self._frames) is None:
             return {"begin": begin, "first": 0, "columns": {}}
-        return {**self._frame_settings(self._frames), **self._frames.get_frames(begin, end)}
+        return {**self._frame_settings(store), **store.ring.get_segment(begin, end, store.oldest, store.end)}
 
     def set_rows(self, state: dict[str, Any]) -> None:
         """Restores what `get_rows` returned, in any order of segments, before `set_index`.
@@ -194,13 +179,13 @@ class Replay:
         """
         self._check_new()
         if state["columns"]:
-            self._restored_frames(state).set_frames(state)
+            self._restored_frames(state).ring.set_segment(state)
 
     def set_index(self, index: dict[str, Any]) -> ReplayInfo:
         """Restores what `get_index` returned, after all rows and frames; returns what is stored.
 
         With all segments and the same options, replay continues bit for bit. The oldest rows may be
-        missing, or exceed a smaller capacity. Ids of items inserted after the index are reused.
+        missing, or exceed a smaller capacity. Later ids are reused.
 
         Raises:
             ValueError: a segment is missing, or the replay has items. It cannot be used then.
@@ -214,8 +199,8 @@ class Replay:
                 frame_ids = self._frame_ids(first, index["inserted"])
                 incomplete = np.flatnonzero(frame_ids.min(axis=1) < store.oldest)
                 first += int(incomplete[-1]) + 1 if len(incomplete) else 0
-        self._first, self._inserted = first, index["inserted"]
-        self._sampler.set_state(np.arange(first, self._inserted), index["sampler"])
+        self._first, self.inserted = first, index["inserted"]
+        self._sampler.set_state(np.arange(first, self.inserted), index["sampler"])
         self._generator.bit_generator.state = index["generator"]
         is_valid, reason = self.check_valid()
         if not is_valid:
@@ -223,20 +208,13 @@ class Replay:
         return self.info
 
     def set_chunk(self, chunk: Transitions) -> ReplayInfo:
-        """Restores rows `[C]` from a checkpoint with another number of shards, oldest first.
-
-        It replaces `set_rows`, `set_frames` and `set_index`; returns what is stored.
-        """
+        """Restores rows `[C]`, oldest first, of another number of shards, without other `set_*` calls."""
         return self.insert(chunk)
 
     def _frame_settings(self, store: FrameStore) -> dict[str, Any]:
-        """The settings of the frame store, part of every segment because any may come first."""
-        layout = store.layout
-        return {
-            "observation_shape": list(layout.observation_shape),
-            "stack_axis": layout.stack_axis,
-            "chunk_frames": self._chunk_frames,
-        }
+        """The settings of the frame store, saved in every segment because any may come first."""
+        shape, axis = store.layout.observation_shape, store.layout.stack_axis
+        return {"observation_shape": list(shape), "stack_axis": axis, "chunk_frames": self._chunk_frames}
 
     def _restored_frames(self, state: dict[str, Any]) -> FrameStore:
         """A frame store with the saved settings, sized for the current capacity."""
@@ -249,16 +227,16 @@ class Replay:
         return np.concatenate([self._ring.columns[name][position] for name in _IMAGES], axis=1)
 
     def _check_new(self) -> None:
-        if self._inserted:
-            raise ValueError(f"A replay with {self._inserted} items cannot be restored.")
+        if self.inserted:
+            raise ValueError(f"A replay with {self.inserted} items cannot be restored.")
 
     def check_valid(self) -> tuple[bool, str]:
         """Whether frames and sampler agree with what is stored, and if not, the reason."""
         if self._frames is not None and self.size:
-            frame_ids = self._frame_ids(self._first, self._inserted)
+            frame_ids = self._frame_ids(self._first, self.inserted)
             oldest, newest = int(np.min(frame_ids)), int(np.max(frame_ids))
             if oldest < self._frames.oldest:
                 return False, f"a stored item refers to frame {oldest}, which is overwritten"
             if newest >= self._frames.end:
                 return False, f"a stored item refers to frame {newest}, which was never stored"
-        return self._sampler.check_valid(self._first, self._inserted)
+        return self._sampler.check_valid(self._first, self.inserted)

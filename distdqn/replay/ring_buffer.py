@@ -17,9 +17,8 @@ _SEGMENT_BYTES = 4 * 2**20  # copying as much takes a few milliseconds
 def segments(first: int, inserted: int, rows_per_segment: int) -> list[tuple[int, int]]:
     """The ranges `(begin, end)` of ids, oldest first, in which rows `[first, inserted)` are saved.
 
-    All begin at multiples of `rows_per_segment`. A segment of full length is never saved again:
-    its rows do not change until they are overwritten. After a restore of an older checkpoint
-    this holds for segments that end by its `inserted`; later ids are given to other rows.
+    All begin at multiples of `rows_per_segment`. A segment of full length is saved once, because its
+    rows do not change; after a restore, only if it ends by the checkpoint's `inserted`.
     """
     if first >= inserted:
         return []
@@ -96,8 +95,7 @@ class Ring:
     def finish_restore(self, first: int, inserted: int) -> int:
         """The lowest id, at least `first`, from which all rows up to `inserted` are there.
 
-        Older rows may be missing: overwritten before their segment was saved, or by a newer row
-        during the restore.
+        Older rows may have been overwritten before their segment was saved, or during the restore.
 
         Raises:
             ValueError: any other row of `[first, inserted)` is missing.

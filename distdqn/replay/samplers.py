@@ -12,8 +12,7 @@ from distdqn.types import FloatArray
 ItemIds = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
 
-# Added to every priority, so that every item can be drawn; Schaul et al. (2016), section 3.3,
-# give no value.
+# Added to every priority, so that every item can be drawn (Schaul et al. 2016, section 3.3).
 _MIN_PRIORITY = 1e-6
 
 
@@ -179,7 +178,7 @@ def priorities_in(state: dict[str, Any] | None) -> FloatArray | None:
 class SumTree:
     """Up to `capacity` non-negative values, and the sums of all halves, quarters and so on.
 
-    A sum is always recomputed from the two below it, so rounding errors do not accumulate.
+    Each sum is recomputed from the two below it, so rounding errors do not accumulate.
 
     Source: Schaul et al. (2016), appendix B.2.1, arXiv:1511.05952.
     """

@@ -37,9 +37,8 @@ def assign_shards(
 
     `E[draws of s] = U * B * total_priority_s / sum_k total_priority_k`
 
-    The numbers of draws are stratified: one random offset moves all borders between shards, so
-    each number is its mean rounded up or down. The order of the draws is random. At least one
-    total priority must be positive.
+    One random offset moves all borders between shards, so each number of draws is its mean rounded up
+    or down. The order of the draws is random. At least one total priority must be positive.
     """
     count = batches * batch_size
     total_priority = np.array([info.total_priority for info in replay_infos], np.float64)  # [S]
@@ -56,11 +55,10 @@ def assign_shards(
 
 
 def merge(assignment: ShardAssignment, parts: Sequence[SampledRows]) -> SampledBatches:
-    """The batches `[U, B]` from the parts of all shards.
+    """The batches `[U, B]` from the `parts` `[C, ...]` of the shards with draws, in order.
 
     The probability of a draw is that of its shard times that within the shard, so the
-    importance weights are those of one replay with all items. `parts` `[C, ...]` are those of
-    the shards with draws, in order.
+    importance weights are those of one replay with all items.
     """
     positions = _positions(assignment)
 
@@ -72,12 +70,8 @@ def merge(assignment: ShardAssignment, parts: Sequence[SampledRows]) -> SampledB
 
     names = parts[0].transitions.columns()
     columns = {name: join([getattr(part.transitions, name) for part in parts]) for name in names}
-    probability = join(
-        [
-            part.probability * assignment.shard_probability[shard]
-            for part, shard in zip(parts, assignment.counts, strict=True)
-        ]
-    )
+    drawn = zip(parts, assignment.counts, strict=True)
+    probability = join([part.probability * assignment.shard_probability[shard] for part, shard in drawn])
     weight = importance_weights(probability, assignment.size, assignment.importance_sampling_exponent)
     return SampledBatches(Transitions(**columns), join([part.item_id for part in parts]), weight)
 
@@ -99,8 +93,7 @@ def importance_weights(
 ) -> FloatArray:
     """Weights `[U, B]` in (0, 1] of items drawn with `probability` `[U, B]`.
 
-    `(size * probability)^-importance_sampling_exponent`, divided by the maximum of its batch. The
-    exponent 0 makes all weights 1; 1 corrects the sampling fully.
+    `(size * probability)^-importance_sampling_exponent`, divided by the maximum of its batch
 
     Source: Schaul et al. (2016), section 3.4, arXiv:1511.05952.
     """

@@ -109,7 +109,7 @@ def test_check_tells_when_a_frame_is_gone():
     layout = make_frame_layout((3, 2, 2), 255)
     replay = make_replay(4)
     replay.insert(packed(layout, Walk(layout, 256, 1, 20, 0).chunk(4)))
-    replay._frames._end += 100
+    replay._frames.end += 100
 
     is_valid, reason = replay.check_valid()
 
@@ -132,7 +132,7 @@ def test_stacked_images_take_little_more_than_their_distinct_frames():
             replay.insert(packed(layout, chunk))
 
     frames = {frame.tobytes() for pair in naive for image in pair for frame in layout.split(image[None])[0]}
-    rings = (replay._ring, replay._frames._ring)
+    rings = (replay._ring, replay._frames.ring)
     held = sum(column.nbytes for ring in rings for column in ring.columns.values())
     assert layout == FrameLayout((84, 84, 4), 2)
     assert replay.size == capacity

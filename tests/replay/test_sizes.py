@@ -14,7 +14,7 @@ def held_bytes(replay):
     """Bytes of all arrays."""
     count = sum(column.nbytes for column in replay._ring.columns.values())
     if replay._frames is not None:
-        count += sum(column.nbytes for column in replay._frames._ring.columns.values())
+        count += sum(column.nbytes for column in replay._frames.ring.columns.values())
     if isinstance(replay._sampler, PrioritizedSampler):
         count += replay._sampler._tree._nodes.nbytes
     return count
