@@ -66,8 +66,7 @@ class Learner:
         """Compiles the update loop ahead of the first batches.
 
         Returns:
-            None, or one line that says what is slower than it could be: updates without XLA or without the
-            GPU, or actors with Keras.
+            A line about what is slower than it could be: updates without XLA or GPU, actors with Keras.
         """
         with without_stderr():
             notice = self._loop.compile(self._options.updates_per_call, resolved(self._options.batch_size))
@@ -85,8 +84,8 @@ class Learner:
             learning_rate: from this call on; None means the same as before.
 
         Returns:
-            The report; the weights if asked for; and new priorities, `|td_error|`, if replay is prioritized:
-            0 for the items of a skipped update.
+            The report; the weights, if published; and new priorities, if replay is prioritized: `|td_error|`,
+            or 0 where the update was skipped.
 
         Raises:
             Diverged: ten consecutive updates were skipped; the weights are those before them.
@@ -115,22 +114,15 @@ class Learner:
         return report, weights, PriorityUpdate(batches.item_id, np.abs(result.td_error))
 
     def learn_from_shards(
-        self,
-        assignment: ShardAssignment,
-        publish: bool,
-        learning_rate: float | None,
-        *parts: SampledRows,
+        self, assignment: ShardAssignment, publish: bool, learning_rate: float | None, *parts: SampledRows
     ) -> tuple[LearnReport, PolicyWeights | None, *tuple[PriorityUpdate | None, ...]]:
-        """The same as `learn`, with batches of which each shard drew a part.
+        """The same as `learn` with batches `[U, B]` of several shards; priorities come for each of `parts`.
 
         Args:
-            assignment: the shard of each draw of `[U, B]`.
+            assignment: the shard of each draw.
             publish: see `learn`.
             learning_rate: see `learn`.
             parts: of the shards that were drawn from, in their order; each `[C]` transitions.
-
-        Returns:
-            The result of `learn`, with new priorities for each of `parts`.
 
         Raises:
             Diverged: see `learn`.
@@ -154,9 +146,7 @@ class Learner:
                 )
 
     def publish(self) -> PolicyWeights:
-        """The online network's weights as a new version.
-
-        After a restart: versions start again in a new generation.
+        """The online network's weights as a new version; after a restart in a new generation.
 
         Raises:
             Diverged: they are not finite.

@@ -1,20 +1,18 @@
-"""The formulas of the update, each a pure function of tensors."""
+"""The formulas of the update, each a pure function of float32 tensors (actions are int32).
+
+Losses are means over the batch, in which `importance_weight` `[B]`, or 1, multiplies each item.
+"""
 
 import tensorflow as tf
 from tensorflow import Tensor
 
 
 def gather_greedy(outputs: Tensor, q_values: Tensor) -> Tensor:
-    """The outputs for the action with the largest Q-value.
-
-    `outputs[argmax_a q_values[a]]`
+    """`outputs[argmax_a q_values[a]]`, `[B]` or `[B, K]`.
 
     Args:
-        outputs: `[B, A]` or `[B, A, K]` float32, the target network's.
-        q_values: `[B, A]` float32: the target network's for DQN, the online network's for double DQN.
-
-    Returns:
-        `[B]` or `[B, K]` float32.
+        outputs: `[B, A]` or `[B, A, K]`, the target network's.
+        q_values: `[B, A]`: the target network's for DQN, the online network's for double DQN.
 
     Source: Mnih et al. (2015), "Training algorithm for deep Q-networks"; van Hasselt, Guez, Silver (2016),
     section "Double DQN", arXiv:1509.06461.
@@ -23,17 +21,12 @@ def gather_greedy(outputs: Tensor, q_values: Tensor) -> Tensor:
 
 
 def td_target(reward: Tensor, discount: Tensor, chosen: Tensor) -> Tensor:
-    """The n-step return with the value of the next action.
-
-    `target = reward + discount * chosen`
+    """`reward + discount * chosen`, `[B]` or `[B, K]`, without gradient.
 
     Args:
-        reward: `[B]` or `[B, 1]` float32, n-step return in units of reward.
+        reward: `[B]` or `[B, 1]`, n-step return in units of reward.
         discount: of the same shape, in [0, 1]; see `Transitions.discount`.
-        chosen: `[B]` or `[B, K]` float32, value or quantiles of the next action.
-
-    Returns:
-        `[B]` or `[B, K]` float32, without gradient.
+        chosen: `[B]` or `[B, K]`, value or quantiles of the next action.
 
     Source: Sutton and Barto (2018), equation 7.1.
     """
@@ -41,18 +34,15 @@ def td_target(reward: Tensor, discount: Tensor, chosen: Tensor) -> Tensor:
 
 
 def munchausen_bonus(q_values: Tensor, action: Tensor, temperature: float, clip: float) -> Tensor:
-    """The scaled log-probability of the action under the softmax policy, clipped.
+    """`clip(temperature * log pi(action), clip, 0)`, `[B]`, without gradient.
 
-    `clip(temperature * log pi(action), clip, 0)` with `pi = softmax(q_values / temperature)`
+    With `pi = softmax(q_values / temperature)`.
 
     Args:
-        q_values: `[B, A]` float32, the target network's, of the observation.
-        action: `[B]` int32, taken there.
+        q_values: `[B, A]`, the target network's, of the observation.
+        action: `[B]`, taken there.
         temperature: above 0, in units of reward.
         clip: smallest bonus, at most 0, in units of reward.
-
-    Returns:
-        `[B]` float32 in [clip, 0], without gradient.
 
     Source: Vieillard, Pietquin, Geist (2020), equation 2 and section 3.1, arXiv:2007.14430.
     """
@@ -62,17 +52,11 @@ def munchausen_bonus(q_values: Tensor, action: Tensor, temperature: float, clip:
 
 
 def soft_policy(q_values: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """The softmax policy and its entropy bonus.
-
-    `pi = softmax(q_values / temperature)`, `bonus = -temperature * log pi`
+    """`pi = softmax(q_values / temperature)` and `-temperature * log pi`, both `[B, A]`.
 
     Args:
-        q_values: `[B, A]` float32.
+        q_values: `[B, A]`.
         temperature: above 0, in units of reward.
-
-    Returns:
-        probability: `[B, A]` float32, sums to 1.
-        bonus: `[B, A]` float32, at least 0.
 
     Source: Vieillard, Pietquin, Geist (2020), equation 1, arXiv:2007.14430.
     """
@@ -81,16 +65,7 @@ def soft_policy(q_values: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
 
 
 def huber_loss(td_error: Tensor, importance_weight: Tensor = 1.0) -> Tensor:
-    """Squared for small errors, linear for large ones.
-
-    `loss = mean(importance_weight * (0.5 * e^2 if |e| <= 1 else |e| - 0.5))`
-
-    Args:
-        td_error: `[B]` float32, target minus prediction.
-        importance_weight: `[B]` float32, or 1 for all.
-
-    Returns:
-        `[]` float32.
+    """`mean(importance_weight * (0.5 * e^2 if |e| <= 1 else |e| - 0.5))` of TD errors `e` `[B]`.
 
     Source: Huber (1964); the same as the clipped derivative of Mnih et al. (2015).
     """
@@ -99,14 +74,7 @@ def huber_loss(td_error: Tensor, importance_weight: Tensor = 1.0) -> Tensor:
 
 
 def squared_loss(td_error: Tensor, importance_weight: Tensor = 1.0) -> Tensor:
-    """`loss = mean(importance_weight * 0.5 * e^2)`.
-
-    Args:
-        td_error: `[B]` float32, target minus prediction.
-        importance_weight: `[B]` float32, or 1 for all.
-
-    Returns:
-        `[]` float32.
+    """`mean(importance_weight * 0.5 * e^2)` of TD errors `e` `[B]`.
 
     Source: Watkins and Dayan (1992), whose update is its negative gradient.
     """
@@ -114,18 +82,10 @@ def squared_loss(td_error: Tensor, importance_weight: Tensor = 1.0) -> Tensor:
 
 
 def quantile_huber_loss(quantiles: Tensor, target: Tensor, importance_weight: Tensor = 1.0) -> Tensor:
-    """Quantile regression of `quantiles` on the samples `target`.
+    """`mean_B(importance_weight * sum_i mean_j |tau_i - 1{u_ij < 0}| * huber(u_ij))`.
 
-    `loss = mean_B(importance_weight * sum_i mean_j |tau_i - 1{u_ij < 0}| * huber(u_ij))`
-    with `u_ij = target_j - quantiles_i` and `tau_i = (i + 0.5) / K`
-
-    Args:
-        quantiles: `[B, K]` float32, predicted.
-        target: `[B, J]` float32.
-        importance_weight: `[B]` float32, or 1 for all.
-
-    Returns:
-        `[]` float32.
+    With `u_ij = target_j - quantiles_i` and `tau_i = (i + 0.5) / K`, of predicted quantiles `[B, K]` and
+    samples of the target `[B, J]`.
 
     Source: Dabney et al. (2018), equations 9 and 10 with kappa 1, arXiv:1710.10044.
     """
@@ -140,18 +100,15 @@ def quantile_huber_loss(quantiles: Tensor, target: Tensor, importance_weight: Te
 
 
 def categorical_projection(support: Tensor, reward: Tensor, discount: Tensor, chosen: Tensor) -> Tensor:
-    """The distribution of `reward + discount * return`, projected onto the support.
+    """The distribution of `reward + discount * z`, projected onto the support: `[B, K]`, without gradient.
 
     `target_i = sum_j clip(1 - |clip(reward + discount * z_j) - z_i| / delta, 0, 1) * chosen_j`
 
     Args:
-        support: `[K]` float32, evenly spaced returns `z`.
-        reward: `[B]` float32, n-step return.
-        discount: `[B]` float32 in [0, 1]; see `Transitions.discount`.
-        chosen: `[B, K]` float32, probabilities of the next action's returns.
-
-    Returns:
-        `[B, K]` float32, sums to 1, without gradient.
+        support: `[K]`, evenly spaced returns `z`.
+        reward: `[B]`, n-step return.
+        discount: `[B]` in [0, 1]; see `Transitions.discount`.
+        chosen: `[B, K]`, probabilities of the next action's returns.
 
     Source: Bellemare, Dabney, Munos (2017), equation 7, arXiv:1707.06887.
     """
@@ -165,15 +122,7 @@ def categorical_projection(support: Tensor, reward: Tensor, discount: Tensor, ch
 
 
 def cross_entropy_loss(logits: Tensor, target: Tensor, importance_weight: Tensor = 1.0) -> Tensor:
-    """`loss = mean_B(importance_weight * -sum_i target_i * log softmax(logits)_i)`.
-
-    Args:
-        logits: `[B, K]` float32, predicted.
-        target: `[B, K]` float32, probabilities.
-        importance_weight: `[B]` float32, or 1 for all.
-
-    Returns:
-        `[]` float32.
+    """`mean_B(importance_weight * -sum_i target_i * log softmax(logits)_i)` of both `[B, K]`.
 
     Source: Bellemare, Dabney, Munos (2017), algorithm 1, arXiv:1707.06887.
     """
@@ -182,17 +131,7 @@ def cross_entropy_loss(logits: Tensor, target: Tensor, importance_weight: Tensor
 
 
 def polyak_update(target: Tensor, online: Tensor, rate: float) -> Tensor:
-    """The new value of a target network's variable.
-
-    `target' = (1 - rate) * target + rate * online`; a rate of 1 copies exactly.
-
-    Args:
-        target: `[...]` float32.
-        online: `[...]` float32, of the same shape.
-        rate: in (0, 1].
-
-    Returns:
-        `[...]` float32.
+    """`(1 - rate) * target + rate * online`, all `[...]`; a rate of 1 copies exactly.
 
     Source: Lillicrap et al. (2016), algorithm 1, arXiv:1509.02971.
     """

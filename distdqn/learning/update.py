@@ -31,12 +31,8 @@ class UpdateResult(NamedTuple):
 class UpdateLoop:
     """Online and target network and Adam, advanced by calls of `U` updates.
 
-    One update is a step of Adam on the head's loss of a batch. Every `target_update_period` updates the
-    target network moves towards the online network. Only the loss's forward pass runs in training mode,
-    which updates the kernels and statistics that a layer keeps.
-
     An update whose batch, loss, gradient or statistics hold NaN or infinity is skipped: networks and
-    optimizer stay the same to the bit.
+    optimizer stay the same to the bit. Only the loss's forward pass runs in training mode.
 
     Args:
         online: the trained Keras network.
@@ -69,11 +65,7 @@ class UpdateLoop:
         self._run = tf.function(self._loop, jit_compile=not self._has_convolutions, autograph=False)
 
     def compile(self, updates: int, batch_size: int) -> str | None:
-        """Compiles the loop for `[updates, batch_size]` transitions, without an update.
-
-        Returns:
-            None, or one line that says why XLA could not compile it.
-        """
+        """Compiles the loop for `[updates, batch_size]` transitions; returns a line if XLA cannot."""
         lead = (updates, batch_size)
         observation = np.zeros((*lead, *self.online.input_shape[1:]), self._observation_dtype)
         zeros = np.zeros(lead, np.float32)

@@ -10,12 +10,7 @@ _MIN_PIXELS = {"small": 3, "nature": 36, "impala": 1}
 
 
 def choose_torso(shape: tuple[int, ...], is_image: bool) -> str:
-    """The torso that fits observations: `dense`, `small` or `nature`.
-
-    Args:
-        shape: of one observation.
-        is_image: whether its numbers are pixels.
-    """
+    """The torso, `dense`, `small` or `nature`, for observations of this shape."""
     if not is_image or len(shape) not in (2, 3):
         return "dense"
     pixels = min(spatial_shape(shape)[:2])

@@ -16,8 +16,8 @@ class NoisyDense(layers.Layer):  # type: ignore[misc]
 
     `y = activation(x @ (kernel + kernel_sigma * e_in e_out^T) + bias + bias_sigma * e_out)`
 
-    The noise `e_in`, `e_out` consists of variables, which start at zero (the mean network) and which
-    `resample` draws. Means start uniformly within `1 / sqrt(inputs)`, deviations at `sigma / sqrt(inputs)`.
+    `resample` draws the noise `e_in`, `e_out`; it starts at zero, the mean network. Means start uniformly
+    within `1 / sqrt(inputs)`, deviations at `sigma / sqrt(inputs)`.
 
     Source: Fortunato et al. (2018), equations 9 to 11 and section 3.2, arXiv:1706.10295.
     """
@@ -68,18 +68,15 @@ class LayerFactory:
     """
 
     def __init__(self, options: LearningOptions, seed: int, plain: bool) -> None:
-        self._layer_norm = options.layer_norm
-        self._noisy_sigma = options.noisy_sigma if options.noisy and not plain else None
-        self._spectral_norm = options.spectral_norm and not plain
-        self._output_init_scale = options.output_init_scale
+        self._options, self._plain = options, plain
         self._seeds = np.random.default_rng(seed)
 
     def hidden(self, features: KerasTensor, units: int) -> KerasTensor:
-        """A hidden layer and its ReLU, `[B, units]`, with layer normalization between them as an option.
+        """A hidden layer, layer normalization as an option, and ReLU, `[B, units]`.
 
         Source: Gallici et al. (2024), arXiv:2407.04811.
         """
-        if not self._layer_norm:
+        if not self._options.layer_norm:
             return self._dense(units, "relu")(features)
         normalized = layers.LayerNormalization()(self._dense(units, "linear")(features))
         return layers.Activation("relu")(normalized)
@@ -88,7 +85,7 @@ class LayerFactory:
         """An output layer `[B, units]` whose bias starts at `bias`."""
         layer = self._dense(units, "linear")
         outputs = layer(features)
-        if (scale := self._output_init_scale) is not None:
+        if (scale := self._options.output_init_scale) is not None:
             uniform = keras.initializers.RandomUniform(-scale, scale, seed=int(self._seeds.integers(2**31)))
             layer.kernel.assign(uniform(layer.kernel.shape))
         if bias != 0.0:
@@ -114,7 +111,7 @@ class LayerFactory:
         layer = layers.Conv2D(
             filters, size, stride, padding, activation=activation, kernel_initializer=self._glorot()
         )
-        if not self._spectral_norm:
+        if self._plain or not self._options.spectral_norm:
             return layer(features)
         wrapper = layers.SpectralNormalization(layer)
         result = wrapper(features)
@@ -123,8 +120,8 @@ class LayerFactory:
         return result
 
     def _dense(self, units: int, activation: str) -> layers.Layer:
-        if self._noisy_sigma is not None:
-            return NoisyDense(units, activation, self._noisy_sigma, int(self._seeds.integers(2**30)))
+        if self._options.noisy and not self._plain:
+            return NoisyDense(units, activation, self._options.noisy_sigma, int(self._seeds.integers(2**30)))
         return layers.Dense(units, activation, kernel_initializer=self._glorot())
 
     def _glorot(self) -> keras.initializers.Initializer:

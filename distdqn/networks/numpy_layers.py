@@ -1,7 +1,4 @@
-"""Each kind of layer in NumPy: a function of its inputs, with its arrays filled in.
-
-Images are `[B, H, W, C]`.
-"""
+"""The layers of a network in NumPy, each a function of its inputs. Images are `[B, H, W, C]`."""
 
 import functools
 import math
@@ -22,71 +19,17 @@ def bind_layer(layer: Layer, arrays: Sequence[FloatArray]) -> Operation:
 
     Args:
         layer: its kind and settings; see `PolicyWeights.layers`.
-        arrays: of the whole network, each of a shape `[...]` of its own.
+        arrays: of the whole network, `[...]` each.
 
     Raises:
         ValueError: the kind or the activation is unknown.
     """
-    own = [arrays[i] for i in layer["arrays"]]
-    match layer["kind"]:
-        case "activation":
-            activation = _activation(layer)
-            return lambda inputs: activation(inputs[0])
-        case "dense":
-            return _bind_dense(own, _activation(layer))
-        case "noisy_dense":
-            return NoisyDense(own, _activation(layer))
-        case "layer_normalization":
-            return _bind_layer_normalization(own, layer)
-        case "batch_normalization":
-            return _bind_batch_normalization(own, layer)
-        case "conv2d":
-            return _bind_conv2d(own, layer, _activation(layer))
-        case "max_pooling2d":
-            return _bind_max_pooling2d(layer)
-        case "average_pooling2d":
-            return _bind_average_pooling2d(layer)
-        case kind if kind in _SIMPLE:
-            return _SIMPLE[kind]
-        case _:
-            return _bind_settings(layer)
-
-
-def _bind_settings(layer: Layer) -> Operation:
-    """A layer without arrays that is one expression of its settings."""
-    match layer["kind"]:
-        case "reshape":
-            shape = layer["shape"]
-            return lambda inputs: inputs[0].reshape(len(inputs[0]), *shape)  # [B, *shape]
-        case "permute":
-            axes = layer["axes"]
-            return lambda inputs: inputs[0].transpose(axes)
-        case "concatenate":
-            axis = layer["axis"]
-            return lambda inputs: np.concatenate(inputs, axis)
-        case "rescaling":
-            scale, offset = np.float32(layer["scale"]), np.float32(layer["offset"])
-            return lambda inputs: inputs[0] * scale + offset
-        case "leaky_relu":
-            return lambda inputs: _leaky_relu(inputs[0], layer["slope"])
-        case kind:
-            raise ValueError(f"Layer kind `{kind}` is unknown to the NumPy policy.")
-
-
-_SIMPLE: dict[str, Operation] = {
-    "input": lambda inputs: inputs[0],
-    "identity": lambda inputs: inputs[0],
-    "flatten": lambda inputs: inputs[0].reshape(len(inputs[0]), math.prod(inputs[0].shape[1:])),  # [B, F]
-    "mean_over_steps": lambda inputs: inputs[0].mean(axis=1),  # [B, F]
-    "global_average2d": lambda inputs: inputs[0].mean(axis=(1, 2)),  # [B, C]
-    "global_maximum2d": lambda inputs: inputs[0].max(axis=(1, 2)),  # [B, C]
-    "add": lambda inputs: functools.reduce(np.add, inputs),
-    "subtract": lambda inputs: inputs[0] - inputs[1],
-    "multiply": lambda inputs: functools.reduce(np.multiply, inputs),
-    "average": lambda inputs: functools.reduce(np.add, inputs) / np.float32(len(inputs)),
-    "maximum": lambda inputs: functools.reduce(np.maximum, inputs),
-    "minimum": lambda inputs: functools.reduce(np.minimum, inputs),
-}
+    kind = layer["kind"]
+    if kind in _OPERATIONS:
+        return _OPERATIONS[kind]
+    if kind not in _BINDERS:
+        raise ValueError(f"Layer kind `{kind}` is unknown to the NumPy policy.")
+    return _BINDERS[kind](layer, [arrays[i] for i in layer["arrays"]])
 
 
 def _leaky_relu(x: FloatArray, slope: float = 0.2) -> FloatArray:
@@ -106,8 +49,7 @@ def _elu(x: FloatArray) -> FloatArray:
 def _gelu(x: FloatArray) -> FloatArray:
     """`x * P(normal number <= x)`.
 
-    Source: Abramowitz and Stegun (1964), formula 7.1.26, whose error of 1.5e-7 is that of
-    float32.
+    Source: Abramowitz and Stegun (1964), formula 7.1.26, with an error of 1.5e-7, as large as float32's.
     """
     size = np.abs(x) * math.sqrt(0.5)
     t = 1.0 / (1.0 + 0.3275911 * size)
@@ -140,26 +82,35 @@ ACTIVATIONS: dict[str, _Function] = {
 
 
 def _activation(layer: Layer) -> _Function:
-    """The layer's activation function."""
     name = layer["activation"]
     if name not in ACTIVATIONS:
         raise ValueError(f"Activation `{name}` of layer `{layer['name']}` is unknown to the NumPy policy.")
     return ACTIVATIONS[name]
 
 
-def _bind_dense(arrays: list[FloatArray], activation: _Function) -> Operation:
+def _bind_activation(layer: Layer, _: list[FloatArray]) -> Operation:
+    activation = _activation(layer)
+    return lambda inputs: activation(inputs[0])
+
+
+def _bind_rescaling(layer: Layer, _: list[FloatArray]) -> Operation:
+    scale, offset = np.float32(layer["scale"]), np.float32(layer["offset"])
+    return lambda inputs: inputs[0] * scale + offset
+
+
+def _bind_dense(layer: Layer, arrays: list[FloatArray]) -> Operation:
     """`activation(x @ kernel + bias)`, the bias optional."""
-    kernel = arrays[0]  # [features, units]
+    activation, kernel = _activation(layer), arrays[0]  # [features, units]
     bias = arrays[1] if len(arrays) > 1 else np.float32(0.0)
     return lambda inputs: activation(inputs[0] @ kernel + bias)
 
 
 class NoisyDense:
-    """The layer of `distdqn.noisy` in NumPy: `resample` draws its noise anew."""
+    """`distdqn.networks.layers.NoisyDense` in NumPy: `resample` draws new noise."""
 
-    def __init__(self, arrays: list[FloatArray], activation: _Function) -> None:
+    def __init__(self, layer: Layer, arrays: list[FloatArray]) -> None:
         self._kernel, self._bias, self._kernel_sigma, self._bias_sigma = arrays[:4]
-        self._activation = activation
+        self._activation = _activation(layer)
         self._noisy_kernel, self._noisy_bias = self._kernel, self._bias
 
     def resample(self, generator: np.random.Generator) -> None:
@@ -181,7 +132,7 @@ def _signed_root(values: FloatArray) -> FloatArray:
     return roots
 
 
-def _scale_and_offset(arrays: list[FloatArray], layer: Layer) -> tuple[Any, Any, list[FloatArray]]:
+def _scale_and_offset(layer: Layer, arrays: list[FloatArray]) -> tuple[Any, Any, list[FloatArray]]:
     """A normalization's scale and offset, each `[C]` or a number, and its other arrays."""
     remaining = list(arrays)
     scale = remaining.pop(0) if layer["scale"] else np.float32(1.0)
@@ -189,9 +140,9 @@ def _scale_and_offset(arrays: list[FloatArray], layer: Layer) -> tuple[Any, Any,
     return scale, offset, remaining
 
 
-def _bind_layer_normalization(arrays: list[FloatArray], layer: Layer) -> Operation:
+def _bind_layer_normalization(layer: Layer, arrays: list[FloatArray]) -> Operation:
     """`(x - mean) / sqrt(variance + epsilon) * scale + offset` over the last axis."""
-    scale, offset, _ = _scale_and_offset(arrays, layer)
+    scale, offset, _ = _scale_and_offset(layer, arrays)
     epsilon = np.float32(layer["epsilon"])
 
     def normalize(inputs: list[FloatArray]) -> FloatArray:
@@ -203,23 +154,22 @@ def _bind_layer_normalization(arrays: list[FloatArray], layer: Layer) -> Operati
     return normalize
 
 
-def _bind_batch_normalization(arrays: list[FloatArray], layer: Layer) -> Operation:
-    """The same with mean and variance as they were in training."""
-    scale, offset, (mean, variance) = _scale_and_offset(arrays, layer)
+def _bind_batch_normalization(layer: Layer, arrays: list[FloatArray]) -> Operation:
+    """The same with the mean and variance of training."""
+    scale, offset, (mean, variance) = _scale_and_offset(layer, arrays)
     factor = scale / np.sqrt(variance + np.float32(layer["epsilon"]))  # [C]
     constant = offset - mean * factor  # [C]
     return lambda inputs: inputs[0] * factor + constant
 
 
-def _windows(
-    images: FloatArray, size: tuple[int, int], strides: Sequence[int], padding: str, fill: float
-) -> FloatArray:
+def _windows(images: FloatArray, size: tuple[int, int], layer: Layer, fill: float = 0.0) -> FloatArray:
     """A view of every window of `size` pixels, `[B, H', W', C, *size]`.
 
-    With padding `same` there are `ceil(H / stride)` by `ceil(W / stride)` of them, what is
-    missing at the edges `fill`, the odd pixel at the end.
+    With padding `same` there are `ceil(H / stride)` by `ceil(W / stride)` windows. Missing pixels at the
+    edges are `fill`, an odd one at the end.
     """
-    if padding == "same":
+    strides = layer["strides"]
+    if layer["padding"] == "same":
         amounts = [(0, 0), (0, 0)]
         for pixels, window, stride in zip(images.shape[1:3], size, strides, strict=True):
             missing = max((-(-pixels // stride) - 1) * stride + window - pixels, 0)
@@ -229,14 +179,14 @@ def _windows(
     return view[:, :: strides[0], :: strides[1]]
 
 
-def _bind_conv2d(arrays: list[FloatArray], layer: Layer, activation: _Function) -> Operation:
-    """Each window as a row, times the kernel: one matrix product for all of them."""
+def _bind_conv2d(layer: Layer, arrays: list[FloatArray]) -> Operation:
+    """One matrix product of all windows, each a row, and the kernel."""
     height, width, _, filters = arrays[0].shape
-    kernel = arrays[0].reshape(-1, filters)  # [height * width * C, filters]
+    activation, kernel = _activation(layer), arrays[0].reshape(-1, filters)  # [height * width * C, filters]
     bias = arrays[1] if len(arrays) > 1 else np.float32(0.0)
 
     def convolve(inputs: list[FloatArray]) -> FloatArray:
-        windows = _windows(inputs[0], (height, width), layer["strides"], layer["padding"], 0.0)
+        windows = _windows(inputs[0], (height, width), layer)
         rows = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, len(kernel))  # [B * H' * W', ...]
         result = rows @ kernel
         result += bias  # in place: a new array costs more than the sum
@@ -245,29 +195,57 @@ def _bind_conv2d(arrays: list[FloatArray], layer: Layer, activation: _Function) 
     return convolve
 
 
-def _bind_max_pooling2d(layer: Layer) -> Operation:
-    """The largest number of each window, channel by channel."""
+def _bind_max_pooling2d(layer: Layer, _: list[FloatArray]) -> Operation:
+    """The maximum of each window and channel."""
     size = tuple(layer["size"])
-    return lambda inputs: _reduced(
-        np.maximum, _windows(inputs[0], size, layer["strides"], layer["padding"], -math.inf)
-    )
+    return lambda inputs: _reduce(np.maximum, _windows(inputs[0], size, layer, -math.inf))
 
 
-def _bind_average_pooling2d(layer: Layer) -> Operation:
-    """The mean of each window, channel by channel, over those pixels that there are."""
+def _bind_average_pooling2d(layer: Layer, _: list[FloatArray]) -> Operation:
+    """The mean of each window and channel, without missing pixels."""
     size = tuple(layer["size"])
 
     def total(images: FloatArray) -> FloatArray:
-        return _reduced(np.add, _windows(images, size, layer["strides"], layer["padding"], 0.0))
+        return _reduce(np.add, _windows(images, size, layer))
 
     return lambda inputs: total(inputs[0]) / total(np.ones_like(inputs[0][:1, :, :, :1]))
 
 
-def _reduced(function: Any, windows: FloatArray) -> FloatArray:
-    """`function` over the pixels of each window, `[B, H', W', C]`.
-
-    Place by place of the window, since NumPy is slow over two short last axes.
-    """
-    places = [windows[..., i, j] for i in range(windows.shape[-2]) for j in range(windows.shape[-1])]
-    result: FloatArray = functools.reduce(function, places)
+def _reduce(function: Any, windows: FloatArray) -> FloatArray:
+    """`function` over the pixels of each window, `[B, H', W', C]`."""
+    # Pixel by pixel of the window, since NumPy is slow over two short last axes.
+    pixels = [windows[..., i, j] for i in range(windows.shape[-2]) for j in range(windows.shape[-1])]
+    result: FloatArray = functools.reduce(function, pixels)
     return result
+
+
+# By kind: operations of inputs alone, and functions that make an operation of a layer and its own arrays.
+_OPERATIONS: dict[str, Operation] = {
+    "input": lambda inputs: inputs[0],
+    "identity": lambda inputs: inputs[0],
+    "flatten": lambda inputs: inputs[0].reshape(len(inputs[0]), math.prod(inputs[0].shape[1:])),  # [B, F]
+    "mean_over_steps": lambda inputs: inputs[0].mean(axis=1),  # [B, F]
+    "global_average2d": lambda inputs: inputs[0].mean(axis=(1, 2)),  # [B, C]
+    "global_maximum2d": lambda inputs: inputs[0].max(axis=(1, 2)),  # [B, C]
+    "add": lambda inputs: functools.reduce(np.add, inputs),
+    "subtract": lambda inputs: inputs[0] - inputs[1],
+    "multiply": lambda inputs: functools.reduce(np.multiply, inputs),
+    "average": lambda inputs: functools.reduce(np.add, inputs) / np.float32(len(inputs)),
+    "maximum": lambda inputs: functools.reduce(np.maximum, inputs),
+    "minimum": lambda inputs: functools.reduce(np.minimum, inputs),
+}
+_BINDERS: dict[str, Callable[[Layer, list[FloatArray]], Operation]] = {
+    "reshape": lambda layer, _: lambda inputs: inputs[0].reshape(len(inputs[0]), *layer["shape"]),
+    "permute": lambda layer, _: lambda inputs: inputs[0].transpose(layer["axes"]),
+    "concatenate": lambda layer, _: lambda inputs: np.concatenate(inputs, layer["axis"]),
+    "leaky_relu": lambda layer, _: lambda inputs: _leaky_relu(inputs[0], layer["slope"]),
+    "rescaling": _bind_rescaling,
+    "activation": _bind_activation,
+    "dense": _bind_dense,
+    "noisy_dense": NoisyDense,
+    "layer_normalization": _bind_layer_normalization,
+    "batch_normalization": _bind_batch_normalization,
+    "conv2d": _bind_conv2d,
+    "max_pooling2d": _bind_max_pooling2d,
+    "average_pooling2d": _bind_average_pooling2d,
+}

@@ -20,7 +20,7 @@ class Policy(Protocol):
     """A Q-network with fixed weights."""
 
     def resample(self, generator: np.random.Generator) -> None:
-        """Draws new noise for the noisy layers; before the first call they are at their means."""
+        """Draws new noise for noisy layers; before the first call they use their means."""
         ...
 
     def q_values(self, observation: AnyArray) -> FloatArray:
@@ -50,10 +50,7 @@ def make_policy(weights: PolicyWeights) -> Policy:
 
 
 class NumpyPolicy(Policy):
-    """The Q-network in NumPy.
-
-    Layers are bound to arrays once, in the constructor; to evaluate is then a walk over the layers.
-    """
+    """The Q-network in NumPy: layers are bound to their arrays once, and evaluated one after the other."""
 
     def __init__(self, weights: PolicyWeights) -> None:
         self._steps = [bind_layer(layer, weights.arrays) for layer in weights.layers]
@@ -84,18 +81,13 @@ class NumpyPolicy(Policy):
 
 def tree_from_weights(weights: PolicyWeights) -> dict[str, Any]:
     """The weights as a tree for a checkpoint."""
-    return {
-        "layers": weights.layers,
-        "arrays": list(weights.arrays),
-        "weights_version": list(weights.weights_version),
-        "learner_steps": weights.learner_steps,
-    }
+    return vars(weights) | {"weights_version": list(weights.weights_version)}
 
 
 def weights_from_tree(tree: dict[str, Any]) -> PolicyWeights:
     """The weights that `tree_from_weights` made a tree of."""
     generation, version = tree["weights_version"]
-    return PolicyWeights(tree["layers"], tree["arrays"], (generation, version), tree["learner_steps"])
+    return PolicyWeights(**tree | {"weights_version": (generation, version)})
 
 
 def save_policy(path: Path, weights: PolicyWeights) -> None:

@@ -13,10 +13,9 @@ from distdqn.types import EnvironmentSpec, FloatArray
 def make_networks(
     options: LearningOptions, spec: EnvironmentSpec, seed: int, plain: bool = False
 ) -> tuple[keras.Model, keras.Model]:
-    """The network with the head's outputs, and the same network with Q-values.
+    """Keras models with shared layers, from observations `[B, *observation_shape]` to outputs and Q-values.
 
-    The second shares the layers of the first and adds those that turn outputs into Q-values. Except for
-    noisy layers, all are standard Keras layers, so plain Keras opens a saved copy.
+    Outputs are `[B, A]` or `[B, A, K]`, Q-values `[B, A]`. Under the value head both are the same model.
 
     Args:
         options: resolved.
@@ -24,13 +23,8 @@ def make_networks(
         seed: of the initial weights: Glorot uniform kernels, zero biases.
         plain: leave out noise and spectral normalization.
 
-    Returns:
-        Keras models from observations `[B, *observation_shape]` to outputs `[B, A]` or `[B, A, K]`, and to
-        Q-values `[B, A]`. Under the value head they are the same model.
-
     Raises:
-        ConfigError: the torso does not fit the observations, or the user's network fails or has the wrong
-            shape.
+        ConfigError: the torso does not fit the observations, or the user's network fails or does not fit.
     """
     if options.network is None:
         network = _build_network(options, spec, LayerFactory(options, seed, plain))
@@ -42,18 +36,15 @@ def make_networks(
 
 
 def plain_q_network(options: LearningOptions, spec: EnvironmentSpec, arrays: list[FloatArray]) -> keras.Model:
-    """The network with Q-values as a Keras model of standard layers, without noise.
+    """A model of standard Keras layers from observations `[B, *observation_shape]` to Q-values `[B, A]`.
 
-    Spectral normalization is left out too, since it acts in training only. The user's own network is returned
+    It has no noise and no spectral normalization, which act in training only. The user's own network stays
     as it is.
 
     Args:
         options: resolved, of the network that `arrays` belong to.
         spec: of the environment.
         arrays: its weights as published, `[...]` each.
-
-    Returns:
-        A Keras model from observations `[B, *observation_shape]` to Q-values `[B, A]`.
     """
     _, source = make_networks(options, spec, seed=0)
     source.set_weights(arrays)
