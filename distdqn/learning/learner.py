@@ -35,7 +35,7 @@ class Learner:
     Args:
         options: resolved.
         spec: of the environment.
-        generation: how many learners the run had before this one.
+        generation: restarts of the learner before this one, which weights versions begin with.
 
     Raises:
         ConfigError: the network cannot be built.

@@ -34,7 +34,7 @@ def td_target(reward: Tensor, discount: Tensor, chosen: Tensor) -> Tensor:
 
 
 def munchausen_bonus(q_values: Tensor, action: Tensor, temperature: float, clip: float) -> Tensor:
-    """`clip(temperature * log pi(action), clip, 0)`, `[B]`, without gradient.
+    """`clip_by_value(temperature * log pi(action), clip, 0)`, `[B]`, without gradient.
 
     With `pi = softmax(q_values / temperature)`.
 

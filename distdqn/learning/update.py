@@ -230,7 +230,7 @@ class UpdateLoop:
     def _td_target(self, batch: dict[str, Tensor]) -> Tensor:
         """The target for the outputs of the actions in `batch`, `[B]` or `[B, K]`.
 
-        Of Munchausen DQN, where the bonus is that of the first action of the n-step window:
+        Munchausen DQN has, with the bonus of the first action of the n-step window,
         `reward + scale * munchausen_bonus + discount * sum_a pi(a) * (q(a) - temperature * log pi(a))`
 
         Source: Vieillard, Pietquin, Geist (2020), equation 2, arXiv:2007.14430.
