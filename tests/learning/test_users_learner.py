@@ -24,7 +24,7 @@ OBSERVATION = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)
 
 def make_learner(function: str, spec: EnvironmentSpec = VECTOR, **changes: Any) -> Learner:
     """Four inputs, three actions, a network of `toy_user_networks`."""
-    options: dict[str, Any] = {"network": f"toy_user_networks:{function}", "torso": "auto"}
+    options: dict[str, Any] = {"network": f"toy_user_networks:{function}"}
     options |= {"batch_size": BATCH_SIZE, "updates_per_call": UPDATES}
     options |= {"learning_rate": 0.01, "target_update_period": 2}
     return Learner(make_options(**(options | changes)), spec)

@@ -20,7 +20,7 @@ WEIGHTS = make_weights(
 @pytest.mark.parametrize(
     ("hidden_sizes", "shape", "actions", "batch"),
     [
-        ((), (4,), 2, 3),
+        ((2,), (4,), 2, 3),
         ((5,), (4,), 2, 64),
         ((24, 24), (4,), 2, 1),
         ((64, 64), (8,), 1, 7),
