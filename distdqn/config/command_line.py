@@ -11,7 +11,7 @@ from cyclopts.exceptions import CoercionError, MissingArgumentError
 from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, HelpEntry, NameRenderer
 from pydantic.fields import FieldInfo
 
-from distdqn.config.model import RENAMED, Options, alternatives, did_you_mean, values_from_text
+from distdqn.config.model import RENAMED, Options, alternatives, bounds, did_you_mean, values_from_text
 from distdqn.errors import ConfigError, DistdqnError
 
 M = TypeVar("M", bound=Options)
@@ -23,8 +23,9 @@ def flag(name: str) -> str:
 
 
 def meaning(field: FieldInfo) -> str:
-    """The docstring of an option in one line."""
-    return " ".join((field.description or "").split())
+    """The docstring of an option in one line, with its range."""
+    text = " ".join((field.description or "").split())
+    return f"{text.removesuffix('.')} ({', '.join(limits)})." if (limits := bounds(field)) else text
 
 
 def default_text(value: Any) -> str:

@@ -298,7 +298,7 @@ class LearningOptions(SharedOptions):
     max_gradient_norm: Positive | None = 10.0
     """Gradients are clipped to this global norm; none means never."""
     loss: Literal["huber", "squared"] = "huber"
-    """Loss of the value head's TD error."""
+    """Loss of the value head's TD error: `huber` or `squared`."""
     double: bool = True
     """Double DQN: the online network chooses, the target network values."""
     munchausen: bool = False

@@ -140,6 +140,14 @@ def alternatives(kind: Any) -> list[Any]:
     return [kind]
 
 
+def bounds(part: Any) -> list[str]:
+    """The range in a field or its type, in words: `at least 1`, `at most 10`."""
+    words = {"gt": "above", "ge": "at least", "le": "at most"}
+    own = [f"{word} {getattr(part, name):g}" for name, word in words.items() if hasattr(part, name)]
+    inside = [*getattr(part, "metadata", ()), getattr(part, "annotation", None), *typing.get_args(part)]
+    return own or [found for each in inside if each is not None for found in bounds(each)]
+
+
 def _parse(kind: Any, text: str) -> Any:
     """`text` as a value of an option's type; `text` itself if it is none."""
     parts = alternatives(kind)

@@ -8,6 +8,7 @@ import pydantic
 import pytest
 
 from distdqn.config.config import HEADINGS, ActingOptions, Config
+from distdqn.config.model import bounds
 from distdqn.errors import ConfigError, DistdqnError
 
 OPTIONS = Config.model_fields
@@ -277,6 +278,23 @@ def test_group_of_options_checks_its_own_and_knows_no_others() -> None:
         ActingOptions(n_step=0, epsilon_schedule="piecewise", actors=2)
 
     assert [text.split("`")[1] for text in caught.value.mistakes] == ["n_step", "actors", "epsilon_schedule"]
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("actors", ["at least 1", "at most 10000"]),
+        ("eval_period", ["at least 1"]),
+        ("learning_rate", ["above 0", "at most 10"]),
+        ("max_seconds", ["above 0"]),
+        ("hidden_sizes", ["at least 1", "at most 1e+06"]),
+        ("epsilon_points", ["at least 0", "at most 1"]),
+        ("target_return", []),
+        ("loss", []),
+    ],
+)
+def test_range_of_an_option_is_told_in_words(option: str, words: list[str]) -> None:
+    assert bounds(OPTIONS[option]) == words
 
 
 @pytest.mark.parametrize(
