@@ -132,7 +132,7 @@ def test_halved_importance_weight_halves_its_items_share_of_the_loss_and_no_othe
 
 
 def test_stored_discount_and_reward_are_those_of_the_definition(combination: Combination) -> None:
-    """Windows of n env steps, or up to the episode's end; 0 where it terminates, not where it is cut off."""
+    """Windows of n env steps, or up to the episode's end; 0 where it terminates, not where truncated."""
     transitions = combination.parts.replay.sample(1, 200).transitions
     kinds = set()
     for i in range(200):
@@ -147,13 +147,13 @@ def test_stored_discount_and_reward_are_those_of_the_definition(combination: Com
         discount = transitions.discount[0, i]
         assert discount == pytest.approx(0.0 if terminates else DISCOUNT**steps)
         assert transitions.next_observation[0, i].tolist() == [seed, episode, step + steps]
-        least = 0.01 * sum(DISCOUNT**k * (100 * episode + 10 * (step + k)) for k in range(steps))
+        low = 0.01 * sum(DISCOUNT**k * (100 * episode + 10 * (step + k)) for k in range(steps))
         # Actions are 0, 1 and 2, and what was taken first is known.
         first = 0.01 * float(transitions.action[0, i])
-        most = least + first + 0.01 * sum(DISCOUNT**k * 2 for k in range(1, steps))
-        assert least + first - 1e-4 <= transitions.reward[0, i] <= most + 1e-4
+        high = low + first + 0.01 * sum(DISCOUNT**k * 2 for k in range(1, steps))
+        assert low + first - 1e-4 <= transitions.reward[0, i] <= high + 1e-4
 
-    # The longest window may not reach the end, or, like each shorter one, be cut off or terminate.
+    # The longest window may not reach the end, or, like each shorter one, be truncated or terminate.
     assert len(kinds) == 1 + 2 * combination.n_step
 
 
@@ -177,7 +177,7 @@ def test_td_error_applies_the_stored_discount_once_to_the_chosen_value(combinati
 
 
 def distributions(head: str, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns and their probabilities, `[B, A, K]` each, that a network's outputs stand for."""
+    """Returns and their probabilities, `[B, A, K]` each, of a network's outputs."""
     if head == "value":
         return outputs[:, :, None], np.ones((*outputs.shape, 1))
     if head == "quantile":

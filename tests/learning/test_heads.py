@@ -126,7 +126,7 @@ def test_cross_entropy_is_that_of_its_definition_by_hand() -> None:
 
 
 def randomized(seed: int, **options: Any) -> tuple[Any, Any]:
-    """Networks whose every trainable weight, biases too, is drawn anew."""
+    """Networks with random trainable weights, biases too."""
     generator = np.random.default_rng(seed)
     outputs, q_values = make_networks(make_options(**options), SPEC, seed)
     for variable in outputs.trainable_variables:

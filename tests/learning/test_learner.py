@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from toy_networks import make_options, make_spec
@@ -258,8 +259,6 @@ def test_same_seed_gives_the_same_convolutions_to_the_bit_with_spectral_normaliz
 def test_exported_network_opens_in_plain_keras_with_the_values_of_the_policy(
     shared: Learner, tmp_path: Path
 ) -> None:
-    import keras
-
     weights = shared.publish()
     path = tmp_path / "policy.keras"
     path.write_bytes(shared.export(weights))
@@ -276,8 +275,6 @@ def test_exported_network_opens_in_plain_keras_with_the_values_of_the_policy(
 def test_export_holds_the_weights_it_is_given_and_leaves_the_learner_alone(
     shared: Learner, tmp_path: Path
 ) -> None:
-    import keras
-
     weights = shared.publish()
     older = PolicyWeights(weights.layers, [array + 1.0 for array in weights.arrays], (0, 0), 0)
     path = tmp_path / "older.keras"

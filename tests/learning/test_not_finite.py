@@ -53,7 +53,7 @@ def run(loop: UpdateLoop, inputs: dict[str, np.ndarray], learner_steps: int = 0)
 
 
 def snapshot(loop: UpdateLoop) -> list[np.ndarray]:
-    """All that an update changes, but for noise, which every update draws anew before its use."""
+    """All that an update changes, except noise, which every update draws before its use."""
     state = loop.get_state()
     names = {
         "online": loop.online.variables,

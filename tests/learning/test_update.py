@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from learning.loops import SETTINGS, build_loop, make_batches, make_loop, make_update_loop, part
 from toy_networks import make_q_network
 
@@ -76,9 +78,9 @@ class Twin:
             gradients[2][:, action] += slope * hidden
             gradients[3][action] += slope
         norm = float(np.sqrt(sum(np.sum(g**2) for g in gradients)))
-        most = self.settings["max_gradient_norm"]
-        if most is not None and norm > most:
-            gradients = [g * most / norm for g in gradients]
+        limit = self.settings["max_gradient_norm"]
+        if limit is not None and norm > limit:
+            gradients = [g * limit / norm for g in gradients]
         self.adam(gradients)
         if self.steps % self.settings["target_update_period"] == 0:
             rate = self.settings["target_update_rate"]
@@ -126,7 +128,7 @@ def test_numpy_twin_ends_elsewhere_when_an_option_differs(change: dict[str, Any]
         plain.update(batches, u)
         changed.update(batches, u)
 
-    # A hundred times what is allowed between the twin and the loop: each option binds.
+    # A hundred times the tolerance between the twin and the loop: each option has an effect.
     assert distance(plain.online, changed.online) > 1e-4
 
 
@@ -312,8 +314,6 @@ def test_compile_prepares_the_call_that_run_then_makes() -> None:
 
 def make_network_xla_cannot_compile(seed: int) -> Any:
     """The network of `make_loop` behind a layer that leaves the graph for Python."""
-    import keras
-    import tensorflow as tf
 
     class Nothing(keras.layers.Layer):
         def call(self, inputs: Any) -> Any:

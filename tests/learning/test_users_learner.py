@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from toy_networks import make_options, make_spec
@@ -202,8 +203,6 @@ def test_policy_of_a_network_that_is_gone_says_so(subclassed: Learner) -> None:
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
 )
 def test_exported_network_of_the_user_has_the_values_of_its_policy(tmp_path: Path) -> None:
-    import keras
-
     learner = make_learner("image", IMAGE)
     images = make_batches((6, 6, 2), np.uint8)
     weights = learn(learner, images)

@@ -1,7 +1,9 @@
 import json
 
+import keras
 import numpy as np
 import pytest
+from keras import Input, Model, layers
 from toy_networks import make_options, make_q_network, make_spec
 
 from distdqn.networks.keras_to_numpy import layers_from_model
@@ -37,61 +39,38 @@ def test_spectral_normalization_is_translated_to_the_convolution_within():
     assert shapes == [(3, 3, 2, 64), (64,)]  # and not the vector that only training needs
 
 
-def unknown_layer(case):
-    """Inputs, a layer with settings that NumPy does not know, and how it is called."""
-    import keras
-    from keras import layers
+class Dense(layers.Layer):
+    """A user's layer by the name of a known one."""
 
-    class Dense(keras.layers.Layer):
-        """Somebody else's layer by the name of a known one."""
-
-        def call(self, inputs):
-            return 2 * inputs
-
-    image, steps = keras.Input((6, 6, 2)), keras.Input((4, 3))
-    return {
-        "conv1d": (steps, layers.Conv1D(2, 1)),
-        "namesake": (steps, Dense()),
-        "other-axis": (steps, layers.LayerNormalization(axis=1)),
-        "batches-of-other-axis": (steps, layers.BatchNormalization(axis=1)),
-        "softmax-axis": (steps, layers.Softmax(axis=1)),
-        "relu6": (steps, layers.ReLU(6.0)),
-        "elu-alpha": (steps, layers.ELU(0.5)),
-        "prelu": (steps, layers.PReLU()),
-        "half-precision": (steps, layers.Dense(2, dtype="mixed_float16")),
-        "keeps-axis": (image, layers.GlobalAveragePooling2D(keepdims=True)),
-        "dilation": (image, layers.Conv2D(2, 2, dilation_rate=2)),
-        "groups": (image, layers.Conv2D(2, 2, groups=2)),
-        "channels-first": (image, layers.MaxPooling2D(2, data_format="channels_first")),
-        "scale-by-channel": (image, layers.Rescaling([1.0, 2.0])),
-        "network": (steps, keras.Sequential([layers.Dense(2)])),
-    }[case]
+    def call(self, inputs):
+        return 2 * inputs
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        "conv1d",
-        "namesake",
-        "other-axis",
-        "batches-of-other-axis",
-        "softmax-axis",
-        "relu6",
-        "elu-alpha",
-        "prelu",
-        "half-precision",
-        "keeps-axis",
-        "dilation",
-        "groups",
-        "channels-first",
-        "scale-by-channel",
-        "network",
-    ],
-)
-def test_layer_unknown_to_the_numpy_policy_raises_and_is_named(case):
-    from keras import Model
+IMAGE, STEPS = (6, 6, 2), (4, 3)
+UNKNOWN = {
+    "conv1d": (STEPS, lambda: layers.Conv1D(2, 1)),
+    "namesake": (STEPS, Dense),
+    "other-axis": (STEPS, lambda: layers.LayerNormalization(axis=1)),
+    "batches-of-other-axis": (STEPS, lambda: layers.BatchNormalization(axis=1)),
+    "softmax-axis": (STEPS, lambda: layers.Softmax(axis=1)),
+    "relu6": (STEPS, lambda: layers.ReLU(6.0)),
+    "elu-alpha": (STEPS, lambda: layers.ELU(0.5)),
+    "prelu": (STEPS, layers.PReLU),
+    "half-precision": (STEPS, lambda: layers.Dense(2, dtype="mixed_float16")),
+    "keeps-axis": (IMAGE, lambda: layers.GlobalAveragePooling2D(keepdims=True)),
+    "dilation": (IMAGE, lambda: layers.Conv2D(2, 2, dilation_rate=2)),
+    "groups": (IMAGE, lambda: layers.Conv2D(2, 2, groups=2)),
+    "channels-first": (IMAGE, lambda: layers.MaxPooling2D(2, data_format="channels_first")),
+    "channels-first-mean": (STEPS, lambda: layers.GlobalAveragePooling1D(data_format="channels_first")),
+    "channels-first-flat": (IMAGE, lambda: layers.Flatten(data_format="channels_first")),
+    "scale-by-channel": (IMAGE, lambda: layers.Rescaling([1.0, 2.0])),
+    "network": (STEPS, lambda: keras.Sequential([layers.Dense(2)])),
+}
 
-    inputs, layer = unknown_layer(case)
+
+@pytest.mark.parametrize(("shape", "make_layer"), UNKNOWN.values(), ids=UNKNOWN)
+def test_layer_unknown_to_the_numpy_policy_raises_and_is_named(shape, make_layer):
+    inputs, layer = Input(shape), make_layer()
     outputs = layer(inputs)
 
     with pytest.raises(
@@ -102,8 +81,6 @@ def test_layer_unknown_to_the_numpy_policy_raises_and_is_named(case):
 
 @pytest.mark.parametrize("kind", ["Dense", "Activation", "function"])
 def test_activation_unknown_to_the_numpy_policy_raises_and_is_named(kind):
-    from keras import Input, Model, layers
-
     def own_function(x):
         return x
 
@@ -119,8 +96,6 @@ def test_activation_unknown_to_the_numpy_policy_raises_and_is_named(kind):
 
 
 def test_operation_that_is_no_layer_raises_and_is_named():
-    from keras import Input, Model, layers
-
     inputs = Input((4,))
 
     with pytest.raises(ValueError, match=r"`true_divide\w*` \(TrueDivide\) is unknown"):
@@ -128,8 +103,6 @@ def test_operation_that_is_no_layer_raises_and_is_named():
 
 
 def test_layer_that_is_used_twice_raises_and_is_named():
-    from keras import Input, Model, layers
-
     inputs, dense = Input((4,)), layers.Dense(4, name="both")
 
     with pytest.raises(ValueError, match="`both` is used 2 times"):
@@ -137,8 +110,6 @@ def test_layer_that_is_used_twice_raises_and_is_named():
 
 
 def test_layer_that_acts_as_in_training_raises_and_is_named():
-    from keras import Input, Model, layers
-
     inputs, drop = Input((4,)), layers.Dropout(0.5, name="drop")
     at_rest = Model(inputs, drop(inputs, training=False))
     training = Model(inputs, drop(inputs, training=True))
@@ -149,8 +120,6 @@ def test_layer_that_acts_as_in_training_raises_and_is_named():
 
 
 def test_layers_that_another_model_shares_are_translated():
-    from keras import Input, Model, layers
-
     inputs = Input((4,))
     hidden = layers.Dense(3)(inputs)
     model, larger = Model(inputs, hidden), Model(inputs, layers.Dense(2)(hidden))

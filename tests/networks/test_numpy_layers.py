@@ -2,8 +2,10 @@
 
 import itertools
 
+import keras
 import numpy as np
 import pytest
+from keras import Input, Model, layers
 from toy_networks import make_options, make_spec
 from toy_policies import assert_policy_equals_keras, layer, make_weights, randomize
 
@@ -83,8 +85,6 @@ GEOMETRY = [
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize(("shape", "size", "strides"), GEOMETRY, ids=str)
 def test_convolution_agrees_with_the_slow_twin_and_with_keras(shape, size, strides, padding):
-    import keras
-
     generator = np.random.default_rng(0)
     images = generator.normal(size=(2, *shape, 3)).astype(np.float32)
     inputs = keras.Input((*shape, 3))
@@ -109,8 +109,6 @@ def test_convolution_agrees_with_the_slow_twin_and_with_keras(shape, size, strid
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize(("shape", "size", "strides"), GEOMETRY, ids=str)
 def test_pooling_agrees_with_the_slow_twin_and_with_keras(shape, size, strides, padding, kind):
-    import keras
-
     images = np.random.default_rng(0).normal(-3, 1, size=(2, *shape, 3)).astype(np.float32)  # mostly below 0
     of_kind = keras.layers.MaxPooling2D if kind == "max" else keras.layers.AveragePooling2D
     inputs = keras.Input((*shape, 3))
@@ -141,8 +139,6 @@ def test_convolution_multiplies_adds_and_cuts_off_by_hand():
 
 
 def made_layer(name):
-    from keras import layers
-
     return {
         "relu": lambda: layers.ReLU(),
         "relu-slope": lambda: layers.ReLU(negative_slope=0.1),
@@ -173,8 +169,6 @@ def made_layer(name):
     ],
 )
 def test_numpy_layer_equals_its_keras_layer(name):
-    from keras import Input, Model
-
     generator = np.random.default_rng(0)
     inputs = Input((4, 4, 3))
     model = Model(inputs, made_layer(name)(inputs))
@@ -188,8 +182,6 @@ def test_numpy_layer_equals_its_keras_layer(name):
 )
 @pytest.mark.parametrize("spread", [1.0, 30.0], ids=["near", "far"])
 def test_activation_equals_that_of_keras(name, spread):
-    from keras import Input, Model, layers
-
     inputs = Input((40,))
     observation = np.linspace(-3 * spread, 3 * spread, 200, dtype=np.float32).reshape(5, 40)
 
@@ -200,8 +192,6 @@ def test_activation_equals_that_of_keras(name, spread):
     "name", ["Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate", "second-axis"]
 )
 def test_merge_equals_that_of_keras(name):
-    from keras import Input, Model, layers
-
     generator = np.random.default_rng(0)
     inputs = Input((4, 3))
     parts = [layers.Dense(3)(inputs) for _ in range(2 if name == "Subtract" else 3)]

@@ -3,8 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from keras import Input, Model, layers
+from toy_networks import make_q_network
 from toy_policies import assert_policy_equals_keras, layer, make_weights, randomize
 
+from distdqn.networks.keras_to_numpy import layers_from_model
 from distdqn.networks.numpy_policy import NumpyPolicy, load_policy, save_policy
 from distdqn.types import PolicyWeights
 
@@ -33,8 +36,6 @@ WEIGHTS = make_weights(
     ids=str,
 )
 def test_numpy_policy_equals_keras_on_random_networks(hidden_sizes, shape, actions, batch, layer_norm):
-    from toy_networks import make_q_network
-
     for seed in range(3):
         generator = np.random.default_rng(seed)
         model = make_q_network(shape, actions, hidden_sizes, layer_norm, seed)
@@ -48,8 +49,6 @@ def test_numpy_policy_equals_keras_on_random_networks(hidden_sizes, shape, actio
     ("hidden_sizes", "shape", "actions"), [((8,), (4,), 3), ((16, 8), (2, 3), 1)], ids=str
 )
 def test_numpy_policy_equals_keras_on_dueling_networks(hidden_sizes, shape, actions, layer_norm):
-    from toy_networks import make_q_network
-
     generator = np.random.default_rng(0)
     model = make_q_network(shape, actions, hidden_sizes, layer_norm, 0, dueling=True)
     randomize(model, generator)
@@ -60,8 +59,6 @@ def test_numpy_policy_equals_keras_on_dueling_networks(hidden_sizes, shape, acti
 
 def make_variant(kind):
     """A network with the settings that `make_q_network` leaves at their defaults."""
-    from keras import Input, Model, layers
-
     inputs = Input((5,))
     hidden = layers.Dense(7, "tanh")(inputs)
     match kind:
@@ -206,10 +203,6 @@ def test_saved_policy_is_written_to_exactly_the_path_given(tmp_path):
 
 @pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer-norm"])
 def test_loaded_policy_acts_like_the_saved_one(tmp_path, layer_norm):
-    from toy_networks import make_q_network
-
-    from distdqn.networks.keras_to_numpy import layers_from_model
-
     model = make_q_network((2, 3), 4, (8, 8), layer_norm, 0)
     weights = PolicyWeights(layers_from_model(model), model.get_weights(), (0, 0), 0)
     observation = np.random.default_rng(0).normal(size=(5, 2, 3))

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import zipfile
 
+import keras
 import numpy as np
 import pytest
 from toy_environments import global_random_state
@@ -115,8 +116,6 @@ def test_layers_of_one_network_start_with_different_weights():
 
 
 def test_initial_weights_ignore_and_leave_the_global_random_state():
-    import keras
-
     before = global_random_state()
     first = make()
     assert global_random_state() == before
@@ -231,8 +230,6 @@ SPECTRAL = make_options(torso="small", spectral_norm=True), make_spec((4, 4, 2),
 
 
 def test_spectral_normalization_starts_from_the_seed_alone():
-    import keras
-
     first = make_networks(*SPECTRAL, 1)[0].get_weights()
     keras.random.uniform((3,))
     same = make_networks(*SPECTRAL, 1)[0].get_weights()

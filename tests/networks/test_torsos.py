@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from keras import ops
 from toy_networks import make_options, make_spec
 
 from distdqn.errors import ConfigError
@@ -101,11 +102,8 @@ def test_impala_block_adds_its_change_to_its_input():
     observation = np.random.default_rng(0).normal(size=(2, 6, 6)).astype(np.float32)
     for i in range(0, 30, 2):
         if (i // 2) % 5:
-            arrays[i][:] = 0.0  # within the blocks: what is left are three convolutions
+            arrays[i][:] = 0.0  # within the blocks, so three convolutions remain
     model.set_weights(arrays)
-
-    from keras import ops
-
     features = observation[..., None]
     for i in (0, 10, 20):
         features = ops.conv(features, arrays[i], padding="same") + arrays[i + 1]
