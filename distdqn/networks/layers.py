@@ -49,7 +49,7 @@ class NoisyDense(layers.Layer):  # type: ignore[misc]
         return self.activation(inputs @ (self.kernel + self.kernel_sigma * noise) + bias)
 
     def resample(self, seed: tf.Tensor) -> None:
-        """Draws `e_in` `[F]` and `e_out` `[units]` by two numbers `seed`: `sign(e) * sqrt(|e|)` of normal `e`.
+        """Draws `e_in` `[F]` and `e_out` `[units]` by `seed`, two numbers: `sign(e) * sqrt(|e|)`, `e` normal.
 
         Source: Fortunato et al. (2018), section 3, option (b), arXiv:1706.10295.
         """
