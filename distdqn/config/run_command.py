@@ -53,7 +53,7 @@ command line; each replaces those before it. A file is YAML, TOML or JSON and na
 (`batch_size: 64`), as the `config.json` of every run does. `--print-config` prints all options as YAML for
 `--config`. In Python, options are the arguments of `distdqn.Config`.
 
-After a change of an option, write this page anew: `python -m distdqn.config.run_command > docs/options.md`.
+After a change of an option, write this page again: `python -m distdqn.config.run_command > docs/options.md`.
 """
 
 

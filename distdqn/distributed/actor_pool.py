@@ -111,7 +111,7 @@ class ActorPool:
         control = self._team.control or self._team.start_control()
         if self._listens_to is not control:
             self._listens_to, self._is_listening = control, False
-            self._command = 0  # a new process counts anew
+            self._command = 0  # a new process starts to count at zero
         if not self._is_listening:
             self._is_listening = True
             self._calls.send(control, "next_command", on_result=self._receive_command, turns=float("inf"))

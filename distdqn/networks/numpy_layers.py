@@ -155,7 +155,7 @@ def _bind_layer_normalization(layer: Layer, arrays: list[FloatArray]) -> Operati
 
 
 def _bind_batch_normalization(layer: Layer, arrays: list[FloatArray]) -> Operation:
-    """The same with the mean and variance of training."""
+    """Returns the normalization with the mean and variance of training."""
     scale, offset, (mean, variance) = _scale_and_offset(layer, arrays)
     factor = scale / np.sqrt(variance + np.float32(layer["epsilon"]))  # [C]
     constant = offset - mean * factor  # [C]

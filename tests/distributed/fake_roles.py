@@ -124,7 +124,7 @@ class FakeReplay:
 
 
 class FakeLearner:
-    """Counts updates and versions; whoever starts it sets `generation`, its incarnation."""
+    """Counts updates and versions; whoever starts it sets `generation`."""
 
     def __init__(self, notice=None):
         self.generation = 0

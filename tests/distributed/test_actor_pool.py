@@ -196,7 +196,7 @@ def test_places_on_the_ladder_are_shared_among_the_actors_there_are():
     assert places(45, 60) == {(0, 0, 2), (1, 1, 2)}
 
 
-def test_no_two_actors_of_a_run_have_the_same_index_and_incarnation():
+def test_no_two_actors_of_a_run_have_the_same_index_and_generation():
     backend = FakeBackend(seconds={"rollout": 0.3, "learn": 0.05})
     backend.at(25.0, lambda: backend.kill("actor", 2))
     run = make_scaled((15.0, 4), (30.0, 1), (40.0, 4), backend=backend)

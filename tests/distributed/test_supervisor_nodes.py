@@ -31,9 +31,7 @@ def test_actors_of_a_dead_node_are_replaced_and_said_to_be_lost_with_it():
 
 def test_lost_nodes_do_not_count_towards_max_failures():
     # Every life ends in its first rollout: three times with its node, and twice by itself.
-    backend = _on_nodes(
-        FakeBackend(faults=fault("actor", "rollout", 1, restarts=[3, 4])), {"actor": "first"}
-    )
+    backend = _on_nodes(FakeBackend(faults=fault("actor", "rollout", 1, restarts=[3, 4])), {"actor": "first"})
     for at, node in [(1.05, "first"), (2.25, "later-1"), (3.45, "later-2")]:
         backend.at(at, lambda node=node: backend.kill_node(node))
     run = make_run(backend, actors=1, max_failures=3)
@@ -42,9 +40,7 @@ def test_lost_nodes_do_not_count_towards_max_failures():
 
 
 def test_node_that_is_known_to_be_dead_only_later_does_not_count_either():
-    backend = _on_nodes(
-        FakeBackend(faults=fault("actor", "rollout", 1, restarts=[1, 2])), {"actor": "first"}
-    )
+    backend = _on_nodes(FakeBackend(faults=fault("actor", "rollout", 1, restarts=[1, 2])), {"actor": "first"})
     backend.at(1.05, lambda: backend.kill_node("first", seconds_until_known=1.5))
     run = make_run(backend, actors=1, max_failures=3)
     assert run.supervisor.run() == "max_env_steps"

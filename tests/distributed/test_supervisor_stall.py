@@ -123,9 +123,7 @@ def test_long_evaluation_at_the_end_is_told_but_is_no_stall():
 
 def test_role_that_is_replaced_again_and_again_is_no_stall():
     # Up after 1 s, compiling until it raises after 30 s: each time something goes on for 30 s.
-    backend = FakeBackend(
-        seconds={"compile": 30.0}, faults=fault("learner", "compile", 1, restarts=range(5))
-    )
+    backend = FakeBackend(seconds={"compile": 30.0}, faults=fault("learner", "compile", 1, restarts=range(5)))
     run = make_run(backend, stall_timeout_seconds=20.0, max_failures=10)
     assert run.supervisor.run() == "max_env_steps"
     assert run.counters.learner_restarts == 5
