@@ -211,9 +211,8 @@ class RolloutRequest:
 
     env_steps: int  # total of the run at the time of the request; sets epsilon
     limit: int  # most env steps to take
-    position: int = (
-        0  # of the actor among the acting ones, from 0; with `actors` it sets its rungs of the ladder
-    )
+    # Of the actor among the acting ones, from 0; with `actors` it sets its rungs of the ladder.
+    position: int = 0
     actors: int = 1  # how many act now
 
 

@@ -221,8 +221,8 @@ def test_fault_30_run_waits_for_nodes_of_a_real_cluster_that_are_on_their_way_an
     run = run_on(cluster, tmp_path / "run", *options)
     output, _ = run.communicate(timeout=150)
     assert run.returncode == 0, output
-    (line,) = [line for line in output.splitlines() if "have found room" in line]
-    assert "4 of 7 processes have found room on the cluster, which has 4 CPUs" in line
-    assert line.endswith("7 are needed; new nodes are on their way.")
+    (line,) = [line for line in output.splitlines() if "have found resources" in line]
+    assert "4 of 7 processes have found resources on the cluster, which has 4 CPUs" in line
+    assert line.endswith("7 are needed; new nodes are starting.")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["env_steps"], summary["actor_restarts"]) == (2_000, 0)

@@ -32,9 +32,7 @@ def last_line(why: str) -> str:
 class Failure:
     """A failure of a role without a completed call since."""
 
-    node: (
-        str | None
-    )  # of the cluster, that the process was on; None if it never was up and no node is to blame
+    node: str | None  # the process was on; None if it never was up and no node is to blame
     is_hang: bool  # the environment did not respond in time
 
 
@@ -144,9 +142,19 @@ class Calls:
         self._handles.append(handle)
         worker = Worker(role, index, handle, restarts, is_numbered)
         refs = (self.backend.identify(handle),)
-        is_idle = role == "control"  # it does no work that could prove that it is well
         self._add(
-            Call(worker, "identify", refs, _ignore, _ignore, _called_role, 1.0, False, is_idle, self._clock())
+            Call(
+                worker,
+                "identify",
+                refs,
+                on_result=_ignore,
+                on_lost=_ignore,
+                find_culprit=_called_role,
+                turns=1.0,
+                plays=False,
+                is_work=role == "control",  # it does no work that could prove that it is well
+                sent_at=self._clock(),
+            )
         )
         return worker
 

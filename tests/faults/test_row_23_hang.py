@@ -62,6 +62,6 @@ def test_fault_23_environment_that_hangs_is_replaced_and_in_the_end_named(
 
     assert once == 1
     assert code == 5, run.output()
-    assert "The environment `toy_faults:ToyHanging-v0` gave no answer within 2 s in actor-" in run.output()
+    assert "The environment `toy_faults:ToyHanging-v0` did not respond within 2 s in actor-" in run.output()
     assert "2 consecutive times" in run.output()
     assert "Traceback" not in run.output()
