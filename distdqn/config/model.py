@@ -4,7 +4,7 @@ import difflib
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -95,15 +95,6 @@ class Options(BaseModel):
         """What an option stands under in `--help`."""
         owner = next(base for base in cls.__mro__ if name in vars(base).get("__annotations__", ()))
         return owner.elsewhere.get(name, owner.heading) if issubclass(owner, Options) else ""
-
-    @classmethod
-    def from_text(cls, given: Mapping[str, Any]) -> Self:
-        """Options by name as a command line or a file gives them: text is parsed.
-
-        Raises:
-            InvalidOptions: lists all mistakes.
-        """
-        return cls(**values_from_text(cls.model_fields, given))
 
 
 def listed(form: str) -> BeforeValidator:

@@ -182,7 +182,7 @@ class Learner:
             "first_skipped": self._first_skipped,
         }
 
-    def set_state(self, state: dict[str, Any], *, generation: int | None = None) -> None:
+    def set_state(self, state: dict[str, Any]) -> None:
         """Restores the result of `get_state`, to the bit.
 
         A learner of a newer generation than the checkpoint's counts versions from 1, so that none is given
@@ -190,7 +190,6 @@ class Learner:
 
         Args:
             state: arrays `[...]` may be read-only; they are copied.
-            generation: of this learner; None means that of the constructor.
 
         Raises:
             ValueError: it belongs to a learner with another network; nothing was changed.
@@ -198,8 +197,7 @@ class Learner:
         self._loop.set_state(state["networks"])
         self._learner_steps = state["learner_steps"]
         saved_generation, saved_version = state["weights_version"]
-        own = self._weights_version[0] if generation is None else generation
-        is_newer = own > saved_generation
-        self._weights_version = (own, 0) if is_newer else (saved_generation, saved_version)
+        own = self._weights_version[0]
+        self._weights_version = (own, 0) if own > saved_generation else (saved_generation, saved_version)
         self._skipped.count = state["consecutive_skipped"]
         self._first_skipped = state["first_skipped"]

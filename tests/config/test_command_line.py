@@ -4,7 +4,7 @@ import pytest
 
 from distdqn.config.command_line import Command, default_text, print_mistakes
 from distdqn.config.config import Config
-from distdqn.config.model import Options, Text
+from distdqn.config.model import Options, Text, values_from_text
 from distdqn.errors import ClusterError, ConfigError
 
 
@@ -48,7 +48,7 @@ def test_default_is_written_as_one_would_type_it(value: object, text: str) -> No
 def test_default_as_text_converts_to_the_default_of_every_option() -> None:
     texts = {name: default_text(field.default) for name, field in Config.model_fields.items()}
 
-    assert Config.from_text(texts) == Config()
+    assert Config(**values_from_text(Config.model_fields, texts)) == Config()
 
 
 def test_options_given_are_the_only_ones_that_come_back() -> None:

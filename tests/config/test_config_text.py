@@ -6,13 +6,19 @@ from typing import Any
 import pytest
 
 from distdqn.config.config import Config
+from distdqn.config.model import values_from_text
 from distdqn.errors import ConfigError
 
 
+def config_from_text(**texts: str) -> Config:
+    """The options that a command line or a file gives as these texts."""
+    return Config(**values_from_text(Config.model_fields, texts))
+
+
 def mistakes_in_text(**texts: str) -> list[str]:
-    """What `Config.from_text` says is wrong."""
+    """What is wrong with these texts."""
     try:
-        Config.from_text(texts)
+        config_from_text(**texts)
     except ConfigError as error:
         return error.mistakes
     return []
@@ -57,7 +63,7 @@ class Poles:
     ],
 )
 def test_text_becomes_a_value_of_the_type_of_its_option(option: str, text: str, value: Any) -> None:
-    found = getattr(Config.from_text({option: text}), option)
+    found = getattr(config_from_text(**{option: text}), option)
 
     assert found == value
     assert type(found) is type(value)
@@ -117,7 +123,7 @@ def test_json_names_a_function_by_its_module(env: Any, name: str) -> None:
 
 
 def test_points_of_a_schedule_are_read_as_pairs() -> None:
-    config = Config.from_text({"epsilon_schedule": "piecewise", "epsilon_points": "0:1,5000:0.1"})
+    config = config_from_text(epsilon_schedule="piecewise", epsilon_points="0:1,5000:0.1")
 
     assert config.epsilon_points == ((0, 1.0), (5000, 0.1))
     assert Config(**json.loads(json.dumps(config.to_json()))) == config

@@ -168,11 +168,10 @@ class FakeLearner:
             "weights_version": [self.generation, self._version],
         }
 
-    def set_state(self, state, generation=None):
+    def set_state(self, state):
         self.restored.append(state["learner_steps"])
         assert state["networks"]["online"].tolist() == [state["learner_steps"]] * 2
         self.steps = state["learner_steps"]
-        self.generation = self.generation if generation is None else generation
         saved_epoch, saved_version = state["weights_version"]
         if self.generation <= saved_epoch:  # as `Learner.set_state`
             self.generation, self._version = saved_epoch, saved_version
