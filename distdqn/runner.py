@@ -13,9 +13,9 @@ from distdqn.checkpoints.resume import checkpoint_root, describe_run, find_start
 from distdqn.checkpoints.store import CheckpointRef, Store, place_of
 from distdqn.config.config import Config
 from distdqn.distributed.calls import Calls
-from distdqn.distributed.startup_check import StartupCheck
 from distdqn.distributed.supervisor import Supervisor
 from distdqn.distributed.team import WorkerGroup
+from distdqn.distributed.watchdog import StartupCheck
 from distdqn.errors import (
     TERMINATED,
     CheckpointError,
@@ -184,7 +184,7 @@ class _Runner:
         """All roles of a `serial` or `lockstep` run, ready."""
         actors, seconds = int(self._config.actors), self._config.start_timeout_seconds
         team = WorkerGroup(calls, self._config, actors)
-        team.wait_until_ready(StartupCheck(calls.backend, actors, seconds, self._metrics.note))
+        team.wait_until_ready(StartupCheck(calls.backend, actors, seconds, self._metrics.note).check)
         return team
 
     def _run_rounds(self, team: WorkerGroup) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 from distdqn.config.config import Config
 from distdqn.distributed.calls import Call, Calls, Ended, Worker
 from distdqn.distributed.replay_shards import ReplayShards
-from distdqn.distributed.startup_check import StartupCheck
 from distdqn.distributed.team import WorkerGroup
+from distdqn.distributed.watchdog import StartupCheck
 from distdqn.training.loop import Run
 from distdqn.types import ActorPoolStatus, FlushReport
 
@@ -95,7 +95,7 @@ class ActorPool:
                     self._run.metrics.note(
                         f"{actor.name} did not finish its rollout in time and is ended with it."
                     )
-                self._end(actor)
+                self._team.end_actor(actor)
         self._start_and_drain(now)
         self._startup_check.check(self._team.workers)
         self._tell(now)
@@ -168,7 +168,7 @@ class ActorPool:
         by_loss = sorted(staying, key=lambda actor: (actor.is_ready, -actor.index))
         for actor in by_loss[: max(0, len(staying) - self._wanted)]:
             if not actor.is_ready:
-                self._end(actor)
+                self._team.end_actor(actor)
                 continue
             actor.drains_until = now + _DRAIN_SECONDS
             self._calls.send(actor, "flush", 0, returns=2, on_result=self._store_rest)  # after its rollouts
@@ -182,13 +182,7 @@ class ActorPool:
         metrics = self._run.metrics
         metrics.add_flush(report, metrics.counters.inserted + report.transitions)
         if self._team.is_current(actor):
-            self._end(actor)
+            self._team.end_actor(actor)
 
     def _lose_rest(self, _ended: Ended) -> None:
         self._run.metrics.counters.lost_rollouts += 1
-
-    def _end(self, actor: Worker) -> None:
-        lost = self._calls.abandon(actor)
-        self._team.remove(actor)
-        for ended in lost:
-            ended.call.on_lost(ended)

@@ -57,18 +57,14 @@ class FaultHandler:
             call.on_lost(ended)
             return
         if worker.drains_until is not None:
-            lost = [ended, *self._calls.abandon(worker)]
-            self._team.remove(worker)
-            _lose(lost)
+            self._team.end_actor(worker, ended)
             self._run.metrics.note(
                 f"{worker.name} failed in `{call.method}` while draining: {last_line(why)}"
             )
             return
         name = f"{worker.name} (restart {worker.restarts})" if worker.restarts else worker.name
         how = self._count_failure(worker, ended, name)
-        lost = [ended, *self._calls.abandon(worker)]
-        losses = self._restore(worker, self._team.replace(worker))
-        _lose(lost)
+        losses = self._replace(worker, ended)
         self._run.metrics.note(f"{name} {how} `{call.method}` and is replaced{losses}: {last_line(why)}")
 
     def replace_unreadable(self, shard: Worker, plan: RestorePlan, error: Exception) -> None:
@@ -80,9 +76,7 @@ class FaultHandler:
         start = self._resume_from
         if start is not None and plan.ref is not None and plan.ref.document is start.document:
             raise CheckpointError(f"The checkpoint to resume from cannot be read: {error}") from error
-        lost = self._calls.abandon(shard)
-        losses = self._restore(shard, self._team.replace(shard))
-        _lose(lost)
+        losses = self._replace(shard)
         self._run.metrics.note(f"{shard.name} cannot be restored and is replaced{losses}: {error}")
 
     def _count_failure(self, worker: Worker, ended: Ended, name: str) -> str:
@@ -105,16 +99,23 @@ class FaultHandler:
             details=why,
         )
 
-    def _restore(self, worker: Worker, fresh: Worker) -> str:
-        """Restores what the new process needs; says what is lost."""
+    def _replace(self, worker: Worker, *failed: Ended) -> str:
+        """Starts a new process and restores what it needs; says what is lost.
+
+        The calls of the old process, and those that `failed` before, are lost once the new one is in place.
+        """
+        lost, losses = [*failed, *self._calls.abandon(worker)], ""
+        fresh = self._team.replace(worker)
         match worker.role:
             case "actor":
                 self._run.metrics.counters.actor_restarts += 1
             case "learner":
-                return self._restore_learner()
+                losses = self._restore_learner()
             case "replay":
-                return self._restore_replay(fresh)
-        return ""
+                losses = self._restore_replay(fresh)
+        for ended in lost:
+            ended.call.on_lost(ended)
+        return losses
 
     def _restore_learner(self) -> str:
         """Puts a new learner where the newest checkpoint was; says what that loses."""
@@ -148,12 +149,6 @@ class FaultHandler:
     def _newest(self) -> CheckpointRef | None:
         """The newest checkpoint that is whole, of this run or the one that it resumes."""
         return self._checkpoints.newest() or self._resume_from
-
-
-def _lose(lost: list[Ended]) -> None:
-    """Handles calls that have no result."""
-    for ended in lost:
-        ended.call.on_lost(ended)
 
 
 def count_lost_learner(counters: Counters, ref: CheckpointRef | None) -> int:

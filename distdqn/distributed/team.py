@@ -1,14 +1,13 @@
 """The roles of a run, whichever mode and backend. What is asked of them here is waited for."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from typing_extensions import override
 
 from distdqn.config.config import Config, resolved
-from distdqn.distributed.calls import Calls, Worker, evaluation_turns, last_line
-from distdqn.distributed.startup_check import StartupCheck
+from distdqn.distributed.calls import Calls, Ended, Worker, evaluation_turns, last_line
 from distdqn.errors import RoleFailure
 from distdqn.training.backend import Ref
 from distdqn.training.loop import Team
@@ -92,9 +91,12 @@ class WorkerGroup(Team):
         self.actors = sorted([*self.actors, fresh], key=lambda actor: actor.index)
         return fresh
 
-    def remove(self, actor: Worker) -> None:
-        """Removes an actor whose process has been ended."""
+    def end_actor(self, actor: Worker, *failed: Ended) -> None:
+        """Ends an actor's process. Its calls, and those that `failed` before, are lost."""
+        lost = [*failed, *self._calls.abandon(actor)]
         self.actors = [each for each in self.actors if each is not actor]
+        for ended in lost:
+            ended.call.on_lost(ended)
 
     def start_control(self) -> Worker:
         """Starts the process that takes commands."""
@@ -182,19 +184,19 @@ class WorkerGroup(Team):
             return self._published[1]
         return weights
 
-    def wait_until_ready(self, startup_check: StartupCheck) -> None:
-        """Waits until every process is up.
+    def wait_until_ready(self, check: Callable[[Sequence[Worker]], None]) -> None:
+        """Waits until every process is up; calls `check` with the roles once a second.
 
         Raises:
             RoleFailure: one does not start. In rounds, a new process could not continue where it stopped.
-            ClusterError: the cluster lacks resources.
+            DistdqnError: `check` raises it.
         """
         while not all(worker.is_ready for worker in self.workers):
             for ended in self._calls.collect(1.0):
                 if ended.failure is not None:
                     name, why = ended.call.worker.name, ended.failure
                     raise RoleFailure(f"{name} does not start: {last_line(why)}", details=why)
-            startup_check.check(self.workers)
+            check(self.workers)
 
     def compile(self) -> str | None:
         """Compiles the learner's update; returns a line if something is slower than it could be."""

@@ -15,8 +15,8 @@ from distributed.fakes import (
 )
 
 from distdqn.distributed.calls import Calls
-from distdqn.distributed.startup_check import StartupCheck
 from distdqn.distributed.team import WorkerGroup
+from distdqn.distributed.watchdog import StartupCheck
 from distdqn.errors import ClusterError
 
 _LOOK = 0.2
@@ -312,7 +312,7 @@ def test_fault_30_lockstep_run_says_too_that_a_cluster_is_too_small():
     calls = Calls(backend, make_config(), backend.clock)
     startup_check = StartupCheck(backend, 2, 60.0, lambda _text: None, backend.clock)
     with pytest.raises(ClusterError, match="4 of 5 processes"):
-        WorkerGroup(calls, make_config(), actors=2).wait_until_ready(startup_check)
+        WorkerGroup(calls, make_config(), actors=2).wait_until_ready(startup_check.check)
     assert 60.0 <= backend.now <= 60.0 + 1.0
 
 

@@ -17,7 +17,7 @@ from distdqn.checkpoints.reshard import RestorePlan
 from distdqn.cluster import launch
 from distdqn.config.config import Config, RunOptions
 from distdqn.distributed.calls import Calls
-from distdqn.distributed.startup_check import StartupCheck
+from distdqn.distributed.watchdog import StartupCheck
 from distdqn.errors import TERMINATED
 from distdqn.runner import train
 from distdqn.training.checkpointing import RoundCheckpointer
