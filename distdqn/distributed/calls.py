@@ -74,20 +74,29 @@ class Worker:
         }
 
 
+def _ignore(*_: Any) -> None:
+    """Does nothing with the end of a call."""
+
+
+def _called_role(ended: "Ended") -> Worker | None:
+    """The role that was called; nobody if an argument is lost."""
+    return None if ended.lacks_input else ended.call.worker
+
+
 @dataclass(eq=False)
 class Call:
-    """One call in flight."""
+    """One call in flight; the fields are those of `Calls.send`."""
 
     worker: Worker
     method: str
     refs: tuple[Ref, ...]
-    on_result: Callable[["Call", Any], None]
-    on_lost: Callable[["Ended"], None]
-    find_culprit: Callable[["Ended"], Worker | None]
-    turns: float
-    plays: bool
-    is_work: bool
     sent_at: float
+    on_result: Callable[["Call", Any], None] = _ignore
+    on_lost: Callable[["Ended"], None] = _ignore
+    find_culprit: Callable[["Ended"], Worker | None] = _called_role
+    turns: float = 1.0
+    plays: bool = False
+    is_work: bool = False
     deadline: float = math.inf
 
 
@@ -106,15 +115,6 @@ class Ended:
     def is_hang(self) -> bool:
         """Whether an environment that is up did not respond in time."""
         return self.is_overdue and self.call.plays and self.call.worker.is_ready
-
-
-def _ignore(*_: Any) -> None:
-    """Does nothing with the end of a call."""
-
-
-def _called_role(ended: Ended) -> Worker | None:
-    """The role that was called; nobody if an argument is lost."""
-    return None if ended.lacks_input else ended.call.worker
 
 
 class Calls:
@@ -142,20 +142,8 @@ class Calls:
         self._handles.append(handle)
         worker = Worker(role, index, handle, restarts, is_numbered)
         refs = (self.backend.identify(handle),)
-        self._add(
-            Call(
-                worker,
-                "identify",
-                refs,
-                on_result=_ignore,
-                on_lost=_ignore,
-                find_culprit=_called_role,
-                turns=1.0,
-                plays=False,
-                is_work=role == "control",  # it does no work that could prove that it is well
-                sent_at=self._clock(),
-            )
-        )
+        is_work = role == "control"  # it does no work that could prove that it is well
+        self._add(Call(worker, "identify", refs, self._clock(), is_work=is_work))
         return worker
 
     def send(
@@ -186,10 +174,8 @@ class Calls:
             is_work: its success proves that the role can do its work.
         """
         refs = self.backend.call(worker.handle, method, *arguments, returns=returns)
-        now = self._clock()
-        self._add(
-            Call(worker, method, refs, on_result, on_lost, find_culprit, turns, plays, plays or is_work, now)
-        )
+        ends, is_work = (on_result, on_lost, find_culprit), plays or is_work
+        self._add(Call(worker, method, refs, self._clock(), *ends, turns, plays, is_work))
         return refs
 
     def count(self, *methods: str) -> int:
