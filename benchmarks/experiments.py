@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from distdqn.config.command_line import parse_run
 from distdqn.config.config import Config, resolved
-from distdqn.config.run_command import parse_run
 from distdqn.environments.registry import inspect_environment
 from distdqn.training.resolve import resolve
 
@@ -78,7 +78,7 @@ class Row:
 
 
 def _config(arguments: Sequence[str]) -> Config:
-    return parse_run(arguments).config()
+    return parse_run(arguments).config
 
 
 CARTPOLE_DEFAULT = Row("default", CARTPOLE)

@@ -5,15 +5,14 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 # Before NumPy is imported: its thread pools get their sizes then.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
-from distdqn.config.command_line import print_mistakes
-from distdqn.config.config import Config
-from distdqn.config.run_command import RunArguments, config_yaml, help_topic, parse_run, print_run_help
-from distdqn.errors import GOAL_MISSED, INTERRUPTED, TERMINATED, ConfigError, DistdqnError
+from distdqn.config.command_line import config_yaml, parse_run, print_mistakes, prints_run_help
+from distdqn.errors import GOAL_MISSED, INTERRUPTED, TERMINATED, DistdqnError
 
 _IMPORTED = time.monotonic()
 
@@ -22,18 +21,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Trains as the command line says; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        if (topic := help_topic(arguments)) is not None:
-            print_run_help(topic)
+        if prints_run_help(arguments):
             return 0
-        given = parse_run(arguments)
-        config = _config(given)
+        given = parse_run(arguments, _mistakes_around)
         if given.prints_config:
-            print(config_yaml(config), end="")
+            print(config_yaml(given.config), end="")
             return 0
         # NumPy and Gymnasium take half a second to import, and help is given without them.
         from distdqn.runner import train
 
-        summary = train(config, started=_process_start())
+        summary = train(given.config, started=_process_start())
     except DistdqnError as error:
         if "--debug" in arguments:
             raise
@@ -44,26 +41,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return ends.get(summary["reason"], GOAL_MISSED if summary["solved"] is False else 0)
 
 
-def _config(given: RunArguments) -> Config:
-    """The options of the run.
+def _mistakes_around(values: dict[str, Any]) -> list[str]:
+    """Mistakes in the environment, the network and the folder that options name."""
+    from distdqn.training.resolve import check_surroundings
 
-    Raises:
-        ConfigError: lists all mistakes, those in the environment and the folder that they name, too.
-    """
+    names = {name: value for name, value in values.items() if isinstance(value, str)}
+    folder, network = names.get("run_dir"), names.get("network")
     try:
-        return given.config()
-    except ConfigError as error:
-        from distdqn.training.resolve import check_surroundings
-
-        mistakes = error.mistakes
-        names = {name: value for name, value in given.values.items() if isinstance(value, str)}
-        try:
-            check_surroundings(
-                names.get("env", "CartPole-v1"), names.get("run_dir"), names.get("network"), "resume" in names
-            )
-        except DistdqnError as other:
-            mistakes += other.mistakes
-        raise ConfigError(mistakes) from None
+        check_surroundings(names.get("env", "CartPole-v1"), folder, network, "resume" in names)
+    except DistdqnError as error:
+        return error.mistakes
+    return []
 
 
 def _process_start() -> float:

@@ -6,11 +6,11 @@ import statistics
 import pytest
 
 from distdqn import Config, train
-from distdqn.config.files import preset_names
+from distdqn.config.model import PRESETS
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("preset", [name for name in preset_names() if name != "lecture"])
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "lecture"])
 def test_cart_pole_is_solved_by_every_preset(preset, start_run):
     run = start_run("--preset", preset, "--actors", 2, "--seed", 100)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from distdqn.checkpoints.store import Store
-from distdqn.config.run_command import parse_run
+from distdqn.config.command_line import parse_run
 from distdqn.networks.numpy_policy import NumpyPolicy, load_policy
 
 _FILES = {
@@ -158,7 +158,7 @@ def test_run_directory_holds_every_file_and_nothing_half_written(solved):
 
 
 def test_options_are_written_as_given_to_be_run_again_and_as_resolved(solved):
-    config = parse_run(["--config", str(solved.run_dir / "config.json")]).config()
+    config = parse_run(["--config", str(solved.run_dir / "config.json")]).config
     assert (config.actors, config.batch_size, config.target_return, config.torso) == (4, None, "auto", "auto")
     record = solved.read("run.json")
     resolved = record["resolved_options"]

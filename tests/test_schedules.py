@@ -3,7 +3,7 @@ import math
 import pytest
 
 from distdqn.config.config import Config
-from distdqn.config.files import preset_names, read_preset
+from distdqn.config.model import PRESETS, read_preset
 from distdqn.schedules import (
     CosineSchedule,
     LinearSchedule,
@@ -105,7 +105,7 @@ def test_learner_is_ordered_with_the_values_of_the_env_step():
         (Config(learning_rate_schedule="linear"), True, 2e-5),
         *(
             (Config.from_preset(preset), False, read_preset(preset).get("learning_rate", 1e-3))
-            for preset in preset_names()
+            for preset in PRESETS
         ),
     ],
 )

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 import distdqn
-from distdqn.config.command_line import flag
+from distdqn.config.command_line import flag, prints_run_help
 from distdqn.config.config import HEADINGS, Config
-from distdqn.config.run_command import print_run_help
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = sorted((ROOT / "distdqn").rglob("*.py"))
@@ -241,7 +240,7 @@ def test_every_option_stands_in_the_help_on_its_group(
     heading: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    print_run_help(heading)
+    prints_run_help(["--help", heading])
     flags = set(re.findall(r"--[a-z0-9-]+", capsys.readouterr().out))
 
     names = [name for name in Config.model_fields if Config.heading_of(name) == heading]

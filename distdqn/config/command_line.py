@@ -1,9 +1,11 @@
-"""Command lines, made from models of options by `cyclopts`."""
+"""Command lines, made from models of options by `cyclopts`; that of `run`, and docs/options.md."""
 
 import inspect
+import itertools
 import sys
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
 from cyclopts import App, Group, Parameter
@@ -11,7 +13,20 @@ from cyclopts.exceptions import CoercionError, MissingArgumentError
 from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, HelpEntry, NameRenderer
 from pydantic.fields import FieldInfo
 
-from distdqn.config.model import RENAMED, Options, alternatives, bounds, did_you_mean, values_from_text
+from distdqn.config.config import HEADINGS, Config
+from distdqn.config.model import (
+    PRESETS,
+    RENAMED,
+    InvalidOptions,
+    Options,
+    Text,
+    alternatives,
+    bounds,
+    did_you_mean,
+    read_options,
+    read_preset,
+    values_from_text,
+)
 from distdqn.errors import ConfigError, DistdqnError
 
 M = TypeVar("M", bound=Options)
@@ -59,18 +74,27 @@ class Command(Generic[M]):
         model: what `read` returns.
         others: models of options that `read` leaves out.
         positional: the option that is given without its name, if there is one.
+        headings: of options, in the order of help; others come after them.
     """
 
     def __init__(
-        self, usage: str, description: str, model: type[M], *others: type[Options], positional: str = ""
+        self,
+        usage: str,
+        description: str,
+        model: type[M],
+        *others: type[Options],
+        positional: str = "",
+        headings: Iterable[str] = (),
     ) -> None:
-        self._usage = usage
-        self._description = description
+        self._usage, self._description = usage, description
         self._model = model
         self._positional = positional
-        models: list[type[Options]] = [*others, model]
-        self._owners = {name: each for each in models for name in each.model_fields}
+        owners: list[type[Options]] = [*others, model]
+        self._owners = {name: owner for owner in owners for name in owner.model_fields}
         self.fields = {name: owner.model_fields[name] for name, owner in self._owners.items()}
+        self.names: dict[str, list[str]] = {heading: [] for heading in headings}  # of options, by heading
+        for name, owner in self._owners.items():
+            self.names.setdefault(owner.heading_of(name), []).append(name)
 
     def read(self, arguments: Sequence[str]) -> M:
         """The options of a command line.
@@ -90,7 +114,7 @@ class Command(Generic[M]):
     def collect(self, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         """Options by name, whose values are not checked yet, and a line for each that cannot be read."""
         tokens, mistakes = list(arguments), []
-        app = self._app(self.fields)
+        app = self._app(self.names)
         while True:
             try:
                 _, bound, unused, _ = app.parse_known_args(tokens)
@@ -119,14 +143,14 @@ class Command(Generic[M]):
         """Prints every option if that is asked for; whether it is."""
         is_asked = bool({"--help", "-h"} & set(arguments))
         if is_asked:
-            self.print_options(self.fields)
+            self.print_options(self.names)
         return is_asked
 
-    def print_options(self, names: Iterable[str]) -> None:
-        """Prints some options, each with its meaning and default, headings in the order of the names."""
-        self._app(names).help_print([])
+    def print_options(self, headings: Iterable[str]) -> None:
+        """Prints the options below some headings, each with its meaning and default."""
+        self._app(headings).help_print([])
 
-    def _app(self, names: Iterable[str]) -> App:
+    def _app(self, headings: Iterable[str]) -> App:
         app = App(
             usage=f"Usage: {self._usage}",
             help=self._description,
@@ -136,12 +160,8 @@ class Command(Generic[M]):
             help_formatter=DefaultFormatter(column_specs=_columns),
             default_parameter=Parameter(allow_repeating=True),
         )
-        groups: dict[str, Group] = {}
-        parameters = []
-        for name in names:
-            heading = self._owners[name].heading_of(name)
-            group = groups.setdefault(heading, Group(heading, sort_key=len(groups)))
-            parameters.append(self._parameter(name, group))
+        groups = [Group(heading, sort_key=place) for place, heading in enumerate(headings)]
+        parameters = [self._parameter(name, group) for group in groups for name in self.names[group.name]]
 
         def receive(**_options: Any) -> None: ...
 
@@ -180,3 +200,150 @@ def _metavar(kind: Any) -> str:
     if typing.get_origin(kind) is typing.Literal:
         return "{" + ",".join(typing.get_args(kind)) + "}"
     return "N" if {int, float} & set(alternatives(kind)) else "TEXT"
+
+
+class RunOnly(Options):
+    """What the command line of `run` has besides the options of `Config`."""
+
+    heading = "run"
+
+    config: Text | None = None
+    """YAML, TOML or JSON file of options, for example the `config.json` of another run."""
+    preset: Text | None = None
+    """Options of a published algorithm: `apex`, `double`, `dqn`, `lecture`, `munchausen`, `qr` or `rainbow`;
+    those of `--config` and of the command line replace them."""
+    local: bool = False
+    """Short for `--address local`."""
+    print_config: bool = False
+    """Print all options as YAML for `--config`, and stop."""
+    debug: bool = False
+    """Show the tracebacks of mistakes, too."""
+
+
+_USAGE, _DESCRIPTION = "distdqn run [OPTION VALUE ...]", "Train a distributed DQN on a Gymnasium environment."
+
+RUN_COMMAND = Command(_USAGE, _DESCRIPTION, Config, RunOnly, headings=HEADINGS)
+
+_HELP = f"""Usage: {_USAGE}
+
+{_DESCRIPTION}
+
+  distdqn run --env CartPole-v1 --actors 4
+  distdqn run --preset apex --env Acrobot-v1
+  distdqn run --config runs/NAME/config.json --seed 1
+
+Options come in groups: `--help GROUP` lists one, `--help all` every option.
+"""
+
+_PAGE = """# Options
+
+A run takes its options from the defaults, then from `--preset NAME`, then from `--config FILE`, then from the
+command line; each replaces those before it. A file is YAML, TOML or JSON and names options with underscores
+(`batch_size: 64`), as the `config.json` of every run does. `--print-config` prints all options as YAML for
+`--config`. In Python, options are the arguments of `distdqn.Config`.
+
+After a change of an option, write this page again: `python -m distdqn.config.command_line > docs/options.md`.
+"""
+
+
+@dataclass(frozen=True)
+class RunArguments:
+    """What a command line of `run` asks for."""
+
+    config: Config
+    prints_config: bool  # in place of a run
+
+
+def parse_run(
+    arguments: Sequence[str], check: Callable[[dict[str, Any]], list[str]] = lambda _: []
+) -> RunArguments:
+    """Options from a preset, a file and the command line; each replaces those before it.
+
+    If they have mistakes, `check` receives all values, right or not, and returns further mistakes.
+
+    Raises:
+        ConfigError: lists all mistakes.
+    """
+    given, mistakes = RUN_COMMAND.collect(arguments)
+    only = {name: given.pop(name, None) for name in RunOnly.model_fields}
+    if only["local"]:
+        if "address" in given:
+            mistakes.append("`--local` and `--address` exclude each other (give one of them).")
+        given["address"] = "local"
+    read: dict[str, dict[str, Any]] = {"preset": {}, "config": {}}
+    for source, reader in (("preset", read_preset), ("config", read_options)):
+        try:
+            if only[source] is not None:
+                read[source] = values_from_text(Config.model_fields, reader(only[source]))
+        except ConfigError as error:
+            mistakes += error.mistakes
+    values = read["preset"] | read["config"] | given
+    try:
+        config = Config(**values)
+    except InvalidOptions as error:
+        in_file = read["config"].keys() - given.keys()
+        for name, line in error.single.items():
+            mistakes.append(f"{only['config']}: {line}" if name in in_file else line)
+        mistakes += error.contradictions
+    if mistakes:
+        raise ConfigError([*mistakes, *check(values)])
+    return RunArguments(config, bool(only["print_config"]))
+
+
+def prints_run_help(arguments: Sequence[str]) -> bool:
+    """Prints help on the words after `--help`, if that is asked for; whether it is.
+
+    Without a word it lists the headings of options. The beginning of a heading stands for the options
+    below it, and `all` for all of them.
+
+    Raises:
+        ConfigError: there is no such heading.
+    """
+    asked = list(itertools.dropwhile(lambda token: token not in ("--help", "-h"), arguments))
+    if not asked:
+        return False
+    topic = " ".join(itertools.takewhile(lambda token: not token.startswith("-"), asked[1:]))
+    if topic:
+        shown = [heading for heading in HEADINGS if topic == "all" or heading.startswith(topic)]
+        if not shown:
+            hint = did_you_mean(topic, [heading.split()[0] for heading in HEADINGS])
+            raise ConfigError(f"`--help` has no group `{topic}` ({hint}).")
+        RUN_COMMAND.print_options(shown)
+    else:
+        print(_HELP)
+        for heading, about in HEADINGS.items():
+            print(f"  {heading.split()[0]:12} {about}")
+    return True
+
+
+def config_yaml(config: Config) -> str:
+    """Every option as YAML under its heading, valid input for `--config`."""
+    import yaml  # 20 ms that most runs do not need
+
+    parts = []
+    for heading, names in RUN_COMMAND.names.items():
+        values = {name: value for name, value in config.to_json().items() if name in names}
+        parts.append(f"# {heading}\n" + yaml.safe_dump(values, sort_keys=False))
+    return "\n".join(parts)
+
+
+def options_page() -> str:
+    """The page docs/options.md."""
+    rows = []
+    for heading, names in RUN_COMMAND.names.items():
+        rows += [f"\n## {heading.capitalize()}\n", f"{HEADINGS[heading]}.\n"]
+        rows += ["| option | default | meaning |", "|---|---|---|"]
+        for name in names:
+            info = RUN_COMMAND.fields[name]
+            rows.append(f"| `{flag(name)}` | `{default_text(info.default)}` | {meaning(info)} |")
+    rows += ["\n## Presets\n", "| preset | sets | from |", "|---|---|---|"]
+    for name, path in PRESETS.items():
+        settings = ", ".join(f"`{key} {default_text(value)}`" for key, value in read_preset(name).items())
+        lines = path.read_text(encoding="utf-8").splitlines()
+        source = " ".join(line.removeprefix("# ") for line in lines if line.startswith("#"))
+        rows.append(f"| `{name}` | {settings} | {source} |")
+    return _PAGE + "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    print(options_page(), end="")

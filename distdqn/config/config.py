@@ -1,30 +1,14 @@
 """Every option of a run, written once: type, range and default, and below it what it means."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field
-from typing_extensions import override
 
 from distdqn.config import validation
-from distdqn.config.files import read_preset
-from distdqn.config.model import Options, Text, listed
+from distdqn.config.model import Options, Text, listed, read_preset
 
 T = TypeVar("T")
-
-RUN, PLACEMENT, GOAL, CHECKPOINTS = "run", "placement on a cluster", "goal and budget", "checkpoints"
-FAULTS, ACTING, REPLAY, LEARNING = "faults", "acting", "replay", "learning"
-
-HEADINGS = {
-    RUN: "environment, mode, actors, folder, Ray cluster",
-    PLACEMENT: "GPUs and custom resources of the learner and the actors",
-    GOAL: "when a run ends; evaluations and reports",
-    CHECKPOINTS: "what is saved, when and where; resuming",
-    FAULTS: "timeouts, and how many failures end a run",
-    ACTING: "rollouts, n-step returns, exploration, rewards",
-    REPLAY: "capacity, prioritized sampling, samples per insert",
-    LEARNING: "network, loss, optimizer, target network",
-}
 
 Url = Annotated[Text, AfterValidator(validation.check_url)]
 Amounts = Annotated[Text, AfterValidator(validation.check_amounts)]
@@ -53,8 +37,8 @@ Points = Annotated[tuple[tuple[int, T], ...], Field(min_length=1), listed("point
 class SharedOptions(Options):
     """What more than one role reads."""
 
-    heading = RUN
-    elsewhere: ClassVar = {"max_failures": FAULTS, "sampler": REPLAY}
+    heading = "run"
+    elsewhere: ClassVar = {"max_failures": "faults", "sampler": "replay"}
     has_opposites = True
 
     env: Text | Callable[[], Any] = "CartPole-v1"
@@ -66,16 +50,11 @@ class SharedOptions(Options):
     sampler: Literal["uniform", "prioritized"] = "uniform"
     """`uniform`, or `prioritized` by TD error, with first priorities from the actors."""
 
-    @classmethod
-    @override
-    def contradictions(cls, options: Mapping[str, Any]) -> list[str]:
-        return validation.contradictions(options)
-
 
 class PlacementOptions(SharedOptions):
-    """Which nodes and GPUs of a cluster the roles get."""
+    """GPUs and custom resources of the learner and the actors."""
 
-    heading = PLACEMENT
+    heading = "placement on a cluster"
 
     learner_gpus: Annotated[float, Field(ge=0, le=64), AfterValidator(validation.check_gpus)] = 0.0
     """GPUs of the learner's process; a part of one is shared with others."""
@@ -86,9 +65,9 @@ class PlacementOptions(SharedOptions):
 
 
 class GoalOptions(SharedOptions):
-    """When a run ends, and what it reports."""
+    """When a run ends; evaluations and reports."""
 
-    heading = GOAL
+    heading = "goal and budget"
 
     target_return: float | Literal["auto"] | None = "auto"
     """Mean return at which the run is solved; `auto` means the environment's own threshold; none means no
@@ -112,9 +91,9 @@ class GoalOptions(SharedOptions):
 
 
 class CheckpointOptions(SharedOptions):
-    """What is saved of a run, and what it resumes from."""
+    """What is saved, when and where; resuming."""
 
-    heading = CHECKPOINTS
+    heading = "checkpoints"
 
     resume: Url | None = None
     """Resume from a checkpoint: `auto` means the newest whole one of `run_dir`, if there is one; or a
@@ -133,9 +112,9 @@ class CheckpointOptions(SharedOptions):
 
 
 class FaultOptions(SharedOptions):
-    """How long a run waits for its roles."""
+    """Timeouts, and how many failures end a run."""
 
-    heading = FAULTS
+    heading = "faults"
 
     stall_timeout_seconds: Positive = 600.0
     """Longest time without progress, for example when the cluster has no room for a role, before the run
@@ -148,9 +127,9 @@ class FaultOptions(SharedOptions):
 
 
 class RunOptions(FaultOptions, CheckpointOptions, GoalOptions, PlacementOptions):
-    """Where a run happens, when it ends, and what is kept of it."""
+    """Environment, mode, actors, folder, Ray cluster."""
 
-    heading = RUN
+    heading = "run"
 
     mode: Literal["async", "lockstep", "serial"] = "async"
     """`async`: as fast as the machine allows; `lockstep`: in rounds, the same result every time;
@@ -170,9 +149,9 @@ class RunOptions(FaultOptions, CheckpointOptions, GoalOptions, PlacementOptions)
 
 
 class ActingOptions(SharedOptions):
-    """What an actor reads."""
+    """Rollouts, n-step returns, exploration, rewards."""
 
-    heading = ACTING
+    heading = "acting"
 
     envs_per_actor: UpTo100K = 16
     """Number of environments that each actor steps together."""
@@ -214,10 +193,10 @@ class ActingOptions(SharedOptions):
 
 
 class ReplayOptions(SharedOptions):
-    """What replay reads."""
+    """Capacity, prioritized sampling, samples per insert."""
 
-    heading = REPLAY
-    elsewhere: ClassVar = {"replay_shards": RUN}
+    heading = "replay"
+    elsewhere: ClassVar = {"replay_shards": "run"}
 
     replay_capacity: Transitions = 100_000
     """Number of newest transitions that replay keeps."""
@@ -241,9 +220,9 @@ class ReplayOptions(SharedOptions):
 
 
 class LearningOptions(SharedOptions):
-    """What the learner and the networks read."""
+    """Network, loss, optimizer, target network."""
 
-    heading = LEARNING
+    heading = "learning"
 
     hidden_sizes: Sizes = (128, 128)
     """Units of each hidden layer, separated by commas."""
@@ -337,6 +316,16 @@ class Config(LearningOptions, ReplayOptions, ActingOptions, RunOptions):
         if not isinstance(env, str):
             env = f"{env.__module__}:{getattr(env, '__qualname__', type(env).__qualname__)}"
         return {"env": env, **self.model_dump(mode="json", exclude={"env"})}
+
+
+# Of options in `--help`, each with what stands under it.
+HEADINGS = {
+    group.heading: (group.__doc__ or "").removesuffix(".")
+    for group in (
+        *(RunOptions, PlacementOptions, GoalOptions, CheckpointOptions, FaultOptions),
+        *(ActingOptions, ReplayOptions, LearningOptions),
+    )
+}
 
 
 def resolved(value: T | None) -> T:

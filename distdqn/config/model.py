@@ -1,18 +1,24 @@
-"""What every model of options shares: text becomes values, and mistakes become words."""
+"""What every model of options shares: files and text become values, and mistakes become words."""
 
 import difflib
+import json
+import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from distdqn.errors import ConfigError
+from distdqn.config.validation import contradictions
+from distdqn.errors import ConfigError, one_line
 
 Text = Annotated[str, Field(min_length=1)]
+
+PRESETS = {path.stem: path for path in sorted(Path(__file__).with_name("presets").glob("*.yaml"))}
 
 RENAMED = {
     "capacity": "replay_capacity",
@@ -81,14 +87,9 @@ class Options(BaseModel):
             except ValidationError as error:
                 single = _mistakes(type(self), error)
             values = {name: field.default for name, field in type(self).model_fields.items()} | given
-            others = self.contradictions({k: v for k, v in values.items() if k not in single})
+            others = contradictions({k: v for k, v in values.items() if k not in single})
             if single or others:
                 raise InvalidOptions(single, others)
-
-    @classmethod
-    def contradictions(cls, options: Mapping[str, Any]) -> list[str]:  # noqa: ARG003
-        """A line for each contradiction between options that are valid by themselves."""
-        return []
 
     @classmethod
     def heading_of(cls, name: str) -> str:
@@ -106,6 +107,48 @@ def listed(form: str) -> BeforeValidator:
         return tuple(tuple(each) if isinstance(each, list) else each for each in value)
 
     return BeforeValidator(validate)
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """The options that a preset sets.
+
+    Raises:
+        ConfigError: there is no such preset.
+    """
+    if name not in PRESETS:
+        names = ", ".join(f"`{each}`" for each in PRESETS)
+        raise ConfigError(f"`preset` must be one of {names}, not `{name}`.")
+    return read_options(PRESETS[name])
+
+
+def read_options(path: str | Path) -> dict[str, Any]:
+    """Options by name from a YAML, TOML or JSON file; nothing about them is checked.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds no options.
+    """
+    import yaml  # 20 ms that most runs do not need
+
+    path = Path(path)
+    readers: dict[str, Callable[[str], Any]] = {
+        ".yaml": yaml.safe_load,
+        ".yml": yaml.safe_load,
+        ".toml": tomllib.loads,
+        ".json": json.loads,
+    }
+    if path.suffix not in readers:
+        raise ConfigError(f"`config` must name a file that ends in {', '.join(readers)}, not `{path}`.")
+    try:
+        content = readers[path.suffix](path.read_text(encoding="utf-8"))
+    except OSError as error:
+        why = f"{path} cannot be read: {error.strerror} (name another file)."
+        raise ConfigError(f"`config`: {why}") from error
+    except (ValueError, yaml.YAMLError) as error:
+        why = f"{path} is no {path.suffix[1:].upper()}: {one_line(error)}."
+        raise ConfigError(f"`config`: {why}") from error
+    if not isinstance(content, dict | None):  # None: an empty file
+        raise ConfigError(f"`config`: {path} must hold options by name, like `actors: 8`.")
+    return {str(name): value for name, value in (content or {}).items()}
 
 
 def values_from_text(fields: Mapping[str, FieldInfo], given: Mapping[str, Any]) -> dict[str, Any]:

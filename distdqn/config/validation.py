@@ -1,18 +1,15 @@
 """What pydantic's types cannot say about options: texts with a form of their own, and contradictions."""
 
-import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# Options about building the network, which a network of the user's own replaces.
-_REPLACED_BY_NETWORK = ("dueling", "noisy", "spectral_norm", "output_init_scale", "output_bias")
+_CROSSED = "raise the one or lower the other"
+_EMPTY_SHARDS = "some would stay empty (lower it)"
 
-# Options about which Ray, and which of its nodes.
-_OF_RAY = ("address", "learner_gpus", "learner_resources", "actor_resources")
-
-_SIZES = (
+# Options of which the first must not exceed the second, and why.
+_ORDERED = (
     (
         "min_replay_size",
         "replay_capacity",
@@ -24,6 +21,12 @@ _SIZES = (
         "max_env_steps",
         "learning could never start (lower `min_replay_size` or raise `max_env_steps`)",
     ),
+    ("min_actors", "actors", _CROSSED),
+    ("min_actors", "max_actors", _CROSSED),
+    ("actors", "max_actors", _CROSSED),
+    ("replay_shards", "actors", _EMPTY_SHARDS),
+    ("replay_shards", "max_actors", _EMPTY_SHARDS),
+    ("replay_shards", "replay_capacity", _EMPTY_SHARDS),
 )
 
 
@@ -110,64 +113,56 @@ def contradictions(options: Mapping[str, Any]) -> list[str]:
     Args:
         options: those that are valid by themselves; no line is about any other.
     """
-    checks = (_sizes, _actors, _shards, _without_effect, _points)
-    return [mistake for check in checks for mistake in check(options)]
+    return [*_ranges(options), *_of_mode(options), *_without_effect(options), *_points(options)]
 
 
-def _sizes(options: Mapping[str, Any]) -> Iterator[str]:
-    for small, large, why in _SIZES:
-        if options.get(small) is not None and large in options and options[small] > options[large]:
-            yield f"`{small}` ({options[small]}) exceeds `{large}` ({options[large]}): {why}."
-    low, high = options.get("v_min", -math.inf), options.get("v_max", math.inf)
-    if low >= high:
-        yield f"`v_min` ({low:g}) must be below `v_max` ({high:g}): the support would be empty."
+def _ranges(options: Mapping[str, Any]) -> Iterator[str]:
+    for small, large, why in _ORDERED:
+        low, high = options.get(small), options.get(large)
+        if isinstance(low, int) and isinstance(high, int) and low > high:
+            yield f"`{small}` ({low}) exceeds `{large}` ({high}): {why}."
+    v_min, v_max = options.get("v_min", -math.inf), options.get("v_max", math.inf)
+    if v_min >= v_max:
+        yield f"`v_min` ({v_min:g}) must be below `v_max` ({v_max:g}): the support would be empty."
 
 
-def _actors(options: Mapping[str, Any]) -> Iterator[str]:
-    """The limits of the number of actors, and the modes that can change it."""
-    sizes = {name: options.get(name) for name in ("min_actors", "actors", "max_actors")}
-    given = [(name, number) for name, number in sizes.items() if isinstance(number, int)]
-    for (small, low), (large, high) in itertools.combinations(given, 2):
-        if low > high:
-            yield f"`{small}` ({low}) exceeds `{large}` ({high}): raise the one or lower the other."
+def _of_mode(options: Mapping[str, Any]) -> Iterator[str]:
+    """Options that a mode does not have."""
     mode = options.get("mode", "async")
-    wanted = [f"`{name}`" for name in ("min_actors", "max_actors") if sizes[name] is not None]
-    wanted += ["`actors auto`"] * (sizes["actors"] == "auto")
-    if mode != "async" and wanted:
+    if mode == "async":
+        return
+    changing = [f"`{name}`" for name in ("min_actors", "max_actors") if options.get(name) is not None]
+    changing += ["`actors auto`"] * (options.get("actors") == "auto")
+    if changing:
         yield (
-            f"{' and '.join(wanted)} cannot be used in mode `{mode}`, whose result depends on the number of "
-            "actors (give `actors` a number, or choose mode `async`)."
+            f"{' and '.join(changing)} cannot be used in mode `{mode}`, whose result depends on the number "
+            "of actors (give `actors` a number, or choose mode `async`)."
         )
-
-
-def _shards(options: Mapping[str, Any]) -> Iterator[str]:
-    shards = options.get("replay_shards", 1)
-    if shards > 1 and options.get("mode", "async") != "async":
+    if (shards := options.get("replay_shards", 1)) > 1:
         yield (
             f"`replay_shards` ({shards}) needs `mode` to be `async`: the other modes have one replay (leave "
             "it out)."
         )
-    for name in ("actors", "max_actors", "replay_capacity"):
-        most = options.get(name)
-        if isinstance(most, int) and shards > most:
-            yield f"`replay_shards` ({shards}) exceeds `{name}` ({most}): some would stay empty (lower it)."
-
-
-def _without_effect(options: Mapping[str, Any]) -> Iterator[str]:
-    """Options without effect beside others."""
-    for name in _OF_RAY:
-        if options.get("mode") == "serial" and options.get(name):
+    for name in ("address", "learner_gpus", "learner_resources", "actor_resources"):
+        if mode == "serial" and options.get(name):
             yield (
                 f"`{name}` has no effect in mode `serial`, which does not use Ray (leave it out, or choose "
                 "mode `lockstep`, which ends with the same weights)."
             )
+
+
+def _without_effect(options: Mapping[str, Any]) -> Iterator[str]:
+    """Options that others leave without effect."""
     if options.get("munchausen") and options.get("double"):
         yield "`munchausen` has a softmax policy, so `double` has no effect (add `--no-double`)."
     if options.get("output_bias") and options.get("head") == "categorical":
         yield "`output_bias` has no effect on the `categorical` head, which puts out logits (leave it out)."
     if options.get("network"):
-        idle = [name for name in _REPLACED_BY_NETWORK if options.get(name)]
-        idle += ["torso"] * (options.get("torso", "auto") != "auto")
+        idle = [
+            name
+            for name in ("dueling", "noisy", "spectral_norm", "output_init_scale", "output_bias", "torso")
+            if options.get(name) not in (None, False, 0.0, "auto")
+        ]
         for name in idle:
             yield f"`{name}` has no effect on a `network` of your own (leave one of the two out)."
 

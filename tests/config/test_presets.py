@@ -1,22 +1,22 @@
 import pytest
 
+from distdqn.config.command_line import options_page, parse_run
 from distdqn.config.config import Config
-from distdqn.config.files import preset_names, preset_source, read_preset
-from distdqn.config.run_command import parse_run
+from distdqn.config.model import PRESETS, read_preset
 from distdqn.errors import ConfigError
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", PRESETS)
 def test_preset_makes_a_config_that_has_its_options(name):
     config = Config.from_preset(name)
 
     for option, value in read_preset(name).items():
         assert getattr(config, option) == (tuple(value) if isinstance(value, list) else value)
-    assert config == parse_run(["--preset", name]).config()
+    assert config == parse_run(["--preset", name]).config
 
 
 def test_presets_are_those_that_were_promised():
-    assert preset_names() == ["apex", "double", "dqn", "lecture", "munchausen", "qr", "rainbow"]
+    assert list(PRESETS) == ["apex", "double", "dqn", "lecture", "munchausen", "qr", "rainbow"]
 
 
 def test_rainbow_and_lecture_hold_the_settings_of_their_sources():
@@ -29,7 +29,7 @@ def test_rainbow_and_lecture_hold_the_settings_of_their_sources():
 
 
 def test_single_options_replace_those_of_a_preset():
-    config = parse_run(["--preset", "apex", "--n-step", "7", "--no-dueling"]).config()
+    config = parse_run(["--preset", "apex", "--n-step", "7", "--no-dueling"]).config
 
     assert (config.n_step, config.dueling, config.sampler) == (7, False, "prioritized")
     assert Config.from_preset("apex", n_step=7, dueling=False) == config
@@ -37,7 +37,7 @@ def test_single_options_replace_those_of_a_preset():
 
 def test_unknown_preset_is_listed_with_the_other_mistakes():
     with pytest.raises(ConfigError) as caught:
-        parse_run(["--preset", "rainbows", "--actors", "0"]).config()
+        parse_run(["--preset", "rainbows", "--actors", "0"])
 
     assert len(caught.value.mistakes) == 2
     assert "`dqn`" in caught.value.mistakes[0]
@@ -51,10 +51,12 @@ def test_munchausen_with_double_is_refused_with_the_fix():
 
 
 def test_presets_differ_from_each_other_and_from_the_default():
-    configs = [Config(), *(Config.from_preset(name) for name in preset_names())]
+    configs = [Config(), *(Config.from_preset(name) for name in PRESETS)]
 
     assert len(set(configs)) == len(configs)
 
 
 def test_every_preset_says_where_it_comes_from():
-    assert all(len(preset_source(name)) > 20 for name in preset_names())
+    rows = options_page().partition("## Presets")[2].splitlines()[4:]
+    assert [row.split("`")[1] for row in rows] == list(PRESETS)
+    assert all(len(row.split(" | ")[-1]) > 20 for row in rows)

@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distdqn.config.command_line import default_text, flag, meaning
-from distdqn.config.config import HEADINGS, Config
-from distdqn.config.run_command import (
+from distdqn.config.command_line import (
     RunOnly,
     config_yaml,
-    help_topic,
+    default_text,
+    flag,
+    meaning,
     options_page,
     parse_run,
-    print_run_help,
+    prints_run_help,
 )
+from distdqn.config.config import HEADINGS, Config
 from distdqn.errors import ConfigError
 
 OPTIONS = {**RunOnly.model_fields, **Config.model_fields}
@@ -26,12 +27,12 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "options.md"
 
 def help_on(topic: str, capsys: pytest.CaptureFixture[str]) -> str:
     """`--help TOPIC` without its frame, every run of white space as one space."""
-    print_run_help(topic)
+    assert prints_run_help(["--help", topic] if topic else ["--help"])
     return " ".join(re.sub(r"[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
 
 
 def test_help_is_one_screen_that_names_every_group(capsys: pytest.CaptureFixture[str]) -> None:
-    print_run_help("")
+    assert prints_run_help(["--help"])
 
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 24
@@ -74,41 +75,44 @@ def test_help_shows_every_line_within_eighty_columns(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
 
-    print_run_help(topic)
+    assert prints_run_help(["--help", topic] if topic else ["--help"])
 
     assert [line for line in capsys.readouterr().out.splitlines() if len(line) > 80] == []
 
 
 @pytest.mark.parametrize(
-    ("arguments", "topic"),
+    ("arguments", "shown"),
     [
         (["--actors", "3"], None),
-        (["--help"], ""),
-        (["--actors", "3", "-h"], ""),
-        (["--help", "goal"], "goal"),
-        (["--help", "goal", "and", "budget", "--actors", "3"], "goal and budget"),
+        (["--help"], "Options come in groups"),
+        (["--actors", "3", "-h"], "Options come in groups"),
+        (["--help", "goal"], "--target-return"),
+        (["--help", "goal", "and", "budget", "--actors", "3"], "--target-return"),
     ],
 )
-def test_words_after_help_are_its_topic(arguments: list[str], topic: str | None) -> None:
-    assert help_topic(arguments) == topic
+def test_words_after_help_are_its_topic(
+    arguments: list[str], shown: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prints_run_help(arguments) == (shown is not None)
+    assert (shown or "") in capsys.readouterr().out
 
 
 def test_help_on_a_group_that_does_not_exist_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"no group `lerning` \(did you mean `learning`\?\)"):
-        print_run_help("lerning")
+        prints_run_help(["--help", "lerning"])
 
 
 def test_local_is_short_for_the_address_of_a_private_ray() -> None:
-    assert parse_run(["--local"]).config().address == "local"
+    assert parse_run(["--local"]).config.address == "local"
     with pytest.raises(ConfigError, match="`--local` and `--address` exclude each other"):
-        parse_run(["--local", "--address", "head:6379"]).config()
+        parse_run(["--local", "--address", "head:6379"])
 
 
 def test_file_replaces_the_preset_and_the_command_line_replaces_both(tmp_path: Path) -> None:
     path = tmp_path / "options.yaml"
     path.write_text("n_step: 7\natoms: 33\nhead: quantile\n")
 
-    config = parse_run(["--atoms", "44", "--config", str(path), "--preset", "rainbow"]).config()
+    config = parse_run(["--atoms", "44", "--config", str(path), "--preset", "rainbow"]).config
 
     assert (config.actors, config.noisy, config.n_step, config.atoms) == (4, True, 7, 44)
 
@@ -139,7 +143,7 @@ def test_every_kind_of_file_gives_the_same_options(tmp_path: Path, name: str, co
     (tmp_path / name).write_text(content)
     expected = Config(hidden_sizes=(8, 4), learning_rate=1e-4, double=False)
 
-    assert parse_run(["--config", str(tmp_path / name)]).config() == (expected if content else Config())
+    assert parse_run(["--config", str(tmp_path / name)]).config == (expected if content else Config())
 
 
 def test_mistakes_in_a_file_name_it_unless_the_command_line_replaces_them(tmp_path: Path) -> None:
@@ -147,7 +151,7 @@ def test_mistakes_in_a_file_name_it_unless_the_command_line_replaces_them(tmp_pa
     path.write_text("discount: 2\nactors: true\ncapacity: 5\nn_step: 0\n")
 
     with pytest.raises(ConfigError) as caught:
-        parse_run(["--config", str(path), "--n-step", "0", "--actors", "2"]).config()
+        parse_run(["--config", str(path), "--n-step", "0", "--actors", "2"])
 
     assert caught.value.mistakes == [
         "`n_step` must be at least 1, not `0`.",
@@ -158,12 +162,12 @@ def test_mistakes_in_a_file_name_it_unless_the_command_line_replaces_them(tmp_pa
 
 def test_printed_config_gives_the_same_options_again(tmp_path: Path) -> None:
     given = ["--epsilon-schedule", "piecewise", "--epsilon-points", "0:1,5000:0.1", "--adam-epsilon", "1e-7"]
-    config = parse_run([*given, "--preset", "qr", "--run-dir", "runs/x"]).config()
+    config = parse_run([*given, "--preset", "qr", "--run-dir", "runs/x"]).config
     (tmp_path / "again.yaml").write_text(config_yaml(config))
     (tmp_path / "again.json").write_text(json.dumps(config.to_json()))
 
     for name in ("again.yaml", "again.json"):
-        assert parse_run(["--config", str(tmp_path / name)]).config() == config
+        assert parse_run(["--config", str(tmp_path / name)]).config == config
     assert set(yaml.safe_load(config_yaml(config))) == set(Config.model_fields)
 
 
