@@ -1,6 +1,7 @@
 """Errors that a user can act on, the exit codes of a command, and the count of consecutive failures."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 GOAL_MISSED = 8
 INTERRUPTED = 130
@@ -81,6 +82,15 @@ class ConsecutiveFailures:
     def reset(self) -> None:
         """Restarts the count after a success."""
         self.count = 0
+
+
+@contextlib.contextmanager
+def collecting(mistakes: list[str]) -> Iterator[None]:
+    """Adds the mistakes of a `ConfigError` in the block to `mistakes`, so that all are raised together."""
+    try:
+        yield
+    except ConfigError as error:
+        mistakes.extend(error.mistakes)
 
 
 def one_line(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from distdqn.config.command_line import Command, print_mistakes
 from distdqn.config.config import Count, Seed, SharedOptions
 from distdqn.config.model import Options, Text
 from distdqn.environments.registry import inspect_environment, resolve_environment
-from distdqn.errors import ConfigError, DistdqnError
+from distdqn.errors import ConfigError, DistdqnError, collecting
 from distdqn.networks.numpy_policy import load_policy, make_policy
 from distdqn.types import PolicyWeights
 
@@ -66,16 +66,12 @@ def evaluate(
     Raises:
         ConfigError: the folder holds no policy, there is no such environment, or the two do not fit.
     """
-    mistakes = []
-    try:
+    mistakes: list[str] = []
+    with collecting(mistakes):
         EvaluateOptions(run_dir=str(run_dir), episodes=episodes, seed=seed, env=env, final=final)
-    except ConfigError as error:
-        mistakes = error.mistakes
-    try:
+    with collecting(mistakes):
         weights, source = _load(Path(run_dir), env, "final.npz" if final else "policy.npz")
         _check_fit(weights, source)
-    except ConfigError as error:
-        mistakes += error.mistakes
     if mistakes:
         raise ConfigError(mistakes)
     evaluation = Evaluator(SharedOptions(env=source, seed=seed)).evaluate(weights, episodes, number=0)

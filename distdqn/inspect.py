@@ -1,12 +1,12 @@
 """`python -m distdqn.inspect`: what is in the checkpoints of a run, without TensorFlow, Ray or pickle."""
 
-import contextlib
+import functools
 import json
 import math
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ from distdqn.config.config import Config
 from distdqn.errors import CheckpointDamaged, CheckpointError, DistdqnError, NoCheckpoint
 from distdqn.types import Tree
 
-_COLUMNS = ("number", "written", "learner steps", "env steps", "episodes", "best return", "size", "whole")
-_SHOWN_APART = ("env", "mode", "actors", "envs_per_actor", "seed", "run_dir", "resume")
+_RUN = ("env", "mode", "actors", "envs_per_actor", "seed")  # options that are shown before the others
+_COUNTS = ("learner_steps", "env_steps", "episodes")
 
 
 class InspectOptions(Options):
@@ -55,6 +55,11 @@ class CheckpointSummary:
     disk_bytes: int  # of its files of arrays, shared ones included
     faults: list[str]  # one line for each file that is not whole
 
+    @property
+    def written(self) -> str:
+        """Local time."""
+        return f"{datetime.fromtimestamp(self.written_at):%Y-%m-%d %H:%M:%S}"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints what is in the checkpoints; returns the exit code, 4 if one of them is not whole."""
@@ -64,8 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _COMMAND.read(arguments)
         store, numbers = _locate(options.place)
-        with _progress_bar() as progress:
-            found = list(inspect(store, numbers, progress))
+        terminal, columns = Console(stderr=True), (BarColumn(), DownloadColumn())
+        with Progress(*columns, console=terminal, transient=True, disable=not sys.stderr.isatty()) as bar:
+            update = functools.partial(bar.update, bar.add_task("", total=None))
+            found = list(inspect(store, numbers, lambda read, total: update(completed=read, total=total)))
         if not found:
             raise NoCheckpoint(f"{options.place}: all were replaced by newer ones meanwhile (look again).")
         if options.json_:
@@ -92,40 +99,31 @@ def inspect(
     `progress` receives the bytes read so far and the bytes of all files.
     """
     documents: dict[int, Tree] = {}
-    unreadable: dict[int, str] = {}
+    faults: dict[object, str] = {}  # of manifests by number, of other files by name
     files: dict[str, list[ArrayRef]] = {}  # references of all checkpoints, by their file
     for number in numbers:
         try:
             documents[number] = store.read_manifest(number)
         except CheckpointError as error:
-            unreadable[number] = str(error)
-    for document in documents.values():
-        for name, refs in refs_by_file(document).items():
+            faults[number] = str(error)
+        for name, refs in refs_by_file(documents.get(number)).items():
             files.setdefault(name, []).extend(refs)
-    faults, total, checked = {}, sum(refs[0].bytes for refs in files.values()), 0
+    total, checked = sum(refs[0].bytes for refs in files.values()), 0
     for name, refs in files.items():
         faults[name] = store.fault(refs)
         checked += refs[0].bytes
         progress(checked, total)
     gone = set(numbers).difference(store.numbers()) if len(numbers) > 1 else set()
     for number in sorted(set(numbers) - gone):
-        if number in unreadable:
-            yield CheckpointSummary(number, store.written_at(number), None, 0, [unreadable[number]])
-        else:
-            yield _summary(store, number, documents[number], faults)
-
-
-def _summary(store: Store, number: int, document: Tree, faults: dict[str, str]) -> CheckpointSummary:
-    """The summary of a checkpoint whose manifest is sound, with the `faults` of each file."""
-    own = refs_by_file(document)
-    wrong = [faults[name] for name in own if faults[name]]
-    try:
-        inside = contents(document)
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+        own = refs_by_file(documents.get(number))
+        wrong = [faults[name] for name in (number, *own) if faults.get(name)]
         inside = None
-        wrong.append("does not say what run it is of.")
-    disk_bytes = sum(refs[0].bytes for refs in own.values())
-    return CheckpointSummary(number, store.written_at(number), inside, disk_bytes, wrong)
+        try:
+            inside = contents(documents[number]) if number in documents else None
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+            wrong.append("does not say what run it is of.")
+        disk_bytes = sum(refs[0].bytes for refs in own.values())
+        yield CheckpointSummary(number, store.written_at(number), inside, disk_bytes, wrong)
 
 
 def contents(document: Tree) -> Tree:
@@ -138,11 +136,11 @@ def contents(document: Tree) -> Tree:
     generation, version = learner["weights_version"]
     shapes = [list(map(int, ref["shape"])) for ref in learner["networks"]["online"]]
     return {
-        **{name: config[name] for name in ("env", "mode", "actors", "envs_per_actor", "seed")},
+        **{name: config[name] for name in _RUN},
         "options": {
             name: config[name]
             for name, value in Config().to_json().items()
-            if name in config and name not in _SHOWN_APART and config[name] != value
+            if name in config and name not in (*_RUN, "run_dir", "resume") and config[name] != value
         },
         "learner_steps": int(learner["learner_steps"]),
         "weights_version": [int(generation), int(version)],
@@ -196,47 +194,31 @@ def _locate(place: str) -> tuple[Store, list[int]]:
     return find_checkpoints(elsewhere)
 
 
-@contextlib.contextmanager
-def _progress_bar() -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr if that is a terminal; call it with the bytes read and all bytes."""
-    quiet = not sys.stderr.isatty()
-    columns = BarColumn(), DownloadColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda checked, total: bar.update(task, completed=checked, total=total)
-
-
 def _print_text(place: str, found: Sequence[CheckpointSummary]) -> None:
     """Prints a table of all checkpoints, if there are several, and the contents of the newest."""
     if len(found) > 1:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for name in _COLUMNS:
-            table.add_column(name, justify="right", overflow="fold")
+        for name in ("number", "written", *_COUNTS, "best return", "size", "whole"):
+            table.add_column(name.replace("_", " "), justify="right", overflow="fold")
         for each in found:
-            table.add_row(*_row(each))
+            inside = each.contents or {}
+            counts = [f"{inside[name]:,}" if inside else "-" for name in _COUNTS]
+            best = f"{inside['best']['mean']:.1f}" if inside.get("best") else "-"
+            whole = "no" if each.faults else "yes"
+            table.add_row(str(each.number), each.written, *counts, best, decimal(each.disk_bytes), whole)
         width = None if sys.stdout.isatty() else 1000  # a file has no edge to wrap at
         Console(width=width, markup=False, highlight=False).print(table, "")
     newest = found[-1]
-    lines = [f"{place}: checkpoint {newest.number}, written {_time(newest.written_at)}"]
-    if newest.contents is not None:
-        lines += [f"  {name:9} {text}" for name, text in _details(newest.contents)]
-    state = "no" if newest.faults else "yes, every file's SHA-256 is right"
-    print("\n".join([*lines, f"  {'whole':9} {state} ({decimal(newest.disk_bytes)})"]))
-
-
-def _row(found: CheckpointSummary) -> tuple[str, ...]:
-    inside = found.contents
-    counts = ["-"] * 4
-    if inside is not None:
-        best = "-" if inside["best"] is None else f"{inside['best']['mean']:.1f}"
-        counts = [*(f"{inside[name]:,}" for name in ("learner_steps", "env_steps", "episodes")), best]
-    whole = "no" if found.faults else "yes"
-    return str(found.number), _time(found.written_at), *counts, decimal(found.disk_bytes), whole
+    print(f"{place}: checkpoint {newest.number}, written {newest.written}")
+    for name, text in _details(newest.contents) if newest.contents else ():
+        print(f"  {name:9} {text}")
+    whole = "no" if newest.faults else "yes, every file's SHA-256 is right"
+    print(f"  {'whole':9} {whole} ({decimal(newest.disk_bytes)})")
 
 
 def _details(inside: Tree) -> Iterator[tuple[str, str]]:
     """The contents of a checkpoint as lines, each with its name."""
-    run = [option_text(inside[name]) for name in ("env", "mode", "actors", "envs_per_actor", "seed")]
+    run = map(option_text, (inside[name] for name in _RUN))
     yield "run", "{}, {}, {} actors of {} environments, seed {}".format(*run)
     options = ", ".join(f"{name} {option_text(value)}" for name, value in inside["options"].items())
     yield "options", options or "all at their defaults"
@@ -244,27 +226,19 @@ def _details(inside: Tree) -> Iterator[tuple[str, str]]:
     yield "learner", f"{inside['learner_steps']:,} learner steps, weights version {version}"
     counts = f"{inside['env_steps']:,} env steps, {inside['episodes']:,} episodes"
     yield "acting", f"{counts}, epsilon {inside['epsilon']:.4g}, {inside['seconds']:,.0f} s"
-    yield "replay", _replay_text(inside["replay"])
+    if (replay := inside["replay"]) is None:
+        yield "replay", "not saved"
+    else:
+        held = f"{replay['transitions']:,} of {replay['inserted']:,} transitions"
+        held += f", {replay['frames']:,} frames" if replay["frames"] is not None else ""
+        held += f", room for {replay['capacity']:,}"
+        held += f", in {replay['shards']} shards" if replay["shards"] > 1 else ""
+        yield "replay", f"{held} ({decimal(replay['bytes'])})"
     shapes = " ".join("x".join(map(str, shape)) or "1" for shape in inside["network_shapes"])
     yield "network", f"{inside['network_numbers']:,} numbers: {shapes}"
     if (best := inside["best"]) is not None:
         over = f"{best['episodes']} greedy episodes, after {best['learner_steps']:,} learner steps"
         yield "best", f"mean return {best['mean']:.1f} over {over}"
-
-
-def _replay_text(replay: Tree | None) -> str:
-    if replay is None:
-        return "not saved"
-    frames = "" if replay["frames"] is None else f", {replay['frames']:,} frames"
-    shards = "" if replay["shards"] == 1 else f", in {replay['shards']} shards"
-    return (
-        f"{replay['transitions']:,} of {replay['inserted']:,} transitions{frames}, room for "
-        f"{replay['capacity']:,}{shards} ({decimal(replay['bytes'])})"
-    )
-
-
-def _time(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 if __name__ == "__main__":

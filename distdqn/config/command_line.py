@@ -27,7 +27,7 @@ from distdqn.config.model import (
     read_preset,
     values_from_text,
 )
-from distdqn.errors import ConfigError, DistdqnError
+from distdqn.errors import ConfigError, DistdqnError, collecting
 
 M = TypeVar("M", bound=Options)
 
@@ -103,10 +103,8 @@ class Command(Generic[M]):
             ConfigError: lists all mistakes.
         """
         values, mistakes = self.collect(arguments)
-        try:
+        with collecting(mistakes):
             options = self._model(**values)
-        except ConfigError as error:
-            mistakes += error.mistakes
         if mistakes:
             raise ConfigError(mistakes)
         return options
@@ -272,11 +270,9 @@ def parse_run(
         given["address"] = "local"
     read: dict[str, dict[str, Any]] = {"preset": {}, "config": {}}
     for source, reader in (("preset", read_preset), ("config", read_options)):
-        try:
+        with collecting(mistakes):
             if only[source] is not None:
                 read[source] = values_from_text(Config.model_fields, reader(only[source]))
-        except ConfigError as error:
-            mistakes += error.mistakes
     values = read["preset"] | read["config"] | given
     try:
         config = Config(**values)
