@@ -163,7 +163,7 @@ def measure(
     )
     spec = inspect_environment(config.env)
     given, config = config, resolve(config, spec)
-    directory = RunDirectory.create(str(folder / "run"), spec.name)
+    directory = RunDirectory(str(folder / "run"), spec.name)
     metrics = Metrics(directory, Console(10**9, None, quiet=True), config, time.monotonic())
     store = Store(str(folder / "checkpoints"))
     store.check_writable()

@@ -1,26 +1,18 @@
 """A distributed DQN on Ray and Keras: `distdqn.train(distdqn.Config(actors=4))`.
 
-Importing this package loads neither TensorFlow nor Ray; what is named here is loaded when
-it is first used.
+Importing this package loads neither TensorFlow nor Ray; what takes long is loaded when it is first used.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from distdqn.errors import ClusterError, ConfigError, DistdqnError, EnvironmentFault, RoleFailure
+
 if TYPE_CHECKING:
     from distdqn.config.config import Config
-    from distdqn.errors import ClusterError, ConfigError, DistdqnError, EnvironmentFault, RoleFailure
     from distdqn.runner import train
 
-_HOMES = {
-    "ClusterError": "errors",
-    "Config": "config.config",
-    "ConfigError": "errors",
-    "DistdqnError": "errors",
-    "EnvironmentFault": "errors",
-    "RoleFailure": "errors",
-    "train": "runner",
-}
+_HOMES = {"Config": "config.config", "train": "runner"}
 
 __all__ = [
     "ClusterError",

@@ -61,7 +61,7 @@ def train(config: Config, *, quiet: bool = False, started: float | None = None) 
     about = describe_run(given, config, spec)
     resume_from, notes = find_start(config, about)
     kept = resume_from.document["metrics"]["metrics_bytes"] if resume_from and is_resuming else 0
-    directory = RunDirectory.create(folder, spec.name, is_resuming, kept)
+    directory = RunDirectory(folder, spec.name, is_resuming, kept)
     try:
         console = Console(config.max_env_steps, make_goal(config).target_return, quiet)
         metrics = Metrics(directory, console, config, started)

@@ -16,6 +16,16 @@ _RECENT_EPISODES = 100  # in `train_return_mean`, as in Stable-Baselines3
 _STATUS_SECONDS = 1.0
 _SUPPORT_MARGIN = 0.05  # fraction of the support, at each end, where mean Q-values should not be
 
+# In a line of metrics.
+_REPORTED_COUNTERS = (
+    *("env_steps", "learner_steps", "episodes", "lost_rollouts", "episodes_lost", "env_faults"),
+    *("not_finite_steps", "not_finite_updates", "actor_restarts"),
+)
+_REPORTED_MEANS = (
+    *("loss", "q_mean", "gradient_norm", "weights_age_steps"),
+    *("actor_env_fraction", "actor_network_fraction", "seconds_per_update"),
+)
+
 
 @dataclass
 class Counters:
@@ -91,9 +101,7 @@ class Metrics:
         self._last = (self._clock(), 0, 0)  # the last report: when, env steps, learner steps
         self._restored: tuple[int, int, int] | None = None  # `_progress` of the restored checkpoint
         self._status_written = float("-inf")
-        self._ray: dict[str, Any] | None = None
-        self._roles: Sequence[dict[str, Any]] = ()
-        self._actors: dict[str, Any] | None = None
+        self._processes: dict[str, Any] = {"ray": None, "actors": None, "roles": []}  # in `status.json`
 
     @property
     def seconds(self) -> float:
@@ -161,24 +169,14 @@ class Metrics:
 
     def report(self, evaluation: Evaluation | None = None, actors_alive: int = 0) -> dict[str, Any]:
         """Sends a line of metrics to every sink and returns it; means and rates are since the last one."""
-        now = self._clock()
-        line = self._line(now, evaluation, actors_alive)
-        self._last = (now, *self._steps)
-        self._waited = dict.fromkeys(self._waited, 0.0)
-        self._check_support(line["q_mean"])
-        for sink in self.sinks:
-            sink(line)
-        return line
-
-    def _line(self, now: float, evaluation: Evaluation | None, actors_alive: int) -> dict[str, Any]:
+        now, counters = self._clock(), self.counters
         then, env_steps, learner_steps = self._last
         period = max(now - then, 1e-9)
-        counters = self.counters
         sampling_inserted = counters.inserted - self._min_size
         size = min(counters.inserted, self._capacity) if self.replay_size is None else self.replay_size
-        return {
+        line = {
             "wall_seconds": self.seconds,
-            **self._totals("env_steps", "learner_steps", "episodes"),
+            **{name: getattr(counters, name) for name in _REPORTED_COUNTERS},
             "train_return_mean": sum(self._returns) / len(self._returns) if self._returns else None,
             "train_length_mean": sum(self._lengths) / len(self._lengths) if self._lengths else None,
             "eval_return_mean": evaluation and evaluation.mean,
@@ -188,27 +186,21 @@ class Metrics:
             "eval_learner_steps": evaluation and evaluation.learner_steps,
             "epsilon": self.epsilon,
             "learning_rate": self._learning_rate,
-            **self._take_means("loss", "q_mean", "gradient_norm"),
+            **{name: self._means[name].take() for name in _REPORTED_MEANS},
             "env_steps_per_second": (counters.env_steps - env_steps) / period,
             "learner_steps_per_second": max(0, counters.learner_steps - learner_steps) / period,
             "samples_per_insert": counters.sampled / sampling_inserted if sampling_inserted > 0 else None,
             "weights_version": list(self._weights_version),
-            **self._take_means("weights_age_steps"),
             "replay_size": size,
-            **self._totals("lost_rollouts", "episodes_lost", "env_faults"),
-            **self._totals("not_finite_steps", "not_finite_updates"),
             "actors_alive": actors_alive,
-            **self._totals("actor_restarts"),
-            "actors_wait_fraction": min(1.0, self._waited["actors"] / period),
-            "learner_wait_fraction": min(1.0, self._waited["learner"] / period),
-            **self._take_means("actor_env_fraction", "actor_network_fraction", "seconds_per_update"),
+            **{f"{side}_wait_fraction": min(1.0, wait / period) for side, wait in self._waited.items()},
         }
-
-    def _totals(self, *names: str) -> dict[str, int]:
-        return {name: getattr(self.counters, name) for name in names}
-
-    def _take_means(self, *names: str) -> dict[str, float | None]:
-        return {name: self._means[name].take() for name in names}
+        self._last = (now, *self._steps)
+        self._waited = dict.fromkeys(self._waited, 0.0)
+        self._check_support(line["q_mean"])
+        for sink in self.sinks:
+            sink(line)
+        return line
 
     def _check_support(self, q_mean: float | None) -> None:
         """Warns once if mean Q-values are at an end of the categorical head's support."""
@@ -218,10 +210,8 @@ class Metrics:
         position = (q_mean - v_min) / (v_max - v_min)
         if not _SUPPORT_MARGIN <= position <= 1.0 - _SUPPORT_MARGIN:
             is_high = position > _SUPPORT_MARGIN
-            name, value, fix = ("v_max", v_max, "raise") if is_high else ("v_min", v_min, "lower")
-            self.note(
-                f"`{name}` ({value:g}) is too tight for the returns seen: mean Q {q_mean:.1f} ({fix} it)."
-            )
+            what, fix = (f"`v_max` ({v_max:g})", "raise") if is_high else (f"`v_min` ({v_min:g})", "lower")
+            self.note(f"{what} is too tight for the returns seen: mean Q {q_mean:.1f} ({fix} it).")
             self._support = None
 
     def get_state(self) -> dict[str, Any]:
@@ -253,10 +243,8 @@ class Metrics:
         self._returns.extend(state["returns"])
         self._lengths.extend(state["lengths"])
         self._means |= {name: Mean(*mean) for name, mean in state["means"].items()}
-        generation, version = state["weights_version"]
-        self._weights_version = (generation, version)
-        env_steps, learner_steps = state["reported"]
-        self._last = (self._clock(), env_steps, learner_steps)
+        self._weights_version = tuple(state["weights_version"])
+        self._last = (self._clock(), *state["reported"])
         self._started -= state["seconds"]
 
     @property
@@ -289,16 +277,15 @@ class Metrics:
         """Rewrites `status.json`; without `roles` or `actors` it repeats the last ones."""
         self._status_written = self._clock()
         if roles:
-            self._ray, self._roles = ray, roles
-        self._actors = actors or self._actors
+            self._processes |= {"ray": ray, "roles": list(roles)}
+        if actors:
+            self._processes["actors"] = actors
         status = {
             "state": state,
             "written_at": time.time(),
             "seconds": self.seconds,
             "counters": asdict(self.counters),
             "weights_version": list(self._weights_version),
-            "ray": self._ray,
-            "actors": self._actors,
-            "roles": list(self._roles),
+            **self._processes,
         }
         self._directory.write_json("status.json", status)

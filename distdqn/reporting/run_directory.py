@@ -22,37 +22,26 @@ _PACKAGES = ("distdqn", "tensorflow", "keras", "gymnasium", "numpy", "ray")
 
 
 class RunDirectory:
-    """Writes the files of one run; keeps `metrics_bytes` of an existing `metrics.jsonl`.
+    """The folder of one run, created by default (`path` None) as `runs/<environment>-<time>`.
+
+    If `is_resuming`, it may hold a run, of whose `metrics.jsonl` it keeps `metrics_bytes`.
 
     Raises:
-        ConfigError: another process owns the folder.
-        OSError: the folder cannot be written to.
+        ConfigError: the folder cannot be written to, holds another run, or another process owns it.
     """
 
-    def __init__(self, path: Path, metrics_bytes: int = 0) -> None:
-        self.path = path
-        self._lock = _lock(path)
-        self._metrics = (path / "metrics.jsonl").open("a", encoding="utf-8")
-        self._metrics.truncate(min(metrics_bytes, self.metrics_bytes))
-
-    @classmethod
-    def create(
-        cls, path: str | None, environment_name: str, is_resuming: bool = False, metrics_bytes: int = 0
-    ) -> "RunDirectory":
-        """Creates the folder, by default (`path` None) `runs/<environment>-<time>`.
-
-        If `is_resuming`, it may hold a run, of whose `metrics.jsonl` it keeps `metrics_bytes`.
-
-        Raises:
-            ConfigError: the folder cannot be written to, or holds another run.
-        """
+    def __init__(
+        self, path: str | None, environment_name: str, is_resuming: bool = False, metrics_bytes: int = 0
+    ) -> None:
         check_folder(path, is_resuming)
-        folder = _new_default(environment_name) if path is None else Path(path)
+        self.path = _new_default(environment_name) if path is None else Path(path)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            return cls(folder, metrics_bytes)
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self.path)
+            self._metrics = (self.path / "metrics.jsonl").open("a", encoding="utf-8")
+            self._metrics.truncate(min(metrics_bytes, self.metrics_bytes))
         except OSError as error:
-            raise _unusable(folder, error) from error
+            raise _unusable(self.path, error) from error
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Replaces a JSON file atomically."""

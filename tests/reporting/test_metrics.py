@@ -53,7 +53,7 @@ def clock() -> Clock:
 @pytest.fixture
 def metrics(tmp_path: Path, clock: Clock) -> Iterator[Metrics]:
     """Of a run that began at 90 s, with a capacity of 500 transitions and a minimum of 100."""
-    directory = RunDirectory.create(str(tmp_path / "run"), "CartPole-v1")
+    directory = RunDirectory(str(tmp_path / "run"), "CartPole-v1")
     console = Console(10_000, 475.0, quiet=True)
     config = Config(replay_capacity=500, min_replay_size=100)
     yield Metrics(directory, console, config, started=90.0, clock=clock)

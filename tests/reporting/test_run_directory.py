@@ -17,13 +17,13 @@ from distdqn.reporting.run_directory import RunDirectory, describe_process
 @pytest.fixture
 def directory(tmp_path: Path) -> RunDirectory:
     """An empty run's folder."""
-    made = RunDirectory.create(str(tmp_path / "run"), "CartPole-v1")
+    made = RunDirectory(str(tmp_path / "run"), "CartPole-v1")
     yield made
     made.close()
 
 
 def test_folder_is_made_with_those_above_it(tmp_path: Path) -> None:
-    directory = RunDirectory.create(str(tmp_path / "a" / "b"), "CartPole-v1")
+    directory = RunDirectory(str(tmp_path / "a" / "b"), "CartPole-v1")
     directory.close()
 
     assert directory.path == tmp_path / "a" / "b"
@@ -33,7 +33,7 @@ def test_folder_is_made_with_those_above_it(tmp_path: Path) -> None:
 def test_folder_that_exists_and_holds_no_run_is_taken(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
 
-    RunDirectory.create(str(tmp_path), "CartPole-v1").close()
+    RunDirectory(str(tmp_path), "CartPole-v1").close()
 
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
@@ -43,7 +43,7 @@ def test_default_folder_is_named_after_environment_and_time(
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
-    directory = RunDirectory.create(None, "my module:Name/v1")
+    directory = RunDirectory(None, "my module:Name/v1")
     directory.close()
 
     assert directory.path.parent == Path("runs")
@@ -58,7 +58,7 @@ def test_default_folders_are_numbered_when_made_in_the_same_second(
 
     names = []
     for _ in range(3):
-        directory = RunDirectory.create(None, "CartPole-v1")
+        directory = RunDirectory(None, "CartPole-v1")
         directory.close()
         names.append(directory.path.name)
 
@@ -69,7 +69,7 @@ def test_folder_of_another_run_is_refused_and_left_alone(directory: RunDirectory
     directory.add_metrics({"env_steps": 1})
 
     with pytest.raises(ConfigError, match="holds another run"):
-        RunDirectory.create(str(directory.path), "CartPole-v1")
+        RunDirectory(str(directory.path), "CartPole-v1")
 
     assert (directory.path / "metrics.jsonl").read_text() == '{"env_steps": 1}\n'
 
@@ -79,7 +79,7 @@ def test_folder_that_cannot_be_made_is_refused_with_the_reason(tmp_path: Path, n
     (tmp_path / "file").write_text("")
 
     with pytest.raises(ConfigError) as caught:
-        RunDirectory.create(str(tmp_path / name), "CartPole-v1")
+        RunDirectory(str(tmp_path / name), "CartPole-v1")
 
     (mistake,) = caught.value.mistakes
     assert mistake.startswith(f"`run_dir`: cannot write to {tmp_path / name}: ")
@@ -164,10 +164,10 @@ def test_git_revision_is_that_of_the_current_folder_if_it_has_one(
 
 
 def test_fault_19_second_run_in_a_folder_is_refused_with_the_first_ones_process(tmp_path):
-    first = RunDirectory.create(str(tmp_path / "run"), "Toy-v0")
+    first = RunDirectory(str(tmp_path / "run"), "Toy-v0")
 
     with pytest.raises(ConfigError, match=f"in use by process {os.getpid()} on "):
-        RunDirectory.create(str(tmp_path / "run"), "Toy-v0", is_resuming=True)
+        RunDirectory(str(tmp_path / "run"), "Toy-v0", is_resuming=True)
 
     first.close()
 
@@ -176,23 +176,23 @@ def test_fault_19_lock_of_a_dead_process_is_replaced(tmp_path):
     program = f"""
 import os
 from distdqn.reporting.run_directory import RunDirectory
-RunDirectory.create({str(tmp_path / "run")!r}, "Toy-v0")
+RunDirectory({str(tmp_path / "run")!r}, "Toy-v0")
 os.kill(os.getpid(), 9)
 """
     subprocess.run([sys.executable, "-c", program], check=False)
     assert (tmp_path / "run" / "run.lock").read_text().startswith("process ")
 
-    RunDirectory.create(str(tmp_path / "run"), "Toy-v0", is_resuming=True).close()
+    RunDirectory(str(tmp_path / "run"), "Toy-v0", is_resuming=True).close()
 
 
 def test_resumed_run_keeps_only_the_metrics_from_before_its_checkpoint(tmp_path):
-    first = RunDirectory.create(str(tmp_path / "run"), "Toy-v0")
+    first = RunDirectory(str(tmp_path / "run"), "Toy-v0")
     first.add_metrics({"learner_steps": 1})
     kept = first.metrics_bytes
     first.add_metrics({"learner_steps": 2})
     first.close()
 
-    again = RunDirectory.create(str(tmp_path / "run"), "Toy-v0", is_resuming=True, metrics_bytes=kept)
+    again = RunDirectory(str(tmp_path / "run"), "Toy-v0", is_resuming=True, metrics_bytes=kept)
     again.add_metrics({"learner_steps": 3})
     again.close()
 
