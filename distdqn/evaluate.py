@@ -43,9 +43,6 @@ _COMMAND = Command(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints mean, standard deviation, minimum and maximum as one JSON line; returns the exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if _COMMAND.prints_help(arguments):
-        return 0
     try:
         given, mistakes = _COMMAND.collect(arguments)
         if mistakes or "run_dir" not in given:

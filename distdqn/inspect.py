@@ -63,9 +63,6 @@ class CheckpointSummary:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints what is in the checkpoints; returns the exit code, 4 if one of them is not whole."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if _COMMAND.prints_help(arguments):
-        return 0
     try:
         options = _COMMAND.read(arguments)
         store, numbers = _locate(options.place)

@@ -32,9 +32,6 @@ _COMMAND = Command(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Changes a run's number of actors and waits until it has that many; returns the exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if _COMMAND.prints_help(arguments):
-        return 0
     try:
         options = _COMMAND.read(arguments)
         ray = _find(Path(options.run), options.actors)

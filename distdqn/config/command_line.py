@@ -96,8 +96,8 @@ class Command(Generic[M]):
         for name, owner in self._owners.items():
             self.names.setdefault(owner.heading_of(name), []).append(name)
 
-    def read(self, arguments: Sequence[str]) -> M:
-        """The options of a command line.
+    def read(self, arguments: Sequence[str] | None) -> M:
+        """The options of a command line; see `collect`.
 
         Raises:
             ConfigError: lists all mistakes.
@@ -109,9 +109,15 @@ class Command(Generic[M]):
             raise ConfigError(mistakes)
         return options
 
-    def collect(self, arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-        """Options by name, whose values are not checked yet, and a line for each that cannot be read."""
-        tokens, mistakes = list(arguments), []
+    def collect(self, arguments: Sequence[str] | None) -> tuple[dict[str, Any], list[str]]:
+        """Options by name, whose values are not checked yet, and a line for each that cannot be read.
+
+        None stands for the arguments of this process. `--help` prints every option and ends the process.
+        """
+        tokens, mistakes = list(sys.argv[1:] if arguments is None else arguments), []
+        if {"--help", "-h"} & set(tokens):
+            self.print_options(self.names)
+            sys.exit(0)
         app = self._app(self.names)
         while True:
             try:
@@ -136,13 +142,6 @@ class Command(Generic[M]):
         if renamed in self.fields:
             return f"`{name}` is now `{flag(renamed)}`."
         return f"Unknown option `{token}` ({did_you_mean(name, [flag(each) for each in self.fields])})."
-
-    def prints_help(self, arguments: Sequence[str]) -> bool:
-        """Prints every option if that is asked for; whether it is."""
-        is_asked = bool({"--help", "-h"} & set(arguments))
-        if is_asked:
-            self.print_options(self.names)
-        return is_asked
 
     def print_options(self, headings: Iterable[str]) -> None:
         """Prints the options below some headings, each with its meaning and default."""
