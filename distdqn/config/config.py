@@ -329,11 +329,7 @@ HEADINGS = {
 
 
 def resolved(value: T | None) -> T:
-    """An option that `distdqn.training.resolve.resolve` has given a value.
-
-    Raises:
-        ValueError: it has none.
-    """
+    """An option that `distdqn.training.resolve.resolve` has given a value; `ValueError` if it has none."""
     if value is None:
         raise ValueError("An option without a value was read: `resolve` comes first.")
     return value

@@ -110,11 +110,7 @@ def listed(form: str) -> BeforeValidator:
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """The options that a preset sets.
-
-    Raises:
-        ConfigError: there is no such preset.
-    """
+    """The options that a preset sets; `ConfigError` if there is no such preset."""
     if name not in PRESETS:
         names = ", ".join(f"`{each}`" for each in PRESETS)
         raise ConfigError(f"`preset` must be one of {names}, not `{name}`.")
@@ -201,11 +197,7 @@ def _parse(kind: Any, text: str) -> Any:
 
 
 def _parse_item(text: str) -> int | tuple[int, float]:
-    """`128`, or `5000:0.1` as a pair.
-
-    Raises:
-        ValueError: it is neither.
-    """
+    """`128`, or `5000:0.1` as a pair; `ValueError` if it is neither."""
     first, colon, second = text.partition(":")
     return (int(first), float(second)) if colon else int(first)
 

@@ -8,19 +8,11 @@ from typing import Any
 _CROSSED = "raise the one or lower the other"
 _EMPTY_SHARDS = "some would stay empty (lower it)"
 
-# Options of which the first must not exceed the second, and why.
+# Options of which the first must not exceed the second, and why; {0} and {1} stand for their names.
 _ORDERED = (
-    (
-        "min_replay_size",
-        "replay_capacity",
-        "sampling could never start (lower `min_replay_size` or raise `replay_capacity`)",
-    ),
-    ("batch_size", "replay_capacity", "no batch could be all different (lower `batch_size`)"),
-    (
-        "min_replay_size",
-        "max_env_steps",
-        "learning could never start (lower `min_replay_size` or raise `max_env_steps`)",
-    ),
+    ("min_replay_size", "replay_capacity", "sampling could never start (lower `{0}` or raise `{1}`)"),
+    ("batch_size", "replay_capacity", "no batch could be all different (lower `{0}`)"),
+    ("min_replay_size", "max_env_steps", "learning could never start (lower `{0}` or raise `{1}`)"),
     ("min_actors", "actors", _CROSSED),
     ("min_actors", "max_actors", _CROSSED),
     ("actors", "max_actors", _CROSSED),
@@ -31,11 +23,7 @@ _ORDERED = (
 
 
 def check_address(address: str) -> str:
-    """The address of a Ray cluster: `auto`, `local` or `host:port`.
-
-    Raises:
-        ValueError: it is none of these.
-    """
+    """The address of a Ray cluster; `ValueError` unless it is `auto`, `local` or `host:port`."""
     if "://" in address:
         raise ValueError(
             f"must not be `{address}`: a run cannot work through Ray Client or the dashboard (start it on a "
@@ -50,22 +38,14 @@ def check_address(address: str) -> str:
 
 
 def check_gpus(gpus: float) -> float:
-    """A number of GPUs that Ray grants.
-
-    Raises:
-        ValueError: it is above 1 and not whole.
-    """
+    """A number of GPUs; `ValueError` if it is above 1 and not whole, which Ray refuses."""
     if gpus > 1 and gpus != int(gpus):
         raise ValueError(f"must be a part of one GPU or a whole number of them, not `{gpus:g}`")
     return gpus
 
 
 def check_url(url: str) -> str:
-    """A path or URL that may be shown.
-
-    Raises:
-        ValueError: it contains a password.
-    """
+    """A path or URL; `ValueError` if it contains a password."""
     if re.search(r"://[^/@]*:[^/@]*@", url):
         raise ValueError(
             "contains a password, which would be shown and saved (leave it out, and set it in the "
@@ -75,11 +55,7 @@ def check_url(url: str) -> str:
 
 
 def check_amounts(text: str) -> str:
-    """Amounts of custom resources as text.
-
-    Raises:
-        ValueError: see `parse_amounts`.
-    """
+    """Amounts of custom resources as text; `ValueError` as from `parse_amounts`."""
     parse_amounts(text)
     return text
 
@@ -120,7 +96,7 @@ def _ranges(options: Mapping[str, Any]) -> Iterator[str]:
     for small, large, why in _ORDERED:
         low, high = options.get(small), options.get(large)
         if isinstance(low, int) and isinstance(high, int) and low > high:
-            yield f"`{small}` ({low}) exceeds `{large}` ({high}): {why}."
+            yield f"`{small}` ({low}) exceeds `{large}` ({high}): {why.format(small, large)}."
     v_min, v_max = options.get("v_min", -math.inf), options.get("v_max", math.inf)
     if v_min >= v_max:
         yield f"`v_min` ({v_min:g}) must be below `v_max` ({v_max:g}): the support would be empty."
