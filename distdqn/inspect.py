@@ -130,6 +130,7 @@ def contents(document: Tree) -> Tree:
         LookupError, TypeError, ValueError, AttributeError, ArithmeticError: it is not of a run.
     """
     config, metrics, learner = document["about"]["config"], document["metrics"], document["learner"]
+    best = document["goal"]["best"]  # evaluation so far; None before the first
     generation, version = learner["weights_version"]
     shapes = [list(map(int, ref["shape"])) for ref in learner["networks"]["online"]]
     return {
@@ -148,7 +149,13 @@ def contents(document: Tree) -> Tree:
         "network_shapes": shapes,
         "network_numbers": sum(math.prod(shape) for shape in shapes),
         "replay": _replay(document["replay"]),
-        "best": _best(document["goal"]["best"]),
+        "best": None
+        if best is None
+        else {
+            "mean": sum(map(float, best["returns"])) / len(best["returns"]),
+            "episodes": len(best["returns"]),
+            "learner_steps": int(best["learner_steps"]),
+        },
     }
 
 
@@ -166,15 +173,6 @@ def _replay(saved: Any) -> Tree | None:
         "shards": len(indexes),
         "bytes": sum(refs[0].bytes for refs in refs_by_file(saved).values()),
     }
-
-
-def _best(best: Any) -> Tree | None:
-    """The best evaluation so far; None before the first."""
-    if best is None:
-        return None
-    returns = [float(value) for value in best["returns"]]
-    steps = int(best["learner_steps"])
-    return {"mean": sum(returns) / len(returns), "episodes": len(returns), "learner_steps": steps}
 
 
 def _locate(place: str) -> tuple[Store, list[int]]:

@@ -1,6 +1,5 @@
 """`python -m distdqn.scale RUN --actors N`: change the number of actors of a run while it trains."""
 
-import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -38,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Importing Ray takes a second, and mistakes are reported without it.
         from distdqn.cluster.control import scale
 
-        say = functools.partial(print, flush=True)
-        scale(ray["address"], ray["namespace"], ray["control"], options.actors, say)
+        place = ray["address"], ray["namespace"], ray["control"]
+        scale(*place, options.actors, lambda line: print(line, flush=True))
     except DistdqnError as error:
         return print_mistakes(error)
     except KeyboardInterrupt:

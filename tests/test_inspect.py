@@ -183,6 +183,7 @@ HOSTILE = [
     {**tree_of(1), "replay": {"index": {"inserted": 3}}},
     {**tree_of(1), "replay": [5]},
     {**tree_of(1), "goal": {"best": {"returns": [], "learner_steps": 0}}},
+    {**tree_of(1), "goal": {"best": {}}},
     {**tree_of(1), "metrics": {"counters": [1], "epsilon": 0.0, "seconds": 0.0}},
     {
         **tree_of(1),
