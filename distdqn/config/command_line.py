@@ -16,7 +16,6 @@ from pydantic.fields import FieldInfo
 from distdqn.config.config import HEADINGS, Config
 from distdqn.config.model import (
     PRESETS,
-    RENAMED,
     InvalidOptions,
     Options,
     Text,
@@ -25,6 +24,7 @@ from distdqn.config.model import (
     did_you_mean,
     read_options,
     read_preset,
+    unknown_option,
     values_from_text,
 )
 from distdqn.errors import ConfigError, DistdqnError, collecting
@@ -134,14 +134,8 @@ class Command(Generic[M]):
                 tokens.remove(f"{keyword}={value}")
         # What follows an unknown option may be its value: no mistake of its own.
         unknown = [token for token in unused if token.startswith("-")] or unused
-        return values_from_text(self.fields, bound.arguments), [*map(self._unknown, unknown), *mistakes]
-
-    def _unknown(self, token: str) -> str:
-        name = token.partition("=")[0]
-        renamed = RENAMED.get(name.removeprefix("--").replace("-", "_"), "")
-        if renamed in self.fields:
-            return f"`{name}` is now `{flag(renamed)}`."
-        return f"Unknown option `{token}` ({did_you_mean(name, [flag(each) for each in self.fields])})."
+        mistakes[:0] = [unknown_option(token, self.fields, flag) for token in unknown]
+        return values_from_text(self.fields, bound.arguments), mistakes
 
     def print_options(self, headings: Iterable[str]) -> None:
         """Prints the options below some headings, each with its meaning and default."""

@@ -5,7 +5,7 @@ import json
 import tomllib
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -161,6 +161,15 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f"did you mean `{near[0]}`?" if near else "see `--help`"
 
 
+def unknown_option(given: str, names: Collection[str], spell: Callable[[str], str] = str) -> str:
+    """What to say of an option that is not among `names`, where `spell` writes options."""
+    name = given.partition("=")[0]
+    renamed = RENAMED.get(name.removeprefix("--").replace("-", "_"), "")
+    if renamed in names:
+        return f"`{name}` is now `{spell(renamed)}`."
+    return f"Unknown option `{given}` ({did_you_mean(name, map(spell, names))})."
+
+
 def alternatives(kind: Any) -> list[Any]:
     """The alternatives of a union without their ranges, or the type itself."""
     if typing.get_origin(kind) is Annotated:
@@ -212,9 +221,7 @@ def _mistakes(model: type[Options], error: ValidationError) -> dict[str, str]:
 
 def _mistake(model: type[Options], name: str, errors: list[ErrorDetails]) -> str:
     if name not in model.model_fields:
-        if RENAMED.get(name) in model.model_fields:
-            return f"`{name}` is now `{RENAMED[name]}`."
-        return f"Unknown option `{name}` ({did_you_mean(name, model.model_fields)})."
+        return unknown_option(name, model.model_fields)
     if errors[0]["loc"] == (name,) and errors[0]["type"] == "missing":
         return f"`{name}` is missing (see `--help`)."
     if errors[0]["type"] == "value_error":

@@ -1,5 +1,6 @@
 """The folder of a run's results."""
 
+import contextlib
 import errno
 import fcntl
 import importlib.metadata
@@ -97,22 +98,15 @@ def check_folder(path: str | None, is_resuming: bool = False) -> None:
 def describe_process() -> dict[str, Any]:
     """What a result depends on besides its options: command line, git revision, host and versions."""
     packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    git, revision = ["git", "rev-parse", "HEAD"], ""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        revision = subprocess.run(git, capture_output=True, text=True, timeout=5, check=False).stdout  # noqa: S603
     return {
         "command_line": sys.orig_argv,
-        "git_revision": _git_revision(),
+        "git_revision": revision.strip() or None,  # None outside a git repository
         "host": socket.gethostname(),
         "versions": {"python": platform.python_version(), **packages},
     }
-
-
-def _git_revision() -> str | None:
-    """The commit that the current folder is at; None outside a git repository."""
-    try:
-        command = ["git", "rev-parse", "HEAD"]
-        found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip() or None
 
 
 def _lock(folder: Path) -> int:
