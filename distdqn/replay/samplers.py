@@ -1,6 +1,6 @@
 """Distributions over the ids of stored items, apart from their storage."""
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,86 +16,48 @@ Values = npt.NDArray[np.float64]
 _MIN_PRIORITY = 1e-6
 
 
-class Sampler(Protocol):
-    """A distribution over the ids `[first, end)` of the stored items."""
+class UniformSampler:
+    """Draws every stored item with the same probability, `P(i) = 1 / size`. It has no state.
 
-    def insert(self, item_id: ItemIds, priority: FloatArray | None) -> None:
-        """Adds items `[C]` with their first priorities `[C]`; None means 1 each."""
-        ...
-
-    def update(self, item_id: ItemIds, priority: FloatArray) -> None:
-        """Changes the priorities of stored items `[C]` to `priority` `[C]`."""
-        ...
-
-    def evict(self, item_id: ItemIds) -> None:
-        """Removes items `[C]` that no newer items have overwritten."""
-        ...
-
-    def sample(self, first: int, end: int, count: int, generator: np.random.Generator) -> ItemIds:
-        """Draws ids `[count]` of stored items, with replacement, in random order."""
-        ...
-
-    def probability(self, first: int, end: int, item_id: ItemIds) -> Values:
-        """The probability `[C]` of each item `[C]` in one draw."""
-        ...
-
-    def total_priority(self, first: int, end: int) -> float:
-        """The weight of all items together against those of another shard."""
-        ...
-
-    def check_valid(self, first: int, end: int) -> tuple[bool, str]:
-        """Whether the sampler agrees with what is stored, and if not, the reason."""
-        ...
-
-    def get_state(self, item_id: ItemIds) -> dict[str, Any] | None:
-        """The state of the stored items `[C]`; None if there is none."""
-        ...
-
-    def set_state(self, item_id: ItemIds, state: dict[str, Any] | None) -> None:
-        """Restores items `[C]`, the newest of those of `state`."""
-        ...
-
-
-class UniformSampler(Sampler):
-    """Every stored item with the same probability, `P(i) = 1 / size`. It has no state.
+    The ids of the stored items are `[first, end)`. Other samplers override what differs.
 
     Source: Lin (1992); Mnih et al. (2015), "Training algorithm for deep Q-networks".
     """
 
-    @override
-    def insert(self, item_id: ItemIds, priority: FloatArray | None) -> None: ...
+    def insert(self, item_id: ItemIds, priority: FloatArray | None) -> None:
+        """Adds items `[C]` with their first priorities `[C]`; None means 1 each."""
 
-    @override
-    def update(self, item_id: ItemIds, priority: FloatArray) -> None: ...
+    def update(self, item_id: ItemIds, priority: FloatArray) -> None:
+        """Changes the priorities of stored items `[C]` to `priority` `[C]`."""
 
-    @override
-    def evict(self, item_id: ItemIds) -> None: ...
+    def evict(self, item_id: ItemIds) -> None:
+        """Removes items `[C]` that no newer items have overwritten."""
 
-    @override
     def sample(self, first: int, end: int, count: int, generator: np.random.Generator) -> ItemIds:
+        """Draws ids `[count]` of stored items, with replacement, in random order."""
         return generator.integers(first, end, size=count)
 
-    @override
     def probability(self, first: int, end: int, item_id: ItemIds) -> Values:
+        """The probability `[C]` of each item `[C]` in one draw."""
         return np.full(item_id.shape, 1.0 / (end - first))
 
-    @override
     def total_priority(self, first: int, end: int) -> float:
+        """The weight of all items together against those of another shard."""
         return float(end - first)
 
-    @override
-    def check_valid(self, first: int, end: int) -> tuple[bool, str]:
+    def check_valid(self, first: int, end: int) -> tuple[bool, str]:  # noqa: ARG002
+        """Whether the sampler agrees with what is stored, and if not, the reason."""
         return True, ""
 
-    @override
-    def get_state(self, item_id: ItemIds) -> dict[str, Any] | None:
+    def get_state(self, item_id: ItemIds) -> dict[str, Any] | None:  # noqa: ARG002
+        """The state of the stored items `[C]`; None if there is none."""
         return None
 
-    @override
-    def set_state(self, item_id: ItemIds, state: dict[str, Any] | None) -> None: ...
+    def set_state(self, item_id: ItemIds, state: dict[str, Any] | None) -> None:
+        """Restores items `[C]`, the newest of those of `state`."""
 
 
-class PrioritizedSampler(Sampler):
+class PrioritizedSampler(UniformSampler):
     """Items in proportion to a power of their priority: `P(i) = p_i^alpha / sum_k p_k^alpha`.
 
     Draws are stratified: one from each of `count` equal parts of the sum. `exponent` is alpha.
@@ -159,7 +121,7 @@ class PrioritizedSampler(Sampler):
         self._tree.set(item_id % self._capacity, values)
 
 
-def make_sampler(options: ReplayOptions, capacity: int) -> Sampler:
+def make_sampler(options: ReplayOptions, capacity: int) -> UniformSampler:
     """The sampler that `options` name, for at most `capacity` items."""
     if options.sampler == "uniform":
         return UniformSampler()
