@@ -22,18 +22,16 @@ class NStepWindows:
     Pardo et al. (2018), arXiv:1712.00378.
     """
 
-    def __init__(self, n_step: int, discount: float) -> None:
+    def __init__(self, n_step: int, discount: float, no_steps: Steps) -> None:
         self._n_step = n_step  # longest window, in env steps
         self._discount = discount  # per env step, in [0, 1]
-        self._open: Steps | None = None  # at most the last n-1 vector steps
-        self._starts: BoolArray | None = None  # [T', E], where in them a window is open
+        self._open = no_steps  # at most the last n-1 vector steps; at first [0, E], which gives the shapes
+        self._starts = no_steps.is_transition  # [T', E], where in them a window is open
 
     def add(self, steps: Steps) -> Transitions:
         """The transitions `[C]` that the next `steps` `[T, E]` complete, by time, then environment."""
-        starts = steps.is_transition
-        if self._open is not None and self._starts is not None:
-            starts = np.concatenate([self._starts, starts])
-            steps = self._open.followed_by(steps)
+        starts = np.concatenate([self._starts, steps.is_transition])
+        steps = self._open.followed_by(steps)
         reward, discount, last, complete = n_step_returns(steps, self._n_step, self._discount)
         emitted = starts & complete  # [T, E]
         start, environment = np.nonzero(emitted)  # [C], [C]
@@ -53,12 +51,7 @@ class NStepWindows:
 
         They bootstrap from its `next_observation` with `discount^m`, and are ordered by time, then
         environment. Later windows contain only later steps.
-
-        Raises:
-            ValueError: `add` was never called, so the shapes are unknown.
         """
-        if self._open is None or self._starts is None:
-            raise ValueError("`add` must come before `close`, if only with no steps: it gives the shapes.")
         self._open = replace(self._open, truncated=self._open.truncated.copy())
         self._open.truncated[-1:] = True
         transitions = self.add(self._open[:0])

@@ -25,6 +25,9 @@ def make_steps(rewards, ends=(), truncates=(), holes=(), first=0):
     return steps
 
 
+NO_STEPS = make_steps([])
+
+
 def make_random_steps(length, environments, generator):
     """Random episodes; a transition observes `[t, e]` and leads to `[t + 0.5, e]`."""
     steps = Steps.empty(length, environments, (2,), np.dtype(np.float32))
@@ -111,7 +114,7 @@ def test_windows_agree_with_slow_twin_after_every_rollout(n_step, seed):
     environments = int(generator.integers(1, 5))
     lengths = [int(length) for length in generator.choice([0, 1, 2, 3, 7, 20], size=10)]
     steps = make_random_steps(sum(lengths), environments, generator)
-    windows = NStepWindows(n_step, 0.9)
+    windows = NStepWindows(n_step, 0.9, steps[:0])
 
     found, begin = {}, 0
     for length in lengths:
@@ -128,7 +131,7 @@ def test_windows_agree_with_slow_twin_after_every_rollout(n_step, seed):
 def test_every_real_step_starts_exactly_one_window(n_step, seed):
     steps = make_random_steps(60, 3, np.random.default_rng(seed))
     steps.truncated[-1] = True  # closes the last windows
-    windows = NStepWindows(n_step, 0.9)
+    windows = NStepWindows(n_step, 0.9, steps[:0])
 
     starts = []
     for begin in range(0, 60, 4):
@@ -142,7 +145,9 @@ def test_every_real_step_starts_exactly_one_window(n_step, seed):
 def test_windows_never_straddle_episodes_nor_holes(n_step, seed):
     steps = make_random_steps(80, 3, np.random.default_rng(seed))
 
-    for (start, e), (_, _, _, led_to) in windows_by_start(NStepWindows(n_step, 0.9).add(steps)).items():
+    for (start, e), (_, _, _, led_to) in windows_by_start(
+        NStepWindows(n_step, 0.9, steps[:0]).add(steps)
+    ).items():
         last = int(led_to)
         assert start <= last < start + n_step
         assert steps.is_transition[start : last + 1, e].all()
@@ -152,8 +157,8 @@ def test_windows_never_straddle_episodes_nor_holes(n_step, seed):
 @pytest.mark.parametrize("seed", range(5))
 def test_windows_do_not_depend_on_how_the_steps_are_cut_into_rollouts(seed):
     steps = make_random_steps(50, 2, np.random.default_rng(seed))
-    at_once = windows_by_start(NStepWindows(3, 0.9).add(steps))
-    windows = NStepWindows(3, 0.9)
+    at_once = windows_by_start(NStepWindows(3, 0.9, steps[:0]).add(steps))
+    windows = NStepWindows(3, 0.9, steps[:0])
 
     one_by_one = {}
     for t in range(50):
@@ -163,7 +168,7 @@ def test_windows_do_not_depend_on_how_the_steps_are_cut_into_rollouts(seed):
 
 
 def test_n_step_reward_is_the_discounted_sum_over_the_window():
-    found = NStepWindows(3, 0.5).add(make_steps([1, 2, 4, 8]))
+    found = NStepWindows(3, 0.5, NO_STEPS).add(make_steps([1, 2, 4, 8]))
 
     assert found.observation[:, 0].tolist() == [0, 1]
     assert found.reward.tolist() == [1 + 0.5 * 2 + 0.25 * 4, 2 + 0.5 * 4 + 0.25 * 8]
@@ -172,7 +177,7 @@ def test_n_step_reward_is_the_discounted_sum_over_the_window():
 
 
 def test_n_step_of_one_stores_each_step_as_it_was():
-    found = NStepWindows(1, 0.5).add(make_steps([1, 2, 4], ends=[1]))
+    found = NStepWindows(1, 0.5, NO_STEPS).add(make_steps([1, 2, 4], ends=[1]))
 
     assert found.reward.tolist() == [1, 2, 4]
     assert found.discount.tolist() == [0.5, 0.0, 0.5]
@@ -181,25 +186,25 @@ def test_n_step_of_one_stores_each_step_as_it_was():
 
 
 def test_n_step_stops_bootstrapping_when_terminated():
-    found = NStepWindows(3, 0.5).add(make_steps([1, 2, 4], ends=[2]))
+    found = NStepWindows(3, 0.5, NO_STEPS).add(make_steps([1, 2, 4], ends=[2]))
 
     assert found.discount.tolist() == [0.0, 0.0, 0.0]
 
 
 def test_n_step_keeps_bootstrapping_when_truncated():
-    found = NStepWindows(3, 0.5).add(make_steps([1, 2, 4], truncates=[2]))
+    found = NStepWindows(3, 0.5, NO_STEPS).add(make_steps([1, 2, 4], truncates=[2]))
 
     assert found.discount.tolist() == [0.125, 0.25, 0.5]
 
 
 def test_n_step_stops_bootstrapping_when_terminated_and_truncated_at_once():
-    found = NStepWindows(2, 0.5).add(make_steps([1, 2], ends=[1], truncates=[1]))
+    found = NStepWindows(2, 0.5, NO_STEPS).add(make_steps([1, 2], ends=[1], truncates=[1]))
 
     assert found.discount.tolist() == [0.0, 0.0]
 
 
 def test_last_steps_of_an_episode_are_stored_with_shorter_windows():
-    found = NStepWindows(3, 0.5).add(make_steps([1, 2, 4, 8], truncates=[3]))
+    found = NStepWindows(3, 0.5, NO_STEPS).add(make_steps([1, 2, 4, 8], truncates=[3]))
 
     assert found.observation[:, 0].tolist() == [0, 1, 2, 3]
     assert found.reward.tolist() == [1 + 1 + 1, 2 + 2 + 2, 4 + 4, 8]
@@ -207,7 +212,7 @@ def test_last_steps_of_an_episode_are_stored_with_shorter_windows():
 
 
 def test_window_closes_at_an_end_though_the_next_episode_follows_at_once():
-    found = NStepWindows(3, 0.5).add(make_steps([1, 2, 4, 8, 16], ends=[1]))
+    found = NStepWindows(3, 0.5, NO_STEPS).add(make_steps([1, 2, 4, 8, 16], ends=[1]))
 
     assert found.observation[:, 0].tolist() == [0, 1, 2]
     assert found.reward.tolist() == [1 + 0.5 * 2, 2, 4 + 0.5 * 8 + 0.25 * 16]
@@ -216,7 +221,7 @@ def test_window_closes_at_an_end_though_the_next_episode_follows_at_once():
 
 
 def test_masked_step_ends_the_window_before_it_as_a_truncation_does():
-    found = NStepWindows(3, 0.5).add(make_steps([1, 2, JUNK, 4, 8, 16], holes=[2]))
+    found = NStepWindows(3, 0.5, NO_STEPS).add(make_steps([1, 2, JUNK, 4, 8, 16], holes=[2]))
 
     assert found.observation[:, 0].tolist() == [0, 1, 3]
     assert found.reward.tolist() == [1 + 0.5 * 2, 2, 4 + 0.5 * 8 + 0.25 * 16]
@@ -233,7 +238,7 @@ def test_no_window_is_complete_that_starts_at_a_masked_step():
 
 
 def test_masked_step_ends_the_window_of_an_earlier_rollout():
-    windows = NStepWindows(3, 0.5)
+    windows = NStepWindows(3, 0.5, NO_STEPS)
 
     assert len(windows.add(make_steps([1, 2]))) == 0
     found = windows.add(make_steps([JUNK], ends=[0], holes=[0], first=2))
@@ -244,7 +249,7 @@ def test_masked_step_ends_the_window_of_an_earlier_rollout():
 
 
 def test_open_window_is_carried_over_several_short_rollouts():
-    windows = NStepWindows(5, 0.5)
+    windows = NStepWindows(5, 0.5, NO_STEPS)
     sizes = [len(windows.add(make_steps([2**t], first=t))) for t in range(4)]
 
     found = windows.add(make_steps([16], first=4))
@@ -257,7 +262,7 @@ def test_open_window_is_carried_over_several_short_rollouts():
 
 @pytest.mark.parametrize("n_step", [1, 3])
 def test_rollout_without_rows_yields_nothing_and_loses_nothing(n_step):
-    windows = NStepWindows(n_step, 0.5)
+    windows = NStepWindows(n_step, 0.5, NO_STEPS)
     nothing = make_steps([])
     parts = [windows.add(steps) for steps in (nothing, make_steps([1, 2]), nothing)]
 
@@ -275,7 +280,7 @@ def test_environments_end_their_windows_apart_from_each_other():
     steps.terminated[1, 0] = True
     steps.next_observation[:] = [[1, 11], [2, 12], [3, 13]]
 
-    found = NStepWindows(2, 0.5).add(steps)
+    found = NStepWindows(2, 0.5, steps[:0]).add(steps)
 
     assert found.reward.tolist() == [1 + 0.5 * 2, 10 + 0.5 * 20, 2, 20 + 0.5 * 40]
     assert found.discount.tolist() == [0.0, 0.25, 0.0, 0.25]
@@ -286,7 +291,7 @@ def test_transitions_keep_the_dtypes_that_replay_stores():
     steps = Steps.empty(2, 1, (2, 3), np.dtype(np.uint8))
     steps.is_transition[:] = True
 
-    found = NStepWindows(2, 0.5).add(steps)
+    found = NStepWindows(2, 0.5, steps[:0]).add(steps)
 
     assert found.observation.dtype == found.next_observation.dtype == np.uint8
     assert found.observation.shape == (1, 2, 3)
@@ -296,7 +301,7 @@ def test_transitions_keep_the_dtypes_that_replay_stores():
 
 def test_transitions_do_not_change_when_the_steps_buffer_is_used_again():
     steps = make_steps([1, 2, 4])
-    windows = NStepWindows(2, 0.5)
+    windows = NStepWindows(2, 0.5, steps[:0])
     found = windows.add(steps)
 
     steps.reward[:] = JUNK
@@ -313,7 +318,7 @@ def test_closed_windows_agree_with_slow_twin_that_sees_the_last_step_truncated(n
     lengths = [int(length) for length in generator.choice([0, 1, 2, 3, 9], size=12)]
     steps = make_random_steps(sum(lengths), 3, generator)
     before = steps.truncated.copy()
-    windows = NStepWindows(n_step, 0.9)
+    windows = NStepWindows(n_step, 0.9, steps[:0])
 
     found, begin, last_close = {}, 0, 0
     for number, length in enumerate(lengths):
@@ -335,7 +340,7 @@ def test_closed_windows_agree_with_slow_twin_that_sees_the_last_step_truncated(n
 
 
 def test_closed_windows_by_hand():
-    windows = NStepWindows(3, 0.5)
+    windows = NStepWindows(3, 0.5, NO_STEPS)
     emitted = windows.add(make_steps([1, 2, 3, 4]))
 
     closed = windows.close()
@@ -347,11 +352,5 @@ def test_closed_windows_by_hand():
     assert len(windows.close()) == 0
 
 
-def test_closing_needs_to_know_the_shapes():
-    windows = NStepWindows(3, 0.5)
-    with pytest.raises(ValueError, match="shapes"):
-        windows.close()
-
-    windows.add(make_steps([]))
-
-    assert windows.close().observation.shape == (0, 1)
+def test_closing_before_any_step_yields_nothing():
+    assert NStepWindows(3, 0.5, NO_STEPS).close().observation.shape == (0, 1)

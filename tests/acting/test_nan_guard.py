@@ -8,7 +8,7 @@ import toy_actors
 from toy_environments import LENGTHS
 from toy_faults import AlteredEnvironment, nan_at, put
 
-from distdqn.acting.nan_guard import NaNGuard
+from distdqn.acting.actor import NaNGuard
 from distdqn.errors import Diverged
 from distdqn.types import RolloutRequest, Steps
 
