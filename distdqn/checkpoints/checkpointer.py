@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from distdqn.checkpoints.reshard import saved_ranges
 from distdqn.checkpoints.store import CheckpointRef, Store
 from distdqn.errors import CheckpointError
 from distdqn.replay.ring_buffer import segments
@@ -34,11 +35,8 @@ def segments_of(shard: int, index: Tree) -> list[Segment]:
 
 def _kinds(index: Tree) -> list[tuple[str, Tree, int]]:
     """What a shard holds: kind of segment, `first` and `inserted`, length of a segment."""
-    kinds = [
-        ("frames", index["frames"], index["frames_per_segment"]),
-        ("rows", index, index["rows_per_segment"]),
-    ]
-    return [each for each in kinds if each[1] is not None]
+    frames = [("frames", index["frames"], index["frames_per_segment"])] if index["frames"] else []
+    return [*frames, ("rows", index, index["rows_per_segment"])]
 
 
 class Checkpointer:
@@ -106,11 +104,11 @@ class Checkpointer:
             [{"kind": segment.kind, "state": known[segment]} for segment in segments_of(shard, index)]
             for shard, index in enumerate(indexes)
         ]
-        replay = []
+        written = [self._store.write_tree(index) for index in indexes]
+        replay = [{"index": index, "parts": own} for index, own in zip(written, parts, strict=True)]
         # All rows of a small replay may be overwritten before they are written.
-        if not any(parts) or any(_rows_in(part) for part in itertools.chain(*parts)):
-            written = [self._store.write_tree(index) for index in indexes]
-            replay = [{"index": index, "parts": own} for index, own in zip(written, parts, strict=True)]
+        if any(parts) and not any(saved_ranges(each, "rows") for each in replay):
+            replay = []
         document = {name: self._store.write_tree(part) for name, part in tree.items() if name != "goal"}
         # The best weights rarely change, so they get a file of their own.
         document["goal"] = {name: self._store.write_tree(part) for name, part in tree["goal"].items()}
@@ -141,9 +139,3 @@ class Checkpointer:
             times = f"{self._failures} consecutive times"
             raise CheckpointError(f"{why}, {times} (free the disk, or name another `checkpoint_dir`).")
         self._note(f"{why}; training continues, earlier checkpoints are intact.")
-
-
-def _rows_in(part: Tree) -> int:
-    """How many rows a saved segment holds; 0 for frames."""
-    columns = part["state"]["columns"].values() if part["kind"] == "rows" else ()
-    return max((int(column["shape"][0]) for column in columns), default=0)
