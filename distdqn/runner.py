@@ -10,7 +10,7 @@ from typing import Any
 from distdqn.checkpoints.checkpointer import Checkpointer
 from distdqn.checkpoints.reshard import RestorePlan
 from distdqn.checkpoints.resume import checkpoint_root, describe_run, find_start, run_folder
-from distdqn.checkpoints.store import CheckpointRef, Store, place_of
+from distdqn.checkpoints.store import CheckpointRef, Store
 from distdqn.config.config import Config
 from distdqn.distributed.calls import Calls
 from distdqn.distributed.supervisor import Supervisor
@@ -86,9 +86,9 @@ def _make_checkpointer(
     if due is None:
         return None
     root = checkpoint_root(config, folder)
-    # One store for both: it knows then what it has read of the checkpoint to resume from.
-    is_same = resume_from is not None and resume_from.store.place == place_of(root)
-    store = resume_from.store if resume_from is not None and is_same else Store(root)
+    store = Store(root)
+    if resume_from is not None and resume_from.store.place == store.place:
+        store = resume_from.store  # which knows what it has read of the checkpoint to resume from
     try:
         store.check_writable()
     except OSError as error:

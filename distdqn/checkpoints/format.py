@@ -71,7 +71,7 @@ def split_tree(tree: Any, arrays: dict[str, tuple[AnyArray, Tree]], name: str = 
 
     Raises:
         TypeError: `tree` holds something that is neither an array nor JSON.
-        ValueError: `tree` holds something that could not be read back.
+        ValueError: `tree` holds an array or a reference that could not be read back.
     """
     prefix = f"{name}." if name else ""
     match tree:
@@ -90,7 +90,6 @@ def split_tree(tree: Any, arrays: dict[str, tuple[AnyArray, Tree]], name: str = 
         case {"blob": _}:
             return _ref(tree).model_dump()
         case dict():
-            _check_keys(tree)
             return {key: split_tree(value, arrays, f"{prefix}{key}") for key, value in tree.items()}
         case list() | tuple():
             return [split_tree(value, arrays, f"{prefix}{i}") for i, value in enumerate(tree)]
@@ -146,7 +145,8 @@ def refs_by_file(document: object) -> dict[str, list[ArrayRef]]:
                     ref = _ref(value)
                     found.setdefault(ref.file, []).append(ref)
                 case dict():
-                    _check_keys(value)
+                    if not all(isinstance(key, str) for key in value):  # JSON would turn them into text
+                        raise ValueError(f"`document` has keys that are no text: {list(value)[:3]}.")
                     below += value.values()
                 case list() | tuple():
                     below += value
@@ -220,12 +220,6 @@ def _signed(version: int, number: int, document: Tree) -> bytes:
 
 def _json(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode("ascii")
-
-
-def _check_keys(tree: dict[Any, Any]) -> None:
-    """Refuses keys that JSON would turn into text."""
-    if not all(isinstance(key, str) for key in tree):
-        raise ValueError(f"`tree` has keys that are no text: {list(tree)[:3]}.")
 
 
 def _ref(value: object) -> ArrayRef:

@@ -29,8 +29,6 @@ from distdqn.checkpoints.format import (
 from distdqn.errors import CheckpointDamaged, CheckpointError, NoCheckpoint
 from distdqn.types import AnyArray, Tree
 
-_MAX_REMEMBERED = 100_000  # digests, of 64 letters each
-
 
 class Store:
     """Keeps checkpoints below a folder or URL, written by several processes at once.
@@ -49,7 +47,7 @@ class Store:
 
     def __init__(self, root: str, grace_seconds: float = 3600.0) -> None:
         self._files = files_at(root)
-        self.place = place_of(root)  # URL or absolute path
+        self.place = root.rstrip("/") if "://" in root else str(Path(root).absolute())
         self._root = root.rstrip("/") or "/"
         self._grace_seconds = grace_seconds
         self._seen_whole: set[str] = set()  # files that were whole when this process last read or wrote them
@@ -84,7 +82,7 @@ class Store:
             is_there = self._files.holds(name, len(content))
             if not is_there or (name not in self._seen_whole and self.fault(refs)):
                 self._files.write(name, content)
-                self._remember(name)
+                self._seen_whole.add(name)
         return document
 
     def read_tree(self, document: Any) -> Any:
@@ -102,12 +100,10 @@ class Store:
         """Creates or replaces checkpoint `number` atomically.
 
         Raises:
-            ValueError: `number` is negative, or `document` could not be read back.
+            ValueError: `document` could not be read back.
             TypeError: `document` holds something that is not JSON.
             OSError: it could not be written, or a file that it refers to is missing.
         """
-        if number < 0:
-            raise ValueError(f"`number` ({number}) must be at least 0.")
         content = manifest_bytes(number, document)
         sizes = self._files.sizes("blobs/")
         for name, refs in refs_by_file(document).items():
@@ -192,51 +188,44 @@ class Store:
         summary = f"{self._root}: no checkpoint is whole; nothing was deleted."
         raise CheckpointDamaged([summary, *(reason for _, reason in passed_over)])
 
-    def prune(self, keep: int, also: Collection[int] = ()) -> list[tuple[int, str]]:
-        """Keeps the newest `keep` checkpoints and those in `also`; deletes the others.
+    def prune(self, keep: int, also: Collection[int] = ()) -> None:
+        """Keeps the newest `keep` checkpoints, at least 1, and those in `also`; deletes the others.
 
         Manifests go first, then the arrays that only they refer to. Unreferenced arrays and
         half-written files go after the grace period. Unreadable manifests stay, without counting as
         kept, if they are in `also` or newer than the last one kept; while one stays, all arrays do.
 
-        Returns:
-            The unreadable manifests that stay, each with the reason.
-
         Raises:
-            ValueError: `keep` is not at least 1.
             OSError: something could not be read or deleted.
         """
-        if keep < 1:
-            raise ValueError(f"`keep` ({keep}) must be at least 1: nothing could be resumed.")
         kept: list[int] = []
-        obsolete: list[int] = []
-        unreadable: list[tuple[int, str]] = []
         needed: set[str] = set()
-        for number in reversed(self.numbers()):
-            if len(kept) >= keep and number not in also:
-                obsolete.append(number)
-                continue
-            try:
-                needed |= refs_by_file(self.read_manifest(number)).keys()
-                kept.append(number)
-            except CheckpointError as error:
-                unreadable.append((number, str(error)))
         released: set[str] = set()
-        for number in obsolete:
-            with contextlib.suppress(CheckpointError):  # its arrays go after the grace period
-                released |= refs_by_file(self.read_manifest(number)).keys()
-            self._files.delete(manifest_name(number))
+        is_unreadable = False
+        for number in reversed(self.numbers()):
+            try:
+                names = refs_by_file(self.read_manifest(number)).keys()
+            except CheckpointError:
+                names = None
+            if len(kept) >= keep and number not in also:
+                self._files.delete(manifest_name(number))
+                released |= names or set()  # the arrays of an unreadable one go after the grace period
+            elif names is None:
+                is_unreadable = True
+            else:
+                kept.append(number)
+                needed |= names
         self._files.sync("")
         # Younger files may belong to a checkpoint that is still being written.
         newest = self._files.modified(manifest_name(kept[0])) if kept else 0.0
         old = time.time() - self._grace_seconds
         for name in (*self._files.sizes(""), *self._files.sizes("blobs/")):
             is_blob = re.fullmatch(r"blobs/[0-9a-f]{64}\.safetensors", name) and name not in needed
-            if (is_blob and not unreadable) or re.fullmatch(r"(blobs/)?\.[0-9a-f]{16}\.part", name):
+            if (is_blob and not is_unreadable) or re.fullmatch(r"(blobs/)?\.[0-9a-f]{16}\.part", name):
                 with contextlib.suppress(FileNotFoundError):  # its writer has renamed it
                     if self._files.modified(name) < (newest if name in released else old):
                         self._files.delete(name)
-        return unreadable
+                        self._seen_whole.discard(name)
 
     def _read(self, refs: list[ArrayRef]) -> dict[tuple[str, str], AnyArray]:
         """The arrays `[...]` of references to one file, by blob and name; may raise `CheckpointDamaged`."""
@@ -251,13 +240,8 @@ class Store:
                 arrays = arrays_from_bytes(stream.read(size), refs, where)
             except (MemoryError, OverflowError) as error:
                 raise CheckpointDamaged(f"{where}: its {size} bytes do not fit into memory.") from error
-        self._remember(name)
-        return arrays
-
-    def _remember(self, name: str) -> None:
-        if len(self._seen_whole) >= _MAX_REMEMBERED:
-            self._seen_whole.clear()
         self._seen_whole.add(name)
+        return arrays
 
     def _where(self, name: str) -> str:
         return f"{self._root}/{name}"
@@ -288,8 +272,3 @@ def find_checkpoints(place: str) -> tuple[Store, list[int]]:
     if not numbers:
         raise NoCheckpoint(f"{place} holds no checkpoint (name the folder of a run).")
     return store, numbers
-
-
-def place_of(root: str) -> str:
-    """The URL, or the absolute path, of a store."""
-    return root.rstrip("/") if "://" in root else str(Path(root).absolute())

@@ -373,14 +373,14 @@ def test_pruning_beside_a_writer_leaves_it_what_it_needs(folder):
     assert again <= 2
 
 
-def test_what_is_remembered_of_written_arrays_stays_bounded(folder, monkeypatch):
-    monkeypatch.setattr("distdqn.checkpoints.store._MAX_REMEMBERED", 3)
-    store = Store(str(folder))
+def test_what_is_remembered_of_written_arrays_is_forgotten_once_they_are_pruned(folder):
+    store = Store(str(folder), grace_seconds=0.0)
+    for value in range(5):
+        time.sleep(0.02)  # one tick of the file system's clock
+        store.write_manifest(value, {"a": store.write_tree(np.array([value]))})
+        store.prune(keep=2)
 
-    for value in range(10):
-        store.write_tree(np.array([value]))
-
-    assert len(store._seen_whole) <= 3
+    assert len(store._seen_whole) == len(list((folder / "blobs").iterdir())) == 2
 
 
 def test_folder_that_vanished_is_an_error_and_is_not_made_again(folder):

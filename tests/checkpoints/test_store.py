@@ -244,9 +244,9 @@ def test_tree_refuses_what_is_neither_an_array_nor_json(store, leaf):
         store.write_tree({"a": [leaf]})
 
 
-@pytest.mark.parametrize("tree", [{1: "a"}, {"a": {None: 1}}, {"blob": 1}, {"blob": "0" * 64, "bytes": 4}])
-def test_tree_refuses_keys_that_would_not_come_back(store, tree):
-    with pytest.raises(ValueError, match=r"keys that are no text|reference to an array is malformed"):
+@pytest.mark.parametrize("tree", [{"blob": 1}, {"blob": "0" * 64, "bytes": 4}])
+def test_tree_refuses_references_that_would_not_come_back(store, tree):
+    with pytest.raises(ValueError, match="reference to an array is malformed"):
         store.write_tree({"a": [tree]})
 
 
@@ -265,11 +265,12 @@ def nested(levels):
     ("document", "reason"),
     [
         ({"a": {1: "a"}}, "keys that are no text"),
+        ({"a": [{"b": {None: 1}}]}, "keys that are no text"),
         (nested(100), "deeper than 100"),
         ({"a": {"blob": "../x"}}, "A reference to an array is malformed"),
         ({"a": "x" * (64 * 2**20)}, "use arrays"),
     ],
-    ids=["key", "depth", "ref", "length"],
+    ids=["key", "deep key", "depth", "ref", "length"],
 )
 def test_manifest_that_could_not_be_read_back_is_not_written(store, document, reason):
     with pytest.raises(ValueError, match=reason):
@@ -304,11 +305,6 @@ def test_numbers_are_those_of_manifests_in_ascending_order(folder):
 
     assert store.numbers() == [0, 3, 20, 10**12]
     assert store.verify(10**12).document == {}
-
-
-def test_number_of_a_checkpoint_is_never_negative(store):
-    with pytest.raises(ValueError, match="at least 0"):
-        store.write_manifest(-1, {})
 
 
 def test_checkpoint_written_again_replaces_the_one_before(store):
