@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distdqn.checkpoints import format as manifests
 from distdqn.checkpoints.format import manifest_bytes, manifest_name
 from distdqn.checkpoints.resume import describe_run
 from distdqn.checkpoints.store import Store
@@ -122,7 +121,7 @@ def test_fault_17_hostile_checkpoint_ends_the_command(run_dir, capsys, tmp_path,
         case _:
             ref |= {"blob": "../../secret"} if kind == "a way out of the folder" else {"shape": [2**62]}
             # Signed by the same rule, as an attacker would, without what we check before.
-            content = manifests._signed(manifests.FORMAT, 200, document)
+            content = manifest_bytes(200, document)
             (root / manifest_name(200)).write_bytes(content)
     (line,) = refused(capsys, "--resume", root / manifest_name(200))
     assert reason in line

@@ -223,10 +223,7 @@ class NaNGuard:
         """Clears `steps.is_transition` `[T, E]` of steps that no window may contain.
 
         `steps` follow those of the last call, with the environment's own rewards. Returns how many
-        contained NaN or infinity.
-
-        Raises:
-            Diverged: ten consecutive steps did.
+        contained NaN or infinity; `Diverged` if ten consecutive ones did.
         """
         bad = steps.is_transition & ~_is_finite(steps)  # [T, E]
         masked = bad.copy()  # [T, E]

@@ -113,8 +113,7 @@ def join_tree(document: Any, arrays: dict[tuple[str, str], AnyArray]) -> Any:
 def arrays_from_bytes(content: bytes, refs: list[ArrayRef], where: str) -> dict[tuple[str, str], AnyArray]:
     """The writable arrays `[...]` of references to one file, by blob and name.
 
-    Raises:
-        CheckpointDamaged: the content of the file, `where`, is not what the references say.
+    `CheckpointDamaged` if the content of the file, `where`, is not what the references say.
     """
     if hashlib.sha256(content).hexdigest() != refs[0].blob:
         raise CheckpointDamaged(f"{where}: its content is not what was written (SHA-256 differs).")
@@ -132,8 +131,7 @@ def arrays_from_bytes(content: bytes, refs: list[ArrayRef], where: str) -> dict[
 def refs_by_file(document: object) -> dict[str, list[ArrayRef]]:
     """The references to arrays in a document, by their file's name.
 
-    Raises:
-        ValueError: a reference is malformed, a key is no text, or the nesting is too deep.
+    `ValueError` if one is malformed, a key is no text, or the nesting is too deep.
     """
     found: dict[str, list[ArrayRef]] = {}
     level = [document]
@@ -168,17 +166,13 @@ def number_from_name(name: str) -> int | None:
 
 
 def manifest_bytes(number: int, document: Tree, version: int = FORMAT) -> bytes:
-    """The manifest of a checkpoint.
+    """The manifest of a checkpoint as ASCII JSON without spaces; keys keep their order, floats every bit.
 
-    Raises:
-        ValueError: it could not be read back: see `refs_by_file`, or it is too long.
-        TypeError: the document holds something that is not JSON.
+    `TypeError` if the document holds something that is not JSON.
     """
-    refs_by_file(document)
-    content = _signed(version, number, document)
-    if len(content) > MAX_MANIFEST_BYTES:
-        raise ValueError(f"`document` takes {len(content)} bytes, {MAX_MANIFEST_BYTES} are read: use arrays.")
-    return content
+    plain = {"format": version, "number": number, "document": document}
+    digest = hashlib.sha256(_json(plain)).hexdigest()
+    return _json({"format": version, "number": number, "sha256": digest, "document": document}) + b"\n"
 
 
 def document_from_bytes(content: bytes, number: int, where: str) -> Tree:
@@ -191,7 +185,7 @@ def document_from_bytes(content: bytes, number: int, where: str) -> Tree:
     try:
         manifest = Manifest.model_validate(json.loads(content.decode("ascii")))
         # To the byte, as JSON ignores some changes.
-        is_same = content == _signed(manifest.format, manifest.number, manifest.document)
+        is_same = content == manifest_bytes(manifest.number, manifest.document, manifest.format)
     except (ValueError, RecursionError) as error:
         why = _reason(error) if isinstance(error, ValidationError) else "cut, or not JSON"
         raise CheckpointDamaged(f"{where}: is not a manifest ({why}).") from error
@@ -209,13 +203,6 @@ def document_from_bytes(content: bytes, number: int, where: str) -> Tree:
     except ValueError as error:
         raise CheckpointDamaged(f"{where}: {error}") from error
     return manifest.document
-
-
-def _signed(version: int, number: int, document: Tree) -> bytes:
-    """The manifest as ASCII JSON without spaces; keys keep their order, floats every bit."""
-    plain = {"format": version, "number": number, "document": document}
-    digest = hashlib.sha256(_json(plain)).hexdigest()
-    return _json({"format": version, "number": number, "sha256": digest, "document": document}) + b"\n"
 
 
 def _json(value: object) -> bytes:

@@ -52,8 +52,7 @@ def checkpoint_root(config: Config, folder: Path) -> str:
 def run_folder(config: Config) -> tuple[str | None, bool]:
     """The folder for results (None: a new one), and whether a run in it resumes.
 
-    Raises:
-        CheckpointError: the path in `resume` cannot be read.
+    `CheckpointError` if the path in `resume` cannot be read.
     """
     if config.resume is None or config.resume == "auto":
         return config.run_dir, config.resume is not None

@@ -100,13 +100,17 @@ class Store:
         """Creates or replaces checkpoint `number` atomically.
 
         Raises:
-            ValueError: `document` could not be read back.
+            ValueError: `document` could not be read back: see `refs_by_file`, or it is too long.
             TypeError: `document` holds something that is not JSON.
             OSError: it could not be written, or a file that it refers to is missing.
         """
+        files = refs_by_file(document)
         content = manifest_bytes(number, document)
+        if len(content) > MAX_MANIFEST_BYTES:
+            limit = f"{MAX_MANIFEST_BYTES} are read"
+            raise ValueError(f"`document` takes {len(content)} bytes, {limit}: use arrays.")
         sizes = self._files.sizes("blobs/")
-        for name, refs in refs_by_file(document).items():
+        for name, refs in files.items():
             if sizes.get(name) != refs[0].bytes:
                 raise FileNotFoundError(errno.ENOENT, "File of a checkpoint is gone", self._where(name))
         self._files.sync("blobs/")
@@ -194,9 +198,7 @@ class Store:
         Manifests go first, then the arrays that only they refer to. Unreferenced arrays and
         half-written files go after the grace period. Unreadable manifests stay, without counting as
         kept, if they are in `also` or newer than the last one kept; while one stays, all arrays do.
-
-        Raises:
-            OSError: something could not be read or deleted.
+        `OSError` if something cannot be read or deleted.
         """
         kept: list[int] = []
         needed: set[str] = set()

@@ -34,11 +34,7 @@ class OutputCheck:
         self._min, self._max = _widened(space.low, -1), _widened(space.high, 1)
 
     def check_reset(self, result: Any) -> None:
-        """Checks what `reset` returned.
-
-        Raises:
-            EnvironmentFault: it is wrong; the message says what was expected.
-        """
+        """Checks what `reset` returned; `EnvironmentFault` says what was expected."""
         if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
             self._fail("reset", "value", "a tuple (observation, info) with a dict as info", _describe(result))
         self._check_observation("reset", result[0], np.ones(self._batch_shape, np.bool_))
@@ -46,8 +42,7 @@ class OutputCheck:
     def check_step(self, result: Any, where: BoolArray | None = None) -> None:
         """Checks what `step` returned, and its values in the environments `where` `[E]`; None means all.
 
-        Raises:
-            EnvironmentFault: it is wrong; the message says what was expected.
+        `EnvironmentFault` says what was expected.
         """
         if not (isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], dict)):
             expected = "a tuple (observation, reward, terminated, truncated, info) with a dict as info"

@@ -24,11 +24,7 @@ _NAMESPACES = {"ALE": ("ale_py", "atari"), "MinAtar": ("minatar.gym", "minatar")
 
 
 def make_vector_environment(env: EnvironmentSource, environments: int) -> VectorEnv[Any, Any, Any]:
-    """Copies of one environment, in its own vector class if it has one.
-
-    Raises:
-        ConfigError: the environment does not exist.
-    """
+    """Copies of one environment, in its own vector class if it has one; see `resolve_environment`."""
     found = resolve_environment(env)
     if isinstance(found, str):
         is_atari = str(gymnasium.spec(found).vector_entry_point).startswith("ale_py.")
@@ -40,10 +36,7 @@ def resolve_environment(env: EnvironmentSource) -> EnvironmentSource:
     """A registered id, or a function that makes one environment.
 
     `module:Name` imports the module; an attribute of that name is preferred to an id. Atari and
-    MinAtar need no module.
-
-    Raises:
-        ConfigError: nothing has this name, or its package is not installed.
+    MinAtar need no module. `ConfigError` if nothing has this name, or its package is not installed.
     """
     if not isinstance(env, str):
         return env

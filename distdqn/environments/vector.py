@@ -50,11 +50,7 @@ class FaultLog:
         self.count, self.tracebacks, self.episodes_lost = 0, [], 0
 
     def add(self, error: Exception, episodes_lost: int = 0) -> None:
-        """Counts one error.
-
-        Raises:
-            EnvironmentFault: `max_failures` were consecutive.
-        """
+        """Counts one error; `EnvironmentFault` after `max_failures` consecutive ones."""
         text = "".join(traceback.format_exception(error))
         if (place := _place(error)) not in self._known:
             self._known.add(place)

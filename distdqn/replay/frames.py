@@ -136,10 +136,9 @@ class FrameStore:
         return {"first": self.oldest, "inserted": self.end, "chunk_end": ends, "chunk_oldest": oldest}
 
     def set_index(self, index: dict[str, Any]) -> None:
-        """Restores what `get_index` returned, after the ring. The caller drops incomplete items.
+        """Restores what `get_index` returned, after the ring; `ValueError` if a segment is missing.
 
-        Raises:
-            ValueError: a segment is missing.
+        The caller drops incomplete items.
         """
         self.end = index["inserted"]
         self._begin = self.ring.finish_restore(index["first"], self.end)

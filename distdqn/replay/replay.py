@@ -94,11 +94,7 @@ class Replay:
     def sample(
         self, batches: int, batch_size: int, importance_sampling_exponent: float = 0.0
     ) -> SampledBatches:
-        """Draws `U = batches` batches of `B = batch_size` transitions, `[U, B]`, with importance weights.
-
-        Raises:
-            ValueError: nothing is stored.
-        """
+        """Draws `U = batches` batches of `B = batch_size` transitions, `[U, B]`; see `draw`."""
         rows, shape = self.draw(batches * batch_size), (batches, batch_size)
         columns: dict[str, Any] = rows.transitions.columns()
         columns = {name: column.reshape(*shape, *column.shape[1:]) for name, column in columns.items()}
@@ -106,11 +102,7 @@ class Replay:
         return SampledBatches(Transitions(**columns), rows.item_id.reshape(shape), weight)
 
     def draw(self, count: int) -> SampledRows:
-        """Draws `count` transitions `[C]`, the part of this shard in the batches of a learner call.
-
-        Raises:
-            ValueError: nothing is stored.
-        """
+        """Draws `count` transitions `[C]`, this shard's part of the batches; `ValueError` if it is empty."""
         if self.size == 0:
             raise ValueError("An empty replay cannot be sampled.")
         item_id = self._sampler.sample(self._first, self.inserted, count, self._generator)  # [C]
@@ -163,20 +155,12 @@ class Replay:
         return {**self._frame_settings(store), **store.ring.get_segment(begin, end, store.oldest, store.end)}
 
     def set_rows(self, state: dict[str, Any]) -> None:
-        """Restores what `get_rows` returned, in any order of segments, before `set_index`.
-
-        Raises:
-            ValueError: the segment does not match the others, or the replay has items.
-        """
+        """Restores what `get_rows` returned, in any order of segments, before `set_index`."""
         self._check_new()
         self._ring.set_segment(state)
 
     def set_frames(self, state: dict[str, Any]) -> None:
-        """Restores what `get_frames` returned, in any order of segments, before `set_index`.
-
-        Raises:
-            ValueError: the segment does not match the others, or the replay has items.
-        """
+        """Restores what `get_frames` returned, in any order of segments, before `set_index`."""
         self._check_new()
         if state["columns"]:
             self._restored_frames(state).ring.set_segment(state)
@@ -188,7 +172,8 @@ class Replay:
         missing, or exceed a smaller capacity. Later ids are reused.
 
         Raises:
-            ValueError: a segment is missing, or the replay has items. It cannot be used then.
+            ValueError: here, a segment is missing, and the replay cannot be used; in `set_rows` and
+                `set_frames`, the segment does not match the others; in all, the replay has items.
         """
         self._check_new()
         first = self._ring.finish_restore(index["first"], index["inserted"])

@@ -70,8 +70,7 @@ class Ring:
     def set_segment(self, segment: dict[str, Any]) -> None:
         """Restores a segment, in any order: of two rows for one position, the newer stays.
 
-        Raises:
-            ValueError: its columns differ in length, or do not match those of other segments.
+        `ValueError` if its columns differ in length, or do not match those of other segments.
         """
         self._overwritten = max(self._overwritten, segment["first"])
         columns = segment["columns"]
@@ -96,9 +95,7 @@ class Ring:
         """The lowest id, at least `first`, from which all rows up to `inserted` are there.
 
         Older rows may have been overwritten before their segment was saved, or during the restore.
-
-        Raises:
-            ValueError: any other row of `[first, inserted)` is missing.
+        `ValueError` if any other row of `[first, inserted)` is missing.
         """
         ids = np.arange(max(first, inserted - self.capacity), inserted)
         restored = self._restored[ids % self.capacity] if len(self._restored) else np.full(len(ids), -1)

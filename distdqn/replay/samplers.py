@@ -161,10 +161,9 @@ class SumTree:
         return self._nodes[self._leaves + positions]
 
     def set(self, positions: ItemIds, values: Values | FloatArray) -> None:
-        """Sets the values `[C]` at `positions` `[C]`; the last of equal positions counts.
+        """Sets the values `[C]` at `positions` `[C]`, of equal positions the last.
 
-        Raises:
-            ValueError: a value is negative or not finite.
+        `ValueError` if a value is negative or not finite.
         """
         if not np.all(np.isfinite(values) & (values >= 0.0)):
             raise ValueError("`values` of a sum tree must be finite and at least 0.")
