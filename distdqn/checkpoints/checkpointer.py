@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from distdqn.checkpoints.reshard import saved_ranges
 from distdqn.checkpoints.store import CheckpointRef, Store
-from distdqn.errors import CheckpointError
+from distdqn.errors import CheckpointError, ConsecutiveFailures
 from distdqn.replay.ring_buffer import segments
 from distdqn.types import Tree
 
@@ -48,7 +48,7 @@ class Checkpointer:
         self._note = note
         self._written: dict[Segment, Tree] = {}  # documents of the complete segments on disk
         self._best: tuple[int, int] | None = None  # learner steps of the best weights, checkpoint
-        self._failures = 0
+        self._failures = ConsecutiveFailures(_MAX_FAILURES)
         self._last = max(store.numbers(), default=-1)
         self._others = self._last  # checkpoints up to this one are of other runs or were given up
 
@@ -118,7 +118,7 @@ class Checkpointer:
             self._best = (best["learner_steps"], number)
         self._store.write_manifest(number, {**document, "replay": replay})
         self._store.prune(self._keep, () if self._best is None else (self._best[1],))
-        self._failures = 0
+        self._failures.reset()
 
     def newest(self) -> CheckpointRef | None:
         """The newest whole checkpoint of this run; None if there is none."""
@@ -132,10 +132,9 @@ class Checkpointer:
 
     def add_failure(self, error: Exception) -> None:
         """Counts a checkpoint that could not be written; `CheckpointError` at the fifth consecutive one."""
-        self._failures += 1
         self._written.clear()  # a segment that is gone is written again
         why = f"A checkpoint could not be written ({type(error).__name__}: {error})"
-        if self._failures >= _MAX_FAILURES:
-            times = f"{self._failures} consecutive times"
+        if self._failures.add():
+            times = f"{_MAX_FAILURES} consecutive times"
             raise CheckpointError(f"{why}, {times} (free the disk, or name another `checkpoint_dir`).")
         self._note(f"{why}; training continues, earlier checkpoints are intact.")
