@@ -86,13 +86,9 @@ class Store:
         return document
 
     def read_tree(self, document: Any) -> Any:
-        """The document with writable arrays in place of references; `CheckpointDamaged` if a byte differs."""
-        try:
-            files = refs_by_file(document)
-        except ValueError as error:
-            raise CheckpointDamaged(f"{self._root}: {error}") from error
+        """A document of this store with writable arrays in it; `CheckpointDamaged` if a byte differs."""
         arrays: dict[tuple[str, str], AnyArray] = {}
-        for refs in files.values():
+        for refs in refs_by_file(document).values():
             arrays |= self._read(refs)
         return join_tree(document, arrays)
 

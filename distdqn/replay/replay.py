@@ -7,7 +7,7 @@ import numpy as np
 from distdqn.config.config import ReplayOptions
 from distdqn.replay.frames import FrameIds, FrameStore, frame_capacity
 from distdqn.replay.ring_buffer import Ring
-from distdqn.replay.samplers import ItemIds, make_sampler
+from distdqn.replay.samplers import ItemIds, PrioritizedSampler, UniformSampler
 from distdqn.replay.shards import importance_weights, shard_capacities
 from distdqn.seeding import make_generator
 from distdqn.types import (
@@ -39,7 +39,9 @@ class Replay:
 
     def __init__(self, options: ReplayOptions, shard: int = 0) -> None:
         self._capacity = shard_capacities(options.replay_capacity, options.replay_shards)[shard]
-        self._sampler = make_sampler(options, self._capacity)
+        self._sampler = UniformSampler()
+        if options.sampler == "prioritized":
+            self._sampler = PrioritizedSampler(self._capacity, options.priority_exponent)
         self._generator = make_generator(options.seed, "replay", *([shard] if shard else []))
         self._ring = Ring(self._capacity)
         self._frames: FrameStore | None = None  # created with the first images

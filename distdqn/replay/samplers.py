@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import override
 
-from distdqn.config.config import ReplayOptions
 from distdqn.types import FloatArray
 
 ItemIds = npt.NDArray[np.int64]
@@ -119,13 +118,6 @@ class PrioritizedSampler(UniformSampler):
         if state["exponent"] != self._exponent:  # otherwise restored bit for bit
             values = values ** (self._exponent / state["exponent"])
         self._tree.set(item_id % self._capacity, values)
-
-
-def make_sampler(options: ReplayOptions, capacity: int) -> UniformSampler:
-    """The sampler that `options` name, for at most `capacity` items."""
-    if options.sampler == "uniform":
-        return UniformSampler()
-    return PrioritizedSampler(capacity, options.priority_exponent)
 
 
 def priorities_in(state: dict[str, Any] | None) -> FloatArray | None:

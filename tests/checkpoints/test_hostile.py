@@ -47,7 +47,11 @@ def assert_refused(folder, ref, reason):
     """Neither reading nor verifying accepts the ref, and each says why in one line."""
     forge(folder, {"weights": [ref]})
     store = Store(str(folder))
-    for read in (lambda: store.read_tree(ref), lambda: store.verify(1), store.newest_whole):
+    for read in (
+        lambda: store.read_tree(store.read_manifest(1)),
+        lambda: store.verify(1),
+        store.newest_whole,
+    ):
         with pytest.raises(CheckpointDamaged, match=reason) as caught:
             read()
         assert caught.value.exit_code == 4
