@@ -33,12 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Changes a run's number of actors and waits until it has that many; returns the exit code."""
     try:
         options = _COMMAND.read(arguments)
-        ray = _find(Path(options.run), options.actors)
+        place = _find(Path(options.run), options.actors)
         # Importing Ray takes a second, and mistakes are reported without it.
         from distdqn.cluster.control import scale
 
-        place = ray["address"], ray["namespace"], ray["control"]
-        scale(*place, options.actors, lambda line: print(line, flush=True))
+        scale(place, options.actors, lambda line: print(line, flush=True))
     except DistdqnError as error:
         return print_mistakes(error)
     except KeyboardInterrupt:

@@ -1,8 +1,7 @@
-"""Everything that uses Ray.
+"""Everything that uses Ray. From outside, import from `launch`, which starts a run, and from `control`.
 
-`launch` starts a run. `discovery` finds its Ray and what prevents joining it, `connection` connects,
-`ray_backend` runs roles there, `resources` says what each requests, and `control` takes commands.
-From outside, import from `launch` and `control`.
+`connection` finds a run's Ray and connects to it, `ray_backend` runs roles there, `resources` places them,
+`control` takes commands, and `reaper` ends what a killed run leaves behind.
 """
 
 import os

@@ -1,30 +1,42 @@
-"""Connects this process to Ray: to a cluster that runs already, or to a private Ray that it starts."""
+"""Connects this process to Ray: to a cluster that runs already, or to a private Ray that it starts.
+
+Ray itself tries an address that does not answer for minutes. So `_join` tests it first, in the order in
+which joining can fail: does anything listen, is it Ray, does it accept this process's token, has it the same
+versions, and is this machine one of its nodes.
+"""
 
 import contextlib
+import json
 import logging
 import os
+import platform
 import secrets
 import signal
+import socket
 import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ray
-from ray._private import ray_constants, worker
+from ray._private import ray_constants, services, worker
 from ray._private.ray_logging import global_worker_stdstream_dispatcher as ray_output
 
-from distdqn.cluster.discovery import Target, check, choose_target, probe
 from distdqn.cluster.reaper import Reaper
-from distdqn.errors import ClusterError
+from distdqn.config.validation import check_address
+from distdqn.errors import ClusterError, ConfigError
+from distdqn.networks.tensorflow_setup import without_stderr
 
 # Each role computes with one thread; the learner's number is an option.
 THREAD_SETTINGS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}  # Ray lets a role that requests no GPU use all of them
-_CONNECT_SECONDS = 5.0
+_CONNECT_SECONDS = 10.0
+_SAME_MACHINE_SECONDS = 0.5
+_NODE_SECONDS = 8.0  # for a node of this machine that is just starting
+# For the head to answer once its port is open; Ray adds two waits of 5 s.
+_HEAD_TIMEOUT, _HEAD_SECONDS = "py_gcs_connect_timeout_s", 5
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,16 @@ class Cluster:
     address: str  # of its head
     is_private: bool  # started for this run, on this machine
     cpus_per_role: float  # 0 on a Ray of one machine that this process started: roles share the cores there
+
+
+@dataclass(frozen=True)
+class Target:
+    """The Ray to connect to."""
+
+    address: str | None  # `host:port` of the head; None means a private Ray
+    why: str  # which Ray it is and what chose it, in words
+    source: str = ""  # the option or variable that named it
+    is_found: bool = False  # found on this machine, not named
 
 
 @contextlib.contextmanager
@@ -62,7 +84,9 @@ def connected(
         return
     target = choose_target(address)
     tell(target.why)
-    handlers, reaper = _signal_handlers(), None
+    is_main = threading.current_thread() is threading.main_thread()
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM) if is_main}
+    reaper = None
     try:
         if target.address is None:
             reaper = _start_private(max(os.cpu_count() or 1, roles), hide_gpus)
@@ -74,42 +98,167 @@ def connected(
         ray.shutdown()
         if reaper is not None:
             reaper.dismiss()
-        for number, handler in handlers.items():  # Ray replaces SIGTERM's
+        for number, handler in handlers.items():  # Ray replaces that of SIGTERM
             signal.signal(number, handler)
 
 
-@contextlib.contextmanager
-def joined(address: str) -> Iterator[None]:
-    """Connects to the Ray of a running run, to give it a command.
+def choose_target(address: str | None) -> Target:
+    """The Ray that `--address`, RAY_ADDRESS or, for `auto`, this machine names.
 
     Raises:
-        ClusterError: it does not answer.
+        ClusterError: `auto` finds no cluster on this machine.
+        ConfigError: a run cannot use the kind of address in RAY_ADDRESS.
     """
-    is_loopback = address.startswith("127.0.0.1:")  # a private Ray's, which Ray would replace
-    try:
-        probe(address, _CONNECT_SECONDS)  # Ray itself tries for minutes
-        with loopback_only() if is_loopback else contextlib.nullcontext():
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    variable = os.environ.get("RAY_ADDRESS", "")
+    if address == "local":
+        other = f", not the cluster at {variable} that RAY_ADDRESS names" if variable else ""
+        return Target(None, f"a private one on this machine, as `--local` says{other}")
+    if address and address != "auto":
+        return Target(address, f"the cluster at {address}, as `--address` says", "`--address`")
+    if variable == "local":
+        return Target(None, "a private one on this machine, as RAY_ADDRESS says")
+    if variable and variable != "auto":
+        try:
+            check_address(variable)
+        except ValueError as error:
+            raise ConfigError(f"RAY_ADDRESS {error}.") from error
+        job = ", set by `ray job submit`" if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else ""
+        return Target(variable, f"the cluster at {variable}, as RAY_ADDRESS says{job}", "RAY_ADDRESS")
+    found = None
+    with contextlib.suppress(OSError, ValueError):  # none is recorded, or it has ended
+        recorded = services.find_bootstrap_address(None) or ""
+        probe(recorded, _SAME_MACHINE_SECONDS)
+        found = recorded
+    if not address and not variable:
+        stray = f"; the cluster at {found}, which `ray start` left on this machine, is not used"
+        hint = f"{stray} (`--address auto` joins it)" if found else ""
+        return Target(None, f"a private one on this machine, as no cluster is named{hint}")
+    source = "`--address auto`" if address else "RAY_ADDRESS=auto"
+    found = found or min(services.find_gcs_addresses(), default=None)
+    if found is None:
         raise ClusterError(
-            f"The run's Ray at {address} does not answer: {error} (the run has ended, or this machine is no "
-            "node of its cluster)."
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+            f"{source}: no Ray cluster runs on this machine (start one with `ray start --head`, name one "
+            "with `--address host:port`, or give `--local`)."
+        )
+    why = f"the cluster at {found}, which runs on this machine ({source})"
+    return Target(found, why, source, is_found=True)
+
+
+def probe(address: str, timeout_seconds: float) -> None:
+    """Connects to an address and disconnects again.
+
+    Raises:
+        OSError: nothing listens there, or it does not answer.
+        ValueError: the address is not `host:port`.
+    """
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout_seconds).close()
 
 
 def _join(target: Target) -> None:
-    """Connects to a running cluster."""
-    with contextlib.suppress(ImportError, AttributeError, TypeError):  # a Ray that is different inside
-        check(target)
+    """Connects to a running cluster.
+
+    Raises:
+        ClusterError: what prevents it, and how to fix it.
+    """
+    named = address = target.address or ""
     try:
-        ray.init(address=target.address, logging_level=logging.ERROR)
+        address = services.canonicalize_bootstrap_address(named) or ""
+        probe(address, _CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        resolved = "" if named == address else f", which Ray resolves to {address}"
+        why = getattr(error, "strerror", None) or str(error) or "no answer"
+        raise ClusterError(
+            f"No Ray cluster answers at {named} ({target.source}{resolved}): {why.lower()} (start the head, "
+            f"open its port to this machine, or give `--local`; {_describe_token()})."
+        ) from error
+    # Ray prints to standard error what `_check_head` raises. Another version may be different inside.
+    with without_stderr(), contextlib.suppress(ImportError, AttributeError, TypeError):
+        _check_head(named, address, target.is_found)
+    try:
+        ray.init(address=named, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ClusterError(f"The Ray cluster at {target.address} cannot be joined: {lines[0]}") from error
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ClusterError(f"The Ray cluster at {named} cannot be joined: {why}") from error
+
+
+def _check_head(named: str, address: str, is_found: bool) -> None:
+    """Checks token and versions with the head, and that this machine is a node."""
+    from ray._common.usage import usage_lib
+    from ray._private import utils
+    from ray._private.authentication import authentication_token_setup
+    from ray._raylet import Config, GcsClient  # type: ignore[attr-defined]
+
+    # Ray ends the process if it does not know the name.
+    if hasattr(Config, _HEAD_TIMEOUT) and f"RAY_{_HEAD_TIMEOUT}" not in os.environ:
+        Config.initialize(json.dumps({_HEAD_TIMEOUT: _HEAD_SECONDS}))
+    if is_found:  # as Ray does; a machine that was only named is sent no token unasked
+        authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    if _auth_mode() == "token" and _token_source() is None:
+        raise ClusterError(f"RAY_AUTH_MODE is `token`, but {_token_advice(named)}")
+    try:
+        client = GcsClient(address=address, cluster_id=None)
+        versions = usage_lib.get_cluster_metadata(client)
+    except ray.exceptions.AuthenticationError as error:
+        raise ClusterError(
+            f"The Ray cluster at {named} refuses this process: {_token_advice(named)}"
+        ) from error
+    except (ray.exceptions.RayError, RuntimeError) as error:
+        why = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise ClusterError(
+            f"The server at {named} does not answer like the head of a Ray cluster: {why} (give the head's "
+            "port, 6379 unless `ray start --port` set another, not the dashboard's)."
+        ) from error
+    try:
+        utils.check_version_info(versions, "this process")
+    except RuntimeError as error:
+        raise ClusterError(
+            f"The cluster at {named} runs Ray {versions['ray_version']} and Python "
+            f"{versions['python_version']}, this process Ray {ray.__version__} and Python "
+            f"{platform.python_version()} (install the same versions everywhere, down to the last number)."
+        ) from error
+    try:
+        services.get_node_to_connect_for_driver(client, timeout_seconds=_NODE_SECONDS)
+    except RuntimeError as error:
+        raise ClusterError(
+            f"No node of the cluster at {named} runs on this machine, so no process here can join it (start "
+            f"one with `ray start --address={named}`, or submit the run with `ray job submit -- python -m "
+            "distdqn.run ...`)."
+        ) from error
+
+
+def _auth_mode() -> str:
+    return os.environ.get("RAY_AUTH_MODE", "disabled").lower()
+
+
+def _token_source() -> str | None:
+    """The place of this process's token, in words; never the token itself."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return "RAY_AUTH_TOKEN"
+    if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return f"RAY_AUTH_TOKEN_PATH ({path})" if Path(path).expanduser().is_file() else None
+    with contextlib.suppress(OSError, RuntimeError):  # there is no home, or it cannot be read
+        if (Path.home() / ".ray" / "auth_token").is_file():
+            return "~/.ray/auth_token"
+    return None
+
+
+def _describe_token() -> str:
+    source = _token_source()
+    return f"a token is present here, in {source}" if source else "no token is present here"
+
+
+def _token_advice(named: str) -> str:
+    """What is wrong with this process's token, and how to fix it."""
+    if _token_source() is None:
+        advice = (
+            f" (put the one of {named} into ~/.ray/auth_token with mode 0600 and set RAY_AUTH_MODE=token)"
+        )
+    elif _auth_mode() != "token":
+        advice = ", but not shown to it (set RAY_AUTH_MODE=token if it is the cluster's)"
+    else:
+        advice = ", but it is not the cluster's (copy the cluster's)"
+    return f"{_describe_token()}{advice}."
 
 
 def _start_private(cpus: int, hide_gpus: bool) -> Reaper:
@@ -125,9 +274,9 @@ def _start_private(cpus: int, hide_gpus: bool) -> Reaper:
             f"A private Ray needs its token in ~/.ray/auth_token: {error} (name another file by "
             "RAY_AUTH_TOKEN_PATH, or run without a token by RAY_AUTH_MODE=disabled)."
         ) from error
-    threads = {name: value for name, value in THREAD_SETTINGS.items() if name not in os.environ}
     reaper = Reaper()
-    settings = {**threads, **(NO_GPU if hide_gpus else {}), **reaper.variables}
+    threads = {name: os.environ.get(name, value) for name, value in THREAD_SETTINGS.items()}
+    settings = threads | (NO_GPU if hide_gpus else {}) | reaper.variables
     try:
         with _environment(settings), loopback_only():
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR)
@@ -175,13 +324,6 @@ def loopback_only() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
-
-
-def _signal_handlers() -> dict[signal.Signals, Any]:
-    """The handlers of the signals that Ray may replace; none outside the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    return {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
 
 def _describe(is_private: bool) -> Cluster:

@@ -1,15 +1,18 @@
 """Commands to a running run from another process: `Control` receives them, `scale` gives them."""
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
 
-from distdqn.cluster.connection import joined
+from distdqn.cluster.connection import loopback_only, probe
 from distdqn.errors import ClusterError
 from distdqn.types import ActorPoolStatus
 
+_CONNECT_SECONDS = 5.0  # Ray itself tries for minutes
 _ANSWER_SECONDS = 30.0  # a run reports its status several times in that time
 
 
@@ -51,25 +54,36 @@ class Control:
             return self._reports, self._status
 
 
-def scale(address: str, namespace: str, control: str, actors: int, say: Callable[[str], None]) -> None:
+def scale(place: Mapping[str, str], actors: int, say: Callable[[str], None]) -> None:
     """Changes a run's number of actors; returns when it has them.
 
     Args:
-        address: of the run's Ray.
-        namespace: of the run's processes there.
-        control: name of the process that takes commands.
+        place: where the run is, as `RayBackend.describe` tells: `address`, `namespace` and `control`.
         actors: how many the run shall have.
         say: called with a line whenever there is progress.
 
     Raises:
         ClusterError: the run does not answer, has ended, or has got another command since.
     """
-    with joined(address):
+    address = place["address"]
+    is_loopback = address.startswith("127.0.0.1:")  # a private Ray's, which Ray would replace
+    try:
+        probe(address, _CONNECT_SECONDS)
+        with loopback_only() if is_loopback else contextlib.nullcontext():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise ClusterError(
+            f"The run's Ray at {address} does not answer: {error} (the run has ended, or this machine is no "
+            "node of its cluster)."
+        ) from error
+    try:
         try:
-            handle = ray.get_actor(control, namespace=namespace)
+            control = ray.get_actor(place["control"], namespace=place["namespace"])
         except ValueError:
             raise ClusterError("The run has ended: nothing was changed.") from None
-        _command(handle, actors, say)
+        _command(control, actors, say)
+    finally:
+        ray.shutdown()
 
 
 def _command(control: Any, actors: int, say: Callable[[str], None]) -> None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray.util.metrics import Gauge
+
 from distdqn.cluster.connection import connected
 from distdqn.cluster.control import Control
 from distdqn.cluster.ray_backend import RayBackend
-from distdqn.cluster.ray_metrics import RayMetrics
 from distdqn.config.config import Config
 from distdqn.distributed.actor_pool import initial_actors
 from distdqn.distributed.calls import Calls
@@ -54,9 +55,29 @@ def launched(
         calls = Calls(backend, config)
         try:
             capacity = backend.capacity().actors - others if cluster.cpus_per_role else machine
-            yield Launch(calls, initial_actors(config, capacity), RayMetrics(folder.resolve().name).show)
+            yield Launch(calls, initial_actors(config, capacity), _RayMetrics(folder.resolve().name).export)
         finally:
             with contextlib.suppress(ClusterError):  # it is gone, and the request with it
                 backend.request_resources([])
             calls.end_all()
             backend.close()
+
+
+class _RayMetrics:
+    """Exports a run's metrics on the metrics port of the node where the run was started."""
+
+    def __init__(self, run: str) -> None:
+        self._run = run
+        self._gauges: dict[str, Gauge] = {}
+
+    def export(self, line: dict[str, Any]) -> None:
+        """Exports every number of a line of `metrics.jsonl` as a gauge `distdqn_<name>`.
+
+        Counters are gauges, too: a learner that is restored from a checkpoint sets some of them back.
+        """
+        for name, value in line.items():
+            if isinstance(value, int | float):
+                if name not in self._gauges:
+                    text = f"{name.replace('_', ' ')}, as in metrics.jsonl"
+                    self._gauges[name] = Gauge(f"distdqn_{name}", text, tag_keys=("run",))
+                self._gauges[name].set(float(value), {"run": self._run})

@@ -1,23 +1,25 @@
-"""Roles as Ray actors."""
+"""Roles as Ray actors, and what they print."""
 
 import contextlib
 import os
 import re
 import socket
+import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import ray
 from ray._private import state
+from ray._private.ray_logging import global_worker_stdstream_dispatcher as ray_output
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
 from typing_extensions import override
 
 from distdqn.cluster.connection import Cluster
-from distdqn.cluster.resources import Placement, measure_capacity, request_nodes
-from distdqn.cluster.role_logs import RoleLogs
+from distdqn.cluster.resources import Placement
 from distdqn.config.config import RunOptions
 from distdqn.errors import ClusterError, DistdqnError
 from distdqn.training.backend import Backend, CallFailed, ClusterCapacity, Handle, MakeParts, Ref
@@ -25,10 +27,13 @@ from distdqn.training.backend import Backend, CallFailed, ClusterCapacity, Handl
 # Parts of Ray's messages.
 _NO_INPUT = "At least one of the input arguments for this task could not be computed"
 _DEAD_NODE = re.compile(r"its node has died\. Node Id: (\w+)")  # also of a process that was not up yet
-_COLOR = re.compile(r"\x1b\[[0-9;]*m")
-_ADVICE = re.compile(r" Some common causes include:.*", re.DOTALL)  # seven lines
+_PROCESS = re.compile(r"\(pid=(\d+), ip=([^,)]+)")
+_NOISE = re.compile(r"\x1b\[[0-9;]*m| Some common causes include:.*", re.DOTALL)  # colors, and seven lines
 
 _PENDING = ("DEPENDENCIES_UNREADY", "PENDING_CREATION")  # states of an actor that is not up
+_MAX_BYTES = 1_000_000  # of a log, which then becomes `….log.1` and replaces the one before
+_MAX_UNCLAIMED_LINES = 1000  # of a process whose role is not known yet
+_NOT_A_ROLE = "ray"  # the log of Ray's own messages, and of processes whose role was never known
 
 
 class RayBackend(Backend):
@@ -53,8 +58,7 @@ class RayBackend(Backend):
         self._roles: dict[Handle, tuple[str, int]] = {}  # role and index
         self._identify_calls: dict[Ref, Handle] = {}
         self._control: str | None = None  # name of the process that takes commands
-        self._has_requested_nodes = False
-        self._logs.open(self._namespace)
+        ray_output.add_handler(self._namespace, self._logs.write)
 
     @override
     def start(self, role: str, index: int, restarts: int) -> Handle:
@@ -121,18 +125,17 @@ class RayBackend(Backend):
     @override
     def get(self, ref: Ref, timeout_seconds: float = 10.0) -> Any:
         role = self._roles.get(self._identify_calls.pop(ref, None))
-        try:
-            value = ray.get(ref, timeout=timeout_seconds)
-        except RayError as error:
-            why = _ADVICE.sub("", _COLOR.sub("", str(error))) or type(error).__name__
-            self._logs.write_failure(_name(*role) if role else None, why)
-            if isinstance(cause := getattr(error, "cause", None), DistdqnError):
-                raise cause from None  # the user's to fix: another process would fail in the same way
-            node = found[1] if (found := _DEAD_NODE.search(why)) else None
-            is_lost = isinstance(error, ActorUnavailableError)
-            raise CallFailed(why, _NO_INPUT in why, node, is_lost) from error
-        except OSError as error:
-            raise self._gone(error) from error
+        with self._needing_ray():
+            try:
+                value = ray.get(ref, timeout=timeout_seconds)
+            except RayError as error:
+                why = _NOISE.sub("", str(error)) or type(error).__name__
+                self._logs.write_failure(_name(*role) if role else None, why)
+                if isinstance(cause := getattr(error, "cause", None), DistdqnError):
+                    raise cause from None  # the user's to fix: another process would fail in the same way
+                node = found[1] if (found := _DEAD_NODE.search(why)) else None
+                is_lost = isinstance(error, ActorUnavailableError)
+                raise CallFailed(why, _NO_INPUT in why, node, is_lost) from error
         if role is not None:
             self._logs.register(_name(*role), value)
         return value
@@ -146,13 +149,11 @@ class RayBackend(Backend):
     @override
     def capacity(self) -> ClusterCapacity:
         with self._needing_ray():
-            return measure_capacity(self._placement.request("actor"))
+            return self._placement.capacity()
 
     @override
     def request_resources(self, roles: list[str]) -> None:
-        if roles or self._has_requested_nodes:
-            request_nodes([self._placement.request(role) for role in roles])
-            self._has_requested_nodes = bool(roles)
+        self._placement.request_nodes(roles)
 
     @override
     def describe(self) -> dict[str, Any]:
@@ -161,7 +162,8 @@ class RayBackend(Backend):
     def close(self) -> None:
         """Releases what was reserved and writes the rest of the logs, after all roles have been ended."""
         self._placement.close()
-        self._logs.close(self._namespace)
+        ray_output.remove_handler(self._namespace)
+        self._logs.close()
 
     @contextlib.contextmanager
     def _needing_ray(self) -> Iterator[None]:
@@ -169,13 +171,10 @@ class RayBackend(Backend):
         try:
             yield
         except (RayError, RuntimeError, OSError) as error:
-            raise self._gone(error) from error
-
-    def _gone(self, error: Exception) -> ClusterError:
-        return ClusterError(
-            f"The Ray at {self._cluster.address} is gone: {error} (start it again, or another one; "
-            "`--resume auto` resumes from the newest checkpoint)."
-        )
+            raise ClusterError(
+                f"The Ray at {self._cluster.address} is gone: {error} (start it again, or another one; "
+                "`--resume auto` resumes from the newest checkpoint)."
+            ) from error
 
 
 def _name(role: str, index: int) -> str:
@@ -192,3 +191,64 @@ def _identify(_role: Any) -> dict[str, Any]:
     """Called in the role's process."""
     node, ip = ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
     return {"pid": os.getpid(), "host": socket.gethostname(), "node": node, "ip": ip}
+
+
+Source = tuple[str, str]  # address of the node, id of the process
+
+
+class RoleLogs:
+    """What the roles print, in a file for each role: `logs/actor-3.log` in the run's folder.
+
+    Ray sends what a process writes to its standard output and error to the process that started the run. So
+    the other nodes need no access to the run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._names: dict[Source, str] = {}
+        self._unclaimed: dict[Source, deque[str]] = {}
+        self._lock = threading.Lock()  # lines come on a thread of Ray's
+
+    def close(self) -> None:
+        """Writes the lines of processes whose role was never known."""
+        with self._lock:
+            for (ip, pid), lines in self._unclaimed.items():
+                self._append(_NOT_A_ROLE, [f"(process {pid} on {ip}) {line}" for line in lines])
+            self._unclaimed.clear()
+
+    def register(self, name: str, process: Mapping[str, Any]) -> None:
+        """Notes a role's process, given its `ip` and `pid`, and writes what it has printed so far."""
+        source = (str(process["ip"]), str(process["pid"]))
+        with self._lock:
+            self._names[source] = name
+            self._append(name, self._unclaimed.pop(source, ()))
+
+    def write(self, batch: Mapping[str, Any]) -> None:
+        """Writes `lines` of the process `pid` on the node `ip`, as Ray delivers them."""
+        source = (str(batch.get("ip")), str(batch.get("pid")))
+        with self._lock:
+            if (name := self._names.get(source)) is not None:
+                self._append(name, batch["lines"])
+            elif source[1].isdigit():
+                self._unclaimed.setdefault(source, deque(maxlen=_MAX_UNCLAIMED_LINES)).extend(batch["lines"])
+            else:  # Ray's own
+                self._append(_NOT_A_ROLE, batch["lines"])
+
+    def write_failure(self, name: str | None, why: str) -> None:
+        """Writes why a call failed; without `name`, into the file of the process that `why` mentions."""
+        if name is None and (found := _PROCESS.search(why)) is not None:
+            name = self._names.get((found[2], found[1]))
+        if name is not None:
+            with self._lock:
+                self._append(name, [why.rstrip()])
+
+    def _append(self, name: str, lines: Iterable[str]) -> None:
+        text = "".join(f"{line}\n" for line in lines)
+        path = self._folder / f"{name}.log"
+        with contextlib.suppress(OSError):  # a full disk does not stop training
+            if text:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                if path.exists() and path.stat().st_size + len(text) > _MAX_BYTES:
+                    path.replace(path.with_name(f"{name}.log.1"))
+                with path.open("a", encoding="utf-8", errors="replace") as file:
+                    file.write(text[-_MAX_BYTES:])

@@ -28,12 +28,13 @@ Resources = dict[str, float]  # amounts by Ray's names: `CPU`, `GPU` and custom 
 
 
 class Placement:
-    """Decides with which of Ray's options a role's process is started."""
+    """Decides with which of Ray's options a role's process is started, and looks for resources for it."""
 
     def __init__(self, cluster: Cluster, options: RunOptions) -> None:
         self._cluster = cluster
         self._options = options
         self._group: Any = None  # Ray's placement group for learner and replay
+        self._has_requested_nodes = False
 
     def request(self, role: str) -> Resources:
         """What a role's process requests on its node."""
@@ -46,27 +47,20 @@ class Placement:
         return {name: amount for name, amount in amounts.items() if amount}
 
     def ray_options(self, role: str, index: int) -> dict[str, Any]:
-        """The options for Ray.
-
-        Args:
-            role: `learner`, `replay`, `actor`, `evaluator` or `control`.
-            index: its number among those of the role.
-        """
+        """The options for Ray to start `learner`, `replay`, `actor`, `evaluator` or `control`."""
         request = self.request(role)
         cpus, gpus = request.pop("CPU", 0.0), request.pop("GPU", 0.0)
         options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "resources": request}
         if not self._cluster.is_private or self._options.learner_gpus:  # else the process inherits them
             options["runtime_env"] = {"env_vars": {**THREAD_SETTINGS, **({} if gpus else NO_GPU)}}
-        if self._cluster.cpus_per_role:  # else there is one machine only
-            options["scheduling_strategy"] = self._strategy(role, index)
-        return options
-
-    def _strategy(self, role: str, index: int) -> Any:
+        if not self._cluster.cpus_per_role:  # there is one machine only
+            return options
         if role not in _PAIR or index > 0:
-            return "SPREAD"
+            return {**options, "scheduling_strategy": "SPREAD"}
         if self._group is None:
             self._group = placement_group([self.request(each) for each in _PAIR], "PACK")
-        return PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=_PAIR.index(role))
+        strategy = PlacementGroupSchedulingStrategy(self._group, _PAIR.index(role))
+        return {**options, "scheduling_strategy": strategy}
 
     def missing(self, role: str, index: int) -> str | None:
         """What the cluster lacks to start a role, in words, or None."""
@@ -89,28 +83,45 @@ class Placement:
             return f"needs {both} for learner and replay; the {len(free)} nodes do not have both free"
         return None
 
+    def capacity(self) -> ClusterCapacity:
+        """The connected cluster's resources."""
+        per_actor = self.request("actor")
+        free = state.available_resources_per_node().values()
+        fitting = [
+            min((int(node.get(name, 0.0) / each + _ROUNDING) for name, each in per_actor.items()), default=0)
+            for node in free
+        ]
+        return ClusterCapacity(
+            actors=sum(fitting),
+            cpus=cluster_resources().get("CPU", 0.0),
+            free_cpus=sum(node.get("CPU", 0.0) for node in free),
+            cpus_per_role=per_actor.get("CPU", 0.0),
+            is_growing=_is_growing(),
+        )
+
+    def request_nodes(self, roles: Sequence[str]) -> None:
+        """Asks the cluster's autoscaler, if it has one, for nodes for these roles; none withdraw the request.
+
+        A request stays until the same driver makes another.
+
+        Raises:
+            ClusterError: the cluster's head does not answer.
+        """
+        if not roles and not self._has_requested_nodes:
+            return
+        try:
+            is_autoscaler_v2(fetch_from_server=True)  # Ray caches the answer, then asks the right autoscaler
+            request_resources(bundles=[self.request(role) for role in roles])
+        except (RayError, RuntimeError) as error:
+            raise ClusterError(f"The cluster cannot be asked for nodes: {error}") from error
+        self._has_requested_nodes = bool(roles)
+
     def close(self) -> None:
         """Releases what was reserved."""
         if self._group is not None:
             with contextlib.suppress(RayError):  # the cluster is gone, and the group with it
                 remove_placement_group(self._group)
             self._group = None
-
-
-def measure_capacity(per_actor: Resources) -> ClusterCapacity:
-    """The connected cluster's resources, for actors that request `per_actor` each."""
-    free = state.available_resources_per_node().values()
-    fitting = [
-        min((int(node.get(name, 0.0) / amount + _ROUNDING) for name, amount in per_actor.items()), default=0)
-        for node in free
-    ]
-    return ClusterCapacity(
-        actors=sum(fitting),
-        cpus=cluster_resources().get("CPU", 0.0),
-        free_cpus=sum(node.get("CPU", 0.0) for node in free),
-        cpus_per_role=per_actor.get("CPU", 0.0),
-        is_growing=_is_growing(),
-    )
 
 
 def _is_growing() -> bool:
@@ -124,21 +135,6 @@ def _is_growing() -> bool:
     except (RayError, RuntimeError, ValueError, AttributeError):
         return False
     return bool(report.get("pending_nodes") or report.get("pending_launches"))
-
-
-def request_nodes(requests: list[Resources]) -> None:
-    """Asks the cluster's autoscaler, if it has one, for nodes on which these requests fit.
-
-    A request stays until the same driver makes another; an empty one withdraws it.
-
-    Raises:
-        ClusterError: the cluster's head does not answer.
-    """
-    try:
-        is_autoscaler_v2(fetch_from_server=True)  # Ray caches the answer, and then asks the right autoscaler
-        request_resources(bundles=requests)
-    except (RayError, RuntimeError) as error:
-        raise ClusterError(f"The cluster cannot be asked for nodes: {error}") from error
 
 
 def _fit(free: Sequence[Mapping[str, float]], requests: Sequence[Resources]) -> bool:

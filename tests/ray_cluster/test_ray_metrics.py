@@ -7,7 +7,7 @@ import urllib.request
 import pytest
 from ray_cluster.clusters import HeldCluster
 
-from distdqn.cluster.role_logs import RoleLogs
+from distdqn.cluster.ray_backend import RoleLogs
 
 _ABOUT = {"ip": "10.0.0.1", "pid": 7, "host": "one"}
 
@@ -37,7 +37,7 @@ def test_lines_that_no_role_claims_go_to_the_file_of_ray(tmp_path):
     logs = RoleLogs(tmp_path)
     logs.write(_batch("died young"))
     logs.write(_batch("out of memory", pid="raylet"))
-    logs.close("a-run")
+    logs.close()
     assert (tmp_path / "ray.log").read_text() == "out of memory\n(process 7 on 10.0.0.1) died young\n"
 
 
@@ -67,7 +67,7 @@ def test_logs_that_cannot_be_written_stop_nothing(tmp_path):
     logs = RoleLogs(tmp_path / "logs")
     logs.register("actor-0", _ABOUT)
     logs.write(_batch("unheard"))
-    logs.close("a-run")
+    logs.close()
 
 
 # A real run on a cluster of two nodes: slow.

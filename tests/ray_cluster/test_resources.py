@@ -72,7 +72,7 @@ def test_actors_see_no_gpu_beside_a_learner_that_has_one_also_in_a_private_ray(p
     assert options["runtime_env"]["env_vars"]["CUDA_VISIBLE_DEVICES"] == ""
 
 
-def test_request_for_nodes_raises_a_cluster_error_when_the_head_does_not_answer(monkeypatch):
+def test_request_for_nodes_raises_a_cluster_error_when_the_head_does_not_answer(place, monkeypatch):
     from ray.exceptions import RpcError
 
     from distdqn.cluster import resources
@@ -82,7 +82,7 @@ def test_request_for_nodes_raises_a_cluster_error_when_the_head_does_not_answer(
 
     monkeypatch.setattr(resources, "is_autoscaler_v2", fail)
     with pytest.raises(ClusterError, match="cannot be asked for nodes: no head"):
-        resources.request_nodes([])
+        place().request_nodes(["actor"])
 
 
 # On a real cluster: slow.

@@ -10,7 +10,7 @@ import time
 import pytest
 from ray_cluster.clusters import HeldCluster
 
-from distdqn.cluster.discovery import choose_target
+from distdqn.cluster.connection import choose_target
 from distdqn.errors import ClusterError, ConfigError
 
 SECONDS = 3 * 30.0  # in which a run must give up
