@@ -175,7 +175,7 @@ def measure(
         launched(config, spec, directory.path, print) as launch,
         stopping.request,
     ):
-        supervisor = supervisor_module.Supervisor(run, launch.calls, launch.actors, None, executor)
+        supervisor = supervisor_module.Supervisor(run, launch.calls, launch.actors, executor)
         saver = supervisor.checkpoints
         saver.prepare(run, window, once)
         stopping.saver, stopping.seconds = saver, pairs * 2 * window

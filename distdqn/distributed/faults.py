@@ -25,7 +25,6 @@ class FaultHandler:
         shards: ReplayShards,
         scheduler: Scheduler,
         checkpoints: AsyncCheckpointer,
-        resume_from: CheckpointRef | None,
     ) -> None:
         self._run = run
         self._calls = calls
@@ -33,11 +32,10 @@ class FaultHandler:
         self._shards = shards
         self._scheduler = scheduler
         self._checkpoints = checkpoints
-        self._resume_from = resume_from
 
     def start(self) -> None:
         """Lets the first roles start, from the checkpoint that the run resumes from if there is one."""
-        if (ref := self._resume_from) is not None:  # goal and metrics are restored already
+        if (ref := self._run.resume_from) is not None:  # goal and metrics are restored already
             self._send_learner_state(ref)
             for shard in self._team.shards:
                 self._restore_shard(shard, ref)
@@ -73,7 +71,7 @@ class FaultHandler:
         Raises:
             CheckpointError: the run resumes from this checkpoint.
         """
-        start = self._resume_from
+        start = self._run.resume_from
         if start is not None and plan.ref is not None and plan.ref.document is start.document:
             raise CheckpointError(f"The checkpoint to resume from cannot be read: {error}") from error
         losses = self._replace(shard)
@@ -148,7 +146,7 @@ class FaultHandler:
 
     def _newest(self) -> CheckpointRef | None:
         """The newest checkpoint that is whole, of this run or the one that it resumes."""
-        return self._checkpoints.newest() or self._resume_from
+        return self._checkpoints.newest() or self._run.resume_from
 
 
 def count_lost_learner(counters: Counters, ref: CheckpointRef | None) -> int:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 
-from distdqn.checkpoints.store import CheckpointRef
 from distdqn.distributed.actor_pool import ActorPool
 from distdqn.distributed.calls import Calls, Ended
 from distdqn.distributed.checkpointing import AsyncCheckpointer
@@ -32,7 +31,6 @@ class Supervisor:
         run: what all modes share; goal and metrics are restored already.
         calls: to the roles.
         actors: how many to start with.
-        resume_from: the checkpoint that the run resumes from.
         executor: reads and writes checkpoints, one task at a time.
         clock: in seconds.
     """
@@ -42,7 +40,6 @@ class Supervisor:
         run: Run,
         calls: Calls,
         actors: int,
-        resume_from: CheckpointRef | None,
         executor: Executor,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -50,16 +47,16 @@ class Supervisor:
         self._calls = calls
         self._clock = clock
         config, generation, flush_number = run.config, 0, None
-        if resume_from is not None:  # versions that the checkpoint's learner has published are not repeated
-            generation = resume_from.document["learner"]["weights_version"][0] + 1
+        if (
+            ref := run.resume_from
+        ) is not None:  # versions that the checkpoint's learner has published are not repeated
+            generation = ref.document["learner"]["weights_version"][0] + 1
             flush_number = run.metrics.counters.learner_steps
         self.team = WorkerGroup(calls, config, actors, generation, flush_number)
         self.shards = ReplayShards(calls, run.metrics, config.replay_shards, executor)
         self.checkpoints = AsyncCheckpointer(run, calls, self.team, self.shards, executor, clock)
         self._scheduler = Scheduler(run, calls, self.team, self.shards)
-        self._faults = FaultHandler(
-            run, calls, self.team, self.shards, self._scheduler, self.checkpoints, resume_from
-        )
+        self._faults = FaultHandler(run, calls, self.team, self.shards, self._scheduler, self.checkpoints)
         self._watchdog = Watchdog(run, calls, self.team, self._scheduler, clock)
         self._faults.start()
         self._actor_pool = ActorPool(run, calls, self.team, self.shards, clock)

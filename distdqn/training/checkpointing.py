@@ -52,13 +52,13 @@ def save(run: Run, tree: Tree, ask_shards: Sequence[Callable[..., Any]]) -> None
         checkpointer.add_failure(error)
 
 
-def restore_progress(run: Run, plan: RestorePlan) -> None:
-    """Restores goal and metrics from a checkpoint."""
-    if (ref := plan.ref) is None:
+def restore_progress(run: Run) -> None:
+    """Restores goal and metrics from the checkpoint that the run resumes from, if there is one."""
+    if (ref := run.resume_from) is None:
         return
-    document = ref.document
+    document, inserted = ref.document, RestorePlan(ref, run.config.replay_shards).inserted
     run.stopping.goal.set_state(ref.read("goal"))
-    run.metrics.set_state(document["metrics"], plan.inserted, int(run.rate_limiter.goal(plan.inserted)))
+    run.metrics.set_state(document["metrics"], inserted, int(run.rate_limiter.goal(inserted)))
     # An `async` run leaves an episode open in each environment; the other modes flush first.
     envs_per_actor = document["about"]["config"]["envs_per_actor"]
     run.metrics.counters.episodes_lost += document.get("acting", 0) * envs_per_actor
@@ -76,19 +76,19 @@ class RoundCheckpointer:
         self._run = run
         self._saved = 0  # learner steps of the last checkpoint
 
-    def restore(self, team: Team, plan: RestorePlan) -> None:
-        """Restores a checkpoint, if there is one, unless a stop is requested meanwhile.
+    def restore(self, team: Team) -> None:
+        """Restores the checkpoint to resume from, if there is one, unless a stop is requested meanwhile.
 
         Raises:
             KeyboardInterrupt, SystemExit: it was; the checkpoint stays the one to resume from.
         """
-        if plan.ref is None:
+        if (ref := self._run.resume_from) is None:
             return
-        team.ask(team.learner, "set_state", plan.ref.read("learner"))
-        for method, state in plan.calls(0):
+        team.ask(team.learner, "set_state", ref.read("learner"))
+        for method, state in RestorePlan(ref, 1).calls(0):
             self._run.stopping.request.raise_if_set()
             team.ask(team.shards[0], method, state)
-        restore_progress(self._run, plan)
+        restore_progress(self._run)
         self._saved = self._run.metrics.counters.learner_steps
         team.flush(self._saved)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from distdqn.checkpoints.checkpointer import Checkpointer
+from distdqn.checkpoints.store import CheckpointRef
 from distdqn.config.config import Config, resolved
 from distdqn.replay.rate_limiter import RateLimiter
 from distdqn.reporting.metrics import Metrics
@@ -41,6 +42,7 @@ class Run:
     rate_limiter: RateLimiter
     metrics: Metrics
     checkpointer: Checkpointer | None  # None: no checkpoints
+    resume_from: CheckpointRef | None = None  # None: a new run
 
     @property
     def steps_per_rollout(self) -> int:

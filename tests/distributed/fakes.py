@@ -8,7 +8,6 @@ from distributed.fake_backend import HANG, FakeBackend
 from distributed.fake_roles import ROWS_PER_SEGMENT, FakeActor, FakeEvaluator, FakeLearner, FakeReplay
 
 from distdqn.checkpoints.checkpointer import Checkpointer
-from distdqn.checkpoints.reshard import RestorePlan
 from distdqn.checkpoints.store import Store
 from distdqn.config.config import Config, RunOptions
 from distdqn.distributed.calls import Calls
@@ -210,10 +209,11 @@ def make_run(
         RateLimiter(samples_per_insert, tolerance, min_replay_size, slack, slack_per_actor),
         Metrics(directory, console, config, backend.now, clock=backend.clock),
         saving.get("checkpoints"),
+        start,
     )
-    restore_progress(run, RestorePlan(start, config.replay_shards))
+    restore_progress(run)
     executor = saving.get("executor") or FakeExecutor()
-    supervisor = Supervisor(run, calls, initial, start, executor, backend.clock)
+    supervisor = Supervisor(run, calls, initial, executor, backend.clock)
     return FakeRun(backend, calls, supervisor, run, console, directory)
 
 

@@ -1,6 +1,7 @@
 """Signals as a request to stop: the first one asks, the second one interrupts."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -13,7 +14,6 @@ from types import FrameType, SimpleNamespace
 import pytest
 from distributed.fakes import FakeBackend, make_checkpoints, make_run, newest_start
 
-from distdqn.checkpoints.reshard import RestorePlan
 from distdqn.cluster import launch
 from distdqn.config.config import Config, RunOptions
 from distdqn.distributed.calls import Calls
@@ -233,9 +233,9 @@ def test_fault_10_run_in_rounds_that_is_interrupted_as_replay_is_put_back_ends_b
         if asked.count("set_rows") == 3:
             send(number)
 
-    run = make_run().run
+    run = dataclasses.replace(make_run().run, resume_from=newest_start(tmp_path))
     team = SimpleNamespace(ask=ask, learner="learner", shards=["replay"])
     with run.stopping.request, pytest.raises(error) as raised:
-        RoundCheckpointer(run).restore(team, RestorePlan(newest_start(tmp_path), 1))
+        RoundCheckpointer(run).restore(team)
     assert asked == ["set_state", *["set_rows"] * 3]
     assert getattr(raised.value, "code", None) == code
