@@ -172,10 +172,10 @@ def measure(
     run = Run(config, about, stopping, limiter, metrics, Checkpointer(store, 1, print))
     with (
         ThreadPoolExecutor(1) as executor,
-        launched(config, spec, directory.path, print) as launch,
+        launched(run, spec, directory.path, print) as (calls, actors),
         stopping.request,
     ):
-        supervisor = supervisor_module.Supervisor(run, launch.calls, launch.actors, executor)
+        supervisor = supervisor_module.Supervisor(run, calls, actors, executor)
         saver = supervisor.checkpoints
         saver.prepare(run, window, once)
         stopping.saver, stopping.seconds = saver, pairs * 2 * window

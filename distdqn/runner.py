@@ -17,16 +17,7 @@ from distdqn.distributed.calls import Calls
 from distdqn.distributed.supervisor import Supervisor
 from distdqn.distributed.team import WorkerGroup
 from distdqn.distributed.watchdog import StartupCheck
-from distdqn.errors import (
-    TERMINATED,
-    CheckpointError,
-    ClusterError,
-    ConfigError,
-    DistdqnError,
-    Diverged,
-    EnvironmentFault,
-    RoleFailure,
-)
+from distdqn.errors import TERMINATED, CheckpointError, ConfigError, DistdqnError, Diverged
 from distdqn.networks.numpy_policy import save_policy
 from distdqn.reporting.console import Console, number
 from distdqn.reporting.metrics import Metrics
@@ -141,13 +132,12 @@ class _Runner:
                 return self._run_rounds(self._make_team(calls))
         from distdqn.cluster.launch import launched
 
-        with launched(config, self.spec, self.directory.path, self._show_start) as launch:
-            run.metrics.sinks.append(launch.sink)
+        with launched(run, self.spec, self.directory.path, self._show_start) as (calls, actors):
             # It may wait for resources; a signal ends that.
-            team = self._make_team(launch.calls) if config.mode == "lockstep" else None
+            team = self._make_team(calls) if config.mode == "lockstep" else None
             raise_again()
             with run.stopping.request:  # only now: connecting to Ray replaces signal handlers
-                return self._run_rounds(team) if team else self._run_async(launch.calls, launch.actors)
+                return self._run_rounds(team) if team else self._run_async(calls, actors)
 
     def _show_start(self, ray: str | None = None) -> None:
         """Shows the first lines: what is run, where, and on which Ray."""
@@ -185,8 +175,8 @@ class _Runner:
             try:
                 with self._saving_networks(team):
                     reason = supervisor.run()
-            except (RoleFailure, Diverged, EnvironmentFault, ClusterError):
-                if team.can_save:
+            except DistdqnError as error:
+                if team.can_save and not isinstance(error, CheckpointError):
                     with contextlib.suppress(DistdqnError):  # learner or replay may be dead, too
                         supervisor.checkpoints.finish()
                 raise

@@ -19,10 +19,11 @@ from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
 from typing_extensions import override
 
 from distdqn.cluster.connection import Cluster
+from distdqn.cluster.control import Control
 from distdqn.cluster.resources import Placement
 from distdqn.config.config import RunOptions
 from distdqn.errors import ClusterError, DistdqnError
-from distdqn.training.backend import Backend, CallFailed, ClusterCapacity, Handle, MakeParts, Ref
+from distdqn.training.backend import Backend, CallFailed, ClusterCapacity, Handle, MakeParts, Parts, Ref
 
 # Parts of Ray's messages.
 _NO_INPUT = "At least one of the input arguments for this task could not be computed"
@@ -39,13 +40,8 @@ _NOT_A_ROLE = "ray"  # the log of Ray's own messages, and of processes whose rol
 class RayBackend(Backend):
     """Roles as Ray actors named `<run>/actor-3` after the run's folder, in the run's own namespace.
 
-    They are not detached, so they end with the run. Ray does not restart them: the supervisor does.
-
-    Args:
-        cluster: that the process is connected to.
-        folder: of the run.
-        make_parts: class and arguments of a role.
-        options: the resources that roles request.
+    They are not detached, so they end with the run. Ray does not restart them: the supervisor does. Their
+    logs go to the run's `folder`.
     """
 
     def __init__(self, cluster: Cluster, folder: Path, make_parts: MakeParts, options: RunOptions) -> None:
@@ -62,8 +58,8 @@ class RayBackend(Backend):
 
     @override
     def start(self, role: str, index: int, restarts: int) -> Handle:
-        role_class, arguments = self._make_parts(role, index, restarts)
         name = f"{self._run}/{_name(role, index)}" + (f".{restarts}" if restarts else "")
+        parts: Parts = (Control, ()) if role == "control" else self._make_parts(role, index, restarts)
         if role == "control":
             self._control = name
         options = {
@@ -73,7 +69,7 @@ class RayBackend(Backend):
             "max_restarts": 0,
             "max_task_retries": 0,
         }
-        handle = ray.remote(role_class).options(**options).remote(*arguments)
+        handle = ray.remote(parts[0]).options(**options).remote(*parts[1])
         self._roles[handle] = role, index
         return handle
 
@@ -227,12 +223,11 @@ class RoleLogs:
         """Writes `lines` of the process `pid` on the node `ip`, as Ray delivers them."""
         source = (str(batch.get("ip")), str(batch.get("pid")))
         with self._lock:
-            if (name := self._names.get(source)) is not None:
+            name = self._names.get(source, None if source[1].isdigit() else _NOT_A_ROLE)
+            if name is not None:
                 self._append(name, batch["lines"])
-            elif source[1].isdigit():
+            else:
                 self._unclaimed.setdefault(source, deque(maxlen=_MAX_UNCLAIMED_LINES)).extend(batch["lines"])
-            else:  # Ray's own
-                self._append(_NOT_A_ROLE, batch["lines"])
 
     def write_failure(self, name: str | None, why: str) -> None:
         """Writes why a call failed; without `name`, into the file of the process that `why` mentions."""

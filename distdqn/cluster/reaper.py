@@ -57,13 +57,14 @@ class Reaper:
             self._process.stdin.close()
 
 
-def _marked(mark: str) -> list[int]:
-    """Ids of this user's processes that have the mark in their environment."""
-    entry, found = f"{_MARK}={mark}".encode(), []
+def _kill_marked(mark: str) -> bool:
+    """Kills this user's processes that have the mark in their environment; returns whether there were any."""
+    entry, found = f"{_MARK}={mark}".encode(), False
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):  # another user's, or gone
             if entry in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
+                found = True
+                os.kill(int(path.parent.name), signal.SIGKILL)
     return found
 
 
@@ -72,12 +73,8 @@ def _main(mark: str, patience_seconds: float) -> None:
     sys.stdin.buffer.read()
     time.sleep(patience_seconds)
     for _ in range(_ROUNDS):
-        if not (left := _marked(mark)):
+        if not _kill_marked(mark):
             break
-        # The system gives ids in turn, so none of these belongs to a new process yet.
-        for process in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
         time.sleep(_ROUND_SECONDS)
 
 

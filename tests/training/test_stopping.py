@@ -198,12 +198,12 @@ def test_fault_10_run_that_is_stopped_before_it_trains_says_so(
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
     @contextlib.contextmanager
-    def launched(*_arguments: object) -> Iterator[SimpleNamespace]:
+    def launched(*_arguments: object) -> Iterator[tuple[Calls, int]]:
         if when == "connecting":
             send(number)
         backend = FakeBackend()
         backend.placeless = {"actor"}
-        yield SimpleNamespace(calls=Calls(backend, RunOptions(), backend.clock), actors=4, sink=None)
+        yield Calls(backend, RunOptions(), backend.clock), 4
 
     monkeypatch.setattr(launch, "launched", launched)
     monkeypatch.setattr(StartupCheck, "check", lambda *_: send(number))
