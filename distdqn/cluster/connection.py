@@ -262,11 +262,7 @@ def _token_advice(named: str) -> str:
 
 
 def _start_private(cpus: int, hide_gpus: bool) -> Reaper:
-    """Starts a Ray that only this machine can reach, and only with this user's token.
-
-    Returns:
-        What ends its processes if this process is killed.
-    """
+    """Starts a Ray that only this machine can reach, with this user's token; returns its reaper."""
     try:
         guard_token()
     except OSError as error:

@@ -83,7 +83,11 @@ class RayBackend(Backend):
     def missing(self, handle: Handle) -> str | None:
         with self._needing_ray():
             entry = state.actors(handle._actor_id.hex())
-            if entry.get("State") not in _PENDING or _is_process(entry["Address"]):
+            if entry.get("State") not in _PENDING:
+                return None
+            address = entry["Address"]  # of the actor's process, or of a node in whose queue it waits
+            queues = {(node["NodeID"], node["NodeManagerPort"]) for node in ray.nodes()}
+            if address["IPAddress"] and (address["NodeID"], address["Port"]) not in queues:
                 return None
             return self._placement.missing(*self._roles[handle])
 
@@ -175,12 +179,6 @@ class RayBackend(Backend):
 
 def _name(role: str, index: int) -> str:
     return f"{role}-{index}" if role in ("actor", "replay") else role
-
-
-def _is_process(address: dict[str, Any]) -> bool:
-    """Whether this is the address of a process, not that of a node in whose queue the actor waits."""
-    queues = {(node["NodeID"], node["NodeManagerPort"]) for node in ray.nodes()}
-    return bool(address["IPAddress"]) and (address["NodeID"], address["Port"]) not in queues
 
 
 def _identify(_role: Any) -> dict[str, Any]:

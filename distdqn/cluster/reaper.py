@@ -23,9 +23,8 @@ _ROUNDS, _ROUND_SECONDS = 50, 0.2
 class Reaper:
     """Ends the processes of a private Ray if this process ends without doing so.
 
-    It waits for the end of a pipe, which comes however this process ends. It has its own session, so that no
-    signal to a terminal or process group reaches it. Without /proc, as on macOS, it is not started: Ray has
-    such a process itself there.
+    It waits for the end of a pipe, which comes however this process ends. In its own session, no signal to a
+    terminal or process group reaches it. Without /proc it is not started: Ray has such a process on macOS.
     """
 
     variables: dict[str, str]  # for the environment of the processes that it may end
