@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from distdqn.networks.keras_to_numpy import layers_from_model
+from distdqn.networks.keras_policy import layers_from_model
 from distdqn.networks.numpy_policy import NumpyPolicy
 from distdqn.types import PolicyWeights
 

@@ -1,4 +1,5 @@
 """The Q-network: built in Keras, and evaluated from its layers and arrays with NumPy.
 
-To act, import from `numpy_policy`; to check options, from `checks`. The other modules are for `learning`.
+To act, import from `numpy_policy`; to check options, from `checks`. Neither needs TensorFlow. The other
+modules are for `learning`.
 """

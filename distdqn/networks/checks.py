@@ -1,5 +1,6 @@
-"""What the driver checks of a network before a process loads Keras: torsos and the user's module."""
+"""Checks of the torso and of the user's module that need neither Keras nor TensorFlow."""
 
+import contextlib
 import importlib.machinery
 import importlib.util
 
@@ -14,16 +15,13 @@ def choose_torso(shape: tuple[int, ...], is_image: bool) -> str:
     if not is_image or len(shape) not in (2, 3):
         return "dense"
     pixels = min(spatial_shape(shape)[:2])
-    if pixels < _MIN_PIXELS["small"]:
-        return "dense"
-    return "small" if pixels < _MIN_PIXELS["nature"] else "nature"
+    return next((torso for torso in ("nature", "small") if pixels >= _MIN_PIXELS[torso]), "dense")
 
 
 def spatial_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
     """Height, width and channels of an image of this shape.
 
-    Two axes are one channel. Of three, the first holds the channels where it is smaller than the last,
-    as in Atari's frame stacks.
+    An image with two axes has one channel.
 
     Raises:
         ConfigError: the shape does not have two or three axes.
@@ -31,17 +29,15 @@ def spatial_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
     match shape:
         case (height, width):
             return height, width, 1
-        case (channels, height, width) if is_channel_first(shape):
-            return height, width, channels
-        case (height, width, channels):
-            return height, width, channels
+        case (first, second, third):
+            return (second, third, first) if is_channel_first(shape) else (first, second, third)
     raise ConfigError(
         f"`torso`: convolutions need observations with 2 or 3 axes, not of the shape {shape} (use `dense`)."
     )
 
 
 def is_channel_first(shape: tuple[int, ...]) -> bool:
-    """Whether the first axis of an image holds its channels."""
+    """Whether the first of three axes holds the channels: it is smaller than the last."""
     return len(shape) == 3 and shape[0] < shape[-1]
 
 
@@ -71,17 +67,13 @@ def check_importable(name: str) -> None:
     parts = module_name.split(".")
     if not colon or not all(part.isidentifier() for part in [*parts, function_name]):
         raise ConfigError(f"`network`: `{name}` is not of the form `module:function`.")
-    top, *inner = parts
-    try:
-        # `__main__` is a different module in another process.
-        spec = None if top == "__main__" else importlib.util.find_spec(top)
-    except ValueError:  # a module that was not imported from a file
-        spec = None
-    found = top
-    for part in inner:
-        if spec is None:
-            break
-        found = f"{found}.{part}"
+    found, *inner = parts
+    spec = None
+    with contextlib.suppress(ValueError):  # a module that was not imported from a file
+        if found != "__main__":  # which is a different module in another process
+            spec = importlib.util.find_spec(found)
+    while spec is not None and inner:
+        found = f"{found}.{inner.pop(0)}"
         folders = spec.submodule_search_locations or []
         spec = importlib.machinery.PathFinder.find_spec(found, folders)  # imports no parent
     if spec is None:

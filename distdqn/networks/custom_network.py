@@ -1,8 +1,8 @@
-"""The user's own network: the Keras model that `module:function` makes of space and number of actions."""
+"""The user's own network: the Keras model that `module:function` makes of a space and a number of actions."""
 
+import contextlib
 import importlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
 
 import gymnasium
 import keras
@@ -22,7 +22,7 @@ def make_observation_space(spec: EnvironmentSpec) -> gymnasium.spaces.Box:
 def build_custom_network(
     name: str, spec: EnvironmentSpec, output_shape: tuple[int, ...], seed: int
 ) -> keras.Model:
-    """The Keras model that `function(space, actions)` of `module:function` makes.
+    """The Keras model that `function(space, actions)` of `module:function` returns.
 
     Args:
         name: `module:function`.
@@ -37,22 +37,21 @@ def build_custom_network(
     Raises:
         ConfigError: it cannot be imported, called, or used.
     """
-    function = _import_function(name)
+    module_name, _, function_name = name.partition(":")
+    hint = " (is its folder on the Python path, and does it import by itself?)"
+    with _as_config_error(f"cannot import `{module_name}` of `{name}`", hint):
+        module = importlib.import_module(module_name)
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise ConfigError(f"`network`: `{module_name}` has no function `{function_name}`.")
     space = make_observation_space(spec)
     keras.utils.set_random_seed(seed)
-    try:
+    with _as_config_error(f"`{name}` fails"):
         model = function(space, spec.actions)
-    except Exception as error:
-        raise ConfigError(f"`network`: `{name}` fails: {type(error).__name__}: {one_line(error)}") from error
     if not isinstance(model, keras.Model):
         raise ConfigError(f"`network`: `{name}` must return a Keras model, not a `{type(model).__name__}`.")
-    try:
-        model = _built(model, space)
-    except Exception as error:
-        raise ConfigError(
-            f"`network`: the model of `{name}` does not accept observations of the shape {space.shape}: "
-            f"{type(error).__name__}: {one_line(error)}"
-        ) from error
+    with _as_config_error(f"the model of `{name}` does not accept observations of the shape {space.shape}"):
+        model = _functional(model, space)
     for kind, tensors, shape in (
         ("input", model.inputs, spec.observation_shape),
         ("output", model.outputs, output_shape),
@@ -65,22 +64,17 @@ def build_custom_network(
     return keras.Model(model.inputs[0], model.outputs[0], name="q_network")
 
 
-def _import_function(name: str) -> Callable[[gymnasium.spaces.Box, int], Any]:
-    module_name, _, function_name = name.partition(":")
+@contextlib.contextmanager
+def _as_config_error(failure: str, hint: str = "") -> Iterator[None]:
+    """Raises any error of the user's code as a `ConfigError` of one line."""
     try:
-        module = importlib.import_module(module_name)
+        yield
     except Exception as error:
-        raise ConfigError(
-            f"`network`: cannot import `{module_name}` of `{name}`: {type(error).__name__}: "
-            f"{one_line(error)} (is its folder on the Python path, and does it import by itself?)"
-        ) from error
-    function: Callable[[gymnasium.spaces.Box, int], Any] | None = getattr(module, function_name, None)
-    if not callable(function):
-        raise ConfigError(f"`network`: `{module_name}` has no function `{function_name}`.")
-    return function
+        cause = f"{type(error).__name__}: {one_line(error)}"
+        raise ConfigError(f"`network`: {failure}: {cause}{hint}") from error
 
 
-def _built(model: keras.Model, space: gymnasium.spaces.Box) -> keras.Model:
+def _functional(model: keras.Model, space: gymnasium.spaces.Box) -> keras.Model:
     """`model` with known inputs and outputs."""
     kind = type(model)
     if not (kind.__module__.startswith("keras.") and kind.__name__ in ("Functional", "Sequential")):

@@ -1,7 +1,5 @@
 """The layers of the Q-network in Keras: noisy, hidden and output layers, and the torsos."""
 
-from typing import Any
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -34,13 +32,12 @@ class NoisyDense(layers.Layer):  # type: ignore[misc]
         means = [keras.initializers.RandomUniform(-bound, bound, seed=self.seed + i) for i in (0, 1)]
         amount = keras.initializers.Constant(self.sigma * bound)
         matrix, vector = (inputs, self.units), (self.units,)
-        self.kernel = self.add_weight(shape=matrix, initializer=means[0], name="kernel")
-        self.bias = self.add_weight(shape=vector, initializer=means[1], name="bias")
-        self.kernel_sigma = self.add_weight(shape=matrix, initializer=amount, name="kernel_sigma")
-        self.bias_sigma = self.add_weight(shape=vector, initializer=amount, name="bias_sigma")
-        fixed: dict[str, Any] = {"initializer": "zeros", "trainable": False}
-        self.noise_in = self.add_weight(shape=(inputs,), name="noise_in", **fixed)
-        self.noise_out = self.add_weight(shape=vector, name="noise_out", **fixed)
+        self.kernel = self.add_weight(matrix, means[0], name="kernel")
+        self.bias = self.add_weight(vector, means[1], name="bias")
+        self.kernel_sigma = self.add_weight(matrix, amount, name="kernel_sigma")
+        self.bias_sigma = self.add_weight(vector, amount, name="bias_sigma")
+        self.noise_in = self.add_weight((inputs,), "zeros", trainable=False, name="noise_in")
+        self.noise_out = self.add_weight(vector, "zeros", trainable=False, name="noise_out")
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Outputs `[B, units]` of `inputs` `[B, F]` with the current noise."""
@@ -59,7 +56,7 @@ class NoisyDense(layers.Layer):  # type: ignore[misc]
 
 
 class LayerFactory:
-    """Makes layers as the options say and applies them, each with weights from its own seed.
+    """Makes and applies the layers that the options name, each with weights from its own seed.
 
     Args:
         options: resolved.
@@ -72,7 +69,7 @@ class LayerFactory:
         self._seeds = np.random.default_rng(seed)
 
     def hidden(self, features: KerasTensor, units: int) -> KerasTensor:
-        """A hidden layer, layer normalization as an option, and ReLU, `[B, units]`.
+        """A hidden layer `[B, units]` with ReLU and, as an option, layer normalization before it.
 
         Source: Gallici et al. (2024), arXiv:2407.04811.
         """
@@ -151,8 +148,12 @@ def torso_features(
     check_torso(torso, shape)
     if torso == "dense":
         return images if len(shape) == 1 else layers.Flatten()(images)  # [B, F]
-    features = _channels_last(shape, images)  # [B, H, W, C]
-    match torso:
+    features = images
+    if len(shape) == 2:
+        features = layers.Reshape((*shape, 1))(images)
+    elif is_channel_first(shape):  # on a CPU, TensorFlow convolves channels that are last, and no others
+        features = layers.Permute((2, 3, 1))(images)
+    match torso:  # features are [B, H, W, C]
         case "small":
             features = factory.convolution(features, 64, 3, padding="valid", activation="relu")
         case "nature":
@@ -166,7 +167,7 @@ def torso_features(
 
 
 def _impala_section(features: KerasTensor, filters: int, factory: LayerFactory) -> KerasTensor:
-    """A convolution, half the pixels a side, and two residual blocks, `[B, H/2, W/2, filters]`."""
+    """A convolution, max pooling with stride 2, and two residual blocks, `[B, H/2, W/2, filters]`."""
     features = factory.convolution(features, filters, 3)
     features = layers.MaxPooling2D(3, 2, "same")(features)
     for _ in range(2):
@@ -174,10 +175,3 @@ def _impala_section(features: KerasTensor, filters: int, factory: LayerFactory) 
         change = factory.convolution(layers.Activation("relu")(change), filters, 3)
         features = layers.Add()([features, change])
     return features
-
-
-def _channels_last(shape: tuple[int, ...], images: KerasTensor) -> KerasTensor:
-    """Images `[B, *shape]` as `[B, H, W, C]`, the only layout TensorFlow convolves on a CPU."""
-    if len(shape) == 2:
-        return layers.Reshape((*shape, 1))(images)
-    return layers.Permute((2, 3, 1))(images) if is_channel_first(shape) else images

@@ -38,13 +38,13 @@ def make_networks(
 def plain_q_network(options: LearningOptions, spec: EnvironmentSpec, arrays: list[FloatArray]) -> keras.Model:
     """A model of standard Keras layers from observations `[B, *observation_shape]` to Q-values `[B, A]`.
 
-    It has no noise and no spectral normalization, which act in training only. The user's own network stays
-    as it is.
+    It has no noise and no spectral normalization, which act in training only. A user's own network is
+    returned unchanged.
 
     Args:
         options: resolved, of the network that `arrays` belong to.
         spec: of the environment.
-        arrays: its weights as published, `[...]` each.
+        arrays: the published weights, `[...]` each.
     """
     _, source = make_networks(options, spec, seed=0)
     source.set_weights(arrays)
@@ -71,29 +71,26 @@ def _build_network(options: LearningOptions, spec: EnvironmentSpec, factory: Lay
     features = torso_features(options.torso, spec.observation_shape, features, factory)  # [B, F]
     for units in options.hidden_sizes[:-1] if options.dueling else options.hidden_sizes:
         features = factory.hidden(features, units)
-    make_outputs = _dueling_outputs if options.dueling else _outputs
-    return keras.Model(inputs, make_outputs(options, spec, factory, features), name="q_network")
-
-
-def _outputs(
-    options: LearningOptions, spec: EnvironmentSpec, factory: LayerFactory, features: KerasTensor
-) -> KerasTensor:
-    """Outputs `[B, A]` or `[B, A, K]` of one output layer."""
     shape = _output_shape(options, spec)
-    outputs = factory.output(features, int(np.prod(shape)), options.output_bias)
-    return outputs if options.head == "value" else layers.Reshape(shape)(outputs)
+    if options.dueling:
+        outputs = _dueling_outputs(options, spec.actions, factory, features)  # [B, A, K]
+    else:
+        outputs = factory.output(features, int(np.prod(shape)), options.output_bias)
+    if outputs.shape[1:] != shape:
+        outputs = layers.Reshape(shape)(outputs)
+    return keras.Model(inputs, outputs, name="q_network")
 
 
 def _dueling_outputs(
-    options: LearningOptions, spec: EnvironmentSpec, factory: LayerFactory, features: KerasTensor
+    options: LearningOptions, actions: int, factory: LayerFactory, features: KerasTensor
 ) -> KerasTensor:
-    """Outputs `[B, A]` or `[B, A, K]`: `value + advantage - mean_a advantage`, for each atom.
+    """Outputs `[B, A, K]`: `value + advantage - mean_a advantage`, for each atom.
 
-    Each of the two streams has a last hidden layer of its own.
+    Each of the two streams has a last hidden layer of its own. The value head has one atom.
 
     Source: Wang et al. (2016), equation 9, arXiv:1511.06581.
     """
-    actions, units = spec.actions, options.hidden_sizes[-1]
+    units = options.hidden_sizes[-1]
     atoms = 1 if options.head == "value" else resolved(options.atoms)
     value = factory.output(factory.hidden(features, units), atoms, options.output_bias)
     advantage = factory.output(factory.hidden(features, units), actions * atoms, bias=0.0)
@@ -102,8 +99,7 @@ def _dueling_outputs(
     mean = layers.GlobalAveragePooling1D()(advantage)  # [B, K]
     mean = layers.Reshape((1, atoms))(mean)  # [B, 1, K]
     # The value first: Keras takes a second `[B, 1, 1]` for a bias of `A` actions where B = A.
-    outputs = layers.Add()([value, layers.Subtract()([advantage, mean])])  # [B, A, K]
-    return layers.Reshape((actions,))(outputs) if options.head == "value" else outputs
+    return layers.Add()([value, layers.Subtract()([advantage, mean])])  # [B, A, K]
 
 
 def _q_values(options: LearningOptions, outputs: KerasTensor) -> KerasTensor:
@@ -112,8 +108,8 @@ def _q_values(options: LearningOptions, outputs: KerasTensor) -> KerasTensor:
         quantiles = layers.Permute((2, 1))(outputs)  # [B, K, A]
         return layers.GlobalAveragePooling1D()(quantiles)  # [B, A]
     probabilities = layers.Softmax()(outputs)  # [B, A, K]
-    mean = layers.Dense(1, use_bias=False, trainable=False, name="support")
-    means = mean(probabilities)  # [B, A, 1]
+    expectation = layers.Dense(1, use_bias=False, trainable=False, name="support")
+    means = expectation(probabilities)  # [B, A, 1]
     support = np.linspace(options.v_min, options.v_max, resolved(options.atoms), dtype=np.float32)
-    mean.set_weights([support[:, None]])
+    expectation.set_weights([support[:, None]])
     return layers.Reshape(means.shape[1:-1])(means)

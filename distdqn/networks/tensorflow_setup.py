@@ -19,7 +19,7 @@ def import_tensorflow(threads: int) -> None:
         import keras  # noqa: F401
         import tensorflow as tf
 
-        tf.config.list_physical_devices()  # complains where there is no GPU
+        tf.config.list_physical_devices()  # prints messages where there is no GPU
     # The pools are fixed at the first computation of a process (of a notebook, for example).
     with contextlib.suppress(RuntimeError):
         tf.config.threading.set_intra_op_parallelism_threads(threads)
@@ -27,7 +27,7 @@ def import_tensorflow(threads: int) -> None:
 
 
 def gpu_notice() -> str | None:
-    """One line if this process was given a GPU that TensorFlow cannot use."""
+    """One line if Ray gave this process a GPU that TensorFlow cannot use, else None."""
     import tensorflow as tf
 
     if os.environ.get("CUDA_VISIBLE_DEVICES", "") in ("", "-1") or tf.config.list_physical_devices("GPU"):

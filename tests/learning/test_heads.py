@@ -10,7 +10,7 @@ from toy_networks import make_options, make_spec
 
 from distdqn.learning.heads import make_head
 from distdqn.learning.losses import categorical_projection, cross_entropy_loss, quantile_huber_loss
-from distdqn.networks.keras_to_numpy import layers_from_model
+from distdqn.networks.keras_policy import layers_from_model
 from distdqn.networks.numpy_policy import NumpyPolicy
 from distdqn.networks.q_network import make_networks
 from distdqn.types import PolicyWeights, Transitions

@@ -9,7 +9,7 @@ import tensorflow as tf
 from learning.loops import make_batches, make_update_loop
 from toy_networks import make_options, make_spec
 
-from distdqn.networks.keras_to_numpy import layers_from_model
+from distdqn.networks.keras_policy import layers_from_model
 from distdqn.networks.layers import NoisyDense
 from distdqn.networks.numpy_policy import NumpyPolicy
 from distdqn.networks.q_network import make_networks, plain_q_network

@@ -7,7 +7,7 @@ from keras import Input, Model, layers
 from toy_networks import make_q_network
 from toy_policies import assert_policy_equals_keras, layer, make_weights, randomize
 
-from distdqn.networks.keras_to_numpy import layers_from_model
+from distdqn.networks.keras_policy import layers_from_model
 from distdqn.networks.numpy_policy import NumpyPolicy, load_policy, save_policy
 from distdqn.types import PolicyWeights
 

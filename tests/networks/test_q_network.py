@@ -9,7 +9,7 @@ import pytest
 from toy_environments import global_random_state
 from toy_networks import make_options, make_q_network, make_spec
 
-from distdqn.networks.keras_to_numpy import layers_from_model
+from distdqn.networks.keras_policy import layers_from_model
 from distdqn.networks.q_network import make_networks, plain_q_network
 
 # Keras 3.15 saves TensorFlow variables with `np.array(variable)`, which NumPy 2 warns about.

@@ -6,7 +6,7 @@ import pytest
 from keras import Input, Model, layers
 from toy_networks import make_options, make_q_network, make_spec
 
-from distdqn.networks.keras_to_numpy import layers_from_model
+from distdqn.networks.keras_policy import layers_from_model
 from distdqn.networks.q_network import make_networks
 
 
