@@ -36,7 +36,7 @@ class Head(Protocol):
     def soft_target(
         self, reward: Tensor, discount: Tensor, outputs: Tensor, probability: Tensor, bonus: Tensor
     ) -> Tensor:
-        """The target, `[B]` or `[B, K]`, if the next action is drawn and `bonus` added to its value.
+        """The mean target, `[B]` or `[B, K]`, over random next actions whose values are raised by `bonus`.
 
         Args:
             reward: `[B]` float32.
@@ -45,7 +45,10 @@ class Head(Protocol):
             probability: `[B, A]` float32, of each next action.
             bonus: `[B, A]` float32, in units of reward.
         """
-        ...
+        if outputs.shape.rank == 3:
+            probability, bonus = probability[:, :, None], bonus[:, :, None]  # [B, A, 1]
+        mixed = tf.reduce_sum(probability * (outputs + bonus), axis=1)  # [B] or [B, K]
+        return self.target(reward, discount, mixed)
 
     def loss(self, taken: Tensor, target: Tensor, importance_weight: Tensor) -> tuple[Tensor, Tensor]:
         """Loss `[]` and TD error `[B]` of a batch.
@@ -59,7 +62,7 @@ class Head(Protocol):
 
 
 def make_head(options: LearningOptions) -> Head:
-    """The head that resolved options name."""
+    """The head that `options`, resolved, name."""
     match options.head:
         case "quantile":
             return QuantileHead()
@@ -84,12 +87,6 @@ class ValueHead(Head):
         return losses.td_target(reward, discount, chosen)
 
     @override
-    def soft_target(
-        self, reward: Tensor, discount: Tensor, outputs: Tensor, probability: Tensor, bonus: Tensor
-    ) -> Tensor:
-        return losses.td_target(reward, discount, tf.reduce_sum(probability * (outputs + bonus), axis=1))
-
-    @override
     def loss(self, taken: Tensor, target: Tensor, importance_weight: Tensor) -> tuple[Tensor, Tensor]:
         function = {"huber": losses.huber_loss, "squared": losses.squared_loss}[self.loss_name]
         td_error = target - taken  # [B]
@@ -106,13 +103,6 @@ class QuantileHead(Head):
     @override
     def target(self, reward: Tensor, discount: Tensor, chosen: Tensor) -> Tensor:
         return losses.td_target(reward[:, None], discount[:, None], chosen)  # [B, K]
-
-    @override
-    def soft_target(
-        self, reward: Tensor, discount: Tensor, outputs: Tensor, probability: Tensor, bonus: Tensor
-    ) -> Tensor:
-        mixed = tf.reduce_sum(probability[:, :, None] * (outputs + bonus[:, :, None]), axis=1)  # [B, K]
-        return self.target(reward, discount, mixed)
 
     @override
     def loss(self, taken: Tensor, target: Tensor, importance_weight: Tensor) -> tuple[Tensor, Tensor]:

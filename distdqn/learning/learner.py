@@ -1,4 +1,4 @@
-"""The learner: the process that turns batches into better weights with TensorFlow."""
+"""The learner: trains the Q-network on sampled batches, with TensorFlow."""
 
 import tempfile
 import time
@@ -27,7 +27,7 @@ _MAX_CONSECUTIVE = 10  # skipped updates
 
 
 class Learner:
-    """Turns sampled batches into better weights, and publishes them.
+    """Trains the Q-network on sampled batches, and publishes its weights.
 
     Weights stay finite: an update that would change that is skipped, and ten consecutive skipped updates
     end the run.
@@ -35,7 +35,7 @@ class Learner:
     Args:
         options: resolved.
         spec: of the environment.
-        generation: restarts of the learner before this one, which weights versions begin with.
+        generation: restarts of the learner before this one; the first number of its weights versions.
 
     Raises:
         ConfigError: the network cannot be built.
@@ -43,7 +43,7 @@ class Learner:
 
     def __init__(self, options: LearningOptions, spec: EnvironmentSpec, generation: int = 0) -> None:
         import_tensorflow(options.learner_threads)
-        # These import TensorFlow at the top, which must not happen earlier, or in a process without learner.
+        # These import TensorFlow at the top: not before its setup, and never in a process without a learner.
         from distdqn.learning.update import UpdateLoop
         from distdqn.networks.keras_policy import policy_layers
         from distdqn.networks.q_network import make_networks
@@ -88,7 +88,7 @@ class Learner:
             or 0 where the update was skipped.
 
         Raises:
-            Diverged: ten consecutive updates were skipped; the weights are those before them.
+            Diverged: ten consecutive updates were skipped; none of them changed the weights.
         """
         begin = time.perf_counter()
         updates = len(batches.transitions)
@@ -116,23 +116,20 @@ class Learner:
     def learn_from_shards(
         self, assignment: ShardAssignment, publish: bool, learning_rate: float | None, *parts: SampledRows
     ) -> tuple[LearnReport, PolicyWeights | None, *tuple[PriorityUpdate | None, ...]]:
-        """The same as `learn` with batches `[U, B]` of several shards; priorities come for each of `parts`.
+        """Merges `parts` to batches `[U, B]` for `learn`, and returns new priorities for each part.
 
         Args:
             assignment: the shard of each draw.
-            publish: see `learn`.
+            publish: see `learn`, for the errors too.
             learning_rate: see `learn`.
             parts: of the shards that were drawn from, in their order; each `[C]` transitions.
-
-        Raises:
-            Diverged: see `learn`.
         """
         report, weights, update = self.learn(merge(assignment, parts), publish, learning_rate)
         updates = [None for _ in parts] if update is None else split_update(assignment, update)
         return report, weights, *updates
 
     def _check_not_diverged(self, is_finite: BoolArray, first_not_finite: str | None) -> None:
-        """Counts consecutive skipped updates; `is_finite` `[U]` says which of a call were not."""
+        """Counts consecutive skipped updates; `is_finite` `[U]` is False for those of this call."""
         if is_finite[0] or not self._skipped.count:
             self._first_skipped = first_not_finite
         for is_applied in is_finite.tolist():
@@ -146,15 +143,14 @@ class Learner:
                 )
 
     def publish(self) -> PolicyWeights:
-        """The online network's weights as a new version; after a restart in a new generation.
+        """The online network's weights as a new version.
 
         Raises:
             Diverged: they are not finite.
         """
         arrays = [np.asarray(array) for array in self._q_network.get_weights()]
-        for variable, array in zip(self._q_network.weights, arrays, strict=True):
+        for path, array in zip((weight.path for weight in self._q_network.weights), arrays, strict=True):
             if not np.isfinite(array).all():
-                path = variable.path
                 raise Diverged(
                     f"Training diverged: the weights `{path}` are not finite (lower `learning_rate`)."
                 )

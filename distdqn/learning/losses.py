@@ -69,8 +69,13 @@ def huber_loss(td_error: Tensor, importance_weight: Tensor = 1.0) -> Tensor:
 
     Source: Huber (1964); the same as the clipped derivative of Mnih et al. (2015).
     """
-    size = tf.abs(td_error)
-    return tf.reduce_mean(importance_weight * tf.where(size <= 1.0, 0.5 * tf.square(td_error), size - 0.5))
+    return tf.reduce_mean(importance_weight * _huber(td_error))
+
+
+def _huber(error: Tensor) -> Tensor:
+    """`0.5 * e^2 if |e| <= 1 else |e| - 0.5` of each error `[...]`."""
+    size = tf.abs(error)
+    return tf.where(size <= 1.0, 0.5 * tf.square(error), size - 0.5)
 
 
 def squared_loss(td_error: Tensor, importance_weight: Tensor = 1.0) -> Tensor:
@@ -92,10 +97,8 @@ def quantile_huber_loss(quantiles: Tensor, target: Tensor, importance_weight: Te
     count = quantiles.shape[1]
     tau = (tf.range(count, dtype=tf.float32) + 0.5) / count  # [K]
     error = target[:, None, :] - quantiles[:, :, None]  # [B, K, J]
-    size = tf.abs(error)
-    huber = tf.where(size <= 1.0, 0.5 * tf.square(error), size - 0.5)  # [B, K, J]
     side = tf.abs(tau[None, :, None] - tf.cast(error < 0.0, tf.float32))  # [B, K, J]
-    item = tf.reduce_sum(tf.reduce_mean(side * huber, axis=2), axis=1)  # [B]
+    item = tf.reduce_sum(tf.reduce_mean(side * _huber(error), axis=2), axis=1)  # [B]
     return tf.reduce_mean(importance_weight * item)
 
 

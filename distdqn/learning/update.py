@@ -1,7 +1,6 @@
 """The update: networks, optimizer, and `U` updates in one compiled loop."""
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
@@ -29,7 +28,7 @@ class UpdateResult(NamedTuple):
 
 
 class UpdateLoop:
-    """Online and target network and Adam, advanced by calls of `U` updates.
+    """Online network, target network and Adam, with a compiled loop of `U` updates a call.
 
     An update whose batch, loss, gradient or statistics hold NaN or infinity is skipped: networks and
     optimizer stay the same to the bit. Only the loss's forward pass runs in training mode.
@@ -38,7 +37,7 @@ class UpdateLoop:
         online: the trained Keras network.
         target: its lagging copy.
         options: resolved.
-        noise_seed: of the noise of noisy layers.
+        noise_seed: of noisy layers.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class UpdateLoop:
         ]
         noise = {id(variable) for layer in self._noisy for variable in layer.non_trainable_variables}
         pairs = zip(target.non_trainable_weights, online.non_trainable_weights, strict=True)
-        # Such as means of batches: copied to the target network as a whole, unlike noise.
+        # Moving means of batches, for example. The target network gets copies of them, but its own noise.
         self._statistics = [(lagging, own) for lagging, own in pairs if id(own) not in noise]
         self._observation_dtype = np.dtype(online.inputs[0].dtype)
         # On a CPU, XLA is faster with dense layers and several times slower with convolutions.
@@ -112,10 +111,8 @@ class UpdateLoop:
 
     def get_state(self) -> dict[str, Any]:
         """All variables that updates read or change, in lists of arrays `[...]`, noise and seeds included."""
-        return {
-            name: [np.asarray(variable.numpy()) for variable in variables]  # counters are arrays, too: []
-            for name, variables in self._state().items()
-        }
+        # `numpy()` of a counter is a scalar, not an array.
+        return {name: [np.asarray(v.numpy()) for v in variables] for name, variables in self._state().items()}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Restores the result of `get_state`, arrays `[...]`.
@@ -165,18 +162,17 @@ class UpdateLoop:
             loss: of the batch.
             half_squared_norms: `[V]`, see `_update`.
         """
-        for name in ("observation", "reward", "discount", "next_observation", "importance_weight"):
-            if not np.isfinite(batch[name]).all():
-                return name
-        for variable in (*self.online.variables, *self.target.variables):
-            if not np.isfinite(variable.numpy()).all():
-                return f"weights of `{variable.path}`"
-        if not np.isfinite(loss):
-            return "loss"
-        for variable, norm in zip(self.online.trainable_variables, half_squared_norms, strict=True):
-            if not np.isfinite(norm):
-                return f"gradient of `{variable.path}`"
-        return "norm of the gradient or the statistics of a layer"
+        inputs = ("observation", "reward", "discount", "next_observation", "importance_weight")
+        weights = (*self.online.variables, *self.target.variables)
+        gradients = zip(self.online.trainable_variables, half_squared_norms, strict=True)
+        tensors: list[tuple[str, Any]] = [
+            *((name, batch[name]) for name in inputs),
+            *((f"weights of `{variable.path}`", variable.numpy()) for variable in weights),
+            ("loss", loss),
+            *((f"gradient of `{variable.path}`", norm) for variable, norm in gradients),
+        ]
+        other = "norm of the gradient or the statistics of a layer"
+        return next((name for name, tensor in tensors if not np.isfinite(tensor).all()), other)
 
     def _loop(
         self, columns: dict[str, Tensor], updates: Tensor, learner_steps: Tensor
@@ -262,33 +258,33 @@ class UpdateLoop:
         return [*changed, *self.online.trainable_variables, *self.optimizer.variables]
 
     def _apply(self, gradients: list[Tensor], is_finite: Tensor, before: list[Tensor]) -> None:
-        """A step of Adam along `gradients`, or, unless `is_finite` `[]`, the values from `before`.
+        """Applies Adam with `gradients`, or, unless `is_finite` `[]`, restores the values of `before`.
 
         On a CPU, XLA merges a choice between arrays into Adam's own pass over them (2 % of an update of 64
         and 64 units), but copies arrays for a branch (8 %). Without XLA a branch is nearly free, and choices
         take a fifth of a small convolutional network's update.
 
         Args:
-            gradients: each of its variable's `[shape]`.
+            gradients: each `[shape]` of its variable.
             is_finite: `[]` bool.
-            before: of the variables to restore, each `[shape]`.
+            before: the values of the variables to restore, each `[shape]`.
         """
 
         def apply() -> None:
             self.optimizer.apply(gradients, self.online.trainable_variables)
 
-        def restore(choose: Callable[[Tensor, Tensor], Tensor]) -> None:
-            for variable, value in zip(self._restored, before, strict=True):
-                variable.assign(choose(variable.value, value))
+        def restore() -> None:
+            for variable, old in zip(self._restored, before, strict=True):
+                variable.assign(old if self._has_convolutions else tf.where(is_finite, variable.value, old))
 
         if self._has_convolutions:
-            tf.cond(is_finite, apply, lambda: restore(lambda _, old: old))
+            tf.cond(is_finite, apply, restore)
         else:
             apply()
-            restore(lambda new, old: tf.where(is_finite, new, old))
+            restore()
 
     def _update_target_network(self, learner_steps: Tensor, is_finite: Tensor) -> None:
-        """Moves the target network if that is due after this update, which `is_finite` `[]`."""
+        """Updates the target network if its period ends with this update and `is_finite` `[]`."""
         is_due = is_finite & tf.equal((learner_steps + 1) % self._options.target_update_period, 0)
         rate = self._options.target_update_rate
         pairs = zip(self.target.trainable_variables, self.online.trainable_variables, strict=True)
