@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from toy_networks import make_options, make_q_network
 
 from distdqn.learning.update import UpdateLoop
@@ -32,9 +33,9 @@ def make_update_loop(online: Any, target: Any, noise_seed: int = 0, **changes: A
 
 
 @functools.cache
-def compiled(layer_norm: bool, changes: tuple[tuple[str, Any], ...]) -> tuple[UpdateLoop, list[np.ndarray]]:
+def compiled(layer_norm: bool, settings: tuple[tuple[str, Any], ...]) -> tuple[UpdateLoop, list[np.ndarray]]:
     """A loop that is compiled once for all tests with these settings, and its optimizer at first."""
-    loop = build_loop(layer_norm, **dict(changes))
+    loop = build_loop(layer_norm, **dict(settings))
     return loop, [variable.numpy().copy() for variable in loop.optimizer.variables]
 
 
@@ -43,7 +44,7 @@ def make_loop(seed: int = 0, layer_norm: bool = False, **changes: Any) -> Update
 
     The target network starts elsewhere than the online network.
     """
-    loop, optimizer = compiled(layer_norm, tuple(sorted(changes.items())))
+    loop, optimizer = compiled(layer_norm, tuple(sorted((SETTINGS | changes).items())))
     loop.online.set_weights(make_q_network((3,), 4, (5,), layer_norm, seed).get_weights())
     loop.target.set_weights(make_q_network((3,), 4, (5,), layer_norm, seed + 100).get_weights())
     for variable, value in zip(loop.optimizer.variables, optimizer, strict=True):
@@ -62,6 +63,22 @@ def make_batches(updates: int, batch_size: int, seed: int = 0, reward_scale: flo
         discount=generator.choice([0.0, 0.9, 0.81], size=lead).astype(np.float32),
         next_observation=generator.normal(size=(*lead, 3)).astype(np.float32),
     )
+
+
+def update_eagerly(
+    loop: UpdateLoop,
+    batches: Transitions,
+    learner_steps: int = 0,
+    importance_weight: np.ndarray | None = None,
+) -> float:
+    """Makes the update of the first batch without the compiled loop, which takes a second to compile.
+
+    Returns its loss.
+    """
+    batch = {name: column[0] for name, column in loop._tensors(batches, importance_weight).items()}
+    is_finite = tf.constant(True)
+    step_metrics, *_ = loop._update(batch | {"is_finite": is_finite}, tf.constant(learner_steps, tf.int64))
+    return float(step_metrics[1])
 
 
 def part(batches: Transitions, begin: int, end: int) -> Transitions:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from learning.loops import make_update_loop
+from learning.loops import make_update_loop, update_eagerly
 from toy_networks import make_options, make_spec
 
 from distdqn.learning.heads import make_head
@@ -78,11 +78,16 @@ def test_quantiles_come_to_rest_at_the_quantiles_of_the_targets() -> None:
     target = tf.constant(generator.normal(0, 30, (1, 2_000)).astype(np.float32))
     quantiles = tf.Variable(tf.zeros((1, 5)))
     optimizer = tf.keras.optimizers.Adam(1.0)
-    for step in range(600):
-        optimizer.learning_rate = 1.0 if step < 300 else 0.1
+
+    @tf.function
+    def update() -> None:
         with tf.GradientTape() as tape:
             loss = quantile_huber_loss(quantiles, target)
         optimizer.apply_gradients([(tape.gradient(loss, quantiles), quantiles)])
+
+    for step in range(600):
+        optimizer.learning_rate = 1.0 if step < 300 else 0.1
+        update()
 
     np.testing.assert_allclose(
         quantiles.numpy()[0], np.quantile(target.numpy(), [0.1, 0.3, 0.5, 0.7, 0.9]), atol=1.0
@@ -164,12 +169,12 @@ def test_every_trainable_weight_receives_a_gradient_under_every_head(name: str, 
     )
     before = [variable.numpy().copy() for variable in online.trainable_variables]
 
-    half = loop.run(batches, 0, np.full(lead, 0.5, np.float32))
+    half = update_eagerly(loop, batches, importance_weight=np.full(lead, 0.5, np.float32))
 
     for variable, old in zip(online.trainable_variables, before, strict=True):
         assert np.all(variable.numpy() != old), variable.path
         variable.assign(old)
-    assert loop.run(batches, 0).loss == pytest.approx(2 * half.loss, rel=1e-4)
+    assert update_eagerly(loop, batches) == pytest.approx(2 * half, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from learning.loops import make_update_loop, part
+from learning.loops import make_update_loop, part, update_eagerly
 from toy_networks import make_options, make_spec
 
 from distdqn.learning.update import UpdateLoop
@@ -75,12 +75,9 @@ def test_every_trainable_weight_receives_a_gradient_with_every_torso(
 ) -> None:
     spec = make_spec((side, side, 2), 3, "uint8", 255.0)
     loop = make_loop(spec, torso=torso, head=head, dueling=dueling, target_update_period=10**6)
-    batch = {
-        name: column[0] for name, column in loop._tensors(make_images(1, 16, (side, side, 2)), None).items()
-    }
     before = [variable.numpy().copy() for variable in loop.online.trainable_variables]
 
-    loop._update(batch | {"is_finite": tf.constant(True)}, tf.constant(0, tf.int64))
+    update_eagerly(loop, make_images(1, 16, (side, side, 2)))
 
     for variable, old in zip(loop.online.trainable_variables, before, strict=True):
         assert np.any(variable.numpy() != old), variable.path
@@ -147,14 +144,14 @@ def test_statistics_of_batches_come_from_the_loss_alone_and_reach_the_target_net
     mean, variance = 0, 1
     statistics = [network.non_trainable_weights for network in (loop.online, loop.target)]
 
-    loop.run(constant_batches(6.0), 0)
+    update_eagerly(loop, constant_batches(6.0), 0)
 
     # Half of the batch's mean of 6, and half of its variance of 1 and of the first of 1.
     np.testing.assert_allclose(statistics[0][mean].numpy(), [3.0] * 3, rtol=1e-5)
     np.testing.assert_allclose(statistics[0][variance].numpy(), [1.0] * 3, rtol=1e-5)
     np.testing.assert_array_equal(statistics[1][mean].numpy(), [0.0] * 3)
 
-    loop.run(constant_batches(6.0), 1)
+    update_eagerly(loop, constant_batches(6.0), 1)
 
     np.testing.assert_allclose(statistics[0][mean].numpy(), [4.5] * 3, rtol=1e-5)
     np.testing.assert_array_equal(statistics[1][mean].numpy(), statistics[0][mean].numpy())
@@ -166,7 +163,9 @@ def test_regularizers_of_the_users_network_draw_its_weights() -> None:
     kernel = loop.online.get_weights()[0]
     nothing = Transitions(*[np.zeros((1, 2, *axes), np.float32) for axes in ((3,), (), (), (), (3,))])
 
-    loss = loop.run(nothing, 0, learning_rate=1e6).loss
+    loop.optimizer.learning_rate = 1e6
+
+    loss = update_eagerly(loop, nothing)
 
     # The gradient is 2 * 0.5 * kernel, and Adam's first step sqrt(1 - 0.999) of it.
     np.testing.assert_allclose(loop.online.get_weights()[0], kernel * (1 - 0.001**0.5), rtol=1e-5)

@@ -15,11 +15,10 @@ from distdqn.checkpoints.store import Store
 from distdqn.learning.learner import Learner
 from distdqn.types import EnvironmentSpec
 
-NOISE: dict[str, Any] = {"head": "quantile", "dueling": True, "layer_norm": True, "noisy": True}
 CASES: dict[str, tuple[EnvironmentSpec, dict[str, Any]]] = {
     "value": (VECTOR, {}),
-    "dueling quantile with noise": (VECTOR, NOISE),
-    "categorical": (VECTOR, {"head": "categorical"}),
+    "noisy quantile": (VECTOR, {"head": "quantile", "layer_norm": True, "noisy": True}),
+    "dueling categorical": (VECTOR, {"head": "categorical", "dueling": True}),
     "images with spectral norm": (IMAGE, {"torso": "small", "spectral_norm": True}),
     "the user's with statistics and dropout": (IMAGE, {"network": "toy_user_networks:image"}),
 }

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from learning.loops import make_batches, make_update_loop
+from learning.loops import make_batches, make_update_loop, update_eagerly
 from toy_networks import make_options, make_spec
 
 from distdqn.networks.keras_policy import layers_from_model
@@ -84,11 +84,16 @@ def test_numpy_noise_has_the_distribution_of_the_keras_layer() -> None:
     (layer,) = noisy_layers(q_network)
     generator = np.random.default_rng(0)
     by_numpy, by_keras = [], []
+
+    @tf.function
+    def outputs_with_noise(seed: tf.Tensor) -> tf.Tensor:
+        layer.resample(seed)
+        return q_network(OBSERVATION[:1])
+
     for step in range(3_000):
         policy.resample(generator)
         by_numpy.append(policy.q_values(OBSERVATION[:1])[0])
-        layer.resample(tf.constant([7, 2 * step]))
-        by_keras.append(q_network(OBSERVATION[:1]).numpy()[0])
+        by_keras.append(outputs_with_noise(tf.constant([7, 2 * step])).numpy()[0])
 
     np.testing.assert_allclose(np.mean(by_numpy, axis=0), np.mean(by_keras, axis=0), atol=0.1)
     np.testing.assert_allclose(np.std(by_numpy, axis=0), np.std(by_keras, axis=0), rtol=0.1)
@@ -115,7 +120,7 @@ def test_every_mean_and_deviation_receives_a_gradient(head: str) -> None:
     loop = make_update_loop(online, target, noise_seed=3, head=head, loss="huber")
     before = [variable.numpy().copy() for variable in online.trainable_variables]
 
-    loop.run(make_batches(1, 256, seed=4), 0)
+    update_eagerly(loop, make_batches(1, 256, seed=4))
 
     assert len(before) == 8  # two layers: kernel and bias, mean and deviation
     for variable, old in zip(online.trainable_variables, before, strict=True):
@@ -127,7 +132,7 @@ def test_each_update_and_each_network_has_noise_of_its_own() -> None:
     loop = make_update_loop(online, target, target_update_period=1, noise_seed=3)
     seen = []
     for step in range(2):
-        loop.run(make_batches(1, 4, seed=step), step)
+        update_eagerly(loop, make_batches(1, 4, seed=step), step)
         seen += [
             layer.noise_out.numpy().tolist() for model in (online, target) for layer in noisy_layers(model)
         ]

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from learning.loops import make_batches, make_loop, make_update_loop, part
+from learning.loops import make_batches, make_loop, make_update_loop, part, update_eagerly
 from toy_networks import make_q_network
 
 
@@ -32,7 +32,7 @@ def test_every_trainable_weight_of_a_dueling_network_changes_in_one_update() -> 
     loop = make_update_loop(*networks)
     before = loop.online.get_weights()
 
-    loop.run(make_batches(1, 64, seed=12), 0)
+    update_eagerly(loop, make_batches(1, 64, seed=12))
 
     assert len(before) == 12  # two streams: dense, normalization and output, two arrays each
     for new, old in zip(loop.online.get_weights(), before, strict=True):
