@@ -83,17 +83,20 @@ def test_numpy_noise_has_the_distribution_of_the_keras_layer() -> None:
     policy = NumpyPolicy(PolicyWeights(layers_from_model(q_network), q_network.get_weights(), (0, 1), 0))
     (layer,) = noisy_layers(q_network)
     generator = np.random.default_rng(0)
-    by_numpy, by_keras = [], []
-
-    @tf.function
-    def outputs_with_noise(seed: tf.Tensor) -> tf.Tensor:
-        layer.resample(seed)
-        return q_network(OBSERVATION[:1])
-
-    for step in range(3_000):
+    by_numpy = []
+    for _ in range(3_000):
         policy.resample(generator)
         by_numpy.append(policy.q_values(OBSERVATION[:1])[0])
-        by_keras.append(outputs_with_noise(tf.constant([7, 2 * step])).numpy()[0])
+
+    def outputs_with_noise(seed: tf.Tensor) -> tf.Tensor:
+        layer.resample(seed)
+        return q_network(OBSERVATION[:1])[0]
+
+    @tf.function
+    def draw(seeds: tf.Tensor) -> tf.Tensor:
+        return tf.map_fn(outputs_with_noise, seeds, 1, fn_output_signature=tf.float32)
+
+    by_keras = draw(tf.constant([[7, 2 * step] for step in range(3_000)])).numpy()
 
     np.testing.assert_allclose(np.mean(by_numpy, axis=0), np.mean(by_keras, axis=0), atol=0.1)
     np.testing.assert_allclose(np.std(by_numpy, axis=0), np.std(by_keras, axis=0), rtol=0.1)

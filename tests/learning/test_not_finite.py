@@ -14,17 +14,13 @@ from distdqn.types import EnvironmentSpec, Transitions
 
 INPUTS = ["observation", "reward", "discount", "next_observation", "importance_weight"]
 VECTOR, IMAGE = make_spec((3,), 4), make_spec((4, 4, 2), 4, "uint8", 255.0)
-IMAGES = {"torso": "small", "spectral_norm": True}
 NORMALIZED = {"network": "toy_user_networks:normalized"}
 CASES: dict[str, tuple[EnvironmentSpec, dict[str, Any]]] = {
     "value": (VECTOR, {}),
-    "noisy quantiles": (VECTOR, {"layer_norm": True, "head": "quantile", "atoms": 3, "noisy": True}),
-    "dueling categorical": (
-        VECTOR,
-        {"dueling": True, "head": "categorical", "atoms": 5, "v_min": -2.0, "v_max": 2.0},
-    ),
+    "noisy quantiles": (VECTOR, {"head": "quantile", "atoms": 3, "noisy": True}),
+    "categorical": (VECTOR, {"head": "categorical", "atoms": 5, "v_min": -2.0, "v_max": 2.0}),
     "normalized by batches": (VECTOR, NORMALIZED),
-    "images": (IMAGE, IMAGES),
+    "dueling images": (IMAGE, {"torso": "small", "spectral_norm": True, "dueling": True, "layer_norm": True}),
 }
 
 
