@@ -1,8 +1,8 @@
 """The experiments: each row of docs/results.md as a command line, and the bars that it must reach."""
 
+import functools
 import json
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,21 +64,26 @@ class Row:
         """Every option as in `config.json` of its runs, without those that differ between runs."""
         if self.options is None:
             return {}
-        settings: dict[str, Any] = json.loads(json.dumps(_config(self._arguments()).to_json()))
+        settings: dict[str, Any] = json.loads(json.dumps(self._config.to_json()))
         return {name: value for name, value in settings.items() if name not in ("seed", "run_dir")}
 
-    def _arguments(self) -> list[str]:
-        own = shlex.split(f"{COMMON} {self.options}")
-        task = ["--env", self.task.env, "--max-env-steps", str(self.task.env_steps)]
-        config = resolve(_config([*task, *own]), inspect_environment(self.task.env))
+    @functools.cached_property  # reading a command line takes a tenth of a second
+    def _config(self) -> Config:
+        given = parse_run([*self._task(), *self._own()]).config
+        config = resolve(given, inspect_environment(self.task.env))
         # The option counts learner steps, and one learner step needs this many env steps.
         ratio = resolved(config.samples_per_insert)
         period = round(self.task.eval_env_steps * ratio / resolved(config.batch_size))
-        return [*task, "--eval-period", str(period), *own]
+        return given.model_copy(update={"eval_period": period})
 
+    def _arguments(self) -> list[str]:
+        return [*self._task(), "--eval-period", str(self._config.eval_period), *self._own()]
 
-def _config(arguments: Sequence[str]) -> Config:
-    return parse_run(arguments).config
+    def _task(self) -> list[str]:
+        return ["--env", self.task.env, "--max-env-steps", str(self.task.env_steps)]
+
+    def _own(self) -> list[str]:
+        return shlex.split(f"{COMMON} {self.options}")
 
 
 CARTPOLE_DEFAULT = Row("default", CARTPOLE)
