@@ -1,10 +1,12 @@
 """Processes of the program that end by themselves: exit codes, lines, time and loaded modules."""
 
+import contextlib
+import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,41 @@ def write():
         file.write("\\n".join(sys.modules))
 
 atexit.register(write)
+"""
+
+# Starts `python -m` as a fork of a process that has imported what is light.
+FORKER = """
+import json, os, runpy, sys, traceback
+import distdqn.evaluate, distdqn.runner
+from distdqn.config import run_command
+
+def answer(record, module, *arguments):
+    sys.argv, sys.path[0] = [module, *arguments], os.getcwd()
+    if module != "distdqn":
+        sys.modules.pop(module, None)  # it would warn of a module that is imported twice
+    code = 1
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+    with open(record, "w") as file:
+        file.write("\\n".join(sys.modules))
+    return code
+
+print("ready", flush=True)
+for line in sys.stdin:
+    work, out, err, *call = json.loads(line)
+    if not (child := os.fork()):
+        os.chdir(work)
+        for number, name in enumerate((os.devnull, out, err)):
+            os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
+        code = answer(*call)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 ENVIRONMENTS = """
@@ -97,8 +134,39 @@ def assert_refused(
 RUN = ("-m", "distdqn.run")
 
 
-def make_launch(tmp_path: Path) -> Launch:
-    """Starts `python -m` with the arguments given, in a folder with the module `playground`."""
+Fork = Callable[..., tuple[int, str, str]]
+
+
+@contextlib.contextmanager
+def forker() -> Iterator[Fork]:
+    """Gives a function for `python -m` in a folder, which skips the start of Python and the imports."""
+    command = [sys.executable, "-c", FORKER]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, env=_environment(), text=True, **pipes) as process:
+        assert process.stdout.readline() == "ready\n"
+
+        def fork(work: Path, record: Path, *call: str) -> tuple[int, str, str]:
+            files = [str(record.with_name(name)) for name in ("out", "err")]
+            process.stdin.write(json.dumps([str(work), *files, str(record), *call]) + "\n")
+            process.stdin.flush()
+            code = int(process.stdout.readline())
+            return code, *(Path(name).read_text() for name in files)
+
+        yield fork
+        process.stdin.close()
+
+
+def _environment(*folders: Path, **variables: str) -> dict[str, str]:
+    root = Path(distdqn.__file__).resolve().parents[1]
+    path = os.pathsep.join(map(str, (*folders, root)))
+    return {**os.environ, "PYTHONPATH": path, **variables}
+
+
+def make_launch(tmp_path: Path, fork: Fork) -> Launch:
+    """Starts `python` with the arguments given, in a folder with the module `playground`.
+
+    `python -m` is a fork, unless it is to be a `fresh` process.
+    """
     hooks = tmp_path / "hooks"
     hooks.mkdir()
     (hooks / "sitecustomize.py").write_text(RECORDER)
@@ -106,21 +174,26 @@ def make_launch(tmp_path: Path) -> Launch:
     work.mkdir()
     (work / "playground.py").write_text(ENVIRONMENTS)
     record = tmp_path / "loaded"
-    root = Path(distdqn.__file__).resolve().parents[1]
 
-    def start(*arguments: str) -> Ended:
-        path = os.pathsep.join([str(hooks), str(root)])
-        begin = time.monotonic()
+    def run(*arguments: str) -> tuple[int, str, str]:
         result = subprocess.run(
             [sys.executable, *arguments],
             cwd=work,
-            env={**os.environ, "PYTHONPATH": path, "LOADED_MODULES": str(record)},
+            env=_environment(hooks, LOADED_MODULES=str(record)),
             capture_output=True,
             text=True,
             timeout=60,
         )
+        return result.returncode, result.stdout, result.stderr
+
+    def start(*arguments: str, fresh: bool = False) -> Ended:
+        begin = time.monotonic()
+        if fresh or arguments[0] != "-m":
+            code, out, err = run(*arguments)
+        else:
+            code, out, err = fork(work, record, *arguments[1:])
         seconds = time.monotonic() - begin
         loaded = {name.split(".")[0] for name in record.read_text().split()}
-        return Ended(result.returncode, result.stdout, result.stderr.splitlines(), seconds, loaded)
+        return Ended(code, out, err.splitlines(), seconds, loaded)
 
     return start

@@ -1,16 +1,23 @@
 """Bad options, given to real processes: exit codes, one line per mistake, and nothing heavy loaded."""
 
 import importlib.metadata
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from launched import OPTIONS_SECONDS, RUN, Launch, assert_refused, make_launch
+from launched import OPTIONS_SECONDS, RUN, Fork, Launch, assert_refused, forker, make_launch
+
+
+@pytest.fixture(scope="module")
+def fork() -> Iterator[Fork]:
+    with forker() as fork:
+        yield fork
 
 
 @pytest.fixture
-def launch(tmp_path: Path) -> Launch:
+def launch(tmp_path: Path, fork: Fork) -> Launch:
     """Starts `python -m` with the arguments given."""
-    return make_launch(tmp_path)
+    return make_launch(tmp_path, fork)
 
 
 # Row 29: options.
@@ -21,7 +28,9 @@ def launch(tmp_path: Path) -> Launch:
 def test_fault_29_run_refuses_a_number_of_actors_that_cannot_be(
     launch: Launch, command: tuple[str, ...], actors: str
 ) -> None:
-    assert_refused(launch(*command, "--actors", actors), 2, f"not `{actors}`", most_seconds=OPTIONS_SECONDS)
+    ended = launch(*command, "--actors", actors, fresh=actors == "0")
+
+    assert_refused(ended, 2, f"not `{actors}`", most_seconds=OPTIONS_SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +57,8 @@ def test_fault_29_run_refuses_an_option_that_cannot_work(
 
 
 def test_fault_29_run_lists_mistakes_of_all_kinds_together(launch: Launch) -> None:
-    ended = launch(*RUN, "--batchsize=3", "--actors", "x", "--discount", "2", "--env", "CartPol-v1")
+    options = ("--batchsize=3", "--actors", "x", "--discount", "2", "--env", "CartPol-v1")
+    ended = launch(*RUN, *options, fresh=True)
 
     assert_refused(
         ended,
@@ -139,7 +149,7 @@ def test_run_shows_the_traceback_when_debugging(launch: Launch) -> None:
 
 @pytest.mark.parametrize("command", [("-m", "distdqn.evaluate"), ("-m", "distdqn", "evaluate")], ids=" ".join)
 def test_evaluate_lists_all_its_mistakes_together(launch: Launch, command: tuple[str, ...]) -> None:
-    ended = launch(*command, "nowhere", "--episodes", "0", "--seed", "-1")
+    ended = launch(*command, "nowhere", "--episodes", "0", "--seed", "-1", fresh=True)
 
     assert_refused(
         ended,
@@ -217,7 +227,7 @@ def test_help_goes_to_stdout_and_ends_well(launch: Launch, arguments: list[str])
     "arguments", [["--version"], ["run", "--help"], ["run", "--print-config"]], ids=" ".join
 )
 def test_what_needs_no_environment_is_answered_without_numpy(launch: Launch, arguments: list[str]) -> None:
-    ended = launch("-m", "distdqn", *arguments)
+    ended = launch("-m", "distdqn", *arguments, fresh=True)
 
     assert (ended.code, ended.lines) == (0, [])
     assert not ended.loaded & {"ray", "tensorflow", "keras", "gymnasium", "numpy", "rich"}
