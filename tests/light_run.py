@@ -64,7 +64,8 @@ class CountingLearner:
             self._version = (generation, version)
 
 
-def _role_parts(config, spec, role, index, restarts):
+def light_parts(config, spec, role, index, restarts):
+    """`builders.role_parts`, but for the learner."""
     if role != "learner":
         return _REAL_PARTS(config, spec, role, index, restarts)
     ballast_bytes = int(os.environ.get("LIGHT_WEIGHTS_BYTES", "0"))
@@ -73,7 +74,7 @@ def _role_parts(config, spec, role, index, restarts):
 
 
 def main():
-    builders.role_parts = _role_parts
+    builders.role_parts = light_parts
     if cpus := os.environ.get("LIGHT_CPUS"):
         describe = cluster._describe
         cluster._describe = lambda *names, **values: dataclasses.replace(

@@ -3,19 +3,18 @@
 import json
 
 import pytest
+from light_run import light_parts
 
 from distdqn.run import main
 
-# As small as can be: building and compiling the learner is most of it.
-_OPTIONS = (
-    "--mode serial --actors 1 --envs-per-actor 2 --hidden-sizes 4 --updates-per-call 1 --min-replay-size 64"
-)
+_OPTIONS = "--mode serial --actors 1 --envs-per-actor 2 --min-replay-size 64"
 _OPTIONS += " --target-return none --max-env-steps 2000"
 
 
 @pytest.fixture
-def ends_with(tmp_path, capsys):
-    """Runs the program; checks its exit code and its last line on stderr."""
+def ends_with(tmp_path, capsys, monkeypatch):
+    """Runs the program, with a learner that only counts; checks its exit code and its last line on stderr."""
+    monkeypatch.setattr("distdqn.runner.role_parts", light_parts)
 
     def run(name, exit_code, words):
         run_dir = tmp_path / "run"
@@ -29,7 +28,6 @@ def ends_with(tmp_path, capsys):
     return run
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's, when it saves
 def test_fault_21_serial_run_ends_when_nothing_but_nan_comes(ends_with):
     ends_with("make_nan_later", 6, "first a reward of nan")
 

@@ -33,9 +33,10 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
-def module_name(path: Path) -> str:
-    """`acting.actor` for distdqn/acting/actor.py."""
-    return ".".join(path.relative_to(ROOT / "distdqn").with_suffix("").parts)
+@functools.cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    """Every node of the parsed file."""
+    return list(ast.walk(tree_of(path)))
 
 
 def where(path: Path, node: ast.AST, text: str = "") -> str:
@@ -43,27 +44,9 @@ def where(path: Path, node: ast.AST, text: str = "") -> str:
     return f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)} {text}".strip()
 
 
-def imported_modules(tree: ast.AST) -> Iterator[tuple[ast.stmt, str]]:
-    """Full names of the modules that a file imports, wherever in it."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((node, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            module = "." * node.level + (node.module or "")
-            for alias in node.names:
-                full = f"{module}.{alias.name}"
-                yield node, full if is_module(full) else module
-
-
-def is_module(name: str) -> bool:
-    """Whether a dotted name is a module of this package."""
-    path = ROOT.joinpath(*name.split("."))
-    return name.startswith("distdqn.") and (path.with_suffix(".py").is_file() or path.is_dir())
-
-
-def functions_of(tree: ast.AST) -> Iterator[Function]:
+def functions_of(path: Path) -> Iterator[Function]:
     """Every function, method and function within a function."""
-    for node in ast.walk(tree):
+    for node in nodes_of(path):
         if isinstance(node, Function):
             yield node
 
@@ -88,9 +71,9 @@ def is_documented_here(method: Function) -> bool:
     return not method.name.startswith("_") and not is_override
 
 
-def bound_names(tree: ast.AST) -> Iterator[tuple[ast.AST, str]]:
+def bound_names(path: Path) -> Iterator[tuple[ast.AST, str]]:
     """Every name that a file binds: variables, attributes, arguments, functions, imports."""
-    for node in ast.walk(tree):
+    for node in nodes_of(path):
         match node:
             case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
                 yield node, name
@@ -119,7 +102,7 @@ def test_no_function_is_longer_than_sixty_lines() -> None:
     long = [
         where(path, function, f"{function.name}: {length} lines")
         for path in ALL_FILES
-        for function in functions_of(tree_of(path))
+        for function in functions_of(path)
         if (length := (function.end_lineno or 0) - function.lineno + 1) > 60
     ]
 
@@ -135,7 +118,7 @@ def test_no_file_is_longer_than_four_hundred_lines() -> None:
 def test_every_function_of_the_package_is_annotated() -> None:
     bare = []
     for path in PACKAGE:
-        for function in functions_of(tree_of(path)):
+        for function in functions_of(path):
             own = function.args
             arguments = [*own.posonlyargs, *own.args, *own.kwonlyargs]
             arguments += [argument for argument in (own.vararg, own.kwarg) if argument]
@@ -185,7 +168,7 @@ def test_forbidden_names_are_bound_nowhere() -> None:
     wrong = [
         where(path, node, name)
         for path in ALL_FILES
-        for node, name in bound_names(tree_of(path))
+        for node, name in bound_names(path)
         if name in ("done", "gamma") or "freq" in name.lower()
     ]
 
@@ -199,7 +182,7 @@ def test_no_module_is_called_utils() -> None:
 def test_global_random_functions_of_numpy_are_called_nowhere() -> None:
     wrong = []
     for path in ALL_FILES:
-        for node in ast.walk(tree_of(path)):
+        for node in nodes_of(path):
             match dotted(node).split("."):
                 case ["np" | "numpy", "random", name] if name not in NEW_RANDOM_API:
                     wrong.append(where(path, node, name))
@@ -213,7 +196,7 @@ def test_predict_of_keras_is_called_nowhere() -> None:
     wrong = [
         where(path, node)
         for path in ALL_FILES
-        for node in ast.walk(tree_of(path))
+        for node in nodes_of(path)
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and node.func.attr in ("predict", "predict_on_batch")
@@ -227,7 +210,7 @@ def test_every_option_is_read_somewhere_in_the_package() -> None:
         node.attr
         for path in PACKAGE
         if path.parent.name != "config"
-        for node in ast.walk(tree_of(path))
+        for node in nodes_of(path)
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
         if dotted(node.value).split(".")[-1] in ("config", "_config", "options", "_options")
     }
@@ -276,7 +259,7 @@ def test_every_test_is_named_by_a_sentence() -> None:
     short = [
         where(path, function, function.name)
         for path in TESTS
-        for function in functions_of(tree_of(path))
+        for function in functions_of(path)
         if function.name.startswith("test_") and len(function.name.removeprefix("test_").split("_")) < 4
     ]
 
