@@ -55,7 +55,8 @@ class CountingLearner:
         return str(weights.weights_version).encode()
 
     def get_state(self):
-        return {"networks": {}, "learner_steps": self._steps, "weights_version": list(self._version)}
+        networks = {"online": self._arrays[:2]}
+        return {"networks": networks, "learner_steps": self._steps, "weights_version": list(self._version)}
 
     def set_state(self, state):
         self._steps = state["learner_steps"]

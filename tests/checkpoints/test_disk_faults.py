@@ -93,7 +93,7 @@ def test_fault_12_killed_writer_leaves_the_new_checkpoint_or_the_one_before(fold
     store.write_manifest(0, document_of(store, 0))
     chance = random.Random(0)
     reached = 0
-    for _ in range(30):
+    for _ in range(10):
         writer = start(WRITER, folder)
         assert writer.stdout.readline() == "ready\n"
         time.sleep(chance.uniform(0.0, 0.12))
@@ -108,7 +108,7 @@ def test_fault_12_killed_writer_leaves_the_new_checkpoint_or_the_one_before(fold
         assert_one_checkpoint(store.read_tree(ref.document), ref.number)
         reached = ref.number
 
-    assert reached > 5
+    assert reached > 1
     store.prune(keep=2)
     assert len(store.numbers()) == 2
     assert names_in(folder) == named_files(store)
@@ -336,7 +336,7 @@ TWIN = """
     store = Store(sys.argv[1])
     print("ready", flush=True)
     time.sleep(max(0.0, float(sys.argv[2]) - time.time()))
-    for value in range(100):
+    for value in range(40):
         store.write_tree(np.full(20_000, value))
 """
 
@@ -348,8 +348,8 @@ def test_two_processes_write_the_same_arrays_at_the_same_time(folder):
     for twin in twins:
         twin.stdout.close()
 
-    assert len(names_in(folder)) == 100
-    for value in range(100):
+    assert len(names_in(folder)) == 40
+    for value in range(40):
         store = Store(str(folder))
         assert set(store.read_tree(store.write_tree(np.full(20_000, value))).tolist()) == {value}
 

@@ -9,28 +9,21 @@ import zipfile
 from pathlib import Path
 
 import h5py
+import light_run
 import numpy as np
 import psutil
 import pytest
+from ray.cloudpickle import register_pickle_by_value, unregister_pickle_by_value
+from run_contents import FILES
 
 import distdqn
 import distdqn.runner
 import distdqn.training.stopping
+from distdqn.config.run_command import parse_run
 from distdqn.networks.numpy_policy import load_policy
+from distdqn.training import builders
 from distdqn.training.stopping import StopRequest
 
-_FILES = {
-    "config.json",
-    "run.json",
-    "metrics.jsonl",
-    "summary.json",
-    "policy.keras",
-    "final.keras",
-    "final.npz",
-    "run.lock",
-    "policy.npz",
-    "status.json",
-}
 # What may differ between two runs that end with the same weights.
 _TIMES_AND_RATES = {
     "wall_seconds",
@@ -52,7 +45,7 @@ def _handlers():
     return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
 
-# A run in this process, on the Ray that is there.
+# A run in this process, on the Ray that is there, with a learner that only counts.
 
 
 @pytest.fixture(scope="module")
@@ -63,49 +56,40 @@ def short_run(ray_session, tmp_path_factory):  # noqa: ARG001
     config = distdqn.Config(
         actors=2, seed=3, run_dir=str(run_dir), max_env_steps=3001, eval_period=128, confirm_episodes=4
     )
-    summary = distdqn.train(config, quiet=True)
+    register_pickle_by_value(light_run)  # Ray's workers cannot import it
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builders, "role_parts", light_run.light_parts)
+        summary = distdqn.train(config, quiet=True)
+    unregister_pickle_by_value(light_run)
     return run_dir, summary, handlers, _handlers()
 
 
-def test_run_on_ray_solves_or_spends_its_budget_exactly(short_run):
+def test_run_on_ray_spends_its_budget_exactly(short_run):
     _, summary, _, _ = short_run
-    if summary["solved"]:
-        assert summary["env_steps"] <= 3001
-    else:
-        assert (summary["reason"], summary["env_steps"]) == ("max_env_steps", 3001)
+    assert (summary["reason"], summary["env_steps"]) == ("max_env_steps", 3001)
     assert summary["learner_steps"] > 0
     assert summary["eval_episodes"] in (4, 20)
 
 
 def test_run_on_ray_writes_every_file_of_its_directory(short_run):
     run_dir, summary, _, _ = short_run
-    assert {path.name for path in run_dir.iterdir()} - {"checkpoints", "logs"} == _FILES
+    assert {path.name for path in run_dir.iterdir()} - {"checkpoints", "logs"} == FILES
     assert json.loads((run_dir / "summary.json").read_text()) == summary
     assert load_policy(run_dir / "policy.npz").arrays[0].shape[0] == 4
 
 
 def test_run_on_ray_holds_samples_per_insert_to_the_end(short_run):
-    run_dir, summary, _, _ = short_run
+    run_dir, _, _, _ = short_run
     last = _metrics(run_dir)[-1]
     # Sampled in whole calls; a batch of 128 for each of the transitions beyond `min_replay_size`.
     call = distdqn.Config().updates_per_call * 128
     paced = last["replay_size"] - 1000
-    assert last["samples_per_insert"] <= 128.0
-    if not summary["solved"]:
-        assert last["samples_per_insert"] >= 128.0 - call / paced
+    assert 128.0 - call / paced <= last["samples_per_insert"] <= 128.0
 
 
 def test_run_on_ray_puts_signal_handlers_back(short_run):
     _, _, before, after = short_run
     assert after == before
-
-
-def test_ray_that_was_there_is_left_running_without_roles(short_run, ray_session):  # noqa: ARG001
-    assert ray_session.is_initialized()
-    deadline = time.monotonic() + 15.0
-    while ray_session.available_resources().get("CPU") != 2.0:
-        assert time.monotonic() < deadline, "the roles still hold CPUs"
-        time.sleep(0.2)
 
 
 # A second run in this process: off the main thread, an environment given as a function, an
@@ -169,6 +153,11 @@ class _KilledRun:
         self.wait_until(lambda status: all(role["pid"] for role in status["roles"]))
         self.pids_after = {role["role"]: role["pid"] for role in self.status()["roles"]}
 
+    def has_gone_on(self, status):
+        """Whether actors and learner have made some steps since the kill."""
+        names = ("env_steps", "learner_steps")
+        return all(status["counters"][name] > self.counters_at_kill[name] + 1000 for name in names)
+
 
 @pytest.fixture(scope="module")
 def killed_run(ray_session, tmp_path_factory, short_run):  # noqa: ARG001
@@ -178,6 +167,12 @@ def killed_run(ray_session, tmp_path_factory, short_run):  # noqa: ARG001
         actors=2,
         envs_per_actor=4,
         run_dir=str(run.run_dir),
+        hidden_sizes=(16,),
+        batch_size=32,
+        updates_per_call=16,
+        report_period=64,
+        eval_period=256,
+        eval_episodes=4,
         target_return=None,
         max_env_steps=10**12,
         max_seconds=120.0,
@@ -199,7 +194,7 @@ def killed_run(ray_session, tmp_path_factory, short_run):  # noqa: ARG001
         run.handlers_meanwhile = _handlers()
         run.look()
         run.kill_an_actor()
-        time.sleep(3.0)
+        run.wait_until(run.has_gone_on)
     finally:
         for request in requests:
             request.reason = "interrupted"
@@ -215,8 +210,7 @@ def test_fault_1_training_goes_on_when_an_actor_is_killed(killed_run, record_pro
     record_property("lost_rollouts", summary["lost_rollouts"])
     assert summary["reason"] == "interrupted"
     assert summary["actor_restarts"] == 1
-    assert summary["env_steps"] > killed_run.counters_at_kill["env_steps"] + 1000
-    assert summary["learner_steps"] > killed_run.counters_at_kill["learner_steps"] + 1000
+    assert killed_run.has_gone_on({"counters": summary})
     assert _metrics(killed_run.run_dir)[-1]["actor_restarts"] == 1
 
 
@@ -260,7 +254,7 @@ def test_train_off_the_main_thread_installs_no_handlers(killed_run):
     assert killed_run.handlers_meanwhile == killed_run.handlers_before
 
 
-# Runs in fresh processes that must end alike.
+# Runs that must end alike: a serial one is a process, as are the roles of a lockstep one.
 
 
 def _weights(path):
@@ -277,14 +271,14 @@ def _weights(path):
     return found
 
 
-def _comparable(run):
-    return [{k: v for k, v in line.items() if k not in _TIMES_AND_RATES} for line in _metrics(run.run_dir)]
+def _comparable(run_dir):
+    return [{k: v for k, v in line.items() if k not in _TIMES_AND_RATES} for line in _metrics(run_dir)]
 
 
-def _is_equal(run, other):
+def _is_equal(run_dir, other_dir):
     """Whether two runs ended with the same weights, bit for bit."""
     for name in ("final.keras", "policy.keras"):
-        one, two = _weights(run.run_dir / name), _weights(other.run_dir / name)
+        one, two = _weights(run_dir / name), _weights(other_dir / name)
         assert one.keys() == two.keys()
         assert len(one) >= 6  # kernels and biases of three layers
         if not all(one[place].tobytes() == two[place].tobytes() for place in one):
@@ -296,73 +290,78 @@ _MANY_PARTS = ("--sampler", "prioritized", "--dueling", "--epsilon-ladder", "--n
 
 
 @pytest.fixture(scope="module")
-def start_fresh(start_run):
-    """Starts runs by their names, all at once so that their timing differs, and waits for them."""
+def run_alike(ray_session, start_run, tmp_path_factory):  # noqa: ARG001
+    """Makes a serial run, and a lockstep one on the Ray that is there meanwhile; returns both."""
     options = {
         "actors": 2,
-        "max-env-steps": 3000,
+        "max-env-steps": 2000,
         "target-return": "none",
         "eval-period": 128,
         "report-period": 128,
         "eval-episodes": 4,
-        "confirm-episodes": 4,
         "updates-per-call": 16,
+        "hidden-sizes": 32,
     }
-    common = [text for name, value in options.items() for text in (f"--{name}", value)]
+    common = [str(text) for name, value in options.items() for text in (f"--{name}", value)]
 
-    def start(**runs):
-        started = {
-            name: start_run("--mode", mode, "--seed", seed, *common, *extra)
-            for name, (mode, seed, *extra) in runs.items()
-        }
-        for run in started.values():
-            assert run.wait() == 0, run.output()  # no goal: the budget spent is success
-        return started
+    def make(*extra, seed=1):
+        arguments = [*common, "--seed", str(seed), *extra]
+        serial = start_run("--mode", "serial", *arguments)
+        lockstep = tmp_path_factory.mktemp("lockstep") / "run"
+        given = parse_run(["--mode", "lockstep", "--run-dir", str(lockstep), *arguments])
+        distdqn.train(given.config(), quiet=True)
+        assert serial.wait() == 0, serial.output()  # no goal: the budget spent is success
+        return serial, lockstep
 
-    return start
+    return make
 
 
 @pytest.fixture(scope="module")
-def fresh_runs(start_fresh):
-    return start_fresh(lockstep=("lockstep", 1), serial=("serial", 1))
+def alike(run_alike):
+    return run_alike()
 
 
-def test_lockstep_and_serial_end_with_the_same_weights_bit_for_bit(fresh_runs):
-    assert _is_equal(fresh_runs["lockstep"], fresh_runs["serial"])
+def test_lockstep_and_serial_end_with_the_same_weights_bit_for_bit(alike):
+    serial, lockstep = alike
+    assert _is_equal(lockstep, serial.run_dir)
 
 
-def test_lockstep_and_serial_write_the_same_metrics_but_for_times_and_rates(fresh_runs):
-    lines = _comparable(fresh_runs["lockstep"])
-    assert lines == _comparable(fresh_runs["serial"])
+def test_lockstep_and_serial_write_the_same_metrics_but_for_times_and_rates(alike):
+    serial, lockstep = alike
+    lines = _comparable(lockstep)
+    assert lines == _comparable(serial.run_dir)
     assert len(lines) >= 6
     assert sum(line["eval_return_mean"] is not None for line in lines) >= 3
-    assert lines[-1]["env_steps"] == 3000
+    assert lines[-1]["env_steps"] == 2000
 
 
 @pytest.mark.long
-def test_lockstep_repeats_itself_and_another_seed_does_not(fresh_runs, start_fresh):
-    first = fresh_runs["lockstep"]
-    runs = start_fresh(again=("lockstep", 1), another=("lockstep", 2))
+def test_lockstep_repeats_itself_and_another_seed_does_not(alike, run_alike):
+    _, first = alike
+    (_, again), (_, another) = run_alike(), run_alike(seed=2)
 
-    assert _is_equal(first, runs["again"])
-    assert _comparable(first) == _comparable(runs["again"])
-    assert not _is_equal(first, runs["another"])
-    assert _comparable(first) != _comparable(runs["another"])
+    assert _is_equal(first, again)
+    assert _comparable(first) == _comparable(again)
+    assert not _is_equal(first, another)
+    assert _comparable(first) != _comparable(another)
 
 
 @pytest.mark.long
-def test_prioritized_lockstep_and_serial_end_alike_and_unlike_uniform_ones(fresh_runs, start_fresh):
-    runs = start_fresh(lockstep=("lockstep", 1, *_MANY_PARTS), serial=("serial", 1, *_MANY_PARTS))
+def test_prioritized_lockstep_and_serial_end_alike_and_unlike_uniform_ones(alike, run_alike):
+    serial, lockstep = run_alike(*_MANY_PARTS)
 
-    assert _is_equal(runs["lockstep"], runs["serial"])
-    assert _comparable(runs["lockstep"]) == _comparable(runs["serial"])
-    assert _comparable(runs["serial"]) != _comparable(fresh_runs["serial"])
-
-
-def test_serial_run_starts_no_process_of_its_own(fresh_runs):
-    assert fresh_runs["serial"].seen == {}
-    assert fresh_runs["lockstep"].seen != {}
+    assert _is_equal(lockstep, serial.run_dir)
+    assert _comparable(lockstep) == _comparable(serial.run_dir)
+    assert _comparable(lockstep) != _comparable(alike[1])
 
 
-def test_lockstep_run_leaves_no_process_behind(fresh_runs):
-    assert fresh_runs["lockstep"].left() == []
+def test_serial_run_starts_no_process_of_its_own(alike):
+    assert alike[0].seen == {}
+
+
+def test_ray_that_was_there_is_left_running_without_roles(killed_run, alike, ray_session):  # noqa: ARG001
+    assert ray_session.is_initialized()
+    deadline = time.monotonic() + 15.0
+    while names := ray_session.util.list_named_actors(all_namespaces=True):
+        assert time.monotonic() < deadline, f"left behind: {names}"
+        time.sleep(0.2)

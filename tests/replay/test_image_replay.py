@@ -123,7 +123,7 @@ def test_stacked_images_take_little_more_than_their_distinct_frames():
     layout = actors[0]._frame_layout
     for actor in actors:
         actor._frame_layout = None  # whole observations, for the naive replay
-    capacity = 2_000
+    capacity = 800
     replay, naive = make_replay(capacity), deque(maxlen=capacity)
     while replay.inserted < 1.4 * capacity:
         for actor in actors:
