@@ -2,9 +2,9 @@
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
+from faults.hanging import counters, start_hanging, write_flag
 
 from distdqn.checkpoints.store import Store
 
@@ -16,45 +16,27 @@ def _actors(run):
     return [entry["pid"] for entry in roles if entry["role"].startswith("actor")]
 
 
-def _counters(run):
-    return run.read("status.json")["counters"]
-
-
 def test_fault_2_all_actors_killed_at_once_three_times_and_then_in_every_life(
     start_light_run, ray_session, record_property
 ):
-    address = ray_session.get_runtime_context().gcs_address
-    options = (
-        "--address",
-        address,
-        "--actors",
-        3,
-        "--env",
-        "toy_faults:ToyHanging-v0",
-        "--min-replay-size",
-        100,
-    )
-    times = ("--max-failures", 4, "--max-env-steps", 10**9, "--eval-period", 10**9)
-    run = start_light_run(*options, *times, LIGHT_CPUS="0.3")
-    run.wait_until(run.is_learning, 60)
+    run = start_hanging(start_light_run, ray_session, 3, "--max-failures", 4)
 
     for killed in (3, 6, 9):
+        run.wait_until(lambda: all(_actors(run)), 30)
         for pid in _actors(run):
             os.kill(pid, signal.SIGKILL)
-        run.wait_until(lambda killed=killed: _counters(run)["actor_restarts"] == killed, 30)
-        steps = _counters(run)["env_steps"]
-        run.wait_until(lambda steps=steps: _counters(run)["env_steps"] > steps + 1000, 60)
-        run.wait_until(lambda: all(_actors(run)), 30)
-    before = _counters(run)
-    flag = Path.home() / "hang"
-    flag.with_name("new-hang").write_text("death")
-    flag.with_name("new-hang").rename(flag)
+        run.wait_until(lambda killed=killed: counters(run)["actor_restarts"] == killed, 30)
+        steps = counters(run)["env_steps"]
+        run.wait_until(lambda steps=steps: counters(run)["env_steps"] > steps + 1000, 60)
+    run.wait_until(lambda: all(_actors(run)), 30)
+    before = counters(run)
+    flag = write_flag("hang", "death")
     try:
         code = run.wait(60)
     finally:
         flag.unlink()
     record_property("injected", 4)
-    record_property("lost_rollouts", _counters(run)["lost_rollouts"])
+    record_property("lost_rollouts", counters(run)["lost_rollouts"])
 
     assert code == 7, run.output()
     assert before["learner_restarts"] == before["replay_restarts"] == 0

@@ -3,21 +3,15 @@
 from pathlib import Path
 
 import pytest
+from faults.hanging import counters, start_hanging, write_flag
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def flags():
-    """The folder in which the environment looks for what it shall do."""
-    yield Path.home()
+    """Takes away, in the end, what the environment was told to do."""
+    yield
     for path in Path.home().glob("hang*"):
         path.unlink()
-
-
-def _write(path, text):
-    """As a whole, for processes that look at any time."""
-    new = path.with_name("new-" + path.name)
-    new.write_text(text)
-    new.rename(path)
 
 
 def _hung(run):
@@ -25,39 +19,15 @@ def _hung(run):
 
 
 @pytest.mark.slow
-def test_fault_23_environment_that_hangs_is_replaced_and_in_the_end_named(
-    start_light_run, ray_session, flags
-):
-    address = ray_session.get_runtime_context().gcs_address
-    options = (
-        "--address",
-        address,
-        "--actors",
-        2,
-        "--env",
-        "toy_faults:ToyHanging-v0",
-        "--min-replay-size",
-        100,
-    )
-    times = (
-        "--env-timeout-seconds",
-        2,
-        "--max-failures",
-        2,
-        "--max-env-steps",
-        10**9,
-        "--eval-period",
-        10**9,
-    )
-    run = start_light_run(*options, *times, LIGHT_CPUS="0.3")
-    run.wait_until(run.is_learning, 60)
+def test_fault_23_environment_that_hangs_is_replaced_and_in_the_end_named(start_light_run, ray_session):
+    run = start_hanging(start_light_run, ray_session, 2, "--env-timeout-seconds", 2, "--max-failures", 2)
 
-    _write(flags / "hang-once", "interpreter")
-    run.wait_until(lambda: run.read("status.json")["counters"]["actor_restarts"] == 1, 30)
-    steps = run.read("status.json")["counters"]["env_steps"]
-    run.wait_until(lambda: run.read("status.json")["counters"]["env_steps"] > steps + 1000, 30)
+    write_flag("hang-once", "interpreter")
+    run.wait_until(lambda: counters(run)["actor_restarts"] == 1, 30)
+    steps = counters(run)["env_steps"]
+    run.wait_until(lambda: counters(run)["env_steps"] > steps + 1000, 30)
     once = _hung(run)
-    _write(flags / "hang", "interpreter")
+    write_flag("hang", "interpreter")
     code = run.wait(60)
 
     assert once == 1
