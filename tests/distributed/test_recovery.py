@@ -103,11 +103,13 @@ def test_dead_replay_goes_on_from_the_newest_checkpoint(tmp_path):
     assert note.startswith("replay failed in `insert` and is replaced, 200 transitions lost")
 
 
-@pytest.mark.parametrize(("rollout", "learn"), [(0.05, 0.02), (0.05, 1.0), (1.0, 0.02)])
-def test_learning_neither_bursts_nor_stops_after_replay_was_put_back(tmp_path, rollout, learn):
+@pytest.mark.parametrize(
+    ("rollout", "learn", "env_steps"), [(0.05, 0.02, 10_000), (0.05, 1.0, 3_500), (1.0, 0.02, 3_500)]
+)
+def test_learning_neither_bursts_nor_stops_after_replay_was_put_back(tmp_path, rollout, learn, env_steps):
     backend = FakeBackend(seconds={"rollout": rollout, "learn": learn})
     backend.at(6.0, lambda: backend.kill("replay"))
-    run = make_run(backend, max_env_steps=10_000, saving=_saving(tmp_path, seconds=4.0, keep=100))
+    run = make_run(backend, max_env_steps=env_steps, saving=_saving(tmp_path, seconds=4.0, keep=100))
     assert run.supervisor.run() == "max_env_steps"
     begin = next(record for record in backend.calls_of("replay", "set_index")).arguments[0]["inserted"]
     assert begin >= 100
