@@ -29,7 +29,7 @@ atexit.register(write)
 FORKER = """
 import json, os, runpy, sys, traceback
 import distdqn.evaluate, distdqn.runner
-from distdqn.config import run_command
+from distdqn.config import command_line
 
 def answer(record, module, *arguments):
     sys.argv, sys.path[0] = [module, *arguments], os.getcwd()

@@ -19,7 +19,7 @@ from run_contents import FILES
 import distdqn
 import distdqn.runner
 import distdqn.training.stopping
-from distdqn.config.run_command import parse_run
+from distdqn.config.command_line import parse_run
 from distdqn.networks.numpy_policy import load_policy
 from distdqn.training import builders
 from distdqn.training.stopping import StopRequest
@@ -309,7 +309,7 @@ def run_alike(ray_session, start_run, tmp_path_factory):  # noqa: ARG001
         serial = start_run("--mode", "serial", *arguments)
         lockstep = tmp_path_factory.mktemp("lockstep") / "run"
         given = parse_run(["--mode", "lockstep", "--run-dir", str(lockstep), *arguments])
-        distdqn.train(given.config(), quiet=True)
+        distdqn.train(given.config, quiet=True)
         assert serial.wait() == 0, serial.output()  # no goal: the budget spent is success
         return serial, lockstep
 
