@@ -20,6 +20,7 @@ _IMPORTED = time.monotonic()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains as the command line says; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    _open_standard_streams()
     try:
         if prints_run_help(arguments):
             return 0
@@ -39,6 +40,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     ends = {"interrupted": INTERRUPTED, "terminated": TERMINATED}
     return ends.get(summary["reason"], GOAL_MISSED if summary["solved"] is False else 0)
+
+
+def _open_standard_streams() -> None:
+    """Opens the standard streams that are closed, so that no other file takes their numbers."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w", closefd=False))
 
 
 def _mistakes_around(values: dict[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,18 +17,21 @@ from distdqn.distributed.calls import Calls
 from distdqn.distributed.supervisor import Supervisor
 from distdqn.distributed.team import WorkerGroup
 from distdqn.distributed.watchdog import StartupCheck
-from distdqn.errors import TERMINATED, CheckpointError, ConfigError, DistdqnError, Diverged
-from distdqn.networks.numpy_policy import save_policy
+from distdqn.errors import TERMINATED, CheckpointError, ConfigError, DistdqnError
+from distdqn.learning.learner import export_network
+from distdqn.networks.numpy_policy import policy_bytes
 from distdqn.reporting.console import Console, number
 from distdqn.reporting.metrics import Metrics
 from distdqn.reporting.run_directory import RunDirectory, describe_process
 from distdqn.training.backend import LocalBackend
 from distdqn.training.builders import make_goal, make_rate_limiter, role_parts
 from distdqn.training.checkpointing import RoundCheckpointer, restore_progress
-from distdqn.training.loop import Run, Team, evaluate_if_due, run_rounds
+from distdqn.training.loop import Run, evaluate_if_due, run_rounds
 from distdqn.training.resolve import check_fit, check_surroundings, describe_resolution, resolve
-from distdqn.training.stopping import BUDGET_SPENT, Stopping, ended_by_signals
+from distdqn.training.stopping import BUDGET_SPENT, REQUESTED, Stopping, ended_by_signals
 from distdqn.types import EnvironmentSpec, Tree
+
+_HURRY_SECONDS = 4.0  # for each answer of a role, once the run is to end
 
 
 def train(config: Config, *, quiet: bool = False, started: float | None = None) -> dict[str, Any]:
@@ -61,6 +64,7 @@ def train(config: Config, *, quiet: bool = False, started: float | None = None) 
         run = Run(config, about, stopping, make_rate_limiter(config), metrics, checkpointer, resume_from)
         directory.write_json("config.json", about["config"])
         directory.write_json("run.json", {"resolved_options": config.to_json(), **describe_process()})
+        directory.note = metrics.note  # from now on, a full disk ends nothing
         runner = _Runner(run, spec, directory, [*describe_resolution(given, config, spec), *notes])
         with contextlib.closing(console):
             reason = runner.run_to_end()
@@ -101,9 +105,10 @@ class _Runner:
     directory: RunDirectory
     notes: Sequence[str]  # shown first
     train_seconds: float | None = None  # from the first call of the learner until the goal was reached
+    has_saved: bool = False  # networks of this run
 
     def run_to_end(self) -> str:
-        """Trains and saves the networks; returns why the run ended."""
+        """Trains and saves what was learned; returns why the run ended."""
         metrics, state = self.run.metrics, "failed"
         metrics.write_status("starting")
         try:
@@ -119,6 +124,8 @@ class _Runner:
                 metrics.note(f"{state.title()} before training started: there is nothing to save.")
             raise
         finally:
+            if self.has_saved:
+                self.directory.write_json("summary.json", self.summarize(state))
             metrics.write_status(state)
         return reason
 
@@ -162,64 +169,85 @@ class _Runner:
             self.run.metrics.note(notice)
         checkpoints = RoundCheckpointer(self.run)
         checkpoints.restore(team)
-        with self._saving_networks(team):
-            reason = run_rounds(self.run, team, checkpoints.save_if_due)
-        return self._finish(team, reason)
+        train_rounds = functools.partial(run_rounds, self.run, team, checkpoints.save_if_due)
+        return self._train_and_save(team, train_rounds, functools.partial(checkpoints.save, team))
 
     def _run_async(self, calls: Calls, actors: int) -> str:
         """The mode `async`; a thread reads and writes its checkpoints."""
         restore_progress(self.run)
         with ThreadPoolExecutor(1) as executor:
             supervisor = Supervisor(self.run, calls, actors, executor)
-            team = supervisor.team
-            try:
-                with self._saving_networks(team):
-                    reason = supervisor.run()
-            except DistdqnError as error:
-                if team.can_save and not isinstance(error, CheckpointError):
-                    with contextlib.suppress(DistdqnError):  # learner or replay may be dead, too
-                        supervisor.checkpoints.finish()
-                raise
-            if not supervisor.has_weights:
-                return reason
-            try:
-                supervisor.checkpoints.finish()
-            except DistdqnError as error:  # the networks can be saved all the same
-                self.run.metrics.note(f"The last checkpoint could not be made: {error}")
-            return self._finish(team, reason)
+            return self._train_and_save(supervisor.team, supervisor.run, supervisor.checkpoints.finish)
 
-    def _finish(self, team: WorkerGroup, reason: str) -> str:
-        """Evaluates the last weights if the budget is spent, and saves the networks."""
-        metrics, goal = self.run.metrics, self.run.stopping.goal
-        alive = sum(actor.is_ready for actor in team.actors)
-        if reason in BUDGET_SPENT:
-            evaluate_if_due(self.run, team, final=True, actors=alive)
-            reason = "goal_reached" if goal.reached else reason
-        if goal.reached and metrics.train_seconds_begin is not None:
-            self.train_seconds = metrics.seconds - metrics.train_seconds_begin
-        if metrics.has_unreported_steps():
-            metrics.report(actors_alive=alive)
-        metrics.write_status("saving", *team.describe())
-        self._save_networks(team)
+    def _train_and_save(
+        self, team: WorkerGroup, train: Callable[[], str], save_checkpoint: Callable[[], None]
+    ) -> str:
+        """Trains. Whatever ends that, networks are saved first, then a checkpoint; returns the reason.
+
+        The last evaluation of a spent budget comes after both, so nothing that it does can lose them.
+
+        Raises:
+            DistdqnError: `train` raised it, and what was learned before is saved.
+        """
+        metrics, error = self.run.metrics, None
+        try:
+            reason = train()
+        except DistdqnError as failure:
+            reason, error = "failed", failure
+        if team.newest is not None:  # else nothing was learned
+            metrics.write_status("saving", *team.describe())
+            if error or reason in REQUESTED:
+                team.hurry(_HURRY_SECONDS)
+            alive = sum(actor.is_ready for actor in team.actors)
+            if metrics.has_unreported_steps():
+                metrics.report(actors_alive=alive)
+            self._save_networks(team)
+            if not isinstance(error, CheckpointError):
+                try:
+                    save_checkpoint()
+                except DistdqnError as failure:  # the networks are saved
+                    metrics.note(f"The last checkpoint could not be made: {failure}")
+            if reason in BUDGET_SPENT:
+                self._evaluate_last(team, alive)
+                reason = self.run.stopping.request.reason or reason
+            if self.run.stopping.goal.reached:
+                reason = "goal_reached"
+                if metrics.train_seconds_begin is not None:
+                    self.train_seconds = metrics.seconds - metrics.train_seconds_begin
+        if error is not None:
+            raise error
         return reason
 
-    @contextlib.contextmanager
-    def _saving_networks(self, team: Team) -> Iterator[None]:
-        """Saves the networks of a run that fails while its weights are good."""
+    def _evaluate_last(self, team: WorkerGroup, actors: int) -> None:
+        """Evaluates the last weights, and saves the networks again if they are the best now."""
+        goal = self.run.stopping.goal
+        before = goal.best
         try:
-            yield
-        except (Diverged, CheckpointError):  # an update with NaN or infinity is never applied
-            with contextlib.suppress(DistdqnError, OSError):
-                self._save_networks(team)
-            raise
+            evaluate_if_due(self.run, team, final=True, actors=actors)
+        except DistdqnError as error:
+            self.run.metrics.note(f"The last weights could not be evaluated: {error}")
+        if goal.best is not before:
+            self._save_networks(team)
 
-    def _save_networks(self, team: Team) -> None:
-        """Writes the last network and the best by evaluation, each for Keras and for NumPy."""
-        last, goal = team.publish(), self.run.stopping.goal
-        best = last if goal.best is None else team.value(goal.best_weights)
-        for name, weights in (("policy", best), ("final", last)):
-            self.directory.write_bytes(f"{name}.keras", team.export(weights))
-            save_policy(self.directory.path / f"{name}.npz", weights)
+    def _save_networks(self, team: WorkerGroup) -> None:
+        """Writes the last network and the best by evaluation; without a learner, what this process has."""
+        last, goal, is_up = team.newest, self.run.stopping.goal, True
+        try:
+            last = team.publish()
+        except DistdqnError:
+            is_up = False
+        if last is None:
+            return
+        self.has_saved = True
+        networks = {"policy": last if goal.best is None else goal.best_weights, "final": last}
+        for name, weights in networks.items():  # first what takes no time
+            self.directory.write_bytes(f"{name}.npz", policy_bytes(weights))
+        for name, weights in networks.items():
+            export = team.export if is_up else functools.partial(export_network, self.run.config, self.spec)
+            try:
+                self.directory.write_bytes(f"{name}.keras", export(weights))
+            except DistdqnError as error:
+                self.run.metrics.note(f"{name}.keras could not be written: {error}")
 
     def summarize(self, reason: str) -> dict[str, Any]:
         """The content of `summary.json`."""

@@ -10,6 +10,7 @@ from distdqn.config.command_line import Command, print_mistakes
 from distdqn.config.config import Actors
 from distdqn.config.model import Options, Text
 from distdqn.errors import INTERRUPTED, ClusterError, ConfigError, DistdqnError
+from distdqn.reporting.run_directory import is_owned
 
 
 class ScaleOptions(Options):
@@ -71,6 +72,8 @@ def _find(run: Path, actors: int) -> dict[str, str]:
         )
     if status["state"] not in ("starting", "running"):
         raise ClusterError(f"The run in {run} is over ({status['state']}): nothing was changed.")
+    if not is_owned(run):
+        raise ClusterError(f"The run in {run} was killed (`--resume auto` resumes it): nothing was changed.")
     ray: dict[str, str] = status.get("ray") or {}
     if not ray.get("control"):
         raise ClusterError(f"The run in {run} is still starting (try again in some seconds).")

@@ -14,7 +14,7 @@ import pytest
 import distdqn
 from distdqn.errors import ConfigError
 from distdqn.evaluate import evaluate, main
-from distdqn.networks.numpy_policy import save_policy
+from distdqn.networks.numpy_policy import policy_bytes
 from distdqn.types import PolicyWeights
 
 # Pays what its generator drew at reset, but only where the greedy action (1) is taken.
@@ -76,7 +76,8 @@ def run_dir(tmp_path: Path) -> Path:
     ]
     kernel = np.array([[1.0, 2.0, 0.0], [1.0, 2.0, 0.0]], np.float32)  # Q = [2, 4, 3]
     bias = np.array([0.0, 0.0, 3.0], np.float32)
-    save_policy(folder / "policy.npz", PolicyWeights(layers, [kernel, bias], (0, 7), 128))
+    weights = PolicyWeights(layers, [kernel, bias], (0, 7), 128)
+    (folder / "policy.npz").write_bytes(policy_bytes(weights))
     (folder / "config.json").write_text(json.dumps({"env": "lottery_for_tests:Lottery", "seed": 3}))
     return folder
 

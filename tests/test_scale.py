@@ -1,7 +1,10 @@
 """`scale`: what it refuses, before it looks for any Ray."""
 
 import asyncio
+import contextlib
+import fcntl
 import json
+import os
 import socket
 
 import pytest
@@ -12,8 +15,13 @@ from distdqn.cluster.control import Control, describe
 from distdqn.errors import ClusterError
 from distdqn.types import ActorPoolStatus
 
+LOCKS = []  # of the runs below, held as their processes would
+
 
 def make_run(folder, state="running", mode="async", control="control", port=1, **config):
+    LOCKS.append(os.open(folder / "run.lock", os.O_CREAT | os.O_RDWR))
+    with contextlib.suppress(BlockingIOError):  # held already
+        fcntl.flock(LOCKS[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
     (folder / "config.json").write_text(json.dumps({"mode": mode, "max_actors": None, **config}))
     ray = {"address": f"127.0.0.1:{port}", "namespace": "distdqn-1", "control": control}
     (folder / "status.json").write_text(json.dumps({"state": state, "ray": ray}))
@@ -75,6 +83,13 @@ def test_fault_33_scaling_a_finished_run_ends_with_exit_3(tmp_path, capsys, stat
 def test_run_that_takes_no_commands_yet_is_told_apart_from_one_that_is_over(tmp_path, capsys, state):
     code, line = refused(capsys, make_run(tmp_path, state=state, control=None), "--actors", "3")
     assert (code, "still starting" in line) == (3, True)
+
+
+def test_killed_run_is_told_from_one_that_is_starting(tmp_path, capsys):
+    run = make_run(tmp_path)
+    os.close(LOCKS.pop())
+    code, line = refused(capsys, run, "--actors", "3")
+    assert (code, "was killed" in line) == (3, True)
 
 
 def test_fault_33_run_whose_ray_is_gone_ends_with_exit_3_at_once(tmp_path, capsys):

@@ -12,6 +12,7 @@ from distdqn.config.config import Config
 from distdqn.errors import CheckpointDamaged, CheckpointError, ConfigError, NoCheckpoint
 from distdqn.types import EnvironmentSpec, Tree
 
+_RESULTS = ("policy.keras", "policy.npz", "final.keras", "final.npz", "summary.json")
 _NOT_COMPARED = ("resume", "run_dir", "checkpoint_dir", "address")
 
 
@@ -45,8 +46,13 @@ def describe_run(given: Config, config: Config, spec: EnvironmentSpec) -> Tree:
 
 
 def checkpoint_root(config: Config, folder: Path) -> str:
-    """Folder or URL for the checkpoints of a run in `folder`."""
-    return config.checkpoint_dir or str(folder / "checkpoints")
+    """Folder or URL for the checkpoints of a run in `folder`; a resumed run goes on where it was."""
+    root = config.checkpoint_dir
+    # Without this file, or with a damaged one, they are where they are by default.
+    if root is None and config.resume is not None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            root = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("checkpoint_dir")
+    return root or str(folder / "checkpoints")
 
 
 def run_folder(config: Config) -> tuple[str | None, bool]:
@@ -90,6 +96,12 @@ def find_start(config: Config, about: Tree) -> tuple[CheckpointRef | None, list[
             try:
                 ref, passed_over = store.newest_whole()
             except NoCheckpoint:
+                if results := _results_in(config.run_dir):
+                    place = _with_host(store.place)
+                    raise NoCheckpoint(
+                        f"`resume`: {place} holds no checkpoint, but {config.run_dir} holds "
+                        f"{', '.join(results)} of a run (give its `checkpoint_dir`, or another `run_dir`)."
+                    ) from None
                 return None, [f"No checkpoint in {_with_host(store.place)}: starts a new run."]
     try:
         changes = _compare(about, ref.number, ref.document["about"])
@@ -97,6 +109,12 @@ def find_start(config: Config, about: Tree) -> tuple[CheckpointRef | None, list[
         raise CheckpointDamaged(f"Checkpoint {ref.number} does not say what run it is of.") from error
     notes = [f"Checkpoint {number} is passed over: {why}" for number, why in passed_over]
     return ref, [*notes, f"Resumes from checkpoint {ref.number} in {_with_host(ref.store.place)}.", *changes]
+
+
+def _results_in(run_dir: str | None) -> list[str]:
+    """What a run has learned, by the names of the files in its folder."""
+    folder = Path(run_dir) if run_dir is not None else None
+    return [name for name in _RESULTS if folder is not None and (folder / name).exists()]
 
 
 def _with_host(place: str) -> str:

@@ -6,6 +6,7 @@ versions, and is this machine one of its nodes.
 """
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -274,7 +275,7 @@ def _start_private(cpus: int, hide_gpus: bool) -> Reaper:
     threads = {name: os.environ.get(name, value) for name, value in THREAD_SETTINGS.items()}
     settings = threads | (NO_GPU if hide_gpus else {}) | reaper.variables
     try:
-        with _environment(settings), loopback_only():
+        with _environment(settings), loopback_only(), _in_own_sessions():
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR)
     except BaseException:
         reaper.release()  # Ray itself leaves its agents behind
@@ -320,6 +321,24 @@ def loopback_only() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def is_gone() -> bool:
+    """Whether the Ray that this process has started, if it has, has lost its head or its node."""
+    node = worker.global_worker.node
+    kinds = (ray_constants.PROCESS_TYPE_GCS_SERVER, ray_constants.PROCESS_TYPE_RAYLET)
+    return node is not None and any(kind in kinds for kind, _ in node.dead_processes())
+
+
+@contextlib.contextmanager
+def _in_own_sessions() -> Iterator[None]:
+    """Starts Ray's processes in sessions of their own: a signal to this one's group is not theirs."""
+    before = services.ConsolePopen
+    services.ConsolePopen = functools.partial(before, start_new_session=True)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = before
 
 
 def _describe(is_private: bool) -> Cluster:

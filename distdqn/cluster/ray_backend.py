@@ -18,7 +18,7 @@ from ray._private.ray_logging import global_worker_stdstream_dispatcher as ray_o
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
 from typing_extensions import override
 
-from distdqn.cluster.connection import Cluster
+from distdqn.cluster.connection import Cluster, is_gone
 from distdqn.cluster.control import Control
 from distdqn.cluster.resources import Placement
 from distdqn.config.config import RunOptions
@@ -103,10 +103,10 @@ class RayBackend(Backend):
 
     @override
     def wait(self, refs: list[Ref], timeout_seconds: float) -> list[Ref]:
-        if not refs:
-            time.sleep(timeout_seconds)
-            return []
         with self._needing_ray():
+            if not refs:
+                time.sleep(timeout_seconds)
+                return []
             first, _ = ray.wait(refs, num_returns=1, timeout=timeout_seconds)
             return list(ray.wait(refs, num_returns=len(refs), timeout=0)[0]) if first else []
 
@@ -144,7 +144,8 @@ class RayBackend(Backend):
     def end(self, handle: Handle) -> None:
         self._roles.pop(handle, None)
         self._identify_calls = {ref: each for ref, each in self._identify_calls.items() if each is not handle}
-        ray.kill(handle)
+        if not is_gone():
+            ray.kill(handle)
 
     @override
     def capacity(self) -> ClusterCapacity:
@@ -161,20 +162,26 @@ class RayBackend(Backend):
 
     def close(self) -> None:
         """Releases what was reserved and writes the rest of the logs, after all roles have been ended."""
-        self._placement.close()
+        if not is_gone():
+            self._placement.close()
         ray_output.remove_handler(self._namespace)
         self._logs.close()
 
     @contextlib.contextmanager
     def _needing_ray(self) -> Iterator[None]:
         """Raises `ClusterError` for what Ray raises if it does not answer."""
+        if is_gone():  # else Ray tries to reach it for a minute
+            raise self._gone("its processes have ended")
         try:
             yield
         except (RayError, RuntimeError, OSError) as error:
-            raise ClusterError(
-                f"The Ray at {self._cluster.address} is gone: {error} (start it again, or another one; "
-                "`--resume auto` resumes from the newest checkpoint)."
-            ) from error
+            raise self._gone(error) from error
+
+    def _gone(self, why: object) -> ClusterError:
+        return ClusterError(
+            f"The Ray at {self._cluster.address} is gone: {why} (start it again, or another one; "
+            "`--resume auto` resumes from the newest checkpoint)."
+        )
 
 
 def _name(role: str, index: int) -> str:

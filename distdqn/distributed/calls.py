@@ -216,6 +216,10 @@ class Calls:
         self._end(worker.handle)
         return [Ended(call, failure="its process was ended") for call in lost]
 
+    def limit_seconds(self, seconds: float) -> None:
+        """Lets calls that are waited for take at most `seconds` from now on."""
+        self.start_timeout_seconds = min(self.start_timeout_seconds, seconds)
+
     def end_all(self) -> None:
         """Ends the process of every role that was started."""
         self._calls.clear()

@@ -47,9 +47,8 @@ class Supervisor:
         self._calls = calls
         self._clock = clock
         config, generation, flush_number = run.config, 0, None
-        if (
-            ref := run.resume_from
-        ) is not None:  # versions that the checkpoint's learner has published are not repeated
+        if (ref := run.resume_from) is not None:
+            # Versions that the checkpoint's learner has published are not repeated.
             generation = ref.document["learner"]["weights_version"][0] + 1
             flush_number = run.metrics.counters.learner_steps
         self.team = WorkerGroup(calls, config, actors, generation, flush_number)
@@ -61,11 +60,6 @@ class Supervisor:
         self._faults.start()
         self._actor_pool = ActorPool(run, calls, self.team, self.shards, clock)
 
-    @property
-    def has_weights(self) -> bool:
-        """Whether the learner has published any weights."""
-        return self._scheduler.newest_version is not None
-
     def run(self) -> str:
         """Trains until the goal is reached, a budget is spent or a stop is requested; returns which.
 
@@ -75,6 +69,12 @@ class Supervisor:
             ClusterError: no progress, or the cluster is too small for the run to start.
             CheckpointError: five consecutive checkpoints could not be written.
         """
+        try:
+            return self._run_loop()
+        finally:
+            self._fetch_weights()
+
+    def _run_loop(self) -> str:
         metrics = self._run.metrics
         while (reason := self._scheduler.stop_reason()) is None:
             self._actor_pool.advance(self._scheduler.is_compiled)
@@ -93,7 +93,13 @@ class Supervisor:
                 metrics.report(actors_alive=len(self.team.acting))
             if metrics.is_status_due():
                 metrics.write_status("running", *self.team.describe(), self._actor_pool.to_json())
+                self._fetch_weights()
         return reason
+
+    def _fetch_weights(self) -> None:
+        """Keeps the newest weights in this process, so that no fault takes them along."""
+        if self._scheduler.weights is not None:
+            self.team.fetch_weights(self._scheduler.weights.ref)
 
     def _read_and_write(self) -> None:
         """Restores shards, or else makes checkpoints: a checkpoint that is being read must stay."""

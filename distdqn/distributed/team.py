@@ -1,5 +1,6 @@
 """The roles of a run, whichever mode and backend. What is asked of them here is waited for."""
 
+import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,8 +9,8 @@ from typing_extensions import override
 
 from distdqn.config.config import Config, resolved
 from distdqn.distributed.calls import Calls, Ended, Worker, evaluation_turns, last_line
-from distdqn.errors import RoleFailure
-from distdqn.training.backend import Ref
+from distdqn.errors import ClusterError, RoleFailure
+from distdqn.training.backend import CallFailed, Ref
 from distdqn.training.loop import Team
 from distdqn.types import (
     Evaluation,
@@ -21,6 +22,8 @@ from distdqn.types import (
     RolloutReport,
     RolloutRequest,
 )
+
+_FETCH_SECONDS = 1.0  # for weights to come from another node
 
 
 class WorkerGroup(Team):
@@ -48,6 +51,7 @@ class WorkerGroup(Team):
         self._prioritized = config.sampler == "prioritized"
         self._starts: dict[int, int] = {}  # of actors: index -> how many there were
         self._published: tuple[PolicyWeights, Ref] | None = None
+        self.newest: PolicyWeights | None = None  # that this process has; no fault of a role takes it along
         # The learner first: its TensorFlow takes longest.
         self.learner = calls.start("learner", restarts=generation)
         shards = config.replay_shards
@@ -148,7 +152,18 @@ class WorkerGroup(Team):
     @override
     def publish(self) -> PolicyWeights:
         self._published = self._calls.ask_with_ref(self.learner, "publish")
-        return self._published[0]
+        self.newest = self._published[0]
+        return self.newest
+
+    def fetch_weights(self, ref: Ref | None) -> None:
+        """Fetches published weights as `newest` if they are on this machine."""
+        with contextlib.suppress(CallFailed, ClusterError):
+            if ref is not None and self._calls.backend.state(ref) == "done":
+                self.newest = self._calls.backend.get(ref, _FETCH_SECONDS)
+
+    def hurry(self, seconds: float) -> None:
+        """Lets whatever is asked from now on take at most `seconds`."""
+        self._calls.limit_seconds(seconds)
 
     @override
     def evaluate(self, request: EvaluationRequest) -> Evaluation:

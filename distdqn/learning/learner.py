@@ -160,13 +160,7 @@ class Learner:
 
     def export(self, weights: PolicyWeights) -> bytes:
         """`weights` as a `.keras` file, which plain Keras opens."""
-        from distdqn.networks.q_network import plain_q_network
-
-        network = plain_q_network(self._options, self._spec, weights.arrays)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "network.keras"
-            network.save(path)
-            return path.read_bytes()
+        return export_network(self._options, self._spec, weights)
 
     def get_state(self) -> dict[str, Any]:
         """The state for a checkpoint: arrays `[...]`, numbers and text in dictionaries and lists."""
@@ -197,3 +191,21 @@ class Learner:
         self._weights_version = (own, 0) if own > saved_generation else (saved_generation, saved_version)
         self._skipped.count = state["consecutive_skipped"]
         self._first_skipped = state["first_skipped"]
+
+
+def export_network(options: LearningOptions, spec: EnvironmentSpec, weights: PolicyWeights) -> bytes:
+    """`weights` as a `.keras` file, which plain Keras opens; imports TensorFlow in this process.
+
+    Args:
+        options: resolved, of the network that `weights` belong to.
+        spec: of the environment.
+        weights: any that a learner has published.
+    """
+    import_tensorflow(options.learner_threads)
+    from distdqn.networks.q_network import plain_q_network
+
+    network = plain_q_network(options, spec, weights.arrays)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.keras"
+        network.save(path)
+        return path.read_bytes()

@@ -1,6 +1,7 @@
 """Policies: a Q-network evaluated with NumPy from its layers and arrays, without TensorFlow."""
 
 import functools
+import io
 import json
 import math
 from collections.abc import Callable
@@ -91,16 +92,17 @@ def weights_from_tree(tree: dict[str, Any]) -> PolicyWeights:
     return PolicyWeights(**tree | {"weights_version": (generation, version)})
 
 
-def save_policy(path: Path, weights: PolicyWeights) -> None:
-    """Writes weights and layers to `path` as `.npz` without pickles."""
+def policy_bytes(weights: PolicyWeights) -> bytes:
+    """Weights and layers as the content of an `.npz` file without pickles."""
     about = tree_from_weights(weights)
     columns = {f"array_{i}": array for i, array in enumerate(about.pop("arrays"))}
-    with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, about=np.array(json.dumps(about)), **columns)
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, about=np.array(json.dumps(about)), **columns)
+    return file.getvalue()
 
 
 def load_policy(path: Path) -> PolicyWeights:
-    """Reads a file of `save_policy`."""
+    """Reads a file with the content of `policy_bytes`."""
     with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
         arrays = [file[f"array_{i}"] for i in range(len(file.files) - 1)]
         return weights_from_tree(json.loads(str(file["about"])) | {"arrays": arrays})

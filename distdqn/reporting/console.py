@@ -1,18 +1,30 @@
 """The progress of a run, on a terminal and elsewhere."""
 
+import contextlib
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.live import Live
 from rich.text import Text
+from typing_extensions import override
 
 _PLAIN_SECONDS = 3.0  # between two lines without a terminal
 
 
+class Output(RichConsole):
+    """Raises where `rich` ends the process."""
+
+    @override
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 class Console:
-    """A refreshed block on a terminal; a plain line every few seconds elsewhere."""
+    """A refreshed block on a terminal; a plain line every few seconds elsewhere; silent once nobody reads."""
 
     def __init__(
         self,
@@ -24,7 +36,7 @@ class Console:
     ) -> None:
         self._max_env_steps = max_env_steps
         self._goal = "none" if target_return is None else f"{target_return:g}"
-        self._rich = rich_console or RichConsole(quiet=quiet, highlight=False, soft_wrap=True)
+        self._rich = rich_console or Output(quiet=quiet, highlight=False, soft_wrap=True)
         self._clock = clock
         self._live: Live | None = None
         self._evaluated: tuple[float, float] | None = None  # newest, best
@@ -32,27 +44,41 @@ class Console:
 
     def note(self, text: str) -> None:
         """Prints a message above the refreshed block."""
-        self._rich.print(text, markup=False)
+        with self._while_read():
+            self._rich.print(text, markup=False)
 
     def progress(self, line: dict[str, Any]) -> None:
         """Shows a line of metrics."""
         newest = line["eval_return_mean"]
         if newest is not None:
             self._evaluated = (newest, max(newest, self._evaluated[1]) if self._evaluated else newest)
-        if self._rich.is_terminal:
-            if self._live is None:
-                self._live = Live(console=self._rich, auto_refresh=False, transient=True)
-                self._live.start()
-            self._live.update(Text("\n".join(self._lines(line))), refresh=True)
-        elif self._clock() - self._last_line >= _PLAIN_SECONDS:
-            self._last_line = self._clock()
-            self._rich.print(" | ".join(text.strip() for text in self._lines(line)), markup=False)
+        with self._while_read():
+            if self._rich.is_terminal:
+                if self._live is None:
+                    self._live = Live(console=self._rich, auto_refresh=False, transient=True)
+                    self._live.start()
+                self._live.update(Text("\n".join(self._lines(line))), refresh=True)
+            elif self._clock() - self._last_line >= _PLAIN_SECONDS:
+                self._last_line = self._clock()
+                self._rich.print(" | ".join(text.strip() for text in self._lines(line)), markup=False)
 
     def close(self) -> None:
         """Removes the refreshed block."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        live, self._live = self._live, None
+        with self._while_read():
+            if live is not None:
+                live.stop()
+
+    @contextlib.contextmanager
+    def _while_read(self) -> Iterator[None]:
+        """Is silent from when the reader, the terminal or the room on a disk is gone."""
+        try:
+            yield
+        except (OSError, ValueError):  # ValueError: a closed file
+            self._rich.quiet = True
+            # Python writes what is left in the buffer once more at the end of the process.
+            with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("wb") as null:
+                os.dup2(null.fileno(), self._rich.file.fileno())
 
     def _lines(self, line: dict[str, Any]) -> list[str]:
         """A line of metrics as four lines of text."""

@@ -14,8 +14,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from distdqn.errors import ConfigError
 
@@ -35,11 +36,17 @@ class RunDirectory:
         self, path: str | None, environment_name: str, is_resuming: bool = False, metrics_bytes: int = 0
     ) -> None:
         check_folder(path, is_resuming)
-        self.path = _new_default(environment_name) if path is None else Path(path)
+        self.note: Callable[[str], None] | None = None  # None: a file that cannot be written is an error
+        self._has_failed = False
+        self.path = Path("runs") if path is None else Path(path)
         try:
+            if path is None:
+                self.path = _make_default(environment_name)
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.path)
-            self._metrics = (self.path / "metrics.jsonl").open("a", encoding="utf-8")
+            if not metrics_bytes:
+                _set_aside(self.path / "metrics.jsonl")
+            self._metrics = self._open_metrics()
             self._metrics.truncate(min(metrics_bytes, self.metrics_bytes))
         except OSError as error:
             raise _unusable(self.path, error) from error
@@ -50,14 +57,21 @@ class RunDirectory:
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Replaces a file atomically: readers see the old or the new content."""
-        aside = self.path / f".{name}.{os.getpid()}"
-        aside.write_bytes(content)
-        aside.replace(self.path / name)
+        with self._tolerant(name):
+            self.path.mkdir(parents=True, exist_ok=True)  # somebody may have deleted it
+            aside = self.path / f".{name}.{os.getpid()}"
+            aside.write_bytes(content)
+            aside.replace(self.path / name)
 
     def add_metrics(self, line: dict[str, Any]) -> None:
         """Appends a line to `metrics.jsonl`; it survives the end of the process."""
-        self._metrics.write(json.dumps(_finite(line)) + "\n")
-        self._metrics.flush()
+        with self._tolerant("metrics.jsonl"):
+            if not os.fstat(self._metrics.fileno()).st_nlink:  # somebody has deleted it
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._metrics.close()
+                self._metrics = self._open_metrics()
+            self._metrics.write(json.dumps(_finite(line)) + "\n")
+            self._metrics.flush()
 
     @property
     def metrics_bytes(self) -> int:
@@ -66,8 +80,25 @@ class RunDirectory:
 
     def close(self) -> None:
         """Closes the files and releases the folder."""
-        self._metrics.close()
+        with self._tolerant("metrics.jsonl"):
+            self._metrics.close()
         os.close(self._lock)
+
+    def _open_metrics(self) -> TextIO:
+        return (self.path / "metrics.jsonl").open("a", encoding="utf-8")
+
+    @contextlib.contextmanager
+    def _tolerant(self, name: str) -> Iterator[None]:
+        """Once there is a `note`, tells the user of the first file that cannot be written, and goes on."""
+        try:
+            yield
+        except OSError as error:
+            if self.note is None:
+                raise _unusable(self.path, error) from error
+            if not self._has_failed:
+                self._has_failed = True
+                why = f"{name} cannot be written into {self.path}: {error.strerror}"
+                self.note(f"{why}; training continues, and later files are tried again.")
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:
@@ -136,9 +167,32 @@ def _unusable(folder: Path, error: OSError) -> ConfigError:
     return ConfigError(f"`run_dir`: cannot write to {folder}: {error.strerror} (choose another folder).")
 
 
-def _new_default(environment_name: str) -> Path:
-    """`runs/<environment>-<time>`, with a number if that exists."""
+def is_owned(folder: Path) -> bool:
+    """Whether the process that writes into the folder of a run is still there, as far as locks tell."""
+    try:
+        with (folder / "run.lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:  # it is locked, or the file system has no locks
+        return True
+    return False
+
+
+def _set_aside(path: Path) -> None:
+    """Renames a file that is not empty: `metrics.1.jsonl`, or the next number."""
+    if path.exists() and path.stat().st_size:
+        names = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in itertools.count(1))
+        path.rename(next(name for name in names if not name.exists()))
+
+
+def _make_default(environment_name: str) -> Path:
+    """Makes `runs/<environment>-<time>`, with a number if another run has that name."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", environment_name)
     first = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     numbered = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
-    return next(folder for folder in itertools.chain([first], numbered) if not folder.exists())
+    for folder in itertools.chain([first], numbered):
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            break
+    return folder

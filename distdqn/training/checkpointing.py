@@ -98,9 +98,18 @@ class RoundCheckpointer:
         Raises:
             CheckpointError: five consecutive checkpoints could not be written.
         """
-        run, period = self._run, self._run.config.checkpoint_period
-        steps = run.metrics.counters.learner_steps
-        if run.checkpointer is None or period is None or steps // period == self._saved // period:
+        period = self._run.config.checkpoint_period
+        if period is not None and self._run.metrics.counters.learner_steps // period > self._saved // period:
+            self.save(team)
+
+    def save(self, team: Team) -> None:
+        """Flushes and saves, unless nothing was learned since the last checkpoint.
+
+        Raises:
+            CheckpointError: five consecutive checkpoints could not be written.
+        """
+        run, steps = self._run, self._run.metrics.counters.learner_steps
+        if run.checkpointer is None or steps == self._saved:
             return
         self._saved = steps
         for report, inserted in team.flush(steps):

@@ -16,7 +16,7 @@ from distdqn.config.config import Config, resolved
 from distdqn.replay.rate_limiter import RateLimiter
 from distdqn.reporting.metrics import Metrics
 from distdqn.training.builders import learn_request
-from distdqn.training.stopping import Stopping
+from distdqn.training.stopping import Stopping, StopRequested
 from distdqn.types import (
     Evaluation,
     EvaluationRequest,
@@ -172,7 +172,11 @@ def evaluate_if_due(run: Run, team: Team, final: bool = False, actors: int | Non
     weights = team.publish()
     run.metrics.add_published(weights.weights_version)
     while request := goal.next_request(weights, learner_steps, final):
-        evaluation = team.evaluate(request)
+        try:
+            with run.stopping.request.ending_evaluations():
+                evaluation = team.evaluate(request)
+        except StopRequested:
+            return
         goal.add(request, evaluation)
         run.metrics.counters.evaluations += 1
         alive = int(run.config.actors) if actors is None else actors

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -16,6 +17,12 @@ from distdqn.types import Evaluation, EvaluationRequest, PolicyWeights
 
 # The reasons of a run that has used its budget: its last weights are evaluated, too.
 BUDGET_SPENT = ("max_env_steps", "max_seconds", "max_episodes")
+
+REQUESTED = ("interrupted", "terminated")  # by a signal
+
+# What a closed terminal, a batch system and `kill` send: all mean the same.
+_TERMINATING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_SECOND_SECONDS = 1.0  # a terminal and a wrapper may both pass on one Ctrl-C
 
 
 class Goal:
@@ -121,20 +128,28 @@ class Goal:
         return EvaluationRequest(weights, self._episodes[confirms], self._number, confirms)
 
 
-class StopRequest:
-    """While entered, the first Ctrl-C or SIGTERM requests an orderly end; a second one interrupts at once.
+class StopRequested(BaseException):
+    """A signal has ended an evaluation; no error, so that nobody takes it for one of the environment."""
 
-    Outside the main thread no handler is installed. Earlier handlers are put back at the end.
+
+class StopRequest:
+    """While entered, a signal requests an orderly end; a second Ctrl-C a second later interrupts at once.
+
+    SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 mean the same, however often they come. A SIGHUP that is ignored,
+    as by `nohup`, stays ignored. Outside the main thread no handler is installed. Earlier handlers are put
+    back at the end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.reason: str | None = None  # `interrupted` or `terminated`
+        self._clock = clock
+        self._interrupted_at: float | None = None  # the first Ctrl-C
+        self._ends_evaluation = False
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._receive)
+        for number in handled_signals():
+            self._previous[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(
@@ -153,10 +168,27 @@ class StopRequest:
         if self.reason is not None:
             raise SystemExit(TERMINATED) if self.reason == "terminated" else KeyboardInterrupt
 
+    @contextlib.contextmanager
+    def ending_evaluations(self) -> Iterator[None]:
+        """While entered, a request raises `StopRequested` at once, as an earlier one does on entry."""
+        self._ends_evaluation = True
+        try:
+            if self.reason is not None:
+                raise StopRequested
+            yield
+        finally:
+            self._ends_evaluation = False
+
     def _receive(self, number: int, _frame: FrameType | None) -> None:
-        if self.reason is not None:
-            raise KeyboardInterrupt
-        self.reason = "terminated" if number == signal.SIGTERM else "interrupted"
+        if number == signal.SIGINT:
+            if self._interrupted_at is None:
+                self._interrupted_at = self._clock()
+            elif self._clock() - self._interrupted_at > _SECOND_SECONDS:
+                raise KeyboardInterrupt
+        self.reason = self.reason or ("interrupted" if number == signal.SIGINT else "terminated")
+        if self._ends_evaluation:
+            self._ends_evaluation = False  # once: it may be on its way already
+            raise StopRequested
 
 
 class Stopping:
@@ -192,9 +224,17 @@ class Stopping:
         return max(0, self._config.max_env_steps - env_steps)
 
 
+def handled_signals() -> list[signal.Signals]:
+    """The signals that end a run in order, as far as this thread may handle them."""
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [signal.SIGINT, *(each for each in _TERMINATING if each != signal.SIGHUP or not is_ignored)]
+
+
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[Callable[[], None]]:
-    """While entered, Ctrl-C and SIGTERM raise `KeyboardInterrupt` and `SystemExit`.
+    """While entered, Ctrl-C raises `KeyboardInterrupt`, and SIGTERM and its like `SystemExit`.
 
     Without it the system ends the process on the spot at SIGTERM. Ray's handler, which may replace this one,
     exits with another code, which is translated. Handlers of others stay, and earlier ones are put back.
@@ -206,16 +246,16 @@ def ended_by_signals() -> Iterator[Callable[[], None]]:
     raised: list[BaseException] = []
 
     def leave(number: int, _frame: FrameType | None) -> None:
-        raised.append(SystemExit(TERMINATED) if number == signal.SIGTERM else KeyboardInterrupt())
+        raised.append(KeyboardInterrupt() if number == signal.SIGINT else SystemExit(TERMINATED))
         raise raised[-1]
 
     def raise_again() -> None:
         if raised:
             raise raised[-1]
 
-    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    is_main = threading.current_thread() is threading.main_thread()
-    ours = {number: old for number, old in defaults.items() if is_main and signal.getsignal(number) is old}
+    defaults = (signal.default_int_handler, signal.SIG_DFL)
+    ours = {number: signal.getsignal(number) for number in handled_signals()}
+    ours = {number: old for number, old in ours.items() if old in defaults}
     for number in ours:
         signal.signal(number, leave)
     try:

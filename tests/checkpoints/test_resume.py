@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import socket
 from pathlib import Path
 
@@ -93,6 +94,25 @@ def test_auto_starts_a_new_run_where_there_is_no_checkpoint(tmp_path, there):
     assert start is None
     assert line == f"No checkpoint in {folder}/checkpoints on {socket.gethostname()}: starts a new run."
     assert folder.exists() == (there != "nothing")
+
+
+@pytest.mark.parametrize("name", ["policy.npz", "final.keras", "summary.json"])
+def test_fault_40_auto_refuses_results_without_a_checkpoint_and_names_them(tmp_path, name):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(CheckpointError) as error:
+        find(config_of(tmp_path), SPEC)
+    (line,) = error.value.mistakes
+    assert f"{tmp_path}/checkpoints" in line
+    assert f"holds {name} of a run (give its `checkpoint_dir`, or another `run_dir`)" in line
+    assert error.value.exit_code == 4
+
+
+def test_fault_40_auto_looks_where_the_run_kept_its_checkpoints(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"checkpoint_dir": str(tmp_path / "elsewhere")}))
+    write(tmp_path / "elsewhere", 100)
+    assert find(config_of(folder), SPEC)[0].number == 100
 
 
 def test_run_that_finds_nothing_to_resume_says_in_which_folder_or_url(tmp_path, monkeypatch):

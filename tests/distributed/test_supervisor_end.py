@@ -87,10 +87,10 @@ def test_weights_are_there_only_after_the_first_were_published():
     backend = FakeBackend(seconds={"start": 3.0})
     run = make_run(backend, max_seconds=1.0)
     run.supervisor.run()
-    assert not run.supervisor.has_weights
+    assert run.supervisor.team.newest is None
     run = make_run(max_seconds=10.0)
     run.supervisor.run()
-    assert run.supervisor.has_weights
+    assert run.supervisor.team.newest is not None
 
 
 def test_last_weights_are_published_and_exported_after_the_run():

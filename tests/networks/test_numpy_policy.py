@@ -8,7 +8,7 @@ from toy_networks import make_q_network
 from toy_policies import assert_policy_equals_keras, layer, make_weights, randomize
 
 from distdqn.networks.keras_policy import layers_from_model
-from distdqn.networks.numpy_policy import NumpyPolicy, load_policy, save_policy
+from distdqn.networks.numpy_policy import NumpyPolicy, load_policy, policy_bytes
 from distdqn.types import PolicyWeights
 
 INPUT = layer("x", "input")
@@ -172,7 +172,7 @@ def test_unknown_activation_raises_and_is_named(kind):
 
 def test_saved_policy_comes_back_as_it_was(tmp_path):
     path = tmp_path / "policy.npz"
-    save_policy(path, WEIGHTS)
+    path.write_bytes(policy_bytes(WEIGHTS))
 
     loaded = load_policy(path)
 
@@ -188,17 +188,11 @@ def test_saved_policy_comes_back_as_it_was(tmp_path):
 
 def test_saved_policy_keeps_the_order_of_more_than_ten_arrays(tmp_path):
     weights = make_weights(INPUT, arrays=[[i] for i in range(12)])
-    save_policy(tmp_path / "policy.npz", weights)
+    (tmp_path / "policy.npz").write_bytes(policy_bytes(weights))
 
     assert [array.tolist() for array in load_policy(tmp_path / "policy.npz").arrays] == [
         [i] for i in range(12)
     ]
-
-
-def test_saved_policy_is_written_to_exactly_the_path_given(tmp_path):
-    save_policy(tmp_path / "best", WEIGHTS)
-
-    assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
 
 @pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer-norm"])
@@ -207,7 +201,7 @@ def test_loaded_policy_acts_like_the_saved_one(tmp_path, layer_norm):
     weights = PolicyWeights(layers_from_model(model), model.get_weights(), (0, 0), 0)
     observation = np.random.default_rng(0).normal(size=(5, 2, 3))
 
-    save_policy(tmp_path / "policy.npz", weights)
+    (tmp_path / "policy.npz").write_bytes(policy_bytes(weights))
     loaded = NumpyPolicy(load_policy(tmp_path / "policy.npz"))
 
     np.testing.assert_array_equal(loaded.q_values(observation), NumpyPolicy(weights).q_values(observation))
@@ -242,7 +236,7 @@ def test_saving_a_policy_never_pickles(tmp_path):
     weights = PolicyWeights([INPUT], [np.array([object()], dtype=object)], (0, 0), 0)
 
     with pytest.raises(ValueError, match=r"allow_pickle|[Oo]bject arrays"):
-        save_policy(tmp_path / "policy.npz", weights)
+        (tmp_path / "policy.npz").write_bytes(policy_bytes(weights))
 
 
 def test_weights_print_without_their_numbers():

@@ -1,12 +1,13 @@
 """A refreshed block on a terminal, a plain line every few seconds elsewhere."""
 
+import os
 from io import StringIO
 from typing import Any
 
 import pytest
 from rich.console import Console as RichConsole
 
-from distdqn.reporting.console import Console, count, describe_waits, number
+from distdqn.reporting.console import Console, Output, count, describe_waits, number
 
 ERASE_LINE, CURSOR_UP = "\x1b[2K", "\x1b[1A"
 
@@ -47,6 +48,23 @@ def make_console(is_terminal: bool, clock: Clock | None = None) -> tuple[Console
     file = StringIO()
     rich_console = RichConsole(file=file, force_terminal=is_terminal, highlight=False, soft_wrap=True)
     return Console(100_000, 475.0, rich_console=rich_console, clock=clock or Clock()), file
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+@pytest.mark.parametrize("end", ["pipe", "full", "closed"])
+def test_fault_38_console_is_silent_once_nobody_reads(is_terminal: bool, end: str) -> None:
+    reader, writer = os.pipe()
+    if end == "full":
+        writer = os.open("/dev/full", os.O_WRONLY)
+    with os.fdopen(writer, "w") as file:
+        console = Console(100_000, 475.0, rich_console=Output(file=file, force_terminal=is_terminal))
+        if end == "closed":
+            file.close()
+        os.close(reader)
+        for _ in range(2):
+            console.note("A note.")
+            console.progress(make_line())
+        console.close()
 
 
 def test_plain_line_comes_at_most_every_three_seconds_without_a_terminal() -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from distdqn.errors import ConfigError
-from distdqn.reporting.run_directory import RunDirectory, describe_process
+from distdqn.reporting.run_directory import RunDirectory, describe_process, is_owned
 
 
 @pytest.fixture
@@ -63,6 +64,79 @@ def test_default_folders_are_numbered_when_made_in_the_same_second(
         names.append(directory.path.name)
 
     assert names == [f"CartPole-v1-20260102-030405{suffix}" for suffix in ("", "-2", "-3")]
+
+
+def test_fault_42_folders_made_at_once_by_several_processes_are_different(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from distdqn.reporting.run_directory import RunDirectory; "
+        "print('ready', flush=True); input(); time.strftime = lambda _: 'now'; "
+        "print(RunDirectory(None, 'CartPole-v1').path.name)"
+    )
+    command = [sys.executable, "-c", code]
+    pipe = subprocess.PIPE
+    runs = [subprocess.Popen(command, cwd=tmp_path, stdin=pipe, stdout=pipe, text=True) for _ in range(8)]
+    for run in runs:
+        assert run.stdout.readline() == "ready\n"
+    for run in runs:
+        run.stdin.write("\n")
+        run.stdin.flush()
+    names = [run.communicate()[0].strip() for run in runs]
+
+    assert sorted(names) == ["CartPole-v1-now", *(f"CartPole-v1-now-{number}" for number in range(2, 9))]
+
+
+def fail(*_: object) -> None:
+    """Writes to a full disk."""
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("kind", ["deleted", "full"])
+def test_fault_39_run_goes_on_in_a_folder_that_is_deleted_or_full(
+    directory: RunDirectory, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    directory.note = notes.append
+    directory.add_metrics({"env_steps": 1})
+    if kind == "deleted":
+        shutil.rmtree(directory.path)
+    else:  # every write to it fails from now on
+        os.dup2(os.open("/dev/full", os.O_WRONLY), directory._metrics.fileno())
+        monkeypatch.setattr(Path, "write_bytes", fail)
+    for step in (2, 3):
+        directory.add_metrics({"env_steps": step})
+        directory.write_json("status.json", {"env_steps": step})
+    directory.write_bytes("policy.npz", b"weights")
+    monkeypatch.undo()
+    directory.write_bytes("final.npz", b"weights")
+
+    assert (directory.path / "final.npz").read_bytes() == b"weights"
+    if kind == "deleted":
+        assert notes == []
+        assert (directory.path / "metrics.jsonl").read_text().splitlines() == [
+            '{"env_steps": 2}',
+            '{"env_steps": 3}',
+        ]
+    else:
+        (note,) = notes
+        assert re.match(rf"metrics.jsonl cannot be written into {directory.path}: No space left", note)
+
+
+def test_fault_40_metrics_of_an_earlier_run_are_set_aside(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        directory = RunDirectory(str(tmp_path), "CartPole-v1", is_resuming=True)
+        directory.add_metrics({"env_steps": step})
+        directory.close()
+
+    texts = [(tmp_path / f"metrics{number}.jsonl").read_text() for number in (".1", ".2", "")]
+    assert texts == [f'{{"env_steps": {step}}}\n' for step in (1, 2, 3)]
+
+
+def test_folder_is_owned_until_its_run_ends(tmp_path: Path) -> None:
+    directory = RunDirectory(str(tmp_path / "run"), "CartPole-v1")
+    assert is_owned(directory.path)
+    directory.close()
+    assert not is_owned(directory.path)
+    assert not is_owned(tmp_path)
 
 
 def test_folder_of_another_run_is_refused_and_left_alone(directory: RunDirectory) -> None:
@@ -119,7 +193,7 @@ def test_old_file_stands_when_writing_the_new_one_fails(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", write_half)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ConfigError, match="No space left"):
         directory.write_bytes("policy.keras", b"new content")
 
     assert (directory.path / "policy.keras").read_bytes() == b"old"

@@ -1,4 +1,4 @@
-"""Signals as a request to stop: the first one asks, the second one interrupts."""
+"""Signals as a request to stop: the first one asks, a second Ctrl-C a second later interrupts."""
 
 import contextlib
 import dataclasses
@@ -21,9 +21,10 @@ from distdqn.distributed.watchdog import StartupCheck
 from distdqn.errors import TERMINATED
 from distdqn.runner import train
 from distdqn.training.checkpointing import RoundCheckpointer
-from distdqn.training.stopping import StopRequest, ended_by_signals
+from distdqn.training.stopping import StopRequest, StopRequested, ended_by_signals
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+REASONS = {number: "interrupted" if number == signal.SIGINT else "terminated" for number in SIGNALS}
 
 
 @pytest.fixture(autouse=True)
@@ -44,9 +45,7 @@ def send(number: signal.Signals) -> None:
     os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize(
-    ("number", "reason"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
-)
+@pytest.mark.parametrize(("number", "reason"), REASONS.items())
 def test_first_signal_asks_for_the_end_and_interrupts_nothing(number: signal.Signals, reason: str) -> None:
     stop = StopRequest()
     with stop:
@@ -58,22 +57,58 @@ def test_first_signal_asks_for_the_end_and_interrupts_nothing(number: signal.Sig
 
 
 @pytest.mark.parametrize("first", SIGNALS)
-@pytest.mark.parametrize("second", SIGNALS)
-def test_second_signal_interrupts_at_once(first: signal.Signals, second: signal.Signals) -> None:
-    reached: list[str | None] = []
+def test_fault_35_other_signals_are_one_request_however_often_they_come(first: signal.Signals) -> None:
+    now = 0.0
+    with StopRequest(clock=lambda: now) as stop:
+        send(first)
+        for now in (0.3, 5.0):  # noqa: B007 (the clock reads it)
+            for number in SIGNALS[1:]:
+                send(number)
 
-    def work(stop: StopRequest) -> None:
-        with stop:
-            send(first)
-            reached.append(stop.reason)
-            send(second)
-            reached.append("went on")
+    assert stop.reason == REASONS[first]
 
-    stop = StopRequest()
-    with pytest.raises(KeyboardInterrupt):
-        work(stop)
 
-    assert reached == [stop.reason]
+@pytest.mark.parametrize(("seconds", "interrupts"), [(0.9, False), (1.1, True)])
+def test_fault_35_second_ctrl_c_interrupts_if_it_comes_more_than_a_second_later(
+    seconds: float, interrupts: bool
+) -> None:
+    now = 0.0
+
+    def work() -> None:
+        nonlocal now
+        with StopRequest(clock=lambda: now):
+            send(signal.SIGINT)
+            now = seconds
+            send(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) if interrupts else contextlib.nullcontext():
+        work()
+
+
+def test_fault_35_hang_up_that_is_ignored_stays_ignored() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with ended_by_signals(), StopRequest() as stop:
+        send(signal.SIGHUP)
+
+    assert stop.reason is None
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_fault_37_signal_ends_an_evaluation_at_once_and_no_later_one_begins(number: signal.Signals) -> None:
+    reached = []
+    with StopRequest() as stop:
+        for _ in range(2):
+            with contextlib.suppress(StopRequested), stop.ending_evaluations():
+                reached.append("begins")
+                try:
+                    send(number)
+                except Exception:
+                    reached.append("caught")
+                reached.append("went on")
+
+    assert reached == ["begins"]
+    assert stop.reason == REASONS[number]
 
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt])
@@ -86,7 +121,7 @@ def test_handlers_from_before_are_put_back_at_the_end(error: type[BaseException]
         if error:
             raise error
 
-    assert [signal.getsignal(number) for number in SIGNALS] == [ignore, ignore]
+    assert [signal.getsignal(number) for number in SIGNALS] == [ignore] * len(SIGNALS)
 
 
 def test_handlers_from_before_are_put_back_when_they_were_set_to_ignore() -> None:
@@ -111,8 +146,8 @@ def test_nothing_is_installed_off_the_main_thread() -> None:
     thread.start()
     thread.join()
 
-    assert inside == [ignore, ignore, None]
-    assert [signal.getsignal(number) for number in SIGNALS] == [ignore, ignore]
+    assert inside == [*[ignore] * len(SIGNALS), None]
+    assert [signal.getsignal(number) for number in SIGNALS] == [ignore] * len(SIGNALS)
 
 
 # Before there is anything to stop in order.
