@@ -61,7 +61,8 @@ def train(config: Config, *, quiet: bool = False, started: float | None = None) 
         console = Console(config.max_env_steps, stopping.goal.target_return, quiet)
         metrics = Metrics(directory, console, config, started)
         checkpointer = _make_checkpointer(config, directory.path, resume_from, metrics.note)
-        run = Run(config, about, stopping, make_rate_limiter(config), metrics, checkpointer, resume_from)
+        limiter, write = make_rate_limiter(config), directory.write_bytes
+        run = Run(config, about, stopping, limiter, metrics, checkpointer, resume_from, write)
         directory.write_json("config.json", about["config"])
         directory.write_json("run.json", {"resolved_options": config.to_json(), **describe_process()})
         directory.note = metrics.note  # from now on, a full disk ends nothing
@@ -215,7 +216,10 @@ class _Runner:
                 if metrics.train_seconds_begin is not None:
                     self.train_seconds = metrics.seconds - metrics.train_seconds_begin
         if error is not None:
-            raise error
+            if (requested := self.run.stopping.request.reason) is None:
+                raise error
+            metrics.note(f"A role failed while the run was ended: {error}")
+            reason = requested
         return reason
 
     def _evaluate_last(self, team: WorkerGroup, actors: int) -> None:

@@ -31,6 +31,7 @@ _DEAD_NODE = re.compile(r"its node has died\. Node Id: (\w+)")  # also of a proc
 _PROCESS = re.compile(r"\(pid=(\d+), ip=([^,)]+)")
 _NOISE = re.compile(r"\x1b\[[0-9;]*m| Some common causes include:.*", re.DOTALL)  # colors, and seven lines
 
+_POLL_SECONDS = 0.2  # between two looks at whether a private Ray is still there
 _PENDING = ("DEPENDENCIES_UNREADY", "PENDING_CREATION")  # states of an actor that is not up
 _MAX_BYTES = 1_000_000  # of a log, which then becomes `….log.1` and replaces the one before
 _MAX_UNCLAIMED_LINES = 1000  # of a process whose role is not known yet
@@ -107,8 +108,10 @@ class RayBackend(Backend):
             if not refs:
                 time.sleep(timeout_seconds)
                 return []
-            first, _ = ray.wait(refs, num_returns=1, timeout=timeout_seconds)
-            return list(ray.wait(refs, num_returns=len(refs), timeout=0)[0]) if first else []
+            first, _ = ray.wait(refs, num_returns=1, timeout=timeout_seconds, fetch_local=False)
+            if not first or len(refs) == 1:
+                return list(first)
+            return list(ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)[0])
 
     @override
     def state(self, ref: Ref) -> Literal["running", "failed", "done"]:
@@ -125,9 +128,14 @@ class RayBackend(Backend):
     @override
     def get(self, ref: Ref, timeout_seconds: float = 10.0) -> Any:
         role = self._roles.get(self._identify_calls.pop(ref, None))
+        deadline = time.monotonic() + timeout_seconds
+        # Ray ends a driver that waits for an object while its node ends. So this waits for the call first.
+        while not self.wait([ref], min(_POLL_SECONDS, timeout_seconds)):
+            if time.monotonic() >= deadline:
+                break
         with self._needing_ray():
             try:
-                value = ray.get(ref, timeout=timeout_seconds)
+                value = ray.get(ref, timeout=max(0.0, deadline - time.monotonic()))
             except RayError as error:
                 why = _NOISE.sub("", str(error)) or type(error).__name__
                 self._logs.write_failure(_name(*role) if role else None, why)

@@ -295,7 +295,7 @@ class Scheduler:
         except CallFailed as error:
             metrics.note(f"An evaluation is skipped because its weights are lost: {last_line(str(error))}")
         else:
-            self._run.stopping.goal.add(dataclasses.replace(request, weights=weights), evaluation)
+            self._run.add_evaluation(dataclasses.replace(request, weights=weights), evaluation)
         metrics.counters.evaluations += 1
         metrics.report(evaluation, actors_alive=len(self._team.acting))
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from distdqn.checkpoints.checkpointer import Checkpointer
 from distdqn.checkpoints.store import CheckpointRef
 from distdqn.config.config import Config, resolved
+from distdqn.networks.numpy_policy import policy_bytes
 from distdqn.replay.rate_limiter import RateLimiter
 from distdqn.reporting.metrics import Metrics
 from distdqn.training.builders import learn_request
@@ -43,6 +44,7 @@ class Run:
     metrics: Metrics
     checkpointer: Checkpointer | None  # None: no checkpoints
     resume_from: CheckpointRef | None = None  # None: a new run
+    write: Callable[[str, bytes], None] = lambda _name, _content: None  # a file into the run's folder
 
     @property
     def steps_per_rollout(self) -> int:
@@ -53,6 +55,13 @@ class Run:
     def samples_per_call(self) -> int:
         """Transitions that one call of the learner samples."""
         return self.config.updates_per_call * resolved(self.config.batch_size)
+
+    def add_evaluation(self, request: EvaluationRequest, evaluation: Evaluation) -> None:
+        """Judges an evaluation; the best policy so far is written at once, so no end of the run loses it."""
+        goal = self.stopping.goal
+        goal.add(request, evaluation)
+        if goal.best is evaluation:
+            self.write("policy.npz", policy_bytes(request.weights))
 
     @property
     def stop_reason(self) -> str | None:
@@ -177,7 +186,7 @@ def evaluate_if_due(run: Run, team: Team, final: bool = False, actors: int | Non
                 evaluation = team.evaluate(request)
         except StopRequested:
             return
-        goal.add(request, evaluation)
+        run.add_evaluation(request, evaluation)
         run.metrics.counters.evaluations += 1
         alive = int(run.config.actors) if actors is None else actors
         run.metrics.report(evaluation, actors_alive=alive)

@@ -95,7 +95,7 @@ def test_fault_35_hang_up_that_is_ignored_stays_ignored() -> None:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_fault_37_signal_ends_an_evaluation_at_once_and_no_later_one_begins(number: signal.Signals) -> None:
+def test_fault_35_signal_ends_an_evaluation_at_once_and_no_later_one_begins(number: signal.Signals) -> None:
     reached = []
     with StopRequest() as stop:
         for _ in range(2):
