@@ -224,10 +224,16 @@ class _Runner:
 
     def _evaluate_last(self, team: WorkerGroup, actors: int) -> None:
         """Evaluates the last weights, and saves the networks again if they are the best now."""
-        goal = self.run.stopping.goal
+        goal, config, seconds = self.run.stopping.goal, self.run.config, self.run.metrics.seconds
         before = goal.best
+        until = config.max_seconds
+        if config.mode == "async" and until is None:
+            until = seconds + config.start_timeout_seconds
+        if until is not None and seconds >= until:
+            self.run.metrics.note("`max_seconds` leaves no time to evaluate the last weights.")
+            return
         try:
-            evaluate_if_due(self.run, team, final=True, actors=actors)
+            evaluate_if_due(self.run, team, True, actors, until)
         except DistdqnError as error:
             self.run.metrics.note(f"The last weights could not be evaluated: {error}")
         if goal.best is not before:

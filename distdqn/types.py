@@ -275,6 +275,7 @@ class EvaluationRequest:
     episodes: int
     number: int  # of this evaluation in the run; fixes its episodes
     confirms: bool  # whether it decides that the goal is reached
+    seconds: float | None = None  # until it is cut; None: never
 
 
 @dataclass(frozen=True)
@@ -288,11 +289,12 @@ class Evaluation:
     seconds: float
     env_faults: int = 0  # times an environment raised and all episodes were repeated
     env_tracebacks: list[str] = field(default_factory=list)  # those never reported before
+    is_cut: bool = False  # its time was over: the episodes that ended first, which are no fair sample
 
     @property
     def mean(self) -> float:
-        """Mean return."""
-        return float(np.mean(self.returns))
+        """Mean return; NaN without an episode."""
+        return float(np.mean(self.returns)) if self.returns else math.nan
 
     @property
     def standard_deviation(self) -> float:

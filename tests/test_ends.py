@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from light_run import light_parts
 from run_contents import FILES
@@ -50,7 +51,7 @@ def read(folder, name):
 def test_fault_37_last_evaluation_that_fails_or_is_stopped_loses_nothing(
     light_run, monkeypatch, capsys, fault
 ):
-    def evaluate(_evaluator, weights, _episodes, _number):
+    def evaluate(_evaluator, weights, *_):
         assert weights.learner_steps  # it is that of the last weights
         if fault == "error":
             raise EnvironmentFault("It fails.")
@@ -85,6 +86,24 @@ def test_fault_35_interrupted_serial_run_resumes_from_where_it_was(light_run, mo
     code, _ = light_run("--max-env-steps", "9000", "--resume", "auto")
     assert (code, read(folder, "summary.json")["env_steps"]) == (0, 9000)
     assert read(folder, "summary.json")["learner_steps"] > steps
+
+
+def test_fault_36_budget_of_seconds_bounds_the_command_with_its_last_evaluation(light_run, monkeypatch):
+    evaluate = Evaluator.evaluate
+
+    def slow(evaluator, weights, episodes, number, seconds=None):
+        time.sleep(1.0 if seconds is None else min(1.0, seconds))
+        return evaluate(evaluator, weights, episodes, number, seconds)
+
+    monkeypatch.setattr(Evaluator, "evaluate", slow)
+    begin = time.monotonic()
+    age = time.time() - psutil.Process().create_time()  # the budget counts from the start of the process
+    options = ("--max-env-steps", "10000000", "--max-seconds", str(age + 8.0), "--eval-period", "1000")
+    code, folder = light_run(*options)
+    assert (code, read(folder, "summary.json")["reason"]) == (0, "max_seconds")
+    assert time.monotonic() - begin < 8.0 + 2.0
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["eval_learner_steps"] == read(folder, "summary.json")["learner_steps"]
 
 
 def test_best_policy_is_there_while_the_run_trains(light_run, monkeypatch, tmp_path):

@@ -1,6 +1,7 @@
 """The evaluator: greedy episodes on seeds that training never uses."""
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 
@@ -15,8 +16,6 @@ from distdqn.types import Evaluation, PolicyWeights
 
 # More environments make an evaluation shorter, until the largest batch costs more than the steps it saves.
 _MAX_ENVIRONMENTS = 200
-# Atari's limit of 108,000 frames, four a step. MinAtar has no limit, and a greedy policy may never end there.
-_MAX_EPISODE_STEPS = 27_000
 
 
 class Evaluator:
@@ -25,10 +24,13 @@ class Evaluator:
     def __init__(self, options: SharedOptions) -> None:
         self._env = options.env
         self._seed = options.seed
+        self._max_steps = options.max_eval_steps
         self._faults = FaultLog(options.env, options.max_failures)
 
-    def evaluate(self, weights: PolicyWeights, episodes: int, number: int) -> Evaluation:
-        """Plays `episodes` full episodes, each truncated after 27,000 env steps.
+    def evaluate(
+        self, weights: PolicyWeights, episodes: int, number: int, seconds: float | None = None
+    ) -> Evaluation:
+        """Plays `episodes` full episodes, each truncated after `max_eval_steps`, or stops after `seconds`.
 
         In each round, every environment plays one episode: taking the episodes that end first would
         favour short ones. The seeds follow from `number`, that of the evaluation in the run. If an
@@ -40,12 +42,13 @@ class Evaluator:
             EnvironmentFault: the environment raised in `max_failures` consecutive attempts.
         """
         begin = time.perf_counter()
+        end = math.inf if seconds is None else begin + seconds
         policy = make_policy(weights)
         environments = VectorEnvironment(
             self._env, min(episodes, _MAX_ENVIRONMENTS), self._seeds(number), self._faults
         )
         with contextlib.closing(environments):
-            while (played := self._play(environments, policy, episodes, number)) is None:
+            while (played := self._play(environments, policy, episodes, number, end)) is None:
                 pass
         self._faults.consecutive.reset()
         evaluation = Evaluation(
@@ -56,6 +59,7 @@ class Evaluator:
             seconds=time.perf_counter() - begin,
             env_faults=self._faults.count,
             env_tracebacks=self._faults.tracebacks,
+            is_cut=len(played) < episodes,
         )
         self._faults.clear()
         return evaluation
@@ -69,9 +73,9 @@ class Evaluator:
             round_index = 0
 
     def _play(
-        self, environments: VectorEnvironment, policy: Policy, episodes: int, number: int
+        self, environments: VectorEnvironment, policy: Policy, episodes: int, number: int, end: float
     ) -> list[tuple[float, int]] | None:
-        """Returns and lengths of all episodes; None if an environment raised."""
+        """Returns and lengths of the episodes that end before `end`; None if an environment raised."""
         generator = make_generator(self._seed, "evaluation", number)
         attempt = self._faults.count
         steps = environments.empty_steps(1)
@@ -81,14 +85,16 @@ class Evaluator:
             if i:
                 environments.restart(self._seeds(number, i))
             is_open = np.arange(size) < episodes - first  # [E]
-            for _ in range(_MAX_EPISODE_STEPS):
+            for _ in range(self._max_steps):
                 if self._faults.count > attempt or not is_open.any():
                     break
+                if time.perf_counter() >= end:
+                    return played
                 actions = greedy_actions(policy.q_values(environments.observation), generator)
-                for end in environments.step(actions, steps, 0) or []:
-                    if is_open[end.environment]:
-                        is_open[end.environment] = False
-                        played.append((end.episode_return, end.length))
+                for ended in environments.step(actions, steps, 0) or []:
+                    if is_open[ended.environment]:
+                        is_open[ended.environment] = False
+                        played.append((ended.episode_return, ended.length))
             if self._faults.count > attempt:
                 return None
             returns, lengths = environments.open_returns[is_open], environments.open_lengths[is_open]

@@ -38,7 +38,7 @@ class SharedOptions(Options):
     """What more than one role reads."""
 
     heading = "run"
-    elsewhere: ClassVar = {"max_failures": "faults", "sampler": "replay"}
+    elsewhere: ClassVar = {"max_failures": "faults", "max_eval_steps": "goal and budget", "sampler": "replay"}
     has_opposites = True
 
     env: Text | Callable[[], Any] = "CartPole-v1"
@@ -47,6 +47,8 @@ class SharedOptions(Options):
     """Fixes every random stream."""
     max_failures: Annotated[int, Field(ge=1, le=10**6)] = 5
     """Consecutive failures of a role, without a completed call between, that end the run."""
+    max_eval_steps: Count = 27_000
+    """Steps after which an episode of an evaluation is truncated. Atari's limit is 27,000."""
     sampler: Literal["uniform", "prioritized"] = "uniform"
     """`uniform`, or `prioritized` by TD error, with first priorities from the actors."""
 

@@ -274,15 +274,17 @@ class Scheduler:
             self._evaluate(request)
 
     def _evaluate(self, request: EvaluationRequest) -> None:
+        turns = evaluation_turns(request.episodes)
         self._calls.send(
             self._team.evaluator,
             "evaluate",
             request.weights,
             request.episodes,
             request.number,
+            turns * self._calls.env_timeout_seconds,  # cut before its deadline, so that its role lives on
             on_result=functools.partial(self._end_evaluation, request),
             on_lost=functools.partial(self._lose_evaluation, request),
-            turns=evaluation_turns(request.episodes),
+            turns=turns + 1.0,
             plays=True,
         )
 

@@ -173,6 +173,7 @@ class WorkerGroup(Team):
             self._ref(request.weights),
             request.episodes,
             request.number,
+            request.seconds,
             turns=evaluation_turns(request.episodes),
         )
         return evaluation

@@ -173,16 +173,18 @@ class Metrics:
         then, env_steps, learner_steps = self._last
         period = max(now - then, 1e-9)
         sampling_inserted = counters.inserted - self._min_size
+        played = evaluation if evaluation and evaluation.returns else None
         size = min(counters.inserted, self._capacity) if self.replay_size is None else self.replay_size
         line = {
             "wall_seconds": self.seconds,
             **{name: getattr(counters, name) for name in _REPORTED_COUNTERS},
             "train_return_mean": sum(self._returns) / len(self._returns) if self._returns else None,
             "train_length_mean": sum(self._lengths) / len(self._lengths) if self._lengths else None,
-            "eval_return_mean": evaluation and evaluation.mean,
-            "eval_return_std": evaluation and evaluation.standard_deviation,
-            "eval_return_min": evaluation and min(evaluation.returns),
+            "eval_return_mean": played and played.mean,
+            "eval_return_std": played and played.standard_deviation,
+            "eval_return_min": played and min(played.returns),
             "eval_episodes": evaluation and len(evaluation.returns),
+            "eval_cut": evaluation and evaluation.is_cut,
             "eval_learner_steps": evaluation and evaluation.learner_steps,
             "epsilon": self.epsilon,
             "learning_rate": self._learning_rate,

@@ -6,6 +6,7 @@ stands and end with the same weights, bit for bit. `async` lets the same calls o
 (`distdqn.distributed.supervisor`).
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -166,7 +167,9 @@ def _learn(run: Run, team: Team, request: LearnRequest) -> None:
         metrics.report(actors_alive=int(run.config.actors))
 
 
-def evaluate_if_due(run: Run, team: Team, final: bool = False, actors: int | None = None) -> None:
+def evaluate_if_due(
+    run: Run, team: Team, final: bool = False, actors: int | None = None, until: float | None = None
+) -> None:
     """Makes every evaluation that is due, a confirming one included, and reports each.
 
     Args:
@@ -174,6 +177,7 @@ def evaluate_if_due(run: Run, team: Team, final: bool = False, actors: int | Non
         team: its roles.
         final: the newest weights are the last ones.
         actors: how many there are; None means all of the options.
+        until: second of the run at which an evaluation is cut; None means never.
     """
     goal, learner_steps = run.stopping.goal, run.metrics.counters.learner_steps
     if not goal.is_due(learner_steps, final):
@@ -181,6 +185,8 @@ def evaluate_if_due(run: Run, team: Team, final: bool = False, actors: int | Non
     weights = team.publish()
     run.metrics.add_published(weights.weights_version)
     while request := goal.next_request(weights, learner_steps, final):
+        if until is not None:
+            request = dataclasses.replace(request, seconds=max(0.0, until - run.metrics.seconds))
         try:
             with run.stopping.request.ending_evaluations():
                 evaluation = team.evaluate(request)

@@ -22,6 +22,7 @@ REQUESTED = ("interrupted", "terminated")  # by a signal
 
 # What a closed terminal, a batch system and `kill` send: all mean the same.
 _TERMINATING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+_MAX_RESERVED = 0.25  # of `max_seconds`, for the last evaluation
 _SECOND_SECONDS = 1.0  # a terminal and a wrapper may both pass on one Ctrl-C
 
 
@@ -41,6 +42,7 @@ class Goal:
         self.reached = False
         self.best: Evaluation | None = None  # by two standard errors below the mean
         self.best_weights: Any = None  # those of `best`, or a reference to them
+        self.seconds = 0.0  # that the last regular evaluation took
         self._period = eval_period
         self._episodes = {False: eval_episodes, True: confirm_episodes}
         self._candidate: Any = None
@@ -76,7 +78,12 @@ class Goal:
         return self._request(weights, confirms=False)
 
     def add(self, request: EvaluationRequest, evaluation: Evaluation) -> None:
-        """Judges the evaluation made for `request`."""
+        """Judges the evaluation made for `request`; one that was cut changes nothing."""
+        if not request.confirms:
+            self.seconds = evaluation.seconds
+        if evaluation.is_cut:
+            self._candidate = None if request.confirms else self._candidate
+            return
         is_of_best = self.best is not None and evaluation.weights_version == self.best.weights_version
         if self.best is None or is_of_best or evaluation.lower_bound >= self.best.lower_bound:
             self.best, self.best_weights = evaluation, request.weights
@@ -213,8 +220,11 @@ class Stopping:
             return "goal_reached"
         if self.request.reason:
             return self.request.reason
-        if config.max_seconds is not None and seconds >= config.max_seconds:
-            return "max_seconds"
+        if config.max_seconds is not None:
+            # The rest is for the evaluation of the last weights.
+            reserved = min(self.goal.seconds, _MAX_RESERVED * config.max_seconds)
+            if seconds >= config.max_seconds - reserved:
+                return "max_seconds"
         if config.max_episodes is not None and counters.episodes >= config.max_episodes:
             return "max_episodes"
         return None if self.env_steps_left(counters.env_steps) else "max_env_steps"

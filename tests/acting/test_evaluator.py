@@ -12,6 +12,7 @@ from toy_environments import (
 )
 
 from distdqn.acting import evaluator as evaluator_module
+from distdqn.config.config import Config
 from distdqn.types import Evaluation, RolloutRequest
 
 TWO_ACTIONS = make_weights([0, 1], features=1, version=(2, 3), learner_steps=40)
@@ -50,16 +51,27 @@ def test_evaluation_plays_rounds_of_first_episodes_each_from_its_own_seed(monkey
 
 
 def test_episode_that_never_ends_counts_as_it_stands_at_the_limit(monkeypatch):
-    assert evaluator_module._MAX_EPISODE_STEPS * 4 == 108_000
-    monkeypatch.setattr(evaluator_module, "_MAX_EPISODE_STEPS", 30)
+    assert Config().max_eval_steps * 4 == 108_000
     monkeypatch.setattr(evaluator_module, "_MAX_ENVIRONMENTS", 4)
-    evaluator = make_evaluator(partial(CountingEnvironment, lengths=(5, 10**9)))
+    evaluator = make_evaluator(partial(CountingEnvironment, lengths=(5, 10**9)), max_eval_steps=30)
 
     found = evaluator.evaluate(make_weights([1, 0, 0]), 6, 0)
 
     # Every other environment ends after five steps; step k pays 10 k.
     assert sorted(found.lengths) == [5] * 3 + [30] * 3
     assert sorted(found.returns) == [10.0 * sum(range(5))] * 3 + [10.0 * sum(range(30))] * 3
+
+
+@pytest.mark.parametrize(("seconds", "lengths"), [(0.0, []), (5.0, [5, 5]), (None, [5, 5, 40, 40])])
+def test_fault_37_evaluation_whose_time_is_over_has_the_episodes_that_ended(monkeypatch, seconds, lengths):
+    now = iter(range(1000))  # a second for each look at the clock: before each step, and once at the start
+    monkeypatch.setattr(evaluator_module.time, "perf_counter", lambda: float(next(now)))
+    evaluator = make_evaluator(partial(CountingEnvironment, lengths=(5, 10**9)), max_eval_steps=40)
+
+    found = evaluator.evaluate(make_weights([1, 0, 0]), 4, 0, *(() if seconds is None else (seconds + 0.5,)))
+
+    assert sorted(found.lengths) == lengths
+    assert found.is_cut == (seconds is not None)
 
 
 @pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.name)

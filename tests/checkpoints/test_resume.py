@@ -10,12 +10,7 @@ import numpy as np
 import pytest
 
 from distdqn.checkpoints.format import manifest_bytes, manifest_name
-from distdqn.checkpoints.resume import (
-    checkpoint_root,
-    describe_run,
-    find_start,
-    run_folder,
-)
+from distdqn.checkpoints.resume import checkpoint_root, describe_run, find_start, run_folder
 from distdqn.checkpoints.store import Store
 from distdqn.config.config import Config
 from distdqn.errors import CheckpointDamaged, CheckpointError, CheckpointTooNew, ConfigError, NoCheckpoint

@@ -195,7 +195,7 @@ class FakeEvaluator:
     def __init__(self, score=lambda _steps: 10.0):
         self._score = score
 
-    def evaluate(self, weights, episodes, number):  # noqa: ARG002
+    def evaluate(self, weights, episodes, number, seconds=None):  # noqa: ARG002
         score = self._score(weights.learner_steps)
         return Evaluation(
             [score] * episodes, [9] * episodes, weights.weights_version, weights.learner_steps, 0.1

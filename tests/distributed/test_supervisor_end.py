@@ -36,7 +36,7 @@ def test_same_weights_are_confirmed_that_reached_the_goal():
 class _LuckyEvaluator:
     """Reaches the goal in every short evaluation, and misses it in every confirming one."""
 
-    def evaluate(self, weights, episodes, number):  # noqa: ARG002
+    def evaluate(self, weights, episodes, number, _seconds):  # noqa: ARG002
         score = 500.0 if episodes == 5 else 400.0
         return Evaluation(
             [score] * episodes, [9] * episodes, weights.weights_version, weights.learner_steps, 0.1

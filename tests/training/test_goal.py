@@ -1,5 +1,6 @@
 """When evaluations are due, which weights are the best, and when the goal is reached."""
 
+import dataclasses
 import math
 
 import pytest
@@ -44,6 +45,30 @@ def test_evaluation_is_due_each_period_and_not_before() -> None:
             goal.add(order, evaluation([0.0, 0.0], learner_steps))
 
     assert due == [10, 20, 30]
+
+
+def test_fault_37_evaluation_that_was_cut_is_never_the_best_and_never_reaches_the_goal() -> None:
+    goal = make_goal()
+    cut = dataclasses.replace(evaluation([500.0, 500.0], 1), is_cut=True)
+    goal.add(ordered(goal, "weights", 10), cut)
+    assert (goal.best, goal.is_due(11)) == (None, False)
+
+    judge(goal, 2, [200.0, 200.0])
+    confirming = ordered(goal, "newer", 21)
+    assert confirming.confirms
+    goal.add(confirming, cut)
+    assert not goal.reached
+    assert not goal.is_due(22)
+
+
+@pytest.mark.parametrize(("took", "ends"), [(0.0, 100.0), (4.0, 96.0), (60.0, 75.0)])
+def test_fault_36_training_leaves_time_for_the_last_evaluation(took: float, ends: float) -> None:
+    goal = make_goal()
+    goal.add(ordered(goal, "weights", 10), dataclasses.replace(evaluation([0.0, 0.0], 1), seconds=took))
+    stopping = Stopping(goal, Config(max_seconds=100.0))
+
+    assert stopping.reason(Counters(), ends - 0.1) is None
+    assert stopping.reason(Counters(), ends) == "max_seconds"
 
 
 def test_evaluations_missed_in_one_call_are_made_up_once() -> None:
