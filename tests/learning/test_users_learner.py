@@ -14,7 +14,7 @@ from distdqn.errors import ConfigError
 from distdqn.learning.learner import Learner
 from distdqn.networks import keras_policy
 from distdqn.networks.keras_policy import KerasPolicy
-from distdqn.networks.numpy_policy import NumpyPolicy, Policy, load_policy, make_policy, save_policy
+from distdqn.networks.numpy_policy import NumpyPolicy, Policy, load_policy, make_policy, policy_bytes
 from distdqn.types import EnvironmentSpec, PolicyWeights, SampledBatches, Transitions
 
 UPDATES, BATCH_SIZE = 2, 4
@@ -139,7 +139,7 @@ def test_saved_policy_of_a_keras_network_acts_like_the_published_one(
 ) -> None:
     weights = subclassed.publish()
 
-    save_policy(tmp_path / "policy.npz", weights)
+    (tmp_path / "policy.npz").write_bytes(policy_bytes(weights))
     loaded = load_policy(tmp_path / "policy.npz")
 
     assert loaded.layers == json.loads(json.dumps(weights.layers))
