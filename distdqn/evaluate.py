@@ -15,6 +15,7 @@ from distdqn.config.model import Options, Text
 from distdqn.environments.registry import inspect_environment, resolve_environment
 from distdqn.errors import ConfigError, DistdqnError, collecting
 from distdqn.networks.numpy_policy import load_policy, make_policy
+from distdqn.reporting.run_directory import finite
 from distdqn.types import PolicyWeights
 
 
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given, mistakes = _COMMAND.collect(arguments)
         if mistakes or "run_dir" not in given:
             raise ConfigError(mistakes or "`run_dir` is missing (see `--help`).")
-        print(json.dumps(evaluate(**given)))
+        print(json.dumps(finite(evaluate(**given))))
     except DistdqnError as error:
         return print_mistakes(error)
     return 0

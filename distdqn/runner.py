@@ -94,7 +94,7 @@ def _make_checkpointer(
         store.check_writable()
     except OSError as error:
         raise ConfigError(f"`checkpoint_dir`: cannot write to {root}: {error} (name another).") from error
-    return Checkpointer(store, config.keep_checkpoints, note)
+    return Checkpointer(store, config.keep_checkpoints, note, resume_from)
 
 
 @dataclass

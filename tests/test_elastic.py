@@ -198,7 +198,7 @@ def test_cluster_grows_when_auto_asks_and_shrinks_when_the_run_ends(followed):
 @pytest.mark.long
 def test_run_of_auto_goes_on_with_the_room_that_there_is_then(cluster, followed):
     folder, _ = followed
-    options = ("--actors", "auto", "--max-actors", 1, "--eval-episodes", 1, "--max-env-steps", 100)
+    options = ("--actors", "auto", "--max-actors", 1, "--eval-episodes", 1, "--max-env-steps", 101)
     run = run_on(cluster, folder, *options, "--resume", "auto")
     output, _ = run.communicate(timeout=120)
     assert (run.returncode, "Resumes from checkpoint" in output) == (0, True), output

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -130,6 +131,14 @@ def test_command_prints_one_line_of_json(run_dir: Path, capsys: pytest.CaptureFi
     assert captured.err == ""
     assert captured.out.count("\n") == 1
     assert json.loads(captured.out) == evaluate(run_dir, episodes=4, seed=6)
+
+
+def test_numbers_that_are_not_finite_are_null_in_the_line_of_json(
+    run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distdqn.evaluate.evaluate", lambda **_: {"mean": math.nan, "maximum": math.inf})
+    assert main([str(run_dir)]) == 0
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {"mean": None, "maximum": None}
 
 
 @pytest.mark.usefixtures("lottery")

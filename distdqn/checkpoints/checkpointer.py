@@ -40,9 +40,15 @@ def _kinds(index: Tree) -> list[tuple[str, Tree, int]]:
 
 
 class Checkpointer:
-    """Writes checkpoints and keeps the newest `keep`; a complete segment of replay is written once."""
+    """Writes checkpoints and keeps the newest `keep`; a complete segment of replay is written once.
 
-    def __init__(self, store: Store, keep: int, note: Callable[[str], None]) -> None:
+    It also keeps the first one with the best weights, of an earlier process too if the run `resumes_from` a
+    checkpoint in the same store.
+    """
+
+    def __init__(
+        self, store: Store, keep: int, note: Callable[[str], None], resumes_from: CheckpointRef | None = None
+    ) -> None:
         self._store = store
         self._keep = keep
         self._note = note
@@ -50,6 +56,10 @@ class Checkpointer:
         self._best: tuple[int, int] | None = None  # learner steps of the best weights, checkpoint
         self._failures = ConsecutiveFailures(_MAX_FAILURES)
         self._last = max(store.numbers(), default=-1)
+        if resumes_from is not None and resumes_from.store is store:
+            best, number = resumes_from.read("goal")["best"], resumes_from.document.get("best_checkpoint")
+            if best is not None and isinstance(number, int):
+                self._best = (best["learner_steps"], number)
         self._others = self._last  # checkpoints up to this one are of other runs or were given up
 
     def forget_segments(self, shard: int) -> None:
@@ -116,9 +126,22 @@ class Checkpointer:
         best = tree["goal"]["best"]
         if best is not None and (self._best is None or self._best[0] != best["learner_steps"]):
             self._best = (best["learner_steps"], number)
+        document["best_checkpoint"] = None if self._best is None else self._best[1]
         self._store.write_manifest(number, {**document, "replay": replay})
-        self._store.prune(self._keep, () if self._best is None else (self._best[1],))
+        self._store.prune(self._keep, self._find_best())
         self._failures.reset()
+
+    def _find_best(self) -> tuple[int, ...]:
+        """The checkpoint with the best weights, unless it is damaged: later ones have these weights, too."""
+        if self._best is None:
+            return ()
+        try:
+            self._store.read_manifest(self._best[1])
+        except CheckpointError as error:
+            self._note(f"The checkpoint of the best evaluation is given up: {error}")
+            self._best = None
+            return ()
+        return (self._best[1],)
 
     def newest(self) -> CheckpointRef | None:
         """The newest whole checkpoint of this run; None if there is none."""

@@ -25,7 +25,7 @@ import ray
 from ray._private import ray_constants, services, worker
 from ray._private.ray_logging import global_worker_stdstream_dispatcher as ray_output
 
-from distdqn.cluster.reaper import Reaper
+from distdqn.cluster.reaper import Reaper, private_addresses
 from distdqn.config.validation import check_address
 from distdqn.errors import ClusterError, ConfigError
 from distdqn.networks.tensorflow_setup import without_stderr
@@ -135,7 +135,13 @@ def choose_target(address: str | None) -> Target:
         hint = f"{stray} (`--address auto` joins it)" if found else ""
         return Target(None, f"a private one on this machine, as no cluster is named{hint}")
     source = "`--address auto`" if address else "RAY_ADDRESS=auto"
-    found = found or min(services.find_gcs_addresses(), default=None)
+    others = services.find_gcs_addresses() - private_addresses() if found is None else set()
+    if len(others) > 1:
+        raise ClusterError(
+            f"{source}: several Ray clusters run on this machine (name one of them with `--address`: "
+            f"{', '.join(sorted(others))})."
+        )
+    found = found or next(iter(others), None)
     if found is None:
         raise ClusterError(
             f"{source}: no Ray cluster runs on this machine (start one with `ray start --head`, name one "

@@ -56,6 +56,18 @@ class Reaper:
             self._process.stdin.close()
 
 
+def private_addresses() -> set[str]:
+    """The addresses of private Rays on this machine, as far as this user may see them: of one run alone."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # another user's, or gone
+            if f"{_MARK}=".encode() in path.read_bytes():
+                arguments = path.with_name("cmdline").read_bytes().decode(errors="replace").split("\0")
+                prefix = "--gcs-address="
+                found |= {each.removeprefix(prefix) for each in arguments if each.startswith(prefix)}
+    return found
+
+
 def _kill_marked(mark: str) -> bool:
     """Kills this user's processes that have the mark in their environment; returns whether there were any."""
     entry, found = f"{_MARK}={mark}".encode(), False

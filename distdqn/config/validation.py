@@ -12,7 +12,6 @@ _EMPTY_SHARDS = "some would stay empty (lower it)"
 _ORDERED = (
     ("min_replay_size", "replay_capacity", "sampling could never start (lower `{0}` or raise `{1}`)"),
     ("batch_size", "replay_capacity", "no batch could be all different (lower `{0}`)"),
-    ("min_replay_size", "max_env_steps", "learning could never start (lower `{0}` or raise `{1}`)"),
     ("min_actors", "actors", _CROSSED),
     ("min_actors", "max_actors", _CROSSED),
     ("actors", "max_actors", _CROSSED),
@@ -38,9 +37,9 @@ def check_address(address: str) -> str:
 
 
 def check_gpus(gpus: float) -> float:
-    """A number of GPUs; `ValueError` if it is above 1 and not whole, which Ray refuses."""
-    if gpus > 1 and gpus != int(gpus):
-        raise ValueError(f"must be a part of one GPU or a whole number of them, not `{gpus:g}`")
+    """A part of one GPU, or one; `ValueError` if it is more, of which the learner would use one."""
+    if gpus > 1:
+        raise ValueError(f"must be at most 1, as the learner computes on one GPU, not `{gpus:g}`")
     return gpus
 
 
@@ -97,6 +96,12 @@ def _ranges(options: Mapping[str, Any]) -> Iterator[str]:
         low, high = options.get(small), options.get(large)
         if isinstance(low, int) and isinstance(high, int) and low > high:
             yield f"`{small}` ({low}) exceeds `{large}` ({high}): {why.format(small, large)}."
+    low, high = options.get("min_replay_size"), options.get("max_env_steps")
+    if isinstance(low, int) and isinstance(high, int) and low >= high:
+        yield (
+            f"`min_replay_size` ({low}) must be below `max_env_steps` ({high}): learning could never start "
+            "(lower the one or raise the other)."
+        )
     v_min, v_max = options.get("v_min", -math.inf), options.get("v_max", math.inf)
     if v_min >= v_max:
         yield f"`v_min` ({v_min:g}) must be below `v_max` ({v_max:g}): the support would be empty."

@@ -129,6 +129,11 @@ def _check_spaces(observations: Any, actions: Any) -> None:
             f"`env`: its observations are a `{kind}` space, and the network needs one `Box` (wrap it in "
             "`gymnasium.wrappers.FlattenObservation`)."
         )
+    elif 0 in observations.shape:
+        mistakes.append(
+            f"`env`: its observations have the shape {observations.shape}, which holds no number (wrap it so "
+            "that it shows something)."
+        )
     if mistakes:
         raise ConfigError(mistakes)
 

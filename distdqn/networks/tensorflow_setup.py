@@ -6,20 +6,31 @@ import os
 import sys
 from collections.abc import Iterator
 
+from distdqn.errors import ConfigError
+
 
 @functools.cache
 def import_tensorflow(threads: int) -> None:
     """Imports TensorFlow and Keras for the first time in this process, with `threads` for computations.
 
-    Modules that import them at the top may be imported after this.
+    Modules that import them at the top may be imported after this. Keras's own settings, from its file or
+    from KERAS_BACKEND, do not matter. `ConfigError` if this process has imported Keras with another backend.
     """
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else it takes all of a GPU's memory
     with without_stderr():
-        import keras  # noqa: F401
+        import keras
         import tensorflow as tf
 
         tf.config.list_physical_devices()  # prints messages where there is no GPU
+    if (backend := keras.backend.backend()) != "tensorflow":
+        raise ConfigError(
+            f"Keras is imported with the backend `{backend}` already, and distdqn needs `tensorflow` (set "
+            "KERAS_BACKEND=tensorflow, or leave it out)."
+        )
+    keras.config.set_floatx("float32")
+    keras.config.set_image_data_format("channels_last")
     # The pools are fixed at the first computation of a process (of a notebook, for example).
     with contextlib.suppress(RuntimeError):
         tf.config.threading.set_intra_op_parallelism_threads(threads)

@@ -53,7 +53,7 @@ class RunDirectory:
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Replaces a JSON file atomically."""
-        self.write_bytes(name, (json.dumps(_finite(value), indent=2) + "\n").encode())
+        self.write_bytes(name, (json.dumps(finite(value), indent=2) + "\n").encode())
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Replaces a file atomically: readers see the old or the new content."""
@@ -70,7 +70,7 @@ class RunDirectory:
                 self.path.mkdir(parents=True, exist_ok=True)
                 self._metrics.close()
                 self._metrics = self._open_metrics()
-            self._metrics.write(json.dumps(_finite(line)) + "\n")
+            self._metrics.write(json.dumps(finite(line)) + "\n")
             self._metrics.flush()
 
     @property
@@ -101,7 +101,7 @@ class RunDirectory:
                 self.note(f"{why}; training continues, and later files are tried again.")
 
 
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
+def finite(values: dict[str, Any]) -> dict[str, Any]:
     """The same values with None for NaN and infinity, which JSON does not have."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
@@ -114,6 +114,10 @@ def check_folder(path: str | None, is_resuming: bool = False) -> None:
     """
     if path is None:
         return
+    if "://" in path:
+        raise ConfigError(
+            f"`run_dir`: {path} is a URL; results need a folder (name one; `checkpoint_dir` may be a URL)."
+        )
     folder = Path(path)
     try:
         if not is_resuming and (folder / "metrics.jsonl").exists():

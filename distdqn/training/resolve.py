@@ -1,6 +1,8 @@
 """What a run finds around it, and what `auto` and `none` become. Nothing resolves options after this."""
 
+import contextlib
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from distdqn.replay.shards import replay_bytes, shard_capacities
 from distdqn.reporting.run_directory import check_folder
 from distdqn.types import EnvironmentSpec
 
+# Of a container's memory, in the two versions of Linux's control groups.
+_CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _MAX_CALL_BYTES = 64 * 2**20  # of the batches of one learner call
 _ATOMS = {"value": None, "quantile": 11, "categorical": 51}  # measured; Bellemare et al. (2017)
 
@@ -143,11 +147,14 @@ def _replay_bytes(config: Config, spec: EnvironmentSpec) -> int:
 
 
 def _machine_bytes() -> int | None:
-    """This machine's memory, where the system tells it."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return None
+    """The memory of this machine or container, where the system tells it."""
+    found = []
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for path in _CONTAINER_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # no container, or no limit
+            found.append(int(path.read_text()))
+    return min(found, default=None)
 
 
 def _gigabytes(count: int) -> str:

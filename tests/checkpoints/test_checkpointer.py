@@ -9,8 +9,9 @@ from toy_images import Walk, packed
 from toy_replay_state import SAMPLERS, STACKS, make_replay, make_vectors, plain
 
 from distdqn.checkpoints.checkpointer import Checkpointer, Segment, segments_of
+from distdqn.checkpoints.format import manifest_name
 from distdqn.checkpoints.reshard import RestorePlan
-from distdqn.checkpoints.store import Store
+from distdqn.checkpoints.store import CheckpointRef, Store
 from distdqn.errors import CheckpointError
 
 _names = itertools.count()
@@ -182,6 +183,31 @@ def test_newest_ones_are_kept_and_nothing_else_stays_on_disk(folder):
     # Two networks, of rows the segments to 100, 200, 300 and 400, and those to 360 and 420.
     assert {path.stem for path in (folder / "blobs").iterdir()} == named
     assert len(named) == 2 + 4 + 2
+
+
+def test_fault_41_best_checkpoint_is_kept_after_any_number_of_resumes(store):
+    write(checkpoints_in(store), 10, best=5)
+    for number in range(20, 90, 10):
+        start = CheckpointRef(store, store.numbers()[-1], store.read_manifest(store.numbers()[-1]))
+        write(Checkpointer(store, 2, print, start), number, best=5)
+    assert store.numbers() == [10, 70, 80]
+
+
+@pytest.mark.parametrize("damage", ["cut", "deleted"])
+def test_fault_41_damaged_best_checkpoint_is_told_and_given_up(folder, damage):
+    store, notes = Store(str(folder)), []
+    checkpoints = checkpoints_in(store, keep=2, notes=notes)
+    write(checkpoints, 10, best=5)
+    manifest = folder / manifest_name(10)
+    manifest.write_bytes(manifest.read_bytes()[:-9])
+    if damage == "deleted":
+        manifest.unlink()
+    for number in (20, 30, 40, 50):
+        write(checkpoints, number, best=5)
+
+    assert store.numbers() == [30, 40, 50]  # another one with the best weights is kept now
+    (note,) = notes
+    assert note.startswith("The checkpoint of the best evaluation is given up: ")
 
 
 def test_checkpoint_with_the_best_weights_first_in_it_is_kept_besides_the_newest(store):

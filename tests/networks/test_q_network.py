@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -249,3 +250,40 @@ def test_plain_network_leaves_spectral_normalization_out_and_keeps_its_kernels()
 
     assert len(plain.get_weights()) == len(network.get_weights()) - 1
     np.testing.assert_allclose(plain(images).numpy(), network(images).numpy(), rtol=1e-5)
+
+
+def test_images_that_are_always_black_have_finite_q_values():
+    spec = make_spec((10, 10, 1), 2, dtype="uint8", high=0.0)
+    network, _ = make_networks(make_options(torso="small"), spec, seed=0)
+    assert np.isfinite(network(np.zeros((1, 10, 10, 1), np.uint8))).all()
+
+
+_SETTINGS = """
+import json, sys
+from distdqn.errors import DistdqnError
+from distdqn.networks.tensorflow_setup import import_tensorflow
+if sys.argv[1] == "imported":
+    import keras
+    keras.backend.backend = lambda: "jax"
+try:
+    import_tensorflow(1)
+except DistdqnError as error:
+    sys.exit(str(error))
+import keras
+print(json.dumps([keras.backend.backend(), keras.config.floatx(), keras.config.image_data_format()]))
+"""
+
+
+@pytest.mark.parametrize("when", ["set", "imported"])
+def test_fault_45_settings_of_keras_from_outside_do_not_matter(tmp_path, when):
+    settings = {"backend": "jax", "floatx": "float16", "image_data_format": "channels_first", "epsilon": 1e-7}
+    (tmp_path / "keras.json").write_text(json.dumps(settings))
+    backend = {"KERAS_BACKEND": "jax"} if when == "set" else {"KERAS_BACKEND": "tensorflow"}
+    environment = {**os.environ, "KERAS_HOME": str(tmp_path), **backend}
+    command = [sys.executable, "-c", _SETTINGS, when]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    if when == "set":
+        assert json.loads(ended.stdout) == ["tensorflow", "float32", "channels_last"]
+    else:
+        assert ended.returncode == 1
+        assert "the backend `jax` already" in ended.stderr

@@ -5,12 +5,16 @@ import json
 import platform
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
 from ray_cluster.clusters import HeldCluster
 
+from distdqn.cluster import connection
 from distdqn.cluster.connection import choose_target
+from distdqn.cluster.reaper import private_addresses
 from distdqn.errors import ClusterError, ConfigError
 
 SECONDS = 3 * 30.0  # in which a run must give up
@@ -105,6 +109,27 @@ def test_fault_32_auto_joins_the_cluster_of_this_machine(machine, listener, monk
     target = choose_target("auto")
     assert (target.address, target.is_found) == (listener, True)
     assert f"the cluster at {listener}, which runs on this machine" in target.why
+
+
+def test_fault_43_auto_guesses_among_no_clusters_and_finds_no_private_one(machine, monkeypatch):  # noqa: ARG001
+    from ray._private import services
+
+    monkeypatch.setattr(services, "find_gcs_addresses", lambda: {"10.0.0.1:1", "10.0.0.2:2", "127.0.0.1:3"})
+    monkeypatch.setattr(connection, "private_addresses", lambda: {"127.0.0.1:3"})
+    with pytest.raises(ClusterError, match=r"several Ray clusters .* `--address`: 10.0.0.1:1, 10.0.0.2:2"):
+        choose_target("auto")
+    monkeypatch.setattr(connection, "private_addresses", lambda: {"127.0.0.1:3", "10.0.0.1:1"})
+    assert choose_target("auto").address == "10.0.0.2:2"
+
+
+def test_fault_43_private_ray_is_recognized_by_its_environment():
+    command = [sys.executable, "-c", "input()", "--gcs-address=127.0.0.1:77"]
+    run = subprocess.Popen(command, stdin=subprocess.PIPE, env={"DISTDQN_PRIVATE_RAY": "mark"})
+    try:
+        assert "127.0.0.1:77" in private_addresses()
+    finally:
+        run.communicate(b"\n")
+    assert "127.0.0.1:77" not in private_addresses()
 
 
 def test_fault_31_auto_without_a_cluster_says_how_to_get_one(machine):  # noqa: ARG001

@@ -39,7 +39,7 @@ refs = {f"{name}-{index}": backend.call(backend.start(name, index, 0), "where")[
 told["roles"] = {name: backend.get(ref, 60.0) for name, ref in refs.items()}
 import ray
 told["missing"] = {name: backend._placement.missing(name, 0) for name in ("learner", "replay", "actor")}
-told["too much"] = Placement(cluster, Config(learner_gpus=2.0)).missing("learner", 0)
+told["too much"] = Placement(cluster, Config(learner_gpus=1.0)).missing("learner", 0)
 told["nodes"] = {node["NodeID"]: node["Resources"] for node in ray.nodes()}
 backend.close()
 """
@@ -141,7 +141,7 @@ def test_only_the_learner_sees_a_gpu_and_every_role_has_one_thread(placed):
 @pytest.mark.slow
 def test_missing_resources_of_a_role_are_named_and_none_for_a_role_that_is_up(placed):
     assert placed["missing"] == {"learner": None, "replay": None, "actor": None}
-    assert placed["too much"].startswith("needs 1 CPU, 2 GPU on one node; of 4 nodes, none has more than ")
+    assert placed["too much"].startswith("needs 1 CPU, 1 GPU on one node; of 4 nodes, none has more than ")
     assert placed["too much"].endswith(" CPU, 0.5 GPU free")
 
 

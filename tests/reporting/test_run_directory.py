@@ -148,6 +148,15 @@ def test_folder_of_another_run_is_refused_and_left_alone(directory: RunDirectory
     assert (directory.path / "metrics.jsonl").read_text() == '{"env_steps": 1}\n'
 
 
+def test_url_is_refused_and_no_folder_of_its_name_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"s3://bucket/run is a URL.*`checkpoint_dir` may be a URL"):
+        RunDirectory("s3://bucket/run", "CartPole-v1")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["file", "file/below", "long" * 100])
 def test_folder_that_cannot_be_made_is_refused_with_the_reason(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("")

@@ -269,7 +269,7 @@ def test_goal_of_zero_or_less_counts_as_a_goal(target_return: float) -> None:
 
 def stopping(**options: object) -> Stopping:
     """The end of a run without a goal."""
-    return Stopping(make_goal(None), Config(**options))
+    return Stopping(make_goal(None), Config(min_replay_size=1, **options))
 
 
 def test_budget_leaves_what_is_not_yet_requested_and_never_less_than_nothing() -> None:

@@ -118,3 +118,15 @@ def test_all_mistakes_are_listed_together(monkeypatch):
         resolve_and_describe(Config(torso="small", spectral_norm=True), make_spec())
 
     assert len(caught.value.mistakes) == 2
+
+
+@pytest.mark.parametrize(
+    ("limits", "found"), [([], 8), (["max"], 8), (["4"], 4), (["9223372036854771712"], 8), (["max", "2"], 2)]
+)
+def test_fault_44_memory_is_that_of_the_container_if_it_has_a_limit(tmp_path, monkeypatch, limits, found):
+    paths = [tmp_path / f"limit{number}" for number in range(2)]
+    for path, limit in zip(paths, limits, strict=False):
+        path.write_text(f"{limit}\n")
+    monkeypatch.setattr(resolve_module, "_CONTAINER_LIMITS", paths)
+    monkeypatch.setattr(resolve_module.os, "sysconf", {"SC_PAGE_SIZE": 2, "SC_PHYS_PAGES": 4}.get)
+    assert resolve_module._machine_bytes() == found
