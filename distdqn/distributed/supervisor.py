@@ -18,10 +18,12 @@ from distdqn.distributed.replay_shards import ReplayShards
 from distdqn.distributed.scheduler import Scheduler
 from distdqn.distributed.team import WorkerGroup
 from distdqn.distributed.watchdog import Watchdog
+from distdqn.networks.numpy_policy import policy_bytes
 from distdqn.training.loop import Run
 
 _POLL_SECONDS = 0.2  # at least this often the supervisor looks at signals and deadlines
 _RESTORE_SECONDS = 0.02  # the same while replay is being restored
+_KEEP_SECONDS = 10.0  # between two copies of the newest weights in the run's folder
 
 
 class Supervisor:
@@ -46,6 +48,7 @@ class Supervisor:
         self._run = run
         self._calls = calls
         self._clock = clock
+        self._kept_at = clock()
         config, generation, flush_number = run.config, 0, None
         if (ref := run.resume_from) is not None:
             # Versions that the checkpoint's learner has published are not repeated.
@@ -97,9 +100,12 @@ class Supervisor:
         return reason
 
     def _fetch_weights(self) -> None:
-        """Keeps the newest weights in this process, so that no fault takes them along."""
+        """Keeps the newest weights in this process, and now and then on disk: no fault takes them along."""
         if self._scheduler.weights is not None:
             self.team.fetch_weights(self._scheduler.weights.ref)
+        if self.team.newest is not None and self._clock() - self._kept_at >= _KEEP_SECONDS:
+            self._kept_at = self._clock()
+            self._run.write("final.npz", policy_bytes(self.team.newest))
 
     def _read_and_write(self) -> None:
         """Restores shards, or else makes checkpoints: a checkpoint that is being read must stay."""

@@ -10,6 +10,7 @@ from distdqn.errors import ClusterError
 from distdqn.training.backend import Backend, ClusterCapacity
 from distdqn.training.loop import Run
 
+_FIRST_LINE_SECONDS = 10.0  # until a line about roles that wait for resources
 _LINE_SECONDS = 30.0  # between two lines about the same wait
 _MAX_CALLS = 6  # named in such a line
 
@@ -108,7 +109,7 @@ class StartupCheck:
         self._note = note
         self._clock = clock
         self._late_at = clock() + seconds
-        self._look_at = clock() + min(seconds, _LINE_SECONDS)
+        self._look_at = clock() + min(seconds, _FIRST_LINE_SECONDS)
         self._has_started = False
         self._told = ""
 
