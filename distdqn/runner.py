@@ -188,12 +188,13 @@ class _Runner:
         The last evaluation of a spent budget comes after both, so nothing that it does can lose them.
 
         Raises:
-            DistdqnError: `train` raised it, and what was learned before is saved.
+            Exception: `train` raised it, and what was learned before is saved.
         """
-        metrics, error = self.run.metrics, None
+        metrics = self.run.metrics
+        error: Exception | None = None
         try:
             reason = train()
-        except DistdqnError as failure:
+        except Exception as failure:
             reason, error = "failed", failure
         if team.newest is not None:  # else nothing was learned
             metrics.write_status("saving", *team.describe())
