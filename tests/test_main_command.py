@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from light_run import light_parts
 from run_contents import FILES, METRICS
@@ -184,22 +185,26 @@ _INTERRUPT = (signal.SIGINT, 130, "interrupted", 10.0)
 
 
 @pytest.mark.parametrize(
-    ("learner", "to_group", "number", "exit_code", "reason", "seconds"),
+    ("learner", "to", "number", "exit_code", "reason", "seconds"),
     [
-        pytest.param("real", False, *_INTERRUPT, id="ctrl-c", marks=pytest.mark.slow),
-        pytest.param("light", True, *_INTERRUPT, id="ctrl-c-to-its-group"),
-        pytest.param("real", False, signal.SIGTERM, 143, "terminated", 3.0, id="sigterm"),
+        pytest.param("real", "driver", *_INTERRUPT, id="ctrl-c", marks=pytest.mark.slow),
+        pytest.param("light", "group", *_INTERRUPT, id="ctrl-c-to-its-group"),
+        pytest.param("real", "every", signal.SIGTERM, 143, "terminated", 3.0, id="sigterm-to-every-process"),
     ],
 )
 def test_fault_10_signal_ends_the_run_in_order_and_leaves_nothing_behind(
-    start_run, start_light_run, learner, to_group, number, exit_code, reason, seconds
+    start_run, start_light_run, learner, to, number, exit_code, reason, seconds
 ):
     start = start_run if learner == "real" else start_light_run
     run = start("--actors", 2, "--target-return", "none", "--max-env-steps", 10**12)
     run.wait_until(run.is_learning)
     begin = time.monotonic()
-    if to_group:  # as a terminal does
+    if to == "group":  # as a terminal does
         os.killpg(run.process.pid, number)
+    elif to == "every":  # as a batch system does
+        driver = psutil.Process(run.process.pid)
+        for process in (*driver.children(recursive=True), driver):
+            process.send_signal(number)
     else:
         run.process.send_signal(number)
     assert run.wait(3 * 10.0) == exit_code, run.output()
@@ -223,6 +228,8 @@ def test_fault_10_second_ctrl_c_ends_the_run_at_once_and_leaves_the_checkpoint_b
     )
     checkpoints = run.run_dir / "checkpoints"
     run.wait_until(lambda: checkpoints.exists() and any(Store(str(checkpoints)).numbers()), 120.0)
+    (learner,) = (each["pid"] for each in run.read("status.json")["roles"] if each["role"] == "learner")
+    os.kill(learner, signal.SIGSTOP)  # so that the end in order takes some seconds
     run.process.send_signal(signal.SIGINT)
     time.sleep(1.1)
     begin = time.monotonic()

@@ -6,7 +6,6 @@ versions, and is this machine one of its nodes.
 """
 
 import contextlib
-import functools
 import json
 import logging
 import os
@@ -15,11 +14,13 @@ import secrets
 import signal
 import socket
 import stat
+import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray._private import ray_constants, services, worker
@@ -96,9 +97,11 @@ def connected(
         ray_output.remove_handler("ray_print_logs")  # `RoleLogs` writes into files what roles print
         yield _describe(is_private=target.address is None)
     finally:
-        ray.shutdown()
-        if reaper is not None:
-            reaper.dismiss()
+        try:
+            ray.shutdown()
+        finally:
+            if reaper is not None:
+                reaper.finish()
         for number, handler in handlers.items():  # Ray replaces that of SIGTERM
             signal.signal(number, handler)
 
@@ -281,7 +284,7 @@ def _start_private(cpus: int, hide_gpus: bool) -> Reaper:
     threads = {name: os.environ.get(name, value) for name, value in THREAD_SETTINGS.items()}
     settings = threads | (NO_GPU if hide_gpus else {}) | reaper.variables
     try:
-        with _environment(settings), loopback_only(), _in_own_sessions():
+        with _environment(settings), loopback_only(), _sheltered():
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR)
     except BaseException:
         reaper.release()  # Ray itself leaves its agents behind
@@ -337,14 +340,29 @@ def is_gone() -> bool:
 
 
 @contextlib.contextmanager
-def _in_own_sessions() -> Iterator[None]:
-    """Starts Ray's processes in sessions of their own: a signal to this one's group is not theirs."""
+def _sheltered() -> Iterator[None]:
+    """Starts Ray's processes so that no SIGTERM ends them before this process has saved what was learned.
+
+    A batch system sends it to every process. Ray would end a driver whose node ends, without any word.
+    """
     before = services.ConsolePopen
-    services.ConsolePopen = functools.partial(before, start_new_session=True)
+    services.ConsolePopen = _start_process
     try:
         yield
     finally:
         services.ConsolePopen = before
+
+
+def _start_process(command: list[str], *, preexec_fn: Callable[[], None], **options: Any) -> Any:
+    """A process in a session of its own that blocks SIGTERM, as do those that it starts."""
+
+    def prepare() -> None:
+        preexec_fn()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    process: Any = subprocess.Popen(command, preexec_fn=prepare, start_new_session=True, **options)  # noqa: S603
+    process.terminate = process.kill
+    return process
 
 
 def _describe(is_private: bool) -> Cluster:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import signal
 import socket
 import threading
 import time
@@ -20,6 +21,7 @@ from typing_extensions import override
 
 from distdqn.cluster.connection import Cluster, is_gone
 from distdqn.cluster.control import Control
+from distdqn.cluster.reaper import MARK
 from distdqn.cluster.resources import Placement
 from distdqn.config.config import RunOptions
 from distdqn.errors import ClusterError, DistdqnError
@@ -198,6 +200,12 @@ def _name(role: str, index: int) -> str:
 
 def _identify(_role: Any) -> dict[str, Any]:
     """Called in the role's process."""
+    if MARK in os.environ:
+        # A private Ray's processes block SIGTERM. What an environment starts must not inherit that, and it
+        # does not inherit a handler, either. Off the main thread the signal stays blocked.
+        with contextlib.suppress(ValueError):
+            signal.signal(signal.SIGTERM, lambda *_: None)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     node, ip = ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
     return {"pid": os.getpid(), "host": socket.gethostname(), "node": node, "ip": ip}
 

@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-_MARK = "DISTDQN_PRIVATE_RAY"
+MARK = "DISTDQN_PRIVATE_RAY"
 _PATIENCE_SECONDS = 5.0  # roles need three to end by themselves
 _ROUNDS, _ROUND_SECONDS = 50, 0.2
 
@@ -30,9 +30,9 @@ class Reaper:
     variables: dict[str, str]  # for the environment of the processes that it may end
 
     def __init__(self, patience_seconds: float = _PATIENCE_SECONDS) -> None:
-        mark = os.urandom(16).hex()
+        mark = self._mark = os.urandom(16).hex()
         # SPT_NOENV keeps setproctitle, with which Ray names its processes, from overwriting the mark.
-        self.variables = {_MARK: mark, "SPT_NOENV": "1"}
+        self.variables = {MARK: mark, "SPT_NOENV": "1"}
         self._process: subprocess.Popen[bytes] | None = None
         if Path("/proc/self/environ").exists():
             self._process = subprocess.Popen(  # noqa: S603
@@ -44,9 +44,10 @@ class Reaper:
                 start_new_session=True,
             )
 
-    def dismiss(self) -> None:
-        """Ends it, because this process has shut down its Ray in order."""
+    def finish(self) -> None:
+        """Kills now what this process has left of its Ray, and ends it."""
         if self._process is not None:
+            _kill_all(self._mark)
             self._process.kill()
             self._process.communicate()  # closes the pipe and waits
 
@@ -61,7 +62,7 @@ def private_addresses() -> set[str]:
     found = set()
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):  # another user's, or gone
-            if f"{_MARK}=".encode() in path.read_bytes():
+            if f"{MARK}=".encode() in path.read_bytes():
                 arguments = path.with_name("cmdline").read_bytes().decode(errors="replace").split("\0")
                 prefix = "--gcs-address="
                 found |= {each.removeprefix(prefix) for each in arguments if each.startswith(prefix)}
@@ -70,7 +71,7 @@ def private_addresses() -> set[str]:
 
 def _kill_marked(mark: str) -> bool:
     """Kills this user's processes that have the mark in their environment; returns whether there were any."""
-    entry, found = f"{_MARK}={mark}".encode(), False
+    entry, found = f"{MARK}={mark}".encode(), False
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):  # another user's, or gone
             if entry in path.read_bytes().split(b"\0"):
@@ -79,14 +80,19 @@ def _kill_marked(mark: str) -> bool:
     return found
 
 
-def _main(mark: str, patience_seconds: float) -> None:
-    """Waits for the end of the pipe, gives Ray's processes time to end by themselves, and kills the rest."""
-    sys.stdin.buffer.read()
-    time.sleep(patience_seconds)
+def _kill_all(mark: str) -> None:
+    """Kills processes with the mark until there are none, or for ten seconds."""
     for _ in range(_ROUNDS):
         if not _kill_marked(mark):
             break
         time.sleep(_ROUND_SECONDS)
+
+
+def _main(mark: str, patience_seconds: float) -> None:
+    """Waits for the end of the pipe, gives Ray's processes time to end by themselves, and kills the rest."""
+    sys.stdin.buffer.read()
+    time.sleep(patience_seconds)
+    _kill_all(mark)
 
 
 if __name__ == "__main__":

@@ -92,13 +92,14 @@ def test_processes_that_a_killed_group_leaves_behind_are_ended_and_none_of_anoth
     assert all(map(_is_alive, (other.starter, other.child, other.watcher)))
 
 
-def test_reaper_ends_without_killing_when_it_is_dismissed(start):
-    started = start()
+def test_what_is_left_of_a_run_in_order_is_ended_at_once_with_the_reaper(start):
+    started, other = start(), start()
 
-    started.tell("dismiss")
+    started.tell("finish")
 
     assert not started.watcher.is_running()
-    assert _is_alive(started.child)  # left to Ray, which ends all of its own then
+    assert not _is_alive(started.child)
+    assert all(map(_is_alive, (started.starter, other.child, other.watcher)))
 
 
 def test_processes_of_a_failed_start_are_ended_while_their_starter_lives(start):
