@@ -160,14 +160,14 @@ def test_run_learns_beside_a_gpu_and_ends_with_exit_3_where_it_asks_for_more_tha
     cluster = HeldCluster({"num_cpus": 4}, {"num_cpus": 2, "num_gpus": 1})
     options = ("--address", cluster.address, "--actors", 1, "--envs-per-actor", 4)
     paths = {"PYTHONPATH": cluster.environment["PYTHONPATH"]}
+    missing = ("--learner-gpus", 1, "--learner-resources", "fast=1")
     try:
-        run = start_run(*options, "--learner-gpus", 0.5, "--max-env-steps", 20_000, **paths)
-        run.wait_until(run.is_learning)
-        more = start_run(*options, "--learner-gpus", 1, "--start-timeout-seconds", 5, **paths)
+        run = start_run(*options, "--learner-gpus", 1, "--max-env-steps", 3000, **paths)
+        more = start_run(*options, *missing, "--start-timeout-seconds", 5, **paths)
         assert more.wait() == 3, more.output()
         assert run.wait() in (0, 8), run.output()
     finally:
         cluster.close()
-    assert "1 GPU on one node" in more.output().splitlines()[-1]
+    assert "1 GPU, 1 fast on one node" in more.output().splitlines()[-1]
     assert "The learner has a GPU that TensorFlow cannot use" in run.output()
     assert run.read("summary.json")["learner_steps"] > 0
