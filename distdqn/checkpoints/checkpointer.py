@@ -58,7 +58,7 @@ class Checkpointer:
         self._last = max(store.numbers(), default=-1)
         if resumes_from is not None and resumes_from.store is store:
             best, number = resumes_from.read("goal")["best"], resumes_from.document.get("best_checkpoint")
-            if best is not None and isinstance(number, int):
+            if best is not None and isinstance(number, int) and number >= 0:
                 self._best = (best["learner_steps"], number)
         self._others = self._last  # checkpoints up to this one are of other runs or were given up
 

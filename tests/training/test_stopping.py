@@ -31,6 +31,7 @@ REASONS = {number: "interrupted" if number == signal.SIGINT else "terminated" fo
 def handlers_before() -> Iterator[None]:
     """Keeps this process's own handlers, whatever a test does."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` ignores it
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
