@@ -61,8 +61,7 @@ def train(config: Config, *, quiet: bool = False, started: float | None = None) 
         console = Console(config.max_env_steps, stopping.goal.target_return, quiet)
         metrics = Metrics(directory, console, config, started)
         checkpointer = _make_checkpointer(config, directory.path, resume_from, metrics.note)
-        limiter, write = make_rate_limiter(config), directory.write_bytes
-        run = Run(config, about, stopping, limiter, metrics, checkpointer, resume_from, write)
+        run = Run(config, about, stopping, make_rate_limiter(config), metrics, checkpointer, resume_from)
         directory.write_json("config.json", about["config"])
         directory.write_json("run.json", {"resolved_options": config.to_json(), **describe_process()})
         directory.note = metrics.note  # from now on, a full disk ends nothing

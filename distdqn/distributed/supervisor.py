@@ -105,7 +105,7 @@ class Supervisor:
             self.team.fetch_weights(self._scheduler.weights.ref)
         if self.team.newest is not None and self._clock() - self._kept_at >= _KEEP_SECONDS:
             self._kept_at = self._clock()
-            self._run.write("final.npz", policy_bytes(self.team.newest))
+            self._run.metrics.write_file("final.npz", policy_bytes(self.team.newest))
 
     def _read_and_write(self) -> None:
         """Restores shards, or else makes checkpoints: a checkpoint that is being read must stay."""

@@ -122,6 +122,10 @@ class Metrics:
         """Shows the user a message."""
         self._console.note(text)
 
+    def write_file(self, name: str, content: bytes) -> None:
+        """Replaces a file in the run's folder."""
+        self._directory.write_bytes(name, content)
+
     def add_rollout(self, report: RolloutReport, inserted: int) -> None:
         """Adds a rollout whose transitions replay accepted; `inserted` is replay's total after it."""
         self.counters.env_steps += report.env_steps

@@ -45,7 +45,6 @@ class Run:
     metrics: Metrics
     checkpointer: Checkpointer | None  # None: no checkpoints
     resume_from: CheckpointRef | None = None  # None: a new run
-    write: Callable[[str, bytes], None] = lambda _name, _content: None  # a file into the run's folder
 
     @property
     def steps_per_rollout(self) -> int:
@@ -62,7 +61,7 @@ class Run:
         goal = self.stopping.goal
         goal.add(request, evaluation)
         if goal.best is evaluation:
-            self.write("policy.npz", policy_bytes(request.weights))
+            self.metrics.write_file("policy.npz", policy_bytes(request.weights))
 
     @property
     def stop_reason(self) -> str | None:

@@ -62,6 +62,9 @@ class FakeDirectory:
     def write_json(self, name, value):
         self.files[name] = value
 
+    def write_bytes(self, name, content):
+        self.files[name] = content
+
     def add_metrics(self, line):
         self.files["metrics.jsonl"] = line
 
