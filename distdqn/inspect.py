@@ -16,7 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress
 from rich.table import Table
 
 from distdqn.checkpoints.format import ArrayRef, refs_by_file
-from distdqn.checkpoints.resume import option_text
+from distdqn.checkpoints.resume import option_text, saved_checkpoint_dir
 from distdqn.checkpoints.store import Store, find_checkpoints
 from distdqn.config.command_line import Command, print_mistakes
 from distdqn.config.model import Options, Text
@@ -180,11 +180,7 @@ def _locate(place: str) -> tuple[Store, list[int]]:
     try:
         return find_checkpoints(place)
     except NoCheckpoint:
-        try:
-            elsewhere = json.loads((Path(place) / "config.json").read_text("utf-8"))["checkpoint_dir"]
-        except (OSError, ValueError, LookupError, TypeError):
-            elsewhere = None
-        if not isinstance(elsewhere, str):
+        if (elsewhere := saved_checkpoint_dir(Path(place))) is None:
             raise
     return find_checkpoints(elsewhere)
 

@@ -31,7 +31,7 @@ from distdqn.training.resolve import check_fit, check_surroundings, describe_res
 from distdqn.training.stopping import BUDGET_SPENT, REQUESTED, Stopping, ended_by_signals
 from distdqn.types import EnvironmentSpec, Tree
 
-_HURRY_SECONDS = 4.0  # for each answer of a role, once the run is to end
+_HURRY_SECONDS = 4.0  # for each answer of a role while a run ends after a signal or an error
 
 
 def train(config: Config, *, quiet: bool = False, started: float | None = None) -> dict[str, Any]:
@@ -182,9 +182,9 @@ class _Runner:
     def _train_and_save(
         self, team: WorkerGroup, train: Callable[[], str], save_checkpoint: Callable[[], None]
     ) -> str:
-        """Trains. Whatever ends that, networks are saved first, then a checkpoint; returns the reason.
+        """Trains, then saves the networks and a checkpoint; returns why training ended.
 
-        The last evaluation of a spent budget comes after both, so nothing that it does can lose them.
+        The last evaluation of a spent budget follows, so its failure cannot lose them.
 
         Raises:
             Exception: `train` raised it, and what was learned before is saved.
@@ -240,7 +240,7 @@ class _Runner:
             self._save_networks(team)
 
     def _save_networks(self, team: WorkerGroup) -> None:
-        """Writes the last network and the best by evaluation; without a learner, what this process has."""
+        """Writes the last network and the best by evaluation; if the learner is down, from the copy here."""
         last, goal, is_up = team.newest, self.run.stopping.goal, True
         try:
             last = team.publish()
@@ -250,7 +250,7 @@ class _Runner:
             return
         self.has_saved = True
         networks = {"policy": last if goal.best is None else goal.best_weights, "final": last}
-        for name, weights in networks.items():  # first what takes no time
+        for name, weights in networks.items():  # first, because these need no other process
             self.directory.write_bytes(f"{name}.npz", policy_bytes(weights))
         for name, weights in networks.items():
             export = team.export if is_up else functools.partial(export_network, self.run.config, self.spec)

@@ -46,13 +46,18 @@ def describe_run(given: Config, config: Config, spec: EnvironmentSpec) -> Tree:
 
 
 def checkpoint_root(config: Config, folder: Path) -> str:
-    """Folder or URL for the checkpoints of a run in `folder`; a resumed run goes on where it was."""
-    root = config.checkpoint_dir
-    # Without this file, or with a damaged one, they are where they are by default.
-    if root is None and config.resume is not None:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            root = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("checkpoint_dir")
-    return root or str(folder / "checkpoints")
+    """Folder or URL for the checkpoints of a run in `folder`; a resumed run keeps the one that it used."""
+    saved = None if config.resume is None else saved_checkpoint_dir(folder)
+    return config.checkpoint_dir or saved or str(folder / "checkpoints")
+
+
+def saved_checkpoint_dir(folder: Path) -> str | None:
+    """The `checkpoint_dir` in the `config.json` of a run's folder; None if it names none."""
+    try:
+        found = json.loads((folder / "config.json").read_text("utf-8"))["checkpoint_dir"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 def run_folder(config: Config) -> tuple[str | None, bool]:

@@ -110,7 +110,7 @@ def choose_target(address: str | None) -> Target:
     """The Ray that `--address`, RAY_ADDRESS or, for `auto`, this machine names.
 
     Raises:
-        ClusterError: `auto` finds no cluster on this machine.
+        ClusterError: `auto` finds no cluster on this machine, or several.
         ConfigError: a run cannot use the kind of address in RAY_ADDRESS.
     """
     variable = os.environ.get("RAY_ADDRESS", "")
@@ -284,7 +284,7 @@ def _start_private(cpus: int, hide_gpus: bool) -> Reaper:
     threads = {name: os.environ.get(name, value) for name, value in THREAD_SETTINGS.items()}
     settings = threads | (NO_GPU if hide_gpus else {}) | reaper.variables
     try:
-        with _environment(settings), loopback_only(), _sheltered():
+        with _environment(settings), loopback_only(), _sigterm_blocked():
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR)
     except BaseException:
         reaper.release()  # Ray itself leaves its agents behind
@@ -340,10 +340,10 @@ def is_gone() -> bool:
 
 
 @contextlib.contextmanager
-def _sheltered() -> Iterator[None]:
-    """Starts Ray's processes so that no SIGTERM ends them before this process has saved what was learned.
+def _sigterm_blocked() -> Iterator[None]:
+    """Starts Ray's processes so that they ignore SIGTERM until this process has saved what was learned.
 
-    A batch system sends it to every process. Ray would end a driver whose node ends, without any word.
+    A batch system sends SIGTERM to every process. If the node ends first, Ray ends the driver at once.
     """
     before = services.ConsolePopen
     services.ConsolePopen = _start_process

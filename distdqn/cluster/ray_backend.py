@@ -131,7 +131,7 @@ class RayBackend(Backend):
     def get(self, ref: Ref, timeout_seconds: float = 10.0) -> Any:
         role = self._roles.get(self._identify_calls.pop(ref, None))
         deadline = time.monotonic() + timeout_seconds
-        # Ray ends a driver that waits for an object while its node ends. So this waits for the call first.
+        # Ray ends a driver whose node ends while it fetches an object, so this waits for the call first.
         while not self.wait([ref], min(_POLL_SECONDS, timeout_seconds)):
             if time.monotonic() >= deadline:
                 break

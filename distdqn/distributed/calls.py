@@ -217,7 +217,7 @@ class Calls:
         return [Ended(call, failure="its process was ended") for call in lost]
 
     def limit_seconds(self, seconds: float) -> None:
-        """Lets calls that are waited for take at most `seconds` from now on."""
+        """Limits every later call that waits for its result to `seconds`."""
         self.start_timeout_seconds = min(self.start_timeout_seconds, seconds)
 
     def end_all(self) -> None:

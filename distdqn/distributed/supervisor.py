@@ -100,7 +100,7 @@ class Supervisor:
         return reason
 
     def _fetch_weights(self) -> None:
-        """Keeps the newest weights in this process, and now and then on disk: no fault takes them along."""
+        """Copies the newest weights to this process, and every ten seconds to disk."""
         if self._scheduler.weights is not None:
             self.team.fetch_weights(self._scheduler.weights.ref)
         if self.team.newest is not None and self._clock() - self._kept_at >= _KEEP_SECONDS:

@@ -1,4 +1,4 @@
-"""The roles of a run, whichever mode and backend. What is asked of them here is waited for."""
+"""The roles of a run, in any mode and on any backend."""
 
 import contextlib
 import itertools
@@ -51,7 +51,7 @@ class WorkerGroup(Team):
         self._prioritized = config.sampler == "prioritized"
         self._starts: dict[int, int] = {}  # of actors: index -> how many there were
         self._published: tuple[PolicyWeights, Ref] | None = None
-        self.newest: PolicyWeights | None = None  # that this process has; no fault of a role takes it along
+        self.newest: PolicyWeights | None = None  # a copy here, which no fault of a role loses
         # The learner first: its TensorFlow takes longest.
         self.learner = calls.start("learner", restarts=generation)
         shards = config.replay_shards
@@ -162,7 +162,7 @@ class WorkerGroup(Team):
                 self.newest = self._calls.backend.get(ref, _FETCH_SECONDS)
 
     def hurry(self, seconds: float) -> None:
-        """Lets whatever is asked from now on take at most `seconds`."""
+        """Limits every later call that waits for its result to `seconds`."""
         self._calls.limit_seconds(seconds)
 
     @override

@@ -89,7 +89,7 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def _tolerant(self, name: str) -> Iterator[None]:
-        """Once there is a `note`, tells the user of the first file that cannot be written, and goes on."""
+        """Once `note` is set, reports the first file that cannot be written instead of raising an error."""
         try:
             yield
         except OSError as error:

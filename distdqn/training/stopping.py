@@ -136,15 +136,15 @@ class Goal:
 
 
 class StopRequested(BaseException):
-    """A signal has ended an evaluation; no error, so that nobody takes it for one of the environment."""
+    """A signal has stopped an evaluation. No `Exception`: those are taken for errors of the environment."""
 
 
 class StopRequest:
     """While entered, a signal requests an orderly end; a second Ctrl-C a second later interrupts at once.
 
     SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 mean the same, however often they come. A SIGHUP that is ignored,
-    as by `nohup`, stays ignored. Outside the main thread no handler is installed. Earlier handlers are put
-    back at the end.
+    as by `nohup`, stays ignored. Outside the main thread no handler is installed. Earlier handlers
+    are restored at the end.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -247,7 +247,7 @@ def ended_by_signals() -> Iterator[Callable[[], None]]:
     """While entered, Ctrl-C raises `KeyboardInterrupt`, and SIGTERM and its like `SystemExit`.
 
     Without it the system ends the process on the spot at SIGTERM. Ray's handler, which may replace this one,
-    exits with another code, which is translated. Handlers of others stay, and earlier ones are put back.
+    exits with another code, which is translated. The handlers of others stay, and earlier ones are restored.
 
     Yields:
         A function that raises again what was raised and swallowed: an exception in a callback ends that
