@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,22 @@ _TAIL_BYTES = 16_384  # of metrics, more than a few lines
 class Driver:
     """`python -m distdqn.run` with a private Ray that has its own folder for files."""
 
-    def __init__(self, run_dir: Path, options: Sequence[object]) -> None:
-        self.run_dir = run_dir  # folder of the run
+    def __init__(
+        self,
+        run_dir: Path,
+        options: Sequence[object],
+        variables: Mapping[str, str] | None = None,
+        streams: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Starts the command.
+
+        Args:
+            run_dir: folder of the run.
+            options: of the command, apart from `--run-dir`.
+            variables: of its environment, in addition to those of this process.
+            streams: arguments of `Popen` for an output that `output` does not return.
+        """
+        self.run_dir = run_dir
         # A short path: Ray puts unix sockets below it, whose paths are limited to 107 characters.
         self._folder = Path(tempfile.mkdtemp(prefix="dq-", dir="/tmp"))
         self._output = (self._folder / "output").open("w+", encoding="utf-8")
@@ -33,11 +47,14 @@ class Driver:
         self._others: set[psutil.Process] = set()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "distdqn.run", "--run-dir", str(run_dir), *map(str, options)],
-            env={**os.environ, "RAY_TMPDIR": str(self._folder)},
-            stdin=subprocess.DEVNULL,
-            stdout=self._output,
-            stderr=subprocess.STDOUT,
+            env={**os.environ, "RAY_TMPDIR": str(self._folder), **(variables or {})},
             start_new_session=True,  # so that Ctrl-C here reaches this program alone
+            **{
+                "stdin": subprocess.DEVNULL,
+                "stdout": self._output,
+                "stderr": subprocess.STDOUT,
+                **(streams or {}),
+            },
         )
 
     def output(self) -> str:
@@ -79,7 +96,7 @@ class Driver:
         """Ends every remaining process by its id; returns how many there were."""
         if self.process.poll() is None:
             self.kill()
-        left = [process for process in self._others | self._marked() if _is_alive(process)]
+        left = self.remaining()
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):  # psutil recognizes a reused id
                 process.kill()
@@ -88,6 +105,11 @@ class Driver:
         self._output.close()
         shutil.rmtree(self._folder, ignore_errors=True)
         return len(left)
+
+    def remaining(self) -> list[psutil.Process]:
+        """Processes of the run, apart from the command itself."""
+        found = self._others | self._marked()
+        return [each for each in found if each.pid != self.process.pid and _is_alive(each)]
 
     def _marked(self) -> set[psutil.Process]:
         """Processes with the folder of this Ray in their command line or environment."""
