@@ -52,6 +52,7 @@ class Steps:
     next_observation: AnyArray  # [T, E, *observation_shape], an episode's last observation included
     # [T, E]. False where the environment only reset itself, or the step is masked: no window contains it.
     is_transition: BoolArray
+    is_exploratory: BoolArray  # [T, E], whether the action was not greedy; all False if nobody asks
 
     @classmethod
     def empty(
@@ -67,6 +68,7 @@ class Steps:
             truncated=np.zeros(size, np.bool_),
             next_observation=np.zeros((*size, *shape), dtype),
             is_transition=np.zeros(size, np.bool_),
+            is_exploratory=np.zeros(size, np.bool_),
         )
 
     def __len__(self) -> int:

@@ -132,7 +132,7 @@ class Actor:
         taken = row = 0
         while row < length and taken < limit:
             t0 = time.perf_counter()
-            actions = self._choose_actions(epsilon)
+            actions = self._choose_actions(epsilon, steps.is_exploratory[row])
             t1 = time.perf_counter()
             ended = self._environments.step(actions, steps, row)
             env_seconds += time.perf_counter() - t1
@@ -147,13 +147,20 @@ class Actor:
             row += 1
         return steps[:row], ends, env_seconds, network_seconds
 
-    def _choose_actions(self, epsilon: FloatArray) -> IntArray:
-        """Epsilon-greedy actions `[E]` under `epsilon` `[E]`, random ones before the first weights."""
+    def _choose_actions(self, epsilon: FloatArray, is_exploratory: BoolArray) -> IntArray:
+        """Epsilon-greedy actions `[E]` under `epsilon` `[E]`, random ones before the first weights.
+
+        Fills `is_exploratory` `[E]` if windows end before such actions.
+        """
         if self._policy is None:
+            is_exploratory[:] = self._options.watkins
             return self._generator.integers(self._actions, size=self._options.envs_per_actor)
         self._policy.resample(self._generator)
         q_values = self._policy.q_values(self._environments.observation)  # [E, A]
-        return epsilon_greedy_actions(q_values, epsilon, self._generator)
+        actions = epsilon_greedy_actions(q_values, epsilon, self._generator)
+        if self._options.watkins:
+            is_exploratory[:] = q_values[np.arange(len(actions)), actions] < q_values.max(axis=1)
+        return actions
 
     def _prepare_for_learning(self, steps: Steps, ends: list[EpisodeEnd]) -> None:
         """Changes rewards and terminations in `steps` to those to learn from."""

@@ -16,10 +16,11 @@ class NStepWindows:
     `reward = sum_k discount^k * reward[t+k]`, `discount = discount^m * (1 - terminated)`
 
     Every real step starts exactly one window, so the last n-1 steps of an episode have shorter
-    ones. No window contains steps of two episodes.
+    ones. No window contains steps of two episodes, or an exploratory action after its first.
 
     Source: Sutton and Barto (2018), section 7.1; the bootstrap on truncation is
-    Pardo et al. (2018), arXiv:1712.00378.
+    Pardo et al. (2018), arXiv:1712.00378; the end before an exploratory action is that of the
+    traces of Watkins (1989), "Learning from delayed rewards", chapter 7.
     """
 
     def __init__(self, n_step: int, discount: float, no_steps: Steps) -> None:
@@ -71,10 +72,10 @@ def n_step_returns(
         complete: bool; False where later steps would extend the window.
     """
     length, environments = steps.reward.shape
-    # A masked step ends the window before it, as a truncation does.
-    gap_follows = np.zeros_like(steps.is_transition)
-    gap_follows[:-1] = ~steps.is_transition[1:]
-    ends = steps.terminated | steps.truncated | gap_follows  # [T, E]
+    # A masked step and an exploratory action end the window before them, as a truncation does.
+    cut_follows = np.zeros_like(steps.is_transition)
+    cut_follows[:-1] = ~steps.is_transition[1:] | steps.is_exploratory[1:]
+    ends = steps.terminated | steps.truncated | cut_follows  # [T, E]
     reward = np.zeros((length, environments), np.float32)
     product = np.ones((length, environments), np.float32)
     last = np.repeat(np.arange(length)[:, None], environments, axis=1)  # [T, E]

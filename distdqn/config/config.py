@@ -161,6 +161,9 @@ class ActingOptions(SharedOptions):
     """Steps of every environment in one rollout, after which weights may change."""
     n_step: Annotated[int, Field(ge=1, le=1000)] = 3
     """Env steps of reward in one transition."""
+    watkins: bool = False
+    """End an n-step window before the first later action that was not greedy, and bootstrap there, as the
+    traces of Watkins's Q(lambda) end."""
     discount: Fraction = 0.99
     """Discount per env step."""
     epsilon_start: Fraction = 1.0

@@ -75,6 +75,30 @@ def test_rollout_counts_real_steps_and_not_resets():
     assert report.transitions == len(transitions) == report.env_steps
 
 
+def test_windows_contain_no_later_action_that_was_not_greedy():
+    options = {"watkins": True, "epsilon_start": 0.5, "epsilon_schedule": "constant", "n_step": 3}
+    actor = make_actor(partial(CountingEnvironment, lengths=(10**6,)), **options)
+
+    transitions, _ = rollouts(actor, 5, make_weights([0, 1, 0]))
+
+    starts = [tuple(row) for row in transitions.observation.tolist()]
+    action = dict(zip(starts, transitions.action.tolist(), strict=True))
+    lengths = (transitions.next_observation[:, 2] - transitions.observation[:, 2]).astype(int).tolist()
+    for (seed, episode, step), length in zip(starts, lengths, strict=True):
+        assert all(action.get((seed, episode, step + k), 1) == 1 for k in range(1, length))
+        assert length == 3 or action.get((seed, episode, step + length), 0) != 1
+    assert set(lengths) == {1, 2, 3}
+
+
+def test_windows_before_the_first_weights_have_one_step_if_later_actions_are_random():
+    options = {"watkins": True, "n_step": 3}
+    actor = make_actor(partial(CountingEnvironment, lengths=(10**6,)), **options)
+
+    _, transitions = actor.rollout(PLENTY)
+
+    assert set((transitions.next_observation[:, 2] - transitions.observation[:, 2]).tolist()) == {1.0}
+
+
 def test_n_step_windows_of_a_rollout_by_hand():
     actor = make_actor(partial(CountingEnvironment, lengths=(3,)), envs_per_actor=1, n_step=3)
 

@@ -40,6 +40,7 @@ def make_random_steps(length, environments, generator):
     steps.terminated[:] = generator.random(size) < 0.1
     steps.truncated[:] = generator.random(size) < 0.1
     steps.is_transition[:] = generator.random(size) < 0.95  # the others are masked
+    steps.is_exploratory[:] = generator.random(size) < generator.choice([0.0, 0.3])
     ended = (steps.terminated | steps.truncated) & steps.is_transition
     resets = generator.random(environments) < 0.5  # environments that reset in a step of their own
     for t in range(1, length):
@@ -69,7 +70,10 @@ def slow_n_step(steps, n_step, discount):
         for times, closed in pieces:
             for start in range(len(times)):
                 window = times[start : start + n_step]
-                if len(window) < n_step and not closed:
+                later = [t for t in window[1:] if steps.is_exploratory[t, e]]
+                if later:
+                    window = window[: window.index(later[0])]
+                elif len(window) < n_step and not closed:
                     continue
                 reward, product = 0.0, 1.0
                 for t in window:
@@ -354,3 +358,15 @@ def test_closed_windows_by_hand():
 
 def test_closing_before_any_step_yields_nothing():
     assert NStepWindows(3, 0.5, NO_STEPS).close().observation.shape == (0, 1)
+
+
+def test_window_ends_before_a_later_action_that_was_not_greedy():
+    steps = make_steps([1.0, 2.0, 4.0, 8.0])
+    steps.is_exploratory[[0, 2]] = True
+
+    transitions = NStepWindows(3, 0.5, NO_STEPS).add(steps)
+
+    assert transitions.observation[:, 0].tolist() == [0.0, 1.0]
+    assert transitions.reward.tolist() == [1.0 + 0.5 * 2.0, 2.0]
+    assert transitions.discount.tolist() == [0.25, 0.5]
+    assert transitions.next_observation[:, 0].tolist() == [2.0, 2.0]
