@@ -22,6 +22,25 @@ Tree = dict[str, Any]  # nested dictionaries and lists of arrays, numbers and te
 
 
 @dataclass(frozen=True)
+class ObservationPart:
+    """A part of an observation that is packed into one array, of float32 or of bytes."""
+
+    name: str  # path in the space, as in `goal.position`
+    kind: str  # `vector`, `image`, or `mask`: 1 for each action that is allowed, else 0
+    shape: tuple[int, ...]
+    begin: int  # first number of the packed array that belongs to it
+    end: int  # one past the last
+    high: float = 1.0  # of an image, the value that the network scales to 1
+
+    def read(self, packed: AnyArray) -> AnyArray:
+        """The part `[..., *shape]` of packed observations `[..., N]`: images uint8, all else float32."""
+        part = packed[..., self.begin : self.end]
+        if packed.dtype == np.uint8 and self.kind != "image":
+            part = np.ascontiguousarray(part).view(np.float32)
+        return part.reshape(*packed.shape[:-1], *self.shape)
+
+
+@dataclass(frozen=True)
 class EnvironmentSpec:
     """What the rest of the program needs to know of an environment."""
 
@@ -33,11 +52,17 @@ class EnvironmentSpec:
     observation_low: float  # smallest value of the observation space
     observation_high: float  # largest value of the observation space
     conversion: str | None  # a line for the user about observations that are converted
+    parts: tuple[ObservationPart, ...] = ()  # none: an observation is one array of one kind
 
     @property
     def is_image(self) -> bool:
         """Whether observations are images, kept as uint8."""
         return self.observation_dtype == "uint8"
+
+    @property
+    def mask(self) -> ObservationPart | None:
+        """The part of an observation that says which actions are allowed, if there is one."""
+        return next((part for part in self.parts if part.kind == "mask"), None)
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,12 @@ def make_evaluator(env: Any, **options: Any) -> Evaluator:
     return Evaluator(SharedOptions(env=env, **options))
 
 
-def make_vector(env: Any, environments: int, seed: int, checks_outputs: bool = False) -> VectorEnvironment:
+def make_vector(
+    env: Any, environments: int, seed: int, checks_outputs: bool = False, has_mask: bool = False
+) -> VectorEnvironment:
     """Environments of this seed, or a later one after each error."""
-    return VectorEnvironment(env, environments, itertools.count(seed), FaultLog(env, 5), checks_outputs)
+    seeds, faults = itertools.count(seed), FaultLog(env, 5)
+    return VectorEnvironment(env, environments, seeds, faults, checks_outputs, has_mask)
 
 
 def step_once(vector: VectorEnvironment, actions: Any) -> tuple[Steps, list[EpisodeEnd] | None]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from distdqn.acting.exploration import epsilon_by_environment, epsilon_greedy_actions
+from distdqn.acting.exploration import epsilon_by_environment, epsilon_greedy_actions, random_actions
 from distdqn.acting.n_step import NStepWindows
 from distdqn.config.config import ActingOptions
 from distdqn.environments.vector import EpisodeEnd, FaultLog, VectorEnvironment
@@ -49,8 +49,14 @@ class Actor:
         self._generator = make_generator(options.seed, "exploration", *self._indices)
         self._faults = FaultLog(options.env, options.max_failures)
         self._environments = VectorEnvironment(
-            options.env, options.envs_per_actor, self._seeds(), self._faults, checks_outputs=True
+            options.env,
+            options.envs_per_actor,
+            self._seeds(),
+            self._faults,
+            checks_outputs=True,
+            has_mask=spec.mask is not None,
         )
+        self._mask = spec.mask
         self._frame_layout: FrameLayout | None = None
         if spec.is_image:
             self._frame_layout = make_frame_layout(spec.observation_shape, spec.observation_high)
@@ -152,12 +158,14 @@ class Actor:
 
         Fills `is_exploratory` `[E]` if windows end before such actions.
         """
+        observation = self._environments.observation
+        allowed = None if self._mask is None else self._mask.read(observation)  # [E, A]
         if self._policy is None:
             is_exploratory[:] = self._options.watkins
-            return self._generator.integers(self._actions, size=self._options.envs_per_actor)
+            return random_actions(len(observation), self._actions, self._generator, allowed)
         self._policy.resample(self._generator)
-        q_values = self._policy.q_values(self._environments.observation)  # [E, A]
-        actions = epsilon_greedy_actions(q_values, epsilon, self._generator)
+        q_values = self._policy.q_values(observation)  # [E, A]
+        actions = epsilon_greedy_actions(q_values, epsilon, self._generator, allowed)
         if self._options.watkins:
             is_exploratory[:] = q_values[np.arange(len(actions)), actions] < q_values.max(axis=1)
         return actions

@@ -19,10 +19,11 @@ _MAX_ENVIRONMENTS = 200
 
 
 class Evaluator:
-    """Plays greedy episodes, many environments together."""
+    """Plays greedy episodes, many environments together; if `has_mask`, `info` says what is allowed."""
 
-    def __init__(self, options: SharedOptions) -> None:
+    def __init__(self, options: SharedOptions, has_mask: bool = False) -> None:
         self._env = options.env
+        self._has_mask = has_mask
         self._seed = options.seed
         self._max_steps = options.max_eval_steps
         self._faults = FaultLog(options.env, options.max_failures)
@@ -45,7 +46,11 @@ class Evaluator:
         end = math.inf if seconds is None else begin + seconds
         policy = make_policy(weights)
         environments = VectorEnvironment(
-            self._env, min(episodes, _MAX_ENVIRONMENTS), self._seeds(number), self._faults
+            self._env,
+            min(episodes, _MAX_ENVIRONMENTS),
+            self._seeds(number),
+            self._faults,
+            has_mask=self._has_mask,
         )
         with contextlib.closing(environments):
             while (played := self._play(environments, policy, episodes, number, end)) is None:

@@ -4,7 +4,7 @@ import numpy as np
 
 from distdqn.config.config import ActingOptions
 from distdqn.schedules import make_schedule
-from distdqn.types import FloatArray, IntArray, RolloutRequest
+from distdqn.types import AnyArray, FloatArray, IntArray, RolloutRequest
 
 
 def epsilon_by_environment(options: ActingOptions, request: RolloutRequest) -> FloatArray:
@@ -53,14 +53,29 @@ def greedy_actions(q_values: FloatArray, generator: np.random.Generator) -> IntA
     return chosen
 
 
+def random_actions(
+    environments: int, actions: int, generator: np.random.Generator, allowed: AnyArray | None = None
+) -> IntArray:
+    """Uniformly random actions `[E]` from 0, among those where `allowed` `[E, A]` is not 0; None: all are."""
+    if allowed is None:
+        return generator.integers(actions, size=environments)
+    ranks = np.where(allowed != 0, generator.random(allowed.shape), -1.0)  # [E, A]
+    chosen: IntArray = np.argmax(ranks, axis=1)  # [E]
+    return chosen
+
+
 def epsilon_greedy_actions(
-    q_values: FloatArray, epsilon: FloatArray, generator: np.random.Generator
+    q_values: FloatArray,
+    epsilon: FloatArray,
+    generator: np.random.Generator,
+    allowed: AnyArray | None = None,
 ) -> IntArray:
     """Actions `[E]` from 0: uniformly random with probability `epsilon` `[E]` in [0, 1], else greedy.
 
-    `q_values` is `[E, A]`. Without ties, every call draws equally many numbers.
+    `q_values` is `[E, A]`, and so is `allowed`; see `random_actions`. Without ties, every call draws equally
+    many numbers.
     """
     environments, actions = q_values.shape
     explores = generator.random(environments) < epsilon  # [E]
-    random_actions = generator.integers(actions, size=environments)  # [E]
-    return np.where(explores, random_actions, greedy_actions(q_values, generator))
+    chosen = random_actions(environments, actions, generator, allowed)  # [E]
+    return np.where(explores, chosen, greedy_actions(q_values, generator))

@@ -43,6 +43,8 @@ class SharedOptions(Options):
 
     env: Text | Callable[[], Any] = "CartPole-v1"
     """Gymnasium id, or `module:Name`; in Python also a function that makes one."""
+    action_masks: bool = True
+    """Take only the actions that the environment's `action_mask`, in `info`, allows."""
     seed: Seed = 0
     """Fixes every random stream."""
     max_failures: Annotated[int, Field(ge=1, le=10**6)] = 5

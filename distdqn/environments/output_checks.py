@@ -8,11 +8,15 @@ from typing import Any, NoReturn
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
+from distdqn.environments.observations import leaves, name_of, value_at
 from distdqn.errors import EnvironmentFault
 from distdqn.types import AnyArray, BoolArray
+
+_DISCRETE = np.int64  # dtype of a part that takes whole numbers of any kind
 
 # The wrappers that `gymnasium.make` adds. Wrong outputs make them raise errors that name no cause,
 # so the check goes inside them.
@@ -25,13 +29,11 @@ class OutputCheck:
     `space` is that of one observation; `batch_shape` is `()` for one environment, `(E,)` for a vector.
     """
 
-    def __init__(self, name: str, space: gymnasium.spaces.Box, batch_shape: tuple[int, ...] = ()) -> None:
+    def __init__(self, name: str, space: Any, batch_shape: tuple[int, ...] = ()) -> None:
         self._name = name
         self._batch_shape = batch_shape
-        self._dtype = space.dtype
-        self._shape = (*batch_shape, *space.shape)
-        self._low, self._high = space.low, space.high
-        self._min, self._max = _widened(space.low, -1), _widened(space.high, 1)
+        found = ((path, _as_box(leaf)) for path, leaf in leaves(space))
+        self._boxes = [(path, box) for path, box in found if box is not None]
 
     def check_reset(self, result: Any) -> None:
         """Checks what `reset` returned; `EnvironmentFault` says what was expected."""
@@ -63,25 +65,36 @@ class OutputCheck:
         return f"an array of {kind}s with shape {self._batch_shape}" if self._batch_shape else f"a {kind}"
 
     def _check_observation(self, method: str, observation: Any, where: BoolArray) -> None:
-        """Checks type, shape and dtype, and the values where `where` `[]` or `[E]` says so."""
+        """Checks each part's type, shape and dtype, and its values where `where` `[]` or `[E]` says so."""
+        for path, box in self._boxes:
+            what = f"observation `{name_of(path)}`" if path else "observation"
+            try:
+                value = value_at(observation, path)
+            except (KeyError, IndexError, TypeError):
+                self._fail(method, what, "a part of this name", _describe(observation))
+            self._check_part(method, what, value, box, where)
+
+    def _check_part(self, method: str, what: str, value: Any, box: Box, where: BoolArray) -> None:
+        """Checks one part, or a whole observation that has none."""
+        shape = (*self._batch_shape, *box.shape)
+        is_discrete = box.dtype == _DISCRETE and not isinstance(value, float)
+        found = np.asarray(value) if is_discrete else value
         if (
-            not isinstance(observation, np.ndarray | np.generic)
-            or observation.shape != self._shape
-            or not np.can_cast(observation.dtype, self._dtype)
+            not isinstance(found, np.ndarray | np.generic)
+            or found.shape != shape
+            or not (found.dtype.kind in "biu" if is_discrete else np.can_cast(found.dtype, box.dtype))
         ):
-            expected = f"an array of {self._dtype} with shape {self._shape}"
-            self._fail(method, "observation", expected, _describe(observation))
-        values = np.asarray(observation)
+            self._fail(method, what, f"an array of {box.dtype} with shape {shape}", _describe(value))
+        values = np.asarray(found)
         where = where.reshape(where.shape + (1,) * (values.ndim - where.ndim))
-        self._check_values(method, "observation", values, "finite numbers", ~np.isfinite(values) & where)
+        self._check_values(method, what, values, "finite numbers", ~np.isfinite(values) & where)
         for word, bound, wrong in (
-            ("least", self._low, (values < self._min) & where),
-            ("most", self._high, (values > self._max) & where),
+            ("least", box.low, (values < _widened(box.low, -1)) & where),
+            ("most", box.high, (values > _widened(box.high, 1)) & where),
         ):
             if wrong.any():
-                limit = np.broadcast_to(bound, self._shape)[wrong][0]
-                expected = f"at {word} {limit:.6g} by its space"
-                self._check_values(method, "observation", values, expected, wrong)
+                limit = np.broadcast_to(bound, shape)[wrong][0]
+                self._check_values(method, what, values, f"at {word} {limit:.6g} by its space", wrong)
 
     def _check_values(
         self, method: str, what: str, values: AnyArray, expected: str, wrong: BoolArray
@@ -132,8 +145,7 @@ def check_first_episodes(vector: VectorEnv[Any, Any, Any], name: str) -> OutputC
     """
     base = vector.unwrapped
     if not isinstance(base, SyncVectorEnv):
-        space: Any = vector.single_observation_space
-        return OutputCheck(name, space, (vector.num_envs,))
+        return OutputCheck(name, vector.single_observation_space, (vector.num_envs,))
     base.envs = [_checked(single, name) for single in base.envs]
     return None
 
@@ -143,8 +155,21 @@ def _checked(environment: gymnasium.Env[Any, Any], name: str) -> gymnasium.Env[A
     if isinstance(environment, gymnasium.Wrapper) and type(environment) in _ADDED_WRAPPERS:
         environment.env = _checked(environment.env, name)
         return environment
-    space: Any = environment.observation_space
-    return CheckedEnvironment(environment, OutputCheck(name, space))
+    return CheckedEnvironment(environment, OutputCheck(name, environment.observation_space))
+
+
+def _as_box(space: Any) -> Box | None:
+    """A `Box` with the shape and the bounds of `space`, of whole numbers if it is discrete."""
+    match space:
+        case Box():
+            return space
+        case MultiBinary():
+            return Box(0, 1, space.shape, _DISCRETE)
+        case Discrete():
+            return Box(space.start, space.start + space.n - 1, (), _DISCRETE)
+        case MultiDiscrete():
+            return Box(space.start, space.start + space.nvec - 1, space.shape, _DISCRETE)
+    return None
 
 
 def _widened(bound: Any, sign: int) -> Any:

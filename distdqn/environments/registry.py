@@ -10,8 +10,10 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Box
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
+from distdqn.environments.observations import MASK, ObservationPacker
 from distdqn.errors import ConfigError, EnvironmentFault, one_line
 from distdqn.types import EnvironmentSpec
 
@@ -65,8 +67,12 @@ def environment_name(env: EnvironmentSource) -> str:
     return env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__)
 
 
-def inspect_environment(env: EnvironmentSource) -> EnvironmentSpec:
-    """Builds the environment once and checks that DQN can learn it.
+def inspect_environment(env: EnvironmentSource, masks: bool = True) -> EnvironmentSpec:
+    """Builds the environment once, resets it, and checks that DQN can learn it.
+
+    Args:
+        env: its name, or a function.
+        masks: honour the `action_mask` of `info`.
 
     Raises:
         ConfigError: the environment does not exist, or DQN cannot use its spaces.
@@ -83,59 +89,62 @@ def inspect_environment(env: EnvironmentSource) -> EnvironmentSpec:
             f"The environment `{name}` cannot be built: {type(error).__name__}: {one_line(error)}"
         ) from error
     with contextlib.closing(vector):
-        observations: Any = vector.single_observation_space
         actions: Any = vector.single_action_space
-        _check_spaces(observations, actions)
+        if not isinstance(actions, gymnasium.spaces.Discrete):
+            raise ConfigError(
+                f"`env`: its actions are {actions}, and DQN needs `Discrete` actions (wrap it so that it "
+                "offers a fixed list of actions)."
+            )
+        info = _first_info(vector)
+        packer = make_packer(vector, masks and MASK in info)
+        if 0 in packer.shape:
+            raise ConfigError(
+                f"`env`: its observations are {vector.single_observation_space}, which holds no number (wrap "
+                "it so that it shows something)."
+            )
         return EnvironmentSpec(
             name=name,
-            observation_shape=observations.shape,
+            observation_shape=packer.shape,
             actions=int(actions.n),
             reward_threshold=_reward_threshold(vector),
-            observation_dtype=observation_dtype(observations),
-            observation_low=float(observations.low.min()),
-            observation_high=float(observations.high.max()),
-            conversion=_conversion(observations),
+            observation_dtype=packer.dtype.name,
+            observation_low=packer.low,
+            observation_high=packer.high,
+            conversion=_conversion(vector.single_observation_space, packer),
+            parts=packer.parts,
         )
 
 
-def observation_dtype(observations: Any) -> str:
-    """`uint8` for pixels and maps of bits with two or three axes, `float32` for all other observations."""
-    is_image = observations.dtype in (np.uint8, np.bool_) and len(observations.shape) in (2, 3)
-    return "uint8" if is_image else "float32"
+def make_packer(vector: VectorEnv[Any, Any, Any], has_mask: bool) -> ObservationPacker:
+    """What makes one array of the observations of `vector`, whose `info` has masks if `has_mask`."""
+    actions: Any = vector.single_action_space
+    return ObservationPacker(vector.single_observation_space, int(actions.n), has_mask)
 
 
-def _conversion(observations: Any) -> str | None:
-    """A line for the user about observations that are converted to another dtype."""
-    if observations.dtype == np.float32 or observation_dtype(observations) == "uint8":
-        return None
-    kind = str(observations.dtype)
-    if kind in ("uint8", "bool"):
-        axes = len(observations.shape)
-        kind = f"{kind} with {axes} {'axis' if axes == 1 else 'axes'} (images have 2 or 3)"
-    return f"Observations are {kind}: converted to float32."
+def _first_info(vector: VectorEnv[Any, Any, Any]) -> dict[str, Any]:
+    """`info` of the first reset. What is wrong with that is found by the actors, which check all outputs."""
+    try:
+        _, info = vector.reset(seed=0)
+        return dict(info)
+    except Exception:
+        return {}
 
 
-def _check_spaces(observations: Any, actions: Any) -> None:
-    """Refuses spaces that DQN cannot use, all at once."""
-    mistakes = []
-    if not isinstance(actions, gymnasium.spaces.Discrete):
-        mistakes.append(
-            f"`env`: its actions are {actions}, and DQN needs `Discrete` actions (wrap it so that it "
-            "offers a fixed list of actions)."
-        )
-    if not isinstance(observations, gymnasium.spaces.Box):
-        kind = type(observations).__name__
-        mistakes.append(
-            f"`env`: its observations are a `{kind}` space, and the network needs one `Box` (wrap it in "
-            "`gymnasium.wrappers.FlattenObservation`)."
-        )
-    elif 0 in observations.shape:
-        mistakes.append(
-            f"`env`: its observations have the shape {observations.shape}, which holds no number (wrap it so "
-            "that it shows something)."
-        )
-    if mistakes:
-        raise ConfigError(mistakes)
+def _conversion(space: Any, packer: ObservationPacker) -> str | None:
+    """A line for the user about observations that are converted to another kind of numbers."""
+    lines = []
+    if packer.parts:
+        parts = [f"{part.name} {part.shape}" for part in packer.parts]
+        lines.append(f"Observations have {len(parts)} parts: {', '.join(parts)}.")
+    elif not isinstance(space, Box):
+        lines.append(f"Observations are {type(space).__name__}: {packer.shape[0]} numbers, one-hot.")
+    elif space.dtype != np.float32 and packer.dtype != np.uint8:
+        kind, axes = str(space.dtype), len(space.shape)
+        if kind in ("uint8", "bool"):
+            kind = f"{kind} with {axes} {'axis' if axes == 1 else 'axes'} (images have 2 or 3)"
+        lines.append(f"Observations are {kind}: converted to float32.")
+    lines += [f"`{name}` ({type(leaf).__name__}) is left out." for name, leaf in packer.left_out]
+    return " ".join(lines) or None
 
 
 def _reward_threshold(vector: VectorEnv[Any, Any, Any]) -> float | None:

@@ -5,20 +5,20 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import gymnasium
 import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from distdqn.environments.observations import mask_from_info
 from distdqn.environments.output_checks import OutputCheck, check_first_episodes
 from distdqn.environments.registry import (
     EnvironmentSource,
     environment_name,
+    make_packer,
     make_vector_environment,
-    observation_dtype,
 )
 from distdqn.errors import ConsecutiveFailures, DistdqnError, EnvironmentFault, one_line
-from distdqn.types import AnyArray, IntArray, Steps
+from distdqn.types import AnyArray, BoolArray, IntArray, Steps
 
 _SURROUNDINGS = ("distdqn", "gymnasium")
 
@@ -81,7 +81,7 @@ class VectorEnvironment:
     """`E = environments` stepped together, whatever their autoreset mode.
 
     When one raises, all are rebuilt from the next of `seeds`. `checks_outputs` checks what each
-    returns until its first episode ends.
+    returns until its first episode ends. If `has_mask`, `info` says which actions are allowed.
 
     Raises:
         ConfigError: the environment does not exist.
@@ -99,8 +99,10 @@ class VectorEnvironment:
         seeds: Iterator[int],
         faults: FaultLog,
         checks_outputs: bool = False,
+        has_mask: bool = False,
     ) -> None:
         self._env, self._environments = env, environments
+        self._has_mask = has_mask
         self._seeds = seeds
         self._faults = faults
         self._unchecked = np.full(environments, checks_outputs)  # [E], their first episode is open
@@ -166,10 +168,9 @@ class VectorEnvironment:
         self._vector = vector = make_vector_environment(self._env, self._environments)
         self._opened.callback(vector.close)
         self._mode = AutoresetMode(vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
-        space: Any = vector.single_observation_space
-        self._dtype = np.dtype(observation_dtype(space))
-        actions = vector.single_action_space
-        self._first_action = int(actions.start) if isinstance(actions, gymnasium.spaces.Discrete) else 0
+        actions: Any = vector.single_action_space
+        self._first_action = int(actions.start)
+        self._packer = make_packer(vector, self._has_mask)
         self._check: OutputCheck | None = None  # of a vector class of its own
         if self._unchecked.any():
             self._check = check_first_episodes(vector, environment_name(self._env))
@@ -177,17 +178,26 @@ class VectorEnvironment:
 
     def _reset(self, seed: int) -> None:
         """Begins new episodes in all environments."""
-        self.observation = np.array(self._call_reset(seed=seed), self._dtype)
+        self.observation = self._pack(*self._call_reset(seed=seed))
         self.open_returns = np.zeros(self._environments, np.float64)
         self.open_lengths = np.zeros(self._environments, np.int64)
         self._resets_next = np.zeros(self._environments, np.bool_)  # [E]
 
-    def _call_reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> AnyArray:
+    def _call_reset(
+        self, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         result = self._vector.reset(seed=seed, options=options)
         if self._check is not None:
             self._check.check_reset(result)
-        observation: AnyArray = result[0]
-        return observation
+        return result
+
+    def _pack(self, observation: Any, info: dict[str, Any], ended: BoolArray | None = None) -> AnyArray:
+        """Packed copies `[E, *observation_shape]`: an environment may return the same buffer again.
+
+        The last observation of an episode that has `ended` `[E]` may allow no action.
+        """
+        mask = mask_from_info(info, self._environments) if self._has_mask else None
+        return self._packer.pack(observation, mask, ended)
 
     def _step(self, actions: IntArray, steps: Steps, row: int) -> list[EpisodeEnd]:
         result = self._vector.step(actions + self._first_action)
@@ -196,16 +206,17 @@ class VectorEnvironment:
         observation, reward, terminated, truncated, info = result
         is_transition = ~self._resets_next  # [E]
         ended = np.logical_or(terminated, truncated) & is_transition  # [E]
-        # Everything is copied, because an environment may return the same buffer again.
-        steps.next_observation[row] = observation
+        packed = self._pack(observation, info, ended)
+        steps.next_observation[row] = packed
         if self._mode is AutoresetMode.SAME_STEP:
             for i in np.flatnonzero(ended):
-                steps.next_observation[row, i] = info["final_obs"][i]
+                steps.next_observation[row, i] = self._pack_final(info, int(i))[0]
         elif self._mode is AutoresetMode.DISABLED and ended.any():
-            observation = self._call_reset(options={"reset_mask": ended})
+            packed = packed.copy()
+            packed[ended] = self._pack(*self._call_reset(options={"reset_mask": ended}))[ended]
         elif self._mode is AutoresetMode.NEXT_STEP:
             self._resets_next = ended
-        self.observation = np.array(observation, self._dtype)
+        self.observation = packed
         rewards = np.where(is_transition, reward, 0.0)
         steps.reward[row], steps.is_transition[row] = rewards, is_transition
         steps.terminated[row], steps.truncated[row] = terminated, truncated
@@ -219,6 +230,12 @@ class VectorEnvironment:
         if not self._unchecked.any():
             self._check = None
         return ends
+
+    def _pack_final(self, info: dict[str, Any], i: int) -> AnyArray:
+        """The last observation of environment `i`'s episode, where `step` returned the next one's first."""
+        told = mask_from_info(info.get("final_info", {}), self._environments)  # [E, A]
+        mask = None if told is None else told[i : i + 1]
+        return self._packer.pack(info["final_obs"][i], mask, np.ones(1, np.bool_), is_batch=False)
 
 
 def _error_of(function: Callable[[], None]) -> Exception | None:

@@ -25,7 +25,7 @@ def role_parts(config: Config, spec: EnvironmentSpec, role: str, index: int, res
         case "learner":
             return Learner, (config, spec, restarts)
         case "evaluator":
-            return Evaluator, (config,)
+            return Evaluator, (config, spec.mask is not None)
     raise ValueError(f"There is no role `{role}`.")
 
 

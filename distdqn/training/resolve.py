@@ -22,7 +22,11 @@ _ATOMS = {"value": None, "quantile": 11, "categorical": 51}  # measured; Bellema
 
 
 def check_surroundings(
-    env: EnvironmentSource, run_dir: str | None, network: str | None = None, is_resuming: bool = False
+    env: EnvironmentSource,
+    run_dir: str | None,
+    network: str | None = None,
+    is_resuming: bool = False,
+    masks: bool = True,
 ) -> EnvironmentSpec:
     """Checks what a run needs besides its options.
 
@@ -31,6 +35,7 @@ def check_surroundings(
         run_dir: folder for results, or None.
         network: `module:function` of the user's network, or None.
         is_resuming: the folder may hold a run.
+        masks: see `inspect_environment`.
 
     Returns:
         What the rest of the run needs to know of its environment.
@@ -50,7 +55,7 @@ def check_surroundings(
     except ConfigError as error:
         errors.append(error)
     try:
-        spec = inspect_environment(env)
+        spec = inspect_environment(env, masks)
     except DistdqnError as error:
         errors.append(error)
     if len(errors) == 1:

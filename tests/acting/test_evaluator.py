@@ -13,6 +13,7 @@ from toy_environments import (
 
 from distdqn.acting import evaluator as evaluator_module
 from distdqn.config.config import Config
+from distdqn.environments.registry import inspect_environment
 from distdqn.types import Evaluation, RolloutRequest
 
 TWO_ACTIONS = make_weights([0, 1], features=1, version=(2, 3), learner_steps=40)
@@ -111,9 +112,10 @@ def test_evaluation_breaks_ties_the_same_way_for_the_same_number():
 
 
 def test_evaluation_environments_get_seeds_that_training_never_uses(monkeypatch):
+    spec = inspect_environment(RandomRewardEnvironment)
     monkeypatch.setattr(RandomRewardEnvironment, "seeds", [])
     for index in range(5):
-        actor = make_actor(RandomRewardEnvironment, index=index, seed=7, rollout_length=5)
+        actor = make_actor(RandomRewardEnvironment, spec, index=index, seed=7, rollout_length=5)
         actor.rollout(RolloutRequest(0, 100))
     training = list(RandomRewardEnvironment.seeds)
     RandomRewardEnvironment.seeds.clear()

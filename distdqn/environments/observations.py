@@ -1,0 +1,209 @@
+"""Observations of any space as one array: discrete parts one-hot, boxes flat, images as they are."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
+
+from distdqn.errors import EnvironmentFault
+from distdqn.types import AnyArray, BoolArray, IntArray, ObservationPart
+
+MASK = "action_mask"  # of the actions that are allowed, in `info` or as a part of a `Dict` observation
+
+Path = tuple[Any, ...]  # keys and positions, from the whole space to one part
+_Encoder = Callable[[AnyArray], AnyArray]  # values [E, ...] of one part to numbers [E, K]
+
+
+def leaves(space: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """The spaces without parts inside `space`, in its own order, each with its path."""
+    if isinstance(space, Dict | Tuple):
+        inner = space.spaces.items() if isinstance(space, Dict) else enumerate(space.spaces)
+        for key, each in inner:
+            yield from leaves(each, (*path, key))
+    else:
+        yield path, space
+
+
+def value_at(observation: Any, path: Path) -> Any:
+    """The part of an observation, or of a batch of them, at `path`."""
+    for key in path:
+        observation = observation[key]
+    return observation
+
+
+def name_of(path: Path) -> str:
+    """A path in words, as in `goal.position`."""
+    return ".".join(map(str, path)) or "observation"
+
+
+def is_image(space: Any) -> bool:
+    """Whether a space is one of pixels or maps of bits: uint8 or bool with two or three axes."""
+    return isinstance(space, Box) and space.dtype in (np.uint8, np.bool_) and len(space.shape) in (2, 3)
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    path: Path
+    encode: _Encoder
+    part: ObservationPart
+
+
+class ObservationPacker:
+    """Packs observations of `space` into one array.
+
+    A lone `Box` stays as it is. All else becomes a vector of float32 or, with an image beside other parts, a
+    vector of bytes, four for each float32. What says which actions are allowed comes last.
+
+    Args:
+        space: of one observation.
+        actions: how many there are.
+        has_mask: whether `info` says which actions are allowed.
+    """
+
+    def __init__(self, space: gymnasium.Space[Any], actions: int, has_mask: bool = False) -> None:
+        found = list(leaves(space))
+        self.left_out = [(name_of(path), leaf) for path, leaf in found if not _size(leaf)]
+        self._mask_path = next((path for path, leaf in found if _is_mask(path, leaf, actions)), None)
+        self.has_mask = has_mask or self._mask_path is not None
+        kept = [(path, leaf) for path, leaf in found if path != self._mask_path and _size(leaf)]
+        self.dtype = np.dtype(np.uint8 if any(is_image(leaf) for _, leaf in kept) else np.float32)
+        self._leaves: list[_Leaf] = []
+        self._actions = actions
+        end = 0
+        for path, leaf in kept:
+            part = self._make_part(path, leaf, end)
+            self._leaves.append(_Leaf(path, _encoder(leaf), part))
+            end = part.end
+        lone: Any = kept[0][1] if len(kept) == 1 and not self.has_mask else None
+        self._is_plain = isinstance(lone, Box)
+        self.shape: tuple[int, ...] = (end + actions * self._width if self.has_mask else end,)
+        self.low, self.high = -math.inf, math.inf
+        if lone is not None:
+            bounds = (lone.low.min(), lone.high.max()) if self._is_plain else (0.0, 1.0)
+            self.low, self.high = map(float, bounds)
+            self.shape = lone.shape if self._is_plain else self.shape
+        self.parts: tuple[ObservationPart, ...] = ()
+        if lone is None:
+            masks = [ObservationPart(MASK, "mask", (actions,), end, self.shape[0])] if self.has_mask else []
+            self.parts = (*(leaf.part for leaf in self._leaves), *masks)
+
+    def pack(
+        self,
+        observation: Any,
+        mask: AnyArray | None = None,
+        ended: BoolArray | None = None,
+        is_batch: bool = True,
+    ) -> AnyArray:
+        """Packed observations `[E, *shape]`.
+
+        Args:
+            observation: of a vector environment, or, unless `is_batch`, of one environment.
+            mask: `[E, A]`, not 0 where `info` allows the action; None: all are allowed.
+            ended: `[E]`, where it is the last of an episode. There, a mask that allows nothing allows all.
+            is_batch: whether the parts of `observation` have a leading axis `E`.
+
+        Raises:
+            ValueError: a discrete part is outside its space.
+            EnvironmentFault: no action is allowed.
+        """
+
+        def read(path: Path) -> AnyArray:
+            value = np.asarray(value_at(observation, path))
+            return value if is_batch else value[None]
+
+        if self._is_plain:
+            return read(self._leaves[0].path).astype(self.dtype)
+        columns = [self._numbers(leaf.encode(read(leaf.path)), leaf.part.kind) for leaf in self._leaves]
+        if self.has_mask:
+            mask = mask if self._mask_path is None else read(self._mask_path)
+            columns.append(self._numbers(_allowed(mask, ended, (len(columns[0]), self._actions)), "mask"))
+        return np.concatenate(columns, axis=1)
+
+    @property
+    def _width(self) -> int:
+        """Numbers of the packed array that one float32 takes."""
+        return 4 // self.dtype.itemsize
+
+    def _make_part(self, path: Path, space: Any, begin: int) -> ObservationPart:
+        if is_image(space):
+            high = float(space.high.max())
+            return ObservationPart(name_of(path), "image", space.shape, begin, begin + _size(space), high)
+        end = begin + _size(space) * self._width
+        return ObservationPart(name_of(path), "vector", (_size(space),), begin, end)
+
+    def _numbers(self, values: AnyArray, kind: str) -> AnyArray:
+        """A part `[E, K]` as float32, or as bytes where the packed array has them."""
+        if self.dtype == np.float32 or kind == "image":
+            return values.astype(self.dtype)
+        return np.ascontiguousarray(values, np.float32).view(np.uint8)
+
+
+def _is_mask(path: Path, space: Any, actions: int) -> bool:
+    """Whether a part says which actions are allowed."""
+    return path == (MASK,) and isinstance(space, MultiBinary | Box) and math.prod(space.shape) == actions
+
+
+def _size(space: Any) -> int:
+    """Numbers that stand for a value of `space`; 0 if none can."""
+    if isinstance(space, Discrete):
+        return int(space.n)
+    if isinstance(space, MultiDiscrete):
+        return int(space.nvec.sum())
+    return math.prod(space.shape) if isinstance(space, Box | MultiBinary) else 0
+
+
+def _encoder(space: Any) -> _Encoder:
+    """The function from values `[E, ...]` of `space` to numbers `[E, K]`."""
+    if isinstance(space, Discrete):
+        return _one_hot(np.array([space.n]), np.array([space.start]))
+    if isinstance(space, MultiDiscrete):
+        return _one_hot(space.nvec.ravel(), space.start.ravel())
+    return lambda values: values.reshape(len(values), -1)
+
+
+def _one_hot(sizes: IntArray, start: IntArray) -> _Encoder:
+    """Each of `[E, M]` values as one-hot numbers, one group of `sizes` `[M]` after the other."""
+    offsets = np.cumsum(sizes) - sizes  # [M]
+
+    def encode(values: AnyArray) -> AnyArray:
+        position = values.reshape(len(values), -1).astype(np.int64) - start  # [E, M]
+        if ((position < 0) | (position >= sizes)).any():
+            raise ValueError(f"A discrete observation is outside its space: {values.tolist()}.")
+        numbers = np.zeros((len(values), int(sizes.sum())), np.float32)
+        np.put_along_axis(numbers, position + offsets, 1.0, axis=1)
+        return numbers
+
+    return encode
+
+
+def _allowed(mask: AnyArray | None, ended: BoolArray | None, size: tuple[int, int]) -> BoolArray:
+    """Whether each action is allowed, `[E, A] = size`; see `ObservationPacker.pack`."""
+    if mask is None:
+        return np.ones(size, np.bool_)
+    allowed: BoolArray = mask.reshape(size) != 0
+    allows_none = ~allowed.any(axis=1)  # [E]
+    if (allows_none if ended is None else allows_none & ~ended).any():
+        raise EnvironmentFault(
+            f"The environment's `{MASK}` allows no action (end the episode where nothing can be done)."
+        )
+    allowed[allows_none] = True
+    return allowed
+
+
+def mask_from_info(info: Mapping[str, Any], environments: int) -> AnyArray | None:
+    """The allowed actions `[E, A]` that a vector environment's `info` tells; None if it tells none.
+
+    An environment that tells none allows all.
+    """
+    mask = info.get(MASK)
+    if mask is None:
+        return None
+    told = np.asarray(info.get(f"_{MASK}", np.ones(environments, np.bool_)))  # [E]
+    if np.asarray(mask).dtype == object:  # of environments that do not all tell one
+        size = len(next(each for each in mask if each is not None))
+        mask = np.array([np.ones(size) if each is None else each for each in mask])
+    return np.where(told[:, None], np.asarray(mask), 1)
