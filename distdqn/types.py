@@ -53,11 +53,17 @@ class EnvironmentSpec:
     observation_high: float  # largest value of the observation space
     conversion: str | None  # a line for the user about observations that are converted
     parts: tuple[ObservationPart, ...] = ()  # none: an observation is one array of one kind
+    code_high: float | None = None  # of a lone image that holds codes, the largest one seen
 
     @property
     def is_image(self) -> bool:
         """Whether observations are images, kept as uint8."""
         return self.observation_dtype == "uint8"
+
+    @property
+    def image_high(self) -> float:
+        """The value of a lone image that the network scales to 1."""
+        return (self.code_high or self.observation_high) or 1.0  # 0: all are black
 
     @property
     def mask(self) -> ObservationPart | None:

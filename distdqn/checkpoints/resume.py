@@ -4,6 +4,7 @@ import contextlib
 import json
 import socket
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,12 @@ def describe_run(given: Config, config: Config, spec: EnvironmentSpec) -> Tree:
         "observation_shape": list(spec.observation_shape),
         "observation_dtype": spec.observation_dtype,
         "actions": spec.actions,
-        **({"observation_high": spec.observation_high} if spec.is_image else {}),  # images are divided by it
+        **({"observation_high": spec.image_high} if spec.is_image else {}),  # images are divided by it
+        **(
+            {"parts": [{**asdict(part), "shape": list(part.shape)} for part in spec.parts]}
+            if spec.parts
+            else {}
+        ),
         **{name: options[name] for name in names},
     }
     return {"config": given.to_json(), "structure": structure}

@@ -4,7 +4,8 @@ import contextlib
 import difflib
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -15,12 +16,14 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from distdqn.environments.observations import MASK, ObservationPacker
 from distdqn.errors import ConfigError, EnvironmentFault, one_line
-from distdqn.types import EnvironmentSpec
+from distdqn.networks.checks import choose_torso
+from distdqn.types import EnvironmentSpec, ObservationPart
 
 EnvironmentSource = str | Callable[[], gymnasium.Env[Any, Any]]  # an id, `module:Name`, or a function
 
 # Returns must be those of the game, so the actor clips rewards. An actor has one process, so one thread.
 _ATARI_SETTINGS: dict[str, Any] = {"reward_clipping": False, "num_threads": 1}
+_CODE_STEPS, _MAX_CODE = 100, 32  # a small image with no larger numbers in so many steps holds codes
 # By namespace: the package that registers it, and the extra of this package that installs it.
 _NAMESPACES = {"ALE": ("ale_py", "atari"), "MinAtar": ("minatar.gym", "minatar")}
 
@@ -95,14 +98,13 @@ def inspect_environment(env: EnvironmentSource, masks: bool = True) -> Environme
                 f"`env`: its actions are {actions}, and DQN needs `Discrete` actions (wrap it so that it "
                 "offers a fixed list of actions)."
             )
-        info = _first_info(vector)
-        packer = make_packer(vector, masks and MASK in info)
+        packer = make_packer(vector, masks and MASK in _first_info(vector))
         if 0 in packer.shape:
             raise ConfigError(
                 f"`env`: its observations are {vector.single_observation_space}, which holds no number (wrap "
                 "it so that it shows something)."
             )
-        return EnvironmentSpec(
+        spec = EnvironmentSpec(
             name=name,
             observation_shape=packer.shape,
             actions=int(actions.n),
@@ -113,6 +115,52 @@ def inspect_environment(env: EnvironmentSource, masks: bool = True) -> Environme
             conversion=_conversion(vector.single_observation_space, packer),
             parts=packer.parts,
         )
+        return _scaled_codes(spec, vector, packer)
+
+
+def _scaled_codes(
+    spec: EnvironmentSpec, vector: VectorEnv[Any, Any, Any], packer: ObservationPacker
+) -> EnvironmentSpec:
+    """Scales small images that hold codes by the largest number seen, not by the 255 of their space."""
+    lone = ObservationPart("observation", "image", spec.observation_shape, 0, 0, spec.observation_high)
+    parts = spec.parts or ((lone,) if spec.is_image else ())
+    small = [part for part in parts if part.kind == "image" and _may_hold_codes(part)]
+    if not small:
+        return spec
+    seen = _largest_numbers(vector, packer, small)
+    codes = {part.name: high for part, high in zip(small, seen, strict=True) if 0 < high <= _MAX_CODE}
+    if not codes:
+        return spec
+    told = ", ".join(f"`{name}` holds numbers up to {high}" for name, high in codes.items())
+    line = f"{told} in {_CODE_STEPS} random steps: the network scales by that, not by 255."
+    spec = replace(spec, conversion=" ".join(filter(None, [spec.conversion, line])))
+    if not spec.parts:
+        return replace(spec, code_high=float(codes["observation"]))
+    return replace(
+        spec, parts=tuple(replace(part, high=float(codes.get(part.name, part.high))) for part in parts)
+    )
+
+
+def _may_hold_codes(part: ObservationPart) -> bool:
+    return part.high == 255 and choose_torso(part.shape, is_image=True) != "nature"
+
+
+def _largest_numbers(
+    vector: VectorEnv[Any, Any, Any], packer: ObservationPacker, parts: Sequence[ObservationPart]
+) -> list[int]:
+    """The largest number of each image in some random steps; 0 if the environment fails."""
+    largest = [0] * len(parts)
+    try:
+        observation, _ = vector.reset(seed=0)
+        vector.action_space.seed(0)
+        for _ in range(_CODE_STEPS):
+            packed = packer.pack(observation)
+            images = [part.read(packed) if packer.parts else packed for part in parts]
+            largest = [max(high, int(np.max(image))) for high, image in zip(largest, images, strict=True)]
+            observation, *_ = vector.step(vector.action_space.sample())
+    except Exception:  # the actors find out what is wrong
+        return [0] * len(parts)
+    return largest
 
 
 def make_packer(vector: VectorEnv[Any, Any, Any], has_mask: bool) -> ObservationPacker:

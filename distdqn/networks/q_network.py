@@ -67,7 +67,7 @@ def _build_network(options: LearningOptions, spec: EnvironmentSpec, factory: Lay
     inputs = keras.Input(spec.observation_shape, dtype=spec.observation_dtype, name="observation")
     features = inputs
     if spec.is_image:  # even with a scale of 1, for the conversion to float32
-        features = layers.Rescaling(1.0 / (spec.observation_high or 1.0))(features)  # 0: all are black
+        features = layers.Rescaling(1.0 / spec.image_high)(features)
     features = torso_features(options.torso, spec.observation_shape, features, factory)  # [B, F]
     for units in options.hidden_sizes[:-1] if options.dueling else options.hidden_sizes:
         features = factory.hidden(features, units)

@@ -189,3 +189,26 @@ def test_environment_that_tells_no_mask_allows_all():
     info = {"action_mask": np.array([[0, 1], [0, 0]]), "_action_mask": np.array([True, False])}
     assert mask_from_info(info, 2).tolist() == [[0, 1], [1, 1]]
     assert mask_from_info({}, 2) is None
+
+
+@pytest.mark.parametrize("is_lone", [True, False], ids=["lone", "in-a-dict"])
+@pytest.mark.parametrize(("largest", "high"), [(10, 10.0), (200, 255.0)], ids=["codes", "pixels"])
+def test_small_images_of_codes_are_scaled_by_the_largest_number_seen(is_lone, largest, high):
+    class Grid(gymnasium.Env):
+        observation_space = PIXELS if is_lone else Dict({"view": PIXELS, "direction": Discrete(4)})
+        action_space = Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed, options=options)
+            return self._observe(0), {}
+
+        def step(self, _):
+            return self._observe(largest), 0.0, False, False, {}
+
+        def _observe(self, number):
+            view = np.full(PIXELS.shape, number, np.uint8)
+            return view if is_lone else {"view": view, "direction": 0}
+
+    spec = inspect_environment(Grid)
+    assert (spec.image_high if is_lone else spec.parts[1].high) == high
+    assert ("numbers up to 10 in 100 random steps" in (spec.conversion or "")) == (high == 10.0)
