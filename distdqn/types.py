@@ -5,7 +5,7 @@ Leading axes: `[C]` a chunk of transitions, `[U, B]` the batches of one learner 
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,13 @@ class EnvironmentSpec:
     conversion: str | None  # a line for the user about observations that are converted
     parts: tuple[ObservationPart, ...] = ()  # none: an observation is one array of one kind
     code_high: float | None = None  # of a lone image that holds codes, the largest one seen
+
+    @classmethod
+    def from_json(cls, tree: "Tree") -> Self:
+        """The inverse of `asdict` and JSON."""
+        parts = [ObservationPart(**part | {"shape": tuple(part["shape"])}) for part in tree["parts"]]
+        shape = tuple(tree["observation_shape"])
+        return cls(**tree | {"observation_shape": shape, "parts": tuple(parts)})
 
     @property
     def is_image(self) -> bool:

@@ -47,6 +47,15 @@ def normalized(space, actions):
     return keras.Sequential([keras.Input(space.shape), normalize, layers.Dense(actions)])
 
 
+def by_name(space, actions):
+    """A user's network that takes parts by name."""
+    inputs = {name: keras.Input(box.shape, dtype=box.dtype.name, name=name) for name, box in space.items()}
+    at = layers.Dense(4, "relu")(inputs["at"])
+    image = layers.Flatten()(layers.Rescaling(1.0 / 255.0)(inputs["image"]))
+    both = layers.Concatenate()([image, at, inputs["speed"]])
+    return keras.Model(inputs, layers.Dense(actions)(both))
+
+
 def with_operations(space, actions):
     """Divides by a plain number, which makes an operation and no layer."""
     inputs = keras.Input(space.shape)

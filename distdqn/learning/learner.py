@@ -56,7 +56,8 @@ class Learner:
             raise ConfigError(f"`network`: `{options.network}` must make new layers each time it is called.")
         target.set_weights(online.get_weights())  # a user's network may ignore the seed
         self._layers, self._notice = policy_layers(options, spec, self._q_network)
-        self._loop = UpdateLoop(online, target, options, make_integer_seed(options.seed, "network", 1))
+        noise_seed = make_integer_seed(options.seed, "network", 1)
+        self._loop = UpdateLoop(online, target, options, noise_seed, spec.mask)
         self._weights_version = (generation, 0)
         self._learner_steps = 0
         self._skipped = ConsecutiveFailures(_MAX_CONSECUTIVE)

@@ -12,8 +12,8 @@ from distdqn.config.config import LearningOptions
 from distdqn.errors import one_line
 from distdqn.learning import losses
 from distdqn.learning.heads import make_head
-from distdqn.networks.layers import NoisyDense
-from distdqn.types import AnyArray, BoolArray, FloatArray, Transitions
+from distdqn.networks.layers import MASKED, NoisyDense, read_part
+from distdqn.types import AnyArray, BoolArray, FloatArray, ObservationPart, Transitions
 
 
 class UpdateResult(NamedTuple):
@@ -38,10 +38,16 @@ class UpdateLoop:
         target: its lagging copy.
         options: resolved.
         noise_seed: of noisy layers.
+        mask: the part of an observation that says which actions are allowed, if there is one.
     """
 
     def __init__(
-        self, online: keras.Model, target: keras.Model, options: LearningOptions, noise_seed: int = 0
+        self,
+        online: keras.Model,
+        target: keras.Model,
+        options: LearningOptions,
+        noise_seed: int = 0,
+        mask: ObservationPart | None = None,
     ) -> None:
         self.online, self.target = online, target
         # The rate of the schedule comes with every call.
@@ -49,7 +55,7 @@ class UpdateLoop:
         self.optimizer.build(online.trainable_variables)
         self._options = options
         self._head = make_head(options)
-        self._noise_seed = noise_seed
+        self._noise_seed, self._mask = noise_seed, mask
         self._noisy = [
             layer for net in (online, target) for layer in net.layers if isinstance(layer, NoisyDense)
         ]
@@ -233,16 +239,25 @@ class UpdateLoop:
         """
         options, head = self._options, self._head
         reward, discount = batch["reward"], batch["discount"]
-        outputs = self.target(batch["next_observation"])  # [B, A] or [B, A, K]
+        observation, next_observation = batch["observation"], batch["next_observation"]
+        outputs = self.target(next_observation)  # [B, A] or [B, A, K]
         if not options.munchausen:
-            chooser = self.online(batch["next_observation"]) if options.double else outputs
-            chosen = losses.gather_greedy(outputs, head.q_values(chooser))  # [B] or [B, K]
+            chooser = self.online(next_observation) if options.double else outputs
+            chosen = losses.gather_greedy(outputs, self._q_values(chooser, next_observation))  # [B] or [B, K]
             return head.target(reward, discount, chosen)
         temperature = options.munchausen_temperature
-        q_before = head.q_values(self.target(batch["observation"]))  # [B, A]
+        q_before = self._q_values(self.target(observation), observation)  # [B, A]
         bonus = losses.munchausen_bonus(q_before, batch["action"], temperature, options.munchausen_clip)
-        policy = losses.soft_policy(head.q_values(outputs), temperature)  # [B, A], [B, A]
+        q_after = self._q_values(outputs, next_observation)  # [B, A]
+        policy = losses.soft_policy(q_after, temperature)  # [B, A], [B, A]
         return head.soft_target(reward + options.munchausen_scale * bonus, discount, outputs, *policy)
+
+    def _q_values(self, outputs: Tensor, observation: Tensor) -> Tensor:
+        """Q-values `[B, A]` of `outputs` `[B, A]` or `[B, A, K]`, lowered where an action is not allowed."""
+        q_values = self._head.q_values(outputs)
+        if self._mask is None:
+            return q_values
+        return q_values + MASKED * (read_part(self._mask, observation) - 1.0)
 
     def _variables_to_restore(self) -> list[Any]:
         """Variables whose values from before an update are needed to skip it."""

@@ -4,19 +4,27 @@ import contextlib
 import importlib
 from collections.abc import Iterator
 
-import gymnasium
 import keras
 import numpy as np
+from gymnasium.spaces import Box, Dict
 
 from distdqn.errors import ConfigError, one_line
 from distdqn.types import EnvironmentSpec
 
 
-def make_observation_space(spec: EnvironmentSpec) -> gymnasium.spaces.Box:
-    """The observation space that the user's function gets."""
+def make_observation_space(spec: EnvironmentSpec) -> Box | Dict:
+    """The observation space that the user's function gets: a `Dict` if observations have several parts."""
+    boxes: dict[str, Box] = {}
+    for part in spec.parts:
+        if part.kind == "image":
+            boxes[part.name] = Box(0, int(part.high), part.shape, np.uint8)
+        elif part.kind == "vector":
+            boxes[part.name] = Box(-np.inf, np.inf, part.shape, np.float32)
+    if boxes:
+        return Dict(list(boxes.items())) if len(boxes) > 1 else next(iter(boxes.values()))
     dtype = np.dtype(spec.observation_dtype).type
     low, high = dtype(spec.observation_low), dtype(spec.observation_high)
-    return gymnasium.spaces.Box(low, high, spec.observation_shape, dtype)
+    return Box(low, high, spec.observation_shape, dtype)
 
 
 def build_custom_network(
@@ -31,8 +39,8 @@ def build_custom_network(
         seed: set as the global seed of Keras, Python, NumPy and TensorFlow before the call.
 
     Returns:
-        A functional Keras model with one input `[B, *observation_shape]` and one output
-        `[B, *output_shape]`.
+        A functional Keras model with one input `[B, *observation_shape]`, or one for each part by name, and
+        one output `[B, *output_shape]`.
 
     Raises:
         ConfigError: it cannot be imported, called, or used.
@@ -50,17 +58,20 @@ def build_custom_network(
         model = function(space, spec.actions)
     if not isinstance(model, keras.Model):
         raise ConfigError(f"`network`: `{name}` must return a Keras model, not a `{type(model).__name__}`.")
-    with _as_config_error(f"the model of `{name}` does not accept observations of the shape {space.shape}"):
+    shown = f"parts {', '.join(space.spaces)}" if isinstance(space, Dict) else f"shape {space.shape}"
+    with _as_config_error(f"the model of `{name}` does not accept observations of the {shown}"):
         model = _functional(model, space)
-    for kind, tensors, shape in (
-        ("input", model.inputs, spec.observation_shape),
-        ("output", model.outputs, output_shape),
-    ):
+    expected = {"output": (model.outputs, output_shape)}
+    if isinstance(space, Box):
+        expected = {"input": (model.inputs, space.shape), **expected}
+    for kind, (tensors, shape) in expected.items():
         found = [tuple(tensor.shape[1:]) for tensor in tensors]
         if found != [shape]:
             raise ConfigError(
                 f"`network`: the model of `{name}` must have one {kind} of the shape {shape}, not {found}."
             )
+    if isinstance(space, Dict):
+        return model
     return keras.Model(model.inputs[0], model.outputs[0], name="q_network")
 
 
@@ -74,9 +85,13 @@ def _as_config_error(failure: str, hint: str = "") -> Iterator[None]:
         raise ConfigError(f"`network`: {failure}: {cause}{hint}") from error
 
 
-def _functional(model: keras.Model, space: gymnasium.spaces.Box) -> keras.Model:
+def _functional(model: keras.Model, space: Box | Dict) -> keras.Model:
     """`model` with known inputs and outputs."""
     kind = type(model)
+    if isinstance(space, Dict):
+        dtypes = {name: np.dtype(box.dtype).name for name, box in space.items()}
+        parts = {name: keras.Input(space[name].shape, dtype=dtypes[name], name=name) for name in dtypes}
+        return keras.Model(parts, model(parts))
     if not (kind.__module__.startswith("keras.") and kind.__name__ in ("Functional", "Sequential")):
         inputs = keras.Input(space.shape, dtype=space.dtype.name)
         return keras.Model(inputs, model(inputs))

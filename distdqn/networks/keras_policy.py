@@ -12,7 +12,7 @@ from keras import layers
 from typing_extensions import override
 
 from distdqn.config.config import LearningOptions
-from distdqn.networks.layers import NoisyDense
+from distdqn.networks.layers import NoisyDense, Unpack
 from distdqn.networks.numpy_policy import ACTIVATIONS, Policy
 from distdqn.networks.q_network import make_networks
 from distdqn.types import AnyArray, EnvironmentSpec, FloatArray, Layer, PolicyWeights
@@ -23,6 +23,7 @@ _OPTIONS = ("network", "head", "atoms", "v_min", "v_max")
 # By Keras class: the kind of the layer in `numpy_policy`, and the settings that both share.
 _LAYERS: dict[str, tuple[str, ...]] = {
     "InputLayer": ("input",),
+    "Unpack": ("unpack", "part"),
     "Flatten": ("flatten",),
     "Dense": ("dense", "activation"),
     "NoisyDense": ("noisy_dense", "activation"),
@@ -124,7 +125,7 @@ def _settings(layer: layers.Layer) -> dict[str, Any]:
     inner = _inner(layer)
     keras_class, settings = type(inner).__name__, None
     # Layers of others, and operations of `keras.ops`, may have the name of a known layer.
-    is_known = type(inner) in (NoisyDense, getattr(layers, keras_class, None))
+    is_known = type(inner) in (NoisyDense, Unpack, getattr(layers, keras_class, None))
     if is_known and inner.compute_dtype in ("float32", "uint8"):
         settings = _settings_from_config(keras_class, inner.get_config())
     if settings is None:
@@ -218,6 +219,4 @@ class _Network:
 def _network(layer: str) -> _Network:
     """The network of a layer of the kind `keras`, given in JSON."""
     settings: dict[str, Any] = json.loads(layer)
-    shape = tuple(settings["spec"]["observation_shape"])
-    spec = EnvironmentSpec(**settings["spec"] | {"observation_shape": shape})
-    return _Network(LearningOptions(**settings["options"]), spec)
+    return _Network(LearningOptions(**settings["options"]), EnvironmentSpec.from_json(settings["spec"]))

@@ -1,5 +1,8 @@
 """The layers of the Q-network in Keras: noisy, hidden and output layers, and the torsos."""
 
+from dataclasses import asdict
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -7,6 +10,9 @@ from keras import KerasTensor, layers
 
 from distdqn.config.config import LearningOptions
 from distdqn.networks.checks import check_torso, is_channel_first
+from distdqn.types import ObservationPart
+
+MASKED = 1e9  # how far the Q-value of an action that is not allowed lies below; float32 holds it exactly
 
 
 class NoisyDense(layers.Layer):  # type: ignore[misc]
@@ -53,6 +59,40 @@ class NoisyDense(layers.Layer):  # type: ignore[misc]
         for position, noise in enumerate((self.noise_in, self.noise_out)):
             normal = tf.random.stateless_normal(noise.shape, seed + tf.constant([0, position]))
             noise.assign(tf.sign(normal) * tf.sqrt(tf.abs(normal)))
+
+
+class Unpack(layers.Layer):  # type: ignore[misc]
+    """One part of packed observations `[B, N]`: `[B, *shape]`, uint8 of an image, else float32."""
+
+    def __init__(self, part: ObservationPart) -> None:
+        super().__init__()
+        self.part = part
+
+    def call(self, packed: tf.Tensor) -> tf.Tensor:
+        """The part of `packed` `[B, N]`."""
+        return read_part(self.part, packed)
+
+    def compute_output_spec(self, packed: KerasTensor) -> KerasTensor:
+        """Shape and dtype of what `call` returns."""
+        is_image = self.part.kind == "image"
+        return KerasTensor((packed.shape[0], *self.part.shape), "uint8" if is_image else "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        """What the NumPy policy needs to know."""
+        return {**super().get_config(), "part": asdict(self.part)}
+
+
+def read_part(part: ObservationPart, packed: tf.Tensor) -> tf.Tensor:
+    """`part.read` of packed observations `[B, N]` in TensorFlow, `[B, *part.shape]`."""
+    values = packed[:, part.begin : part.end]
+    if packed.dtype == tf.uint8 and part.kind != "image":
+        values = tf.bitcast(tf.reshape(values, (-1, (part.end - part.begin) // 4, 4)), tf.float32)
+    return tf.reshape(values, (-1, *part.shape))
+
+
+def masked_q_values(q_values: KerasTensor, mask: KerasTensor) -> KerasTensor:
+    """Q-values `[B, A]`, lowered by a billion where `mask` `[B, A]` is 0, and else the same to the bit."""
+    return layers.Add()([q_values, layers.Rescaling(MASKED, -MASKED)(mask)])
 
 
 class LayerFactory:

@@ -12,7 +12,7 @@ import numpy as np
 from typing_extensions import override
 
 from distdqn.networks.tensorflow_setup import import_tensorflow
-from distdqn.types import AnyArray, FloatArray, Layer, PolicyWeights
+from distdqn.types import AnyArray, FloatArray, Layer, ObservationPart, PolicyWeights
 
 # Numbers in the observations that are evaluated together: the outputs of convolutions are many times larger
 # and should stay in the processor's cache.
@@ -57,6 +57,7 @@ class NumpyPolicy(Policy):
     def __init__(self, weights: PolicyWeights) -> None:
         self._steps = [_bind_layer(layer, weights.arrays) for layer in weights.layers]
         self._names = [(layer["name"], layer["inputs"]) for layer in weights.layers]
+        self._takes_bytes = any(layer["kind"] == "unpack" for layer in weights.layers)
 
     @override
     def resample(self, generator: np.random.Generator) -> None:
@@ -74,11 +75,13 @@ class NumpyPolicy(Policy):
 
     def _evaluate(self, observation: AnyArray) -> FloatArray:
         values: dict[str, FloatArray] = {}
-        result = observation.astype(np.float32, copy=False)
+        # Packed observations hold bytes until `unpack` reads them.
+        result: Any = observation if self._takes_bytes else observation.astype(np.float32, copy=False)
         for (name, inputs), step in zip(self._names, self._steps, strict=True):
             result = step([values[i] for i in inputs] or [result])
             values[name] = result
-        return result
+        q_values: FloatArray = result
+        return q_values
 
 
 def tree_from_weights(weights: PolicyWeights) -> dict[str, Any]:
@@ -283,6 +286,12 @@ def _reduce(function: Any, windows: FloatArray) -> FloatArray:
     return result
 
 
+def _bind_unpack(layer: Layer, _: list[FloatArray]) -> _Operation:
+    """One part of packed observations, as float32."""
+    part = ObservationPart(**layer["part"])
+    return lambda inputs: part.read(inputs[0]).astype(np.float32, copy=False)
+
+
 # By kind: layers without settings or arrays, and functions that bind a layer to its own arrays.
 _OPERATIONS: dict[str, _Operation] = {
     "input": lambda inputs: inputs[0],
@@ -309,6 +318,7 @@ _BINDERS: dict[str, Callable[[Layer, list[FloatArray]], _Operation]] = {
     "activation": lambda layer, _: lambda inputs: ACTIVATIONS[layer["activation"]](inputs[0]),
     "dense": _bind_dense,
     "noisy_dense": _NoisyDense,
+    "unpack": _bind_unpack,
     "layer_normalization": _bind_layer_normalization,
     "batch_normalization": _bind_batch_normalization,
     "conv2d": _bind_conv2d,

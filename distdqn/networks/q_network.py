@@ -1,13 +1,17 @@
 """The Q-network in Keras: torso, hidden layers and head, or the user's own network."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
 import keras
 import numpy as np
 from keras import KerasTensor, layers
 
 from distdqn.config.config import LearningOptions, resolved
 from distdqn.networks.custom_network import build_custom_network
-from distdqn.networks.layers import LayerFactory, torso_features
-from distdqn.types import EnvironmentSpec, FloatArray
+from distdqn.networks.layers import LayerFactory, Unpack, masked_q_values, torso_features
+from distdqn.types import EnvironmentSpec, FloatArray, ObservationPart
 
 
 def make_networks(
@@ -15,31 +19,71 @@ def make_networks(
 ) -> tuple[keras.Model, keras.Model]:
     """Keras models with shared layers, from observations `[B, *observation_shape]` to outputs and Q-values.
 
-    Outputs are `[B, A]` or `[B, A, K]`, Q-values `[B, A]`. Under the value head both are the same model.
+    Outputs are `[B, A]` or `[B, A, K]`, Q-values `[B, A]`. Under the value head both are the same model,
+    unless observations have masks, which lower the Q-values of actions that are not allowed.
 
     Args:
         options: resolved.
         spec: of the environment.
         seed: of the initial weights: Glorot uniform kernels, zero biases.
-        plain: leave out noise and spectral normalization.
+        plain: leave out noise and spectral normalization, and take the parts of observations by name.
 
     Raises:
         ConfigError: the torso does not fit the observations, or the user's network fails or does not fit.
     """
+    parts = spec.parts if plain or options.network else _joined(spec.parts)
+    inputs, values = _make_inputs(spec, parts, by_name=plain)
     if options.network is None:
-        network = _build_network(options, spec, LayerFactory(options, seed, plain))
+        outputs = _build_outputs(options, spec, LayerFactory(options, seed, plain), parts, values)
     else:
-        network = build_custom_network(options.network, spec, _output_shape(options, spec), seed)
-    if options.head == "value":
-        return network, network
-    return network, keras.Model(network.inputs[0], _q_values(options, network.outputs[0]), name="q_values")
+        model = build_custom_network(options.network, spec, _output_shape(options, spec), seed)
+        if parts:
+            shown = {part.name: values[part.name] for part in parts if part.kind != "mask"}
+            outputs = model(shown if len(shown) > 1 else next(iter(shown.values())))
+        else:
+            inputs, outputs = model.inputs[0], model.outputs[0]
+    network = keras.Model(inputs, outputs, name="q_network")
+    q_values = outputs if options.head == "value" else _q_values(options, outputs)
+    if spec.mask is not None:
+        q_values = masked_q_values(q_values, values[spec.mask.name])
+    return network, network if q_values is outputs else keras.Model(inputs, q_values, name="q_values")
+
+
+def _joined(parts: Sequence[ObservationPart]) -> list[ObservationPart]:
+    """The parts of a packed observation, neighbouring vectors as one."""
+    joined: list[ObservationPart] = []
+    for part in parts:
+        if joined and joined[-1].kind == part.kind == "vector":
+            before = joined.pop()
+            shape = (before.shape[0] + part.shape[0],)
+            part = replace(before, shape=shape, end=part.end)
+        joined.append(part)
+    return joined
+
+
+def _make_inputs(
+    spec: EnvironmentSpec, parts: Sequence[ObservationPart], by_name: bool
+) -> tuple[Any, dict[str, KerasTensor]]:
+    """Inputs of a model, and the values of `parts` that they hold, `[B, ...]` by name.
+
+    Args:
+        spec: of the environment.
+        parts: of a packed observation; none: it is not packed.
+        by_name: one input for each part, in place of one for packed observations.
+    """
+    if parts and by_name:
+        dtypes = {"image": "uint8"}
+        inputs = {p.name: keras.Input(p.shape, dtype=dtypes.get(p.kind), name=p.name) for p in parts}
+        return inputs, inputs
+    packed = keras.Input(spec.observation_shape, dtype=spec.observation_dtype, name="observation")
+    return packed, {part.name: Unpack(part)(packed) for part in parts} or {"observation": packed}
 
 
 def plain_q_network(options: LearningOptions, spec: EnvironmentSpec, arrays: list[FloatArray]) -> keras.Model:
     """A model of standard Keras layers from observations `[B, *observation_shape]` to Q-values `[B, A]`.
 
-    It has no noise and no spectral normalization, which act in training only. A user's own network is
-    returned unchanged.
+    It has no noise and no spectral normalization, which act in training only, and one input for each part
+    of an observation. A user's own layers are the same.
 
     Args:
         options: resolved, of the network that `arrays` belong to.
@@ -48,10 +92,11 @@ def plain_q_network(options: LearningOptions, spec: EnvironmentSpec, arrays: lis
     """
     _, source = make_networks(options, spec, seed=0)
     source.set_weights(arrays)
-    if options.network is not None:
+    if options.network is not None and not spec.parts:
         return source
     _, plain = make_networks(options, spec, seed=0, plain=True)
-    for layer, plain_layer in zip(source.layers, plain.layers, strict=True):
+    pairs = [[layer for layer in model.layers if layer.weights] for model in (source, plain)]
+    for layer, plain_layer in zip(*pairs, strict=True):
         inner = getattr(layer, "layer", layer)  # of the wrapper that normalizes
         plain_layer.set_weights(inner.get_weights()[: len(plain_layer.weights)])  # means come first
     return plain
@@ -62,13 +107,32 @@ def _output_shape(options: LearningOptions, spec: EnvironmentSpec) -> tuple[int,
     return (spec.actions,) if options.head == "value" else (spec.actions, resolved(options.atoms))
 
 
-def _build_network(options: LearningOptions, spec: EnvironmentSpec, factory: LayerFactory) -> keras.Model:
-    """Torso, hidden layers and head, from observations to outputs `[B, A]` or `[B, A, K]`."""
-    inputs = keras.Input(spec.observation_shape, dtype=spec.observation_dtype, name="observation")
-    features = inputs
-    if spec.is_image:  # even with a scale of 1, for the conversion to float32
-        features = layers.Rescaling(1.0 / spec.image_high)(features)
-    features = torso_features(options.torso, spec.observation_shape, features, factory)  # [B, F]
+def _build_outputs(
+    options: LearningOptions,
+    spec: EnvironmentSpec,
+    factory: LayerFactory,
+    parts: Sequence[ObservationPart],
+    values: dict[str, KerasTensor],
+) -> KerasTensor:
+    """Torsos, hidden layers and head, from observations to outputs `[B, A]` or `[B, A, K]`.
+
+    Args:
+        options: resolved.
+        spec: of the environment.
+        factory: makes the layers.
+        parts: of an observation; none: it has no parts.
+        values: of the parts, or of the whole `observation`, `[B, ...]` by name.
+    """
+    kind = "image" if spec.is_image else "array"
+    lone = ObservationPart("observation", kind, spec.observation_shape, 0, 0, spec.image_high)
+    columns = []
+    for part in [part for part in parts or (lone,) if part.kind != "mask"]:
+        features = values[part.name]
+        if part.kind == "image":  # even with a scale of 1, for the conversion to float32
+            features = layers.Rescaling(1.0 / part.high)(features)
+        torso = "dense" if part.kind == "vector" else options.torso
+        columns.append(torso_features(torso, part.shape, features, factory))  # [B, F]
+    features = layers.Concatenate()(columns) if len(columns) > 1 else columns[0]
     for units in options.hidden_sizes[:-1] if options.dueling else options.hidden_sizes:
         features = factory.hidden(features, units)
     shape = _output_shape(options, spec)
@@ -78,7 +142,7 @@ def _build_network(options: LearningOptions, spec: EnvironmentSpec, factory: Lay
         outputs = factory.output(features, int(np.prod(shape)), options.output_bias)
     if outputs.shape[1:] != shape:
         outputs = layers.Reshape(shape)(outputs)
-    return keras.Model(inputs, outputs, name="q_network")
+    return outputs
 
 
 def _dueling_outputs(
