@@ -249,7 +249,7 @@ class _Runner:
         if last is None:
             return
         self.has_saved = True
-        networks = {"policy": last if goal.best is None else goal.best_weights, "final": last}
+        networks = {"policy": goal.best_weights or last, "final": last}
         for name, weights in networks.items():  # first, because these need no other process
             self.directory.write_bytes(f"{name}.npz", policy_bytes(weights))
         for name, weights in networks.items():

@@ -24,7 +24,7 @@ from distdqn.training.resolve import resolve
 from distdqn.types import EnvironmentSpec, Evaluation
 
 SPEC = EnvironmentSpec("CartPole-v1", (4,), 2, 475.0, "float32", -np.inf, np.inf, None)
-BEST = Evaluation([490.0, 500.0, 480.0], [490, 500, 480], (0, 7), 150, 1.0)
+BEST = Evaluation([490.0, 500.0, 480.0], (0, 7), 150, 1.0)
 
 
 def tree_of(learner_steps, **options):

@@ -86,8 +86,9 @@ class Options(BaseModel):
                 super().__init__(**given)
             except ValidationError as error:
                 single = _mistakes(type(self), error)
-            values = {name: field.default for name, field in type(self).model_fields.items()} | given
-            others = contradictions({k: v for k, v in values.items() if k not in single})
+            defaults = {name: field.default for name, field in type(self).model_fields.items()}
+            valid = {name: value for name, value in (defaults | given).items() if name not in single}
+            others = contradictions(valid, defaults)
             if single or others:
                 raise InvalidOptions(single, others)
 

@@ -179,7 +179,7 @@ class AsyncCheckpointer:
 
     def _make_tree(self, learner: Tree) -> Tree:
         """All that a checkpoint holds apart from replay, and how many actors act."""
-        return {**run_tree(self._run, learner, self._team.value), "acting": len(self._team.acting)}
+        return {**run_tree(self._run, learner), "acting": len(self._team.acting)}
 
     def _is_writing(self) -> bool:
         """Whether the thread is busy; handles the end of its last task."""

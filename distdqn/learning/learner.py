@@ -13,6 +13,7 @@ from distdqn.networks.tensorflow_setup import gpu_notice, import_tensorflow, wit
 from distdqn.replay.shards import merge, split_update
 from distdqn.seeding import make_integer_seed
 from distdqn.types import (
+    AnyArray,
     BoolArray,
     EnvironmentSpec,
     LearnReport,
@@ -42,7 +43,7 @@ class Learner:
     """
 
     def __init__(self, options: LearningOptions, spec: EnvironmentSpec, generation: int = 0) -> None:
-        import_tensorflow(options.learner_threads)
+        import_tensorflow(options.learner_threads, options.learner_gpus > 0)
         # These import TensorFlow at the top: not before its setup, and never in a process without a learner.
         from distdqn.learning.update import UpdateLoop
         from distdqn.networks.keras_policy import policy_layers
@@ -56,6 +57,8 @@ class Learner:
             raise ConfigError(f"`network`: `{options.network}` must make new layers each time it is called.")
         target.set_weights(online.get_weights())  # a user's network may ignore the seed
         self._layers, self._notice = policy_layers(options, spec, self._q_network)
+        # NumPy's copy of the network, until it is compared on real observations.
+        self._unchecked = None if self._uses_keras else self._layers
         self._loop = UpdateLoop(online, target, options, make_integer_seed(options.seed, "network", 1))
         self._weights_version = (generation, 0)
         self._learner_steps = 0
@@ -70,7 +73,7 @@ class Learner:
         """
         with without_stderr():
             notice = self._loop.compile(self._options.updates_per_call, resolved(self._options.batch_size))
-            notices = [self._notice, notice, gpu_notice()]
+            notices = [self._notice, notice, gpu_notice() if self._options.learner_gpus else None]
         return " ".join(filter(None, notices)) or None
 
     def learn(
@@ -80,7 +83,8 @@ class Learner:
 
         Args:
             batches: `[U, B]` transitions.
-            publish: return the weights after the last update as a new version.
+            publish: return the weights after the last update as a new version; so does the first call if
+                it finds that actors need Keras.
             learning_rate: from this call on; None means the same as before.
 
         Returns:
@@ -92,12 +96,13 @@ class Learner:
         """
         begin = time.perf_counter()
         updates = len(batches.transitions)
+        used_keras, notice = self._uses_keras, self._check_copy(batches.transitions.observation)
         result = self._loop.run(
             batches.transitions, self._learner_steps, batches.importance_weight, learning_rate
         )
         self._learner_steps += updates
         self._check_not_diverged(result.is_finite, result.first_not_finite)
-        weights = self.publish() if publish else None
+        weights = self.publish() if publish or self._uses_keras != used_keras else None
         report = LearnReport(
             updates=updates,
             learner_steps=self._learner_steps,
@@ -108,6 +113,7 @@ class Learner:
             weights_version=weights.weights_version if weights else None,
             not_finite=updates - int(np.count_nonzero(result.is_finite)),
             first_not_finite=result.first_not_finite,
+            notice=notice,
         )
         if self._options.sampler != "prioritized":
             return report, weights, None
@@ -127,6 +133,28 @@ class Learner:
         report, weights, update = self.learn(merge(assignment, parts), publish, learning_rate)
         updates = [None for _ in parts] if update is None else split_update(assignment, update)
         return report, weights, *updates
+
+    def _check_copy(self, observation: AnyArray) -> str | None:
+        """Lets actors use Keras if NumPy evaluates the network differently; returns a line for the user.
+
+        Only the first call compares both, on the first of `observation` `[U, B, *observation_shape]`: one
+        alone, and as many as there are actions.
+        """
+        from distdqn.networks.keras_policy import difference, keras_layers
+
+        if self._unchecked is None:
+            return None
+        flat = observation.reshape(-1, *self._spec.observation_shape)
+        reason = difference(self._unchecked, self._q_network, flat[: max(2, self._spec.actions)])
+        self._unchecked = None
+        if reason is None:
+            return None
+        self._layers, notice = keras_layers(self._options, self._spec, reason)
+        return notice
+
+    @property
+    def _uses_keras(self) -> bool:
+        return str(self._layers[0]["kind"]) == "keras"
 
     def _check_not_diverged(self, is_finite: BoolArray, first_not_finite: str | None) -> None:
         """Counts consecutive skipped updates; `is_finite` `[U]` is False for those of this call."""
@@ -170,6 +198,7 @@ class Learner:
             "weights_version": list(self._weights_version),
             "consecutive_skipped": self._skipped.count,
             "first_skipped": self._first_skipped,
+            "actors_use_keras": self._uses_keras,
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -191,6 +220,10 @@ class Learner:
         self._weights_version = (own, 0) if own > saved_generation else (saved_generation, saved_version)
         self._skipped.count = state["consecutive_skipped"]
         self._first_skipped = state["first_skipped"]
+        if state["actors_use_keras"]:
+            from distdqn.networks.keras_policy import keras_layers
+
+            self._layers, _ = keras_layers(self._options, self._spec, "")
 
 
 def export_network(options: LearningOptions, spec: EnvironmentSpec, weights: PolicyWeights) -> bytes:

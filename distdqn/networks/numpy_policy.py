@@ -122,6 +122,13 @@ def _bind_layer(layer: Layer, arrays: list[FloatArray]) -> _Operation:
     return _BINDERS[kind](layer, [arrays[i] for i in layer["arrays"]])
 
 
+def factorised_noise(generator: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
+    """`sign(e) * sqrt(|e|)` `[...]` for normal numbers `e`; see `NoisyDense` in `distdqn.networks.layers`."""
+    normal = generator.standard_normal(shape, np.float32)
+    noise: FloatArray = np.sign(normal) * np.sqrt(np.abs(normal))
+    return noise
+
+
 def _leaky_relu(x: FloatArray, slope: float = 0.2) -> FloatArray:
     return np.where(x > 0.0, x, np.float32(slope) * x)
 
@@ -184,8 +191,7 @@ class _NoisyDense:
 
     def resample(self, generator: np.random.Generator) -> None:
         """Draws new noise."""
-        normals = [generator.standard_normal((size,), np.float32) for size in self._kernel.shape]
-        noise_in, noise_out = (np.sign(normal) * np.sqrt(np.abs(normal)) for normal in normals)
+        noise_in, noise_out = (factorised_noise(generator, (size,)) for size in self._kernel.shape)
         self._noisy_kernel = self._kernel + self._kernel_sigma * np.outer(noise_in, noise_out)
         self._noisy_bias = self._bias + self._bias_sigma * noise_out
 
@@ -261,13 +267,13 @@ def _bind_conv2d(layer: Layer, arrays: list[FloatArray]) -> _Operation:
 
 def _bind_max_pooling2d(layer: Layer, _: list[FloatArray]) -> _Operation:
     """The maximum of each window and channel."""
-    size = tuple(layer["size"])
+    size = tuple(layer["pool_size"])
     return lambda inputs: _reduce(np.maximum, _windows(inputs[0], size, layer, -math.inf))
 
 
 def _bind_average_pooling2d(layer: Layer, _: list[FloatArray]) -> _Operation:
     """The mean of each window and channel, without missing pixels."""
-    size = tuple(layer["size"])
+    size = tuple(layer["pool_size"])
 
     def total(images: FloatArray) -> FloatArray:
         return _reduce(np.add, _windows(images, size, layer))
@@ -283,6 +289,14 @@ def _reduce(function: Any, windows: FloatArray) -> FloatArray:
     return result
 
 
+def _merge(function: Any, inputs: list[FloatArray]) -> FloatArray:
+    """`function` over all inputs `[B, ...]`, those of lower rank with axes of length 1 after the batch."""
+    rank = max(x.ndim for x in inputs)
+    same_rank = [x.reshape(len(x), *[1] * (rank - x.ndim), *x.shape[1:]) for x in inputs]
+    result: FloatArray = functools.reduce(function, same_rank)
+    return result
+
+
 # By kind: layers without settings or arrays, and functions that bind a layer to its own arrays.
 _OPERATIONS: dict[str, _Operation] = {
     "input": lambda inputs: inputs[0],
@@ -291,18 +305,18 @@ _OPERATIONS: dict[str, _Operation] = {
     "mean_over_steps": lambda inputs: inputs[0].mean(axis=1),  # [B, F]
     "global_average2d": lambda inputs: inputs[0].mean(axis=(1, 2)),  # [B, C]
     "global_maximum2d": lambda inputs: inputs[0].max(axis=(1, 2)),  # [B, C]
-    "add": lambda inputs: functools.reduce(np.add, inputs),
-    "subtract": lambda inputs: inputs[0] - inputs[1],
-    "multiply": lambda inputs: functools.reduce(np.multiply, inputs),
-    "average": lambda inputs: functools.reduce(np.add, inputs) / np.float32(len(inputs)),
-    "maximum": lambda inputs: functools.reduce(np.maximum, inputs),
-    "minimum": lambda inputs: functools.reduce(np.minimum, inputs),
+    "add": lambda inputs: _merge(np.add, inputs),
+    "subtract": lambda inputs: _merge(np.subtract, inputs),
+    "multiply": lambda inputs: _merge(np.multiply, inputs),
+    "average": lambda inputs: _merge(np.add, inputs) / np.float32(len(inputs)),
+    "maximum": lambda inputs: _merge(np.maximum, inputs),
+    "minimum": lambda inputs: _merge(np.minimum, inputs),
 }
 _BINDERS: dict[str, Callable[[Layer, list[FloatArray]], _Operation]] = {
-    "reshape": lambda layer, _: lambda inputs: inputs[0].reshape(len(inputs[0]), *layer["shape"]),
-    "permute": lambda layer, _: lambda inputs: inputs[0].transpose(layer["axes"]),
+    "reshape": lambda layer, _: lambda inputs: inputs[0].reshape(len(inputs[0]), *layer["target_shape"]),
+    "permute": lambda layer, _: lambda inputs: inputs[0].transpose(0, *layer["dims"]),
     "concatenate": lambda layer, _: lambda inputs: np.concatenate(inputs, layer["axis"]),
-    "leaky_relu": lambda layer, _: lambda inputs: _leaky_relu(inputs[0], layer["slope"]),
+    "leaky_relu": lambda layer, _: lambda inputs: _leaky_relu(inputs[0], layer["negative_slope"]),
     "rescaling": lambda layer, _: (
         lambda inputs: inputs[0] * np.float32(layer["scale"]) + np.float32(layer["offset"])
     ),

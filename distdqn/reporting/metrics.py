@@ -82,12 +82,12 @@ class Metrics:
         self.counters = Counters()
         self.epsilon = 1.0  # of the last accepted rollout
         self.train_seconds_begin: float | None = None  # time of the first learner call
-        self.replay_size: int | None = None  # as replay reported it; None: computed from `inserted`
+        self.replay_size = 0  # as replay reported it
         # Each receives every line of metrics.
         self.sinks: list[Callable[[dict[str, Any]], None]] = [run_directory.add_metrics, console.progress]
         self._directory = run_directory
         self._console = console
-        self._capacity, self._min_size = config.replay_capacity, config.min_replay_size
+        self._min_size = config.min_replay_size
         self._support = (config.v_min, config.v_max) if config.head == "categorical" else None
         self._started = started
         self._clock = clock
@@ -154,6 +154,8 @@ class Metrics:
 
     def add_learn(self, report: LearnReport, sampled: int, learning_rate: float) -> None:
         """Adds a learner call that drew `sampled` transitions."""
+        if report.notice:
+            self.note(report.notice)
         self._learning_rate = learning_rate
         self.counters.learner_steps = report.learner_steps
         self.counters.not_finite_updates += report.not_finite
@@ -178,7 +180,6 @@ class Metrics:
         period = max(now - then, 1e-9)
         sampling_inserted = counters.inserted - self._min_size
         played = evaluation if evaluation and evaluation.returns else None
-        size = min(counters.inserted, self._capacity) if self.replay_size is None else self.replay_size
         line = {
             "wall_seconds": self.seconds,
             **{name: getattr(counters, name) for name in _REPORTED_COUNTERS},
@@ -197,7 +198,7 @@ class Metrics:
             "learner_steps_per_second": max(0, counters.learner_steps - learner_steps) / period,
             "samples_per_insert": counters.sampled / sampling_inserted if sampling_inserted > 0 else None,
             "weights_version": list(self._weights_version),
-            "replay_size": size,
+            "replay_size": self.replay_size,
             "actors_alive": actors_alive,
             **{f"{side}_wait_fraction": min(1.0, wait / period) for side, wait in self._waited.items()},
         }

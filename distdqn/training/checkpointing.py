@@ -6,21 +6,15 @@ from typing import Any
 
 from distdqn.checkpoints.reshard import RestorePlan
 from distdqn.training.loop import Run, Team
-from distdqn.types import PolicyWeights, Tree
+from distdqn.types import Tree
 
 
-def run_tree(run: Run, learner: Tree, value: Callable[[Any], PolicyWeights]) -> Tree:
-    """All that a checkpoint holds apart from replay.
-
-    Args:
-        run: what all modes share.
-        learner: the learner's state.
-        value: turns weights, or a reference to them, into weights.
-    """
+def run_tree(run: Run, learner: Tree) -> Tree:
+    """All that a checkpoint holds apart from replay; `learner` is the learner's state."""
     return {
         "about": run.about,
         "learner": learner,
-        "goal": run.stopping.goal.get_state(value),
+        "goal": run.stopping.goal.get_state(),
         "metrics": run.metrics.get_state(),
     }
 
@@ -90,7 +84,8 @@ class RoundCheckpointer:
             team.ask(team.shards[0], method, state)
         restore_progress(self._run)
         self._saved = self._run.metrics.counters.learner_steps
-        team.flush(self._saved)
+        for _, info in team.flush(self._saved):
+            self._run.metrics.replay_size = info.size
 
     def save_if_due(self, team: Team) -> None:
         """Flushes and saves once `checkpoint_period` learner steps have passed.
@@ -112,8 +107,9 @@ class RoundCheckpointer:
         if run.checkpointer is None or steps == self._saved:
             return
         self._saved = steps
-        for report, inserted in team.flush(steps):
-            run.metrics.add_flush(report, inserted)
-        tree = run_tree(run, team.ask(team.learner, "get_state"), team.value)
+        for report, info in team.flush(steps):
+            run.metrics.add_flush(report, info.inserted)
+            run.metrics.replay_size = info.size
+        tree = run_tree(run, team.ask(team.learner, "get_state"))
         shards = [functools.partial(team.ask, shard) for shard in team.shards]
         save(run, tree, shards if run.config.checkpoint_replay else [])

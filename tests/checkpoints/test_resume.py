@@ -336,7 +336,7 @@ def test_fault_15_structural_option_that_differs_is_an_error_with_both_values(
         ({"head": "value"}, {"head": "value", "atoms": 21}),
         ({}, {"torso": "dense"}),
         ({}, {"early_end_steps": 9}),
-        ({"network": "mine:net"}, {"network": "mine:net", "hidden_sizes": (9,), "layer_norm": False}),
+        ({"network": "mine:net"}, {"network": "mine:net", "layer_norm": False}),
         ({}, {"noisy_sigma": 0.1}),
         ({}, {"sampler": "prioritized"}),
         ({}, {"output_bias": -0.2, "output_init_scale": 0.03}),  # of the first weights alone

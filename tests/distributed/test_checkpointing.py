@@ -130,7 +130,7 @@ def test_checkpoint_holds_what_the_roles_had_at_one_time(tmp_path):
         assert replay.rows == run.replay.rows[: replay.inserted]
         assert abs(counters["inserted"] - replay.inserted) <= 2 * 2 * 50  # what two actors bring meanwhile
         assert document["about"]["config"]["envs_per_actor"] == 16
-    best, evaluated = document["goal"]["best"], run.goal.get_state(run.supervisor.team.value)["best"]
+    best, evaluated = document["goal"]["best"], run.goal.get_state()["best"]
     assert best["returns"] == evaluated["returns"]
 
 
