@@ -54,13 +54,15 @@ def train(config: Config, *, quiet: bool = False, started: float | None = None) 
     given, config = config, resolve(config, spec)
     check_fit(config, spec)
     about = describe_run(given, config, spec)
-    resume_from, notes = find_start(config, about)
-    kept = resume_from.document["metrics"]["metrics_bytes"] if resume_from and is_resuming else 0
-    with contextlib.closing(RunDirectory(folder, spec.name, is_resuming, kept)) as directory:
+    with contextlib.closing(RunDirectory(folder, spec.name, is_resuming)) as directory:
         stopping = Stopping(make_goal(config), config)
         console = Console(config.max_env_steps, stopping.goal.target_return, quiet)
         metrics = Metrics(directory, console, config, started)
-        checkpointer = _make_checkpointer(config, directory.path, resume_from, metrics.note)
+        with directory.removed_if_refused():
+            resume_from, notes = find_start(config, about)
+            checkpointer = _make_checkpointer(config, directory.path, resume_from, metrics.note)
+            kept = resume_from.document["metrics"]["metrics_bytes"] if resume_from and is_resuming else 0
+            directory.begin_metrics(kept)
         run = Run(config, about, stopping, make_rate_limiter(config), metrics, checkpointer, resume_from)
         directory.write_json("config.json", about["config"])
         directory.write_json("run.json", {"resolved_options": config.to_json(), **describe_process()})
@@ -216,7 +218,8 @@ class _Runner:
                 if metrics.train_seconds_begin is not None:
                     self.train_seconds = metrics.seconds - metrics.train_seconds_begin
         if error is not None:
-            if (requested := self.run.stopping.request.reason) is None:
+            requested = self.run.stopping.request.reason
+            if requested is None or not isinstance(error, DistdqnError):  # others are faults of this program
                 raise error
             metrics.note(f"A role failed while the run was ended: {error}")
             reason = requested

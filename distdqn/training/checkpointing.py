@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from distdqn.checkpoints.checkpointer import Checkpointer
 from distdqn.checkpoints.reshard import RestorePlan
 from distdqn.training.loop import Run, Team
 from distdqn.types import PolicyWeights, Tree
@@ -36,20 +37,28 @@ def save(run: Run, tree: Tree, ask_shards: Sequence[Callable[..., Any]]) -> None
     Raises:
         CheckpointError: five consecutive checkpoints could not be written.
     """
-    checkpointer = run.checkpointer
-    if checkpointer is None:
+    if (checkpointer := run.checkpointer) is None:
         return
     try:
-        indexes = [ask("get_index") for ask in ask_shards]
-        fresh = {
-            segment: checkpointer.add_segment(
-                segment, ask_shards[segment.shard](f"get_{segment.kind}", segment.begin, segment.end)
-            )
-            for segment in checkpointer.missing(indexes)
-        }
-        checkpointer.write(tree["learner"]["learner_steps"], tree, indexes, fresh)
+        try:
+            _write(checkpointer, tree, ask_shards)
+        except FileNotFoundError:  # somebody has deleted files of an earlier checkpoint
+            checkpointer.forget_segments()
+            _write(checkpointer, tree, ask_shards)
     except OSError as error:
         checkpointer.add_failure(error)
+
+
+def _write(checkpointer: Checkpointer, tree: Tree, ask_shards: Sequence[Callable[..., Any]]) -> None:
+    """Makes a checkpoint; `OSError` if it cannot be written."""
+    indexes = [ask("get_index") for ask in ask_shards]
+    fresh = {
+        segment: checkpointer.add_segment(
+            segment, ask_shards[segment.shard](f"get_{segment.kind}", segment.begin, segment.end)
+        )
+        for segment in checkpointer.missing(indexes)
+    }
+    checkpointer.write(tree["learner"]["learner_steps"], tree, indexes, fresh)
 
 
 def restore_progress(run: Run) -> None:
