@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from distdqn.checkpoints.checkpointer import Checkpointer
-from distdqn.checkpoints.resume import checkpoint_root, describe_run, find_start, run_folder
+from distdqn.checkpoints.resume import checkpoint_dir, checkpoint_root, describe_run, find_start, run_folder
 from distdqn.checkpoints.store import CheckpointRef, Store
 from distdqn.config.config import Config
 from distdqn.distributed.calls import Calls
 from distdqn.distributed.supervisor import Supervisor
 from distdqn.distributed.team import WorkerGroup
 from distdqn.distributed.watchdog import StartupCheck
-from distdqn.errors import TERMINATED, CheckpointError, ConfigError, DistdqnError
+from distdqn.errors import TERMINATED, CheckpointError, ConfigError, DistdqnError, restoring
 from distdqn.learning.learner import export_network
 from distdqn.networks.numpy_policy import policy_bytes
 from distdqn.reporting.console import Console, number
@@ -60,11 +60,13 @@ def train(config: Config, *, quiet: bool = False, started: float | None = None) 
         metrics = Metrics(directory, console, config, started)
         with directory.removed_if_refused():
             resume_from, notes = find_start(config, about)
-            checkpointer = _make_checkpointer(config, directory.path, resume_from, metrics.note)
-            kept = resume_from.document["metrics"]["metrics_bytes"] if resume_from and is_resuming else 0
-            directory.begin_metrics(kept)
+            with restoring("The checkpoint to resume from"):
+                checkpointer = _make_checkpointer(config, directory.path, resume_from, metrics.note)
+                kept = resume_from.document["metrics"]["metrics_bytes"] if resume_from and is_resuming else 0
+                directory.begin_metrics(kept)
         run = Run(config, about, stopping, make_rate_limiter(config), metrics, checkpointer, resume_from)
-        directory.write_json("config.json", about["config"])
+        used = {"checkpoint_dir": checkpoint_dir(config, directory.path)}
+        directory.write_json("config.json", about["config"] | used)
         directory.write_json("run.json", {"resolved_options": config.to_json(), **describe_process()})
         directory.note = metrics.note  # from now on, a full disk ends nothing
         runner = _Runner(run, spec, directory, [*describe_resolution(given, config, spec), *notes])

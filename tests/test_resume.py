@@ -249,6 +249,14 @@ def test_fault_39_last_checkpoint_is_whole_after_the_folder_was_deleted(tmp_path
 
 
 @pytest.mark.usefixtures("light")
+def test_fault_40_run_that_keeps_its_checkpoints_elsewhere_resumes_any_number_of_times(tmp_path):
+    run(tmp_path / "run", checkpoint_dir=str(tmp_path / "elsewhere"), max_env_steps=500)
+    for budget in (700, 900):
+        assert run(tmp_path / "run", resume="auto", max_env_steps=budget)["env_steps"] == budget
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.usefixtures("light")
 def test_fault_18_networks_are_kept_by_a_run_whose_checkpoints_cannot_be_written(tmp_path):
     count, elsewhere = itertools.count(), tmp_path / "elsewhere"
 

@@ -16,9 +16,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
+
+from pydantic import BaseModel
 
 from distdqn.errors import ConfigError
+
+M = TypeVar("M", bound=BaseModel)
 
 _PACKAGES = ("distdqn", "tensorflow", "keras", "gymnasium", "numpy", "ray")
 
@@ -200,6 +204,52 @@ def _lock(folder: Path) -> int:
 
 def _unusable(folder: Path, error: OSError) -> ConfigError:
     return ConfigError(f"`run_dir`: cannot write to {folder}: {error.strerror} (choose another folder).")
+
+
+class RecordedOptions(BaseModel):
+    """What other commands need of `config.json`, which any release may have written."""
+
+    env: str | None = None
+    mode: str | None = None
+    max_actors: int | None = None
+    replay_shards: int = 1
+    checkpoint_dir: str | None = None
+
+
+class RayPlace(BaseModel):
+    """Where the process is that takes commands for a run."""
+
+    address: str
+    namespace: str
+    control: str | None = None  # None: it is not up yet
+
+
+class RunStatus(BaseModel):
+    """What other commands need of `status.json`."""
+
+    state: str  # `starting`, `running`, `saving`, `killed`, or why the run ended
+    ray: RayPlace | None = None
+
+
+def read_options(folder: Path) -> RecordedOptions:
+    """What `config.json` says; nothing if it is missing or damaged."""
+    return _read(folder / "config.json", RecordedOptions) or RecordedOptions()
+
+
+def read_status(folder: Path) -> RunStatus | None:
+    """What `status.json` says, `killed` if its process ended without an end; None if missing or damaged."""
+    is_alive = is_owned(folder)  # before the state is read, as a run writes it before it releases the folder
+    status = _read(folder / "status.json", RunStatus)
+    if status is not None and status.state in ("starting", "running", "saving") and not is_alive:
+        status.state = "killed"
+    return status
+
+
+def _read(path: Path, model: type[M]) -> M | None:
+    try:
+        return model.model_validate_json(path.read_bytes(), strict=True)
+    except (OSError, ValueError):
+        return None
 
 
 def is_owned(folder: Path) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 from distdqn.checkpoints.checkpointer import Checkpointer
 from distdqn.checkpoints.reshard import RestorePlan
+from distdqn.errors import restoring
 from distdqn.training.loop import Run, Team
 from distdqn.types import PolicyWeights, Tree
 
@@ -65,12 +66,13 @@ def restore_progress(run: Run) -> None:
     """Restores goal and metrics from the checkpoint that the run resumes from, if there is one."""
     if (ref := run.resume_from) is None:
         return
-    document, inserted = ref.document, RestorePlan(ref, run.config.replay_shards).inserted
-    run.stopping.goal.set_state(ref.read("goal"))
-    run.metrics.set_state(document["metrics"], inserted, int(run.rate_limiter.goal(inserted)))
-    # An `async` run leaves an episode open in each environment; the other modes flush first.
-    envs_per_actor = document["about"]["config"]["envs_per_actor"]
-    run.metrics.counters.episodes_lost += document.get("acting", 0) * envs_per_actor
+    with restoring(f"Checkpoint {ref.number}"):
+        document, inserted = ref.document, RestorePlan(ref, run.config.replay_shards).inserted
+        run.stopping.goal.set_state(ref.read("goal"))
+        run.metrics.set_state(document["metrics"], inserted, int(run.rate_limiter.goal(inserted)))
+        # An `async` run leaves an episode open in each environment; the other modes flush first.
+        envs_per_actor = document["about"]["config"]["envs_per_actor"]
+        run.metrics.counters.episodes_lost += document.get("acting", 0) * envs_per_actor
 
 
 class RoundCheckpointer:
@@ -93,10 +95,11 @@ class RoundCheckpointer:
         """
         if (ref := self._run.resume_from) is None:
             return
-        team.ask(team.learner, "set_state", ref.read("learner"))
-        for method, state in RestorePlan(ref, 1).calls(0):
-            self._run.stopping.request.raise_if_set()
-            team.ask(team.shards[0], method, state)
+        with restoring(f"Checkpoint {ref.number}"):
+            team.ask(team.learner, "set_state", ref.read("learner"))
+            for method, state in RestorePlan(ref, 1).calls(0):
+                self._run.stopping.request.raise_if_set()
+                team.ask(team.shards[0], method, state)
         restore_progress(self._run)
         self._saved = self._run.metrics.counters.learner_steps
         team.flush(self._saved)

@@ -14,7 +14,14 @@ from pathlib import Path
 import pytest
 
 from distdqn.errors import ConfigError
-from distdqn.reporting.run_directory import RunDirectory, describe_process, is_owned
+from distdqn.reporting.run_directory import (
+    RecordedOptions,
+    RunDirectory,
+    describe_process,
+    is_owned,
+    read_options,
+    read_status,
+)
 
 
 @pytest.fixture
@@ -328,3 +335,21 @@ def test_resumed_run_keeps_only_the_metrics_from_before_its_checkpoint(tmp_path)
 
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["learner_steps"] for line in lines] == [1, 3]
+
+
+@pytest.mark.parametrize("state", ["starting", "running", "saving", "max_env_steps"])
+def test_status_of_a_run_whose_process_is_gone_says_that_it_was_killed(tmp_path, state):
+    directory = RunDirectory(str(tmp_path), "Toy-v0")
+    directory.write_json("status.json", {"state": state, "ray": None})
+    assert read_status(tmp_path).state == state
+    directory.close()
+    assert read_status(tmp_path).state == (state if state == "max_env_steps" else "killed")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"state": 3}', b"[" * 10**5, b"\xff\xfe"])
+def test_fault_46_damaged_status_and_options_are_read_as_none(tmp_path, content):
+    assert read_status(tmp_path) is None
+    for name in ("status.json", "config.json"):
+        (tmp_path / name).write_bytes(content)
+    assert read_status(tmp_path) is None
+    assert read_options(tmp_path) == RecordedOptions()
