@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from distdqn.config.validation import contradictions
-from distdqn.errors import ConfigError, one_line
+from distdqn.errors import UNEXPECTED, ConfigError, one_line
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -140,7 +140,7 @@ def read_options(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         why = f"{path} cannot be read: {error.strerror} (name another file)."
         raise ConfigError(f"`config`: {why}") from error
-    except (ValueError, yaml.YAMLError) as error:
+    except (yaml.YAMLError, *UNEXPECTED) as error:
         why = f"{path} is no {path.suffix[1:].upper()}: {one_line(error)}."
         raise ConfigError(f"`config`: {why}") from error
     if not isinstance(content, dict | None):  # None: an empty file

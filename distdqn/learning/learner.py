@@ -1,14 +1,17 @@
 """The learner: trains the Q-network on sampled batches, with TensorFlow."""
 
+import itertools
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distdqn.config.config import LearningOptions, resolved
-from distdqn.errors import ConfigError, ConsecutiveFailures, Diverged
+from distdqn.errors import CheckpointError, ConfigError, ConsecutiveFailures, Diverged, restoring
+from distdqn.networks.numpy_policy import weights_from_learner
 from distdqn.networks.tensorflow_setup import gpu_notice, import_tensorflow, without_stderr
 from distdqn.replay.shards import merge, split_update
 from distdqn.seeding import make_integer_seed
@@ -64,6 +67,18 @@ class Learner:
         self._learner_steps = 0
         self._skipped = ConsecutiveFailures(_MAX_CONSECUTIVE)
         self._first_skipped: str | None = None  # the tensor that caused the first of those
+
+    def _describe_policy(self) -> dict[str, Any]:
+        """How the arrays of the online network in a checkpoint become `PolicyWeights`."""
+        online, weights = self._loop.online.variables, self._q_network.weights
+        own = {id(variable) for variable in online}
+        others = [variable for variable in weights if id(variable) not in own]  # constants of the head
+        position = {id(variable): i for i, variable in enumerate([*online, *others])}
+        return {
+            "layers": self._layers,
+            "positions": [position[id(variable)] for variable in weights],
+            "other_arrays": [variable.numpy() for variable in others],
+        }
 
     def compile(self) -> str | None:
         """Compiles the update loop ahead of the first batches.
@@ -194,11 +209,11 @@ class Learner:
         """The state for a checkpoint: arrays `[...]`, numbers and text in dictionaries and lists."""
         return {
             "networks": self._loop.get_state(),
+            "policy": self._describe_policy(),
             "learner_steps": self._learner_steps,
             "weights_version": list(self._weights_version),
             "consecutive_skipped": self._skipped.count,
             "first_skipped": self._first_skipped,
-            "actors_use_keras": self._uses_keras,
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -211,19 +226,39 @@ class Learner:
             state: arrays `[...]` may be read-only; they are copied.
 
         Raises:
-            ValueError: it belongs to a learner with another network; nothing was changed.
+            CheckpointError: it belongs to a learner with another network; nothing was changed.
         """
-        self._loop.set_state(state["networks"])
-        self._learner_steps = state["learner_steps"]
-        saved_generation, saved_version = state["weights_version"]
-        own = self._weights_version[0]
-        self._weights_version = (own, 0) if own > saved_generation else (saved_generation, saved_version)
-        self._skipped.count = state["consecutive_skipped"]
-        self._first_skipped = state["first_skipped"]
-        if state["actors_use_keras"]:
-            from distdqn.networks.keras_policy import keras_layers
+        from distdqn.networks.keras_policy import keras_layers
 
-            self._layers, _ = keras_layers(self._options, self._spec, "")
+        with restoring("The learner of the checkpoint"):
+            saved, own = weights_from_learner(state), weights_from_learner(self.get_state())
+            if saved.layers[0]["kind"] == "keras" and not self._uses_keras:  # NumPy's copy was found wrong
+                own = replace(own, layers=keras_layers(self._options, self._spec, "")[0])
+            then, now = _layer_lines(saved), _layer_lines(own)
+            if then != now:
+                title = "The checkpoint is of a run with another network (give its, or start a new run)."
+                pairs = itertools.zip_longest(then, now, fillvalue="none")
+                rows = [f"  {before} / {after}" for before, after in pairs if before != after]
+                raise CheckpointError([f"{title} Layer: checkpoint / now", *rows])
+            self._loop.set_state(state["networks"])
+            self._learner_steps = int(state["learner_steps"])
+            saved_generation, saved_version = map(int, state["weights_version"])
+            generation = self._weights_version[0]
+            is_newer = generation > saved_generation
+            self._weights_version = (generation, 0) if is_newer else (saved_generation, saved_version)
+            self._layers = own.layers
+            self._skipped.count = int(state["consecutive_skipped"])
+            self._first_skipped = state["first_skipped"]
+
+
+def _layer_lines(weights: PolicyWeights) -> list[str]:
+    """What must not change between two runs of a network: a line for each layer."""
+    lines = []
+    for layer in weights.layers:
+        shapes = [weights.arrays[i].shape for i in layer.get("arrays", range(len(weights.arrays)))]
+        parts = [layer["kind"], layer.get("activation", ""), *("x".join(map(str, shape)) for shape in shapes)]
+        lines.append(" ".join(filter(None, parts)))
+    return lines
 
 
 def export_network(options: LearningOptions, spec: EnvironmentSpec, weights: PolicyWeights) -> bytes:

@@ -13,7 +13,7 @@ from keras import layers
 from typing_extensions import override
 
 from distdqn.config.config import LearningOptions, SharedOptions
-from distdqn.errors import one_line
+from distdqn.errors import ConfigError, one_line
 from distdqn.networks.layers import NoisyDense
 from distdqn.networks.numpy_policy import ACTIVATIONS, NumpyPolicy, Policy, factorised_noise
 from distdqn.networks.q_network import make_networks
@@ -255,6 +255,7 @@ class _Network:
 
     def __init__(self, options: LearningOptions, spec: EnvironmentSpec) -> None:
         _, self._model = make_networks(options, spec, seed=0)
+        self._name = options.network
         self._shape = spec.observation_shape
         self._dtype = np.dtype(self._model.inputs[0].dtype)
         self._arrays: list[FloatArray] | None = None
@@ -266,7 +267,11 @@ class _Network:
         if observation.shape[1:] != self._shape:
             raise ValueError(f"Observations must have the shape {self._shape}, not {observation.shape[1:]}.")
         if self._arrays is not arrays:
-            self._model.set_weights(arrays)
+            try:
+                self._model.set_weights(arrays)
+            except ValueError as error:
+                why = f"makes another network than the one of these weights: {one_line(error)}"
+                raise ConfigError(f"`network`: `{self._name}` {why} (restore its code).") from error
             self._arrays = arrays
         q_values: FloatArray = self._function(tf.constant(observation.astype(self._dtype))).numpy()
         return q_values

@@ -11,12 +11,15 @@ from typing import Any, Protocol
 import numpy as np
 from typing_extensions import override
 
+from distdqn.errors import ConfigError, one_line
 from distdqn.networks.tensorflow_setup import import_tensorflow
 from distdqn.types import AnyArray, FloatArray, Layer, PolicyWeights
 
 # Numbers in the observations that are evaluated together: the outputs of convolutions are many times larger
 # and should stay in the processor's cache.
 _MAX_NUMBERS = 2**17
+
+FORMAT = 1  # of the file of a policy
 
 _Operation = Callable[[list[FloatArray]], FloatArray]  # a layer's outputs from its inputs
 
@@ -87,14 +90,29 @@ def tree_from_weights(weights: PolicyWeights) -> dict[str, Any]:
 
 
 def weights_from_tree(tree: dict[str, Any]) -> PolicyWeights:
-    """The inverse of `tree_from_weights`."""
-    generation, version = tree["weights_version"]
-    return PolicyWeights(**tree | {"weights_version": (generation, version)})
+    """The inverse of `tree_from_weights`.
+
+    Raises:
+        LookupError, TypeError, ValueError: `tree` has another structure.
+    """
+    if not all(isinstance(array, np.ndarray) and array.dtype.kind in "fiub" for array in tree["arrays"]):
+        raise TypeError("`arrays` holds something else than numbers.")
+    generation, version = map(int, tree["weights_version"])
+    weights = {**tree, "weights_version": (generation, version), "learner_steps": int(tree["learner_steps"])}
+    return PolicyWeights(**weights)
+
+
+def weights_from_learner(state: dict[str, Any]) -> PolicyWeights:
+    """The weights in the state of a learner, see `Learner.get_state`."""
+    policy = state["policy"]
+    arrays = [*state["networks"]["online"], *policy["other_arrays"]]
+    tree = {"layers": policy["layers"], "arrays": [arrays[i] for i in policy["positions"]]}
+    return weights_from_tree(tree | {name: state[name] for name in ("weights_version", "learner_steps")})
 
 
 def policy_bytes(weights: PolicyWeights) -> bytes:
     """Weights and layers as the content of an `.npz` file without pickles."""
-    about = tree_from_weights(weights)
+    about = {"format": FORMAT, **tree_from_weights(weights)}
     columns = {f"array_{i}": array for i, array in enumerate(about.pop("arrays"))}
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, about=np.array(json.dumps(about)), **columns)
@@ -102,10 +120,23 @@ def policy_bytes(weights: PolicyWeights) -> bytes:
 
 
 def load_policy(path: Path) -> PolicyWeights:
-    """Reads a file with the content of `policy_bytes`."""
-    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-        arrays = [file[f"array_{i}"] for i in range(len(file.files) - 1)]
-        return weights_from_tree(json.loads(str(file["about"])) | {"arrays": arrays})
+    """Reads a file with the content of `policy_bytes`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ConfigError: it is damaged, or another release wrote it.
+    """
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            arrays = [file[f"array_{i}"] for i in range(len(file.files) - 1)]
+            about = json.loads(str(file["about"]))
+        if (written := about.pop("format", FORMAT)) == FORMAT:
+            return weights_from_tree(about | {"arrays": arrays})
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # `zipfile` raises many kinds
+        raise ConfigError(f"{path} is damaged: {one_line(error)} (name another run).") from error
+    raise ConfigError(f"{path} has format {written}, this release reads {FORMAT} (use that release).")
 
 
 def _bind_layer(layer: Layer, arrays: list[FloatArray]) -> _Operation:

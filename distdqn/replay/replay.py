@@ -159,6 +159,8 @@ class Replay:
     def set_rows(self, state: dict[str, Any]) -> None:
         """Restores what `get_rows` returned, in any order of segments, before `set_index`."""
         self._check_new()
+        if state["columns"]:
+            Transitions(**state["columns"])  # `TypeError` if one is missing
         self._ring.set_segment(state)
 
     def set_frames(self, state: dict[str, Any]) -> None:

@@ -3,8 +3,10 @@
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter
 
 from distdqn.config.config import Config
 from distdqn.reporting.console import Console
@@ -30,6 +32,8 @@ _REPORTED_MEANS = (
 @dataclass
 class Counters:
     """Totals of a run."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     env_steps: int = 0  # real transitions of the environments, counted once when accepted
     learner_steps: int = 0  # gradient updates
@@ -66,6 +70,24 @@ class Mean:
         mean = self.total / self.count if self.count else None
         self.total, self.count = 0.0, 0
         return mean
+
+
+@dataclass
+class MetricsState:
+    """The state of a run's metrics in a checkpoint."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    counters: Counters
+    epsilon: float
+    learning_rate: float | None
+    returns: list[float]
+    lengths: list[int]
+    means: dict[str, Mean]
+    weights_version: tuple[int, int]
+    reported: tuple[int, int]  # env steps and learner steps at the last report
+    seconds: float
+    metrics_bytes: int
 
 
 class Metrics:
@@ -223,36 +245,42 @@ class Metrics:
 
     def get_state(self) -> dict[str, Any]:
         """The state of a run's metrics, as a tree for a checkpoint."""
-        return {
-            "counters": asdict(self.counters),
-            "epsilon": self.epsilon,
-            "learning_rate": self._learning_rate,
-            "returns": list(self._returns),
-            "lengths": list(self._lengths),
-            "means": {name: list(astuple(mean)) for name, mean in self._means.items()},
-            "weights_version": list(self._weights_version),
-            "reported": list(self._last[1:]),
-            "seconds": self.seconds,
-            "metrics_bytes": self._directory.metrics_bytes,
-        }
+        return asdict(
+            MetricsState(
+                counters=self.counters,
+                epsilon=self.epsilon,
+                learning_rate=self._learning_rate,
+                returns=list(self._returns),
+                lengths=list(self._lengths),
+                means=dict(self._means),
+                weights_version=self._weights_version,
+                reported=self._last[1:],
+                seconds=self.seconds,
+                metrics_bytes=self._directory.metrics_bytes,
+            )
+        )
 
     def set_state(self, state: dict[str, Any], inserted: int, max_sampled: int) -> None:
         """Restores what `get_state` returned.
 
         The restored replay was given `inserted` transitions, 0 without one; `sampled` becomes at
         most `max_sampled`.
+
+        Raises:
+            ValueError: `state` has another structure.
         """
-        self.counters = Counters(**state["counters"])
+        saved = TypeAdapter(MetricsState).validate_python(state)
+        self.counters = saved.counters
         self.counters.inserted = inserted
         self.counters.sampled = min(self.counters.sampled, max_sampled)
         self._restored = self._progress
-        self.epsilon, self._learning_rate = state["epsilon"], state["learning_rate"]
-        self._returns.extend(state["returns"])
-        self._lengths.extend(state["lengths"])
-        self._means |= {name: Mean(*mean) for name, mean in state["means"].items()}
-        self._weights_version = tuple(state["weights_version"])
-        self._last = (self._clock(), *state["reported"])
-        self._started -= state["seconds"]
+        self.epsilon, self._learning_rate = saved.epsilon, saved.learning_rate
+        self._returns.extend(saved.returns)
+        self._lengths.extend(saved.lengths)
+        self._means |= saved.means
+        self._weights_version = saved.weights_version
+        self._last = (self._clock(), *saved.reported)
+        self._started -= saved.seconds
 
     @property
     def _steps(self) -> tuple[int, int]:

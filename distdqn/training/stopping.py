@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from pydantic import TypeAdapter
+
 from distdqn.config.config import Config
 from distdqn.errors import TERMINATED
 from distdqn.networks.numpy_policy import tree_from_weights, weights_from_tree
@@ -116,15 +118,19 @@ class Goal:
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restores what `get_state` returned; the goal itself stays the one it has."""
+        """Restores what `get_state` returned; the goal itself stays the one it has.
+
+        Raises:
+            LookupError, TypeError, ValueError: `state` has another structure.
+        """
         if state["best"] is not None:
-            version = tuple(state["best"]["weights_version"])
-            self.best = Evaluation(**{**state["best"], "weights_version": version})
+            self.best = TypeAdapter(Evaluation).validate_python(state["best"])
             self.best_weights = weights_from_tree(state["best_weights"])
-        self._candidate = state["candidate"] and weights_from_tree(state["candidate"])
-        self._next_learner_steps = state["next_learner_steps"]
-        self._evaluated_learner_steps = state["evaluated_learner_steps"]
-        self._number = state["number"]
+        candidate = state["candidate"]
+        self._candidate = None if candidate is None else weights_from_tree(candidate)
+        self._next_learner_steps = int(state["next_learner_steps"])
+        self._evaluated_learner_steps = int(state["evaluated_learner_steps"])
+        self._number = int(state["number"])
 
     def _request(self, weights: Any, confirms: bool) -> EvaluationRequest:
         self._number += 1

@@ -265,7 +265,7 @@ def test_fault_14_nothing_is_deleted_when_all_are_damaged(run_dir, auto):
 def test_fault_16_checkpoint_of_a_newer_format_is_an_error_that_names_both_formats(run_dir, auto):
     content = manifest_bytes(400, {}, version=7)
     (run_dir / "checkpoints" / manifest_name(400)).write_bytes(content)
-    with pytest.raises(CheckpointTooNew, match=r"format 7, this release reads 3") as caught:
+    with pytest.raises(CheckpointTooNew, match=r"format 7, this release reads 4") as caught:
         find(config_of(run_dir) if auto else config_of(resume=str(run_dir)), SPEC)
     assert caught.value.exit_code == 4
 
