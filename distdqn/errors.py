@@ -7,6 +7,12 @@ GOAL_MISSED = 8
 INTERRUPTED = 130
 TERMINATED = 143
 
+# What content of another structure than expected raises.
+UNEXPECTED = (
+    *(LookupError, TypeError, ValueError, AttributeError, ArithmeticError),
+    *(MemoryError, RecursionError),
+)
+
 
 class DistdqnError(Exception):
     """A mistake or fault that a user can act on."""
@@ -91,6 +97,24 @@ def collecting(mistakes: list[str]) -> Iterator[None]:
         yield
     except ConfigError as error:
         mistakes.extend(error.mistakes)
+
+
+@contextlib.contextmanager
+def restoring(what: str) -> Iterator[None]:
+    """Raises errors that an unexpected content of `what` causes as a `CheckpointDamaged` of one line.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    try:
+        yield
+    except DistdqnError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{what} cannot be read: {error.strerror or error} (repair it).") from error
+    except UNEXPECTED as error:
+        why = f"{type(error).__name__}: {one_line(error)[:200]}"
+        raise CheckpointDamaged(f"{what} is damaged, or another release wrote it ({why}).") from error
 
 
 def one_line(error: BaseException) -> str:

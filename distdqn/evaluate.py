@@ -1,21 +1,24 @@
 """`python -m distdqn.evaluate`: play a run's best or last network greedily, without TensorFlow."""
 
+import contextlib
 import json
 import sys
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from distdqn.acting.evaluator import Evaluator
+from distdqn.checkpoints.resume import locate_checkpoints
 from distdqn.config.command_line import Command, print_mistakes
 from distdqn.config.config import Count, Seed, SharedOptions
 from distdqn.config.model import Options, Text
 from distdqn.environments.registry import inspect_environment, resolve_environment
-from distdqn.errors import ConfigError, DistdqnError, collecting
-from distdqn.networks.numpy_policy import load_policy, make_policy
-from distdqn.reporting.run_directory import finite
+from distdqn.errors import ConfigError, DistdqnError, NoCheckpoint, collecting, restoring
+from distdqn.networks.numpy_policy import load_policy, make_policy, weights_from_learner, weights_from_tree
+from distdqn.reporting.run_directory import finite, read_options, read_status
 from distdqn.types import PolicyWeights
 
 
@@ -23,13 +26,16 @@ class EvaluateOptions(Options):
     """The network to play and the number of episodes."""
 
     run_dir: Text
-    """Folder of a finished run."""
+    """Folder of a run; with `--checkpoint` also a folder or URL of checkpoints."""
     episodes: Count = 100
     """Episodes to play."""
     seed: Seed = 0
     """Fixes the episodes; training saw none of them."""
     final: bool = False
     """Play the run's last network instead of its best."""
+    checkpoint: Annotated[int, Field(ge=0)] | Literal["newest", "best"] | None = None
+    """Play the network of a checkpoint instead: of that number, of the `newest`, or the `best` by evaluation
+    that the newest holds."""
     env: Text | None = None
     """Another environment than the run's; none means the run's."""
 
@@ -55,21 +61,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def evaluate(
-    run_dir: Path | str, episodes: int = 100, seed: int = 0, env: str | None = None, final: bool = False
+    run_dir: Path | str,
+    episodes: int = 100,
+    seed: int = 0,
+    env: str | None = None,
+    final: bool = False,
+    checkpoint: int | str | None = None,
 ) -> dict[str, float | int]:
-    """Greedy undiscounted returns of a finished run's best network, or of its last if `final`.
+    """Greedy undiscounted returns of a run's best network, or of its last if `final`, or of a `checkpoint`.
 
     `seed` fixes the `episodes`, none of which training saw. `env` is None for the run's environment.
+    `checkpoint` is a number, `newest` or `best`.
 
     Raises:
         ConfigError: the folder holds no policy, there is no such environment, or the two do not fit.
+        CheckpointError: there is no such checkpoint, or it is damaged.
     """
     mistakes: list[str] = []
+    given: dict[str, Any] = {"run_dir": str(run_dir), "episodes": episodes, "seed": seed, "env": env}
+    given |= {"final": final, "checkpoint": checkpoint}
     with collecting(mistakes):
-        EvaluateOptions(run_dir=str(run_dir), episodes=episodes, seed=seed, env=env, final=final)
+        EvaluateOptions(**given)
+    if final and checkpoint is not None:
+        mistakes.append("`final` and `checkpoint` exclude each other (give one of them).")
     with collecting(mistakes):
-        weights, source = _load(Path(run_dir), env, "final.npz" if final else "policy.npz")
-        _check_fit(weights, source)
+        if checkpoint is None or not mistakes:
+            weights, source = _load(Path(run_dir), env, "final.npz" if final else "policy.npz", checkpoint)
+            _check_fit(weights, source)
     if mistakes:
         raise ConfigError(mistakes)
     evaluation = Evaluator(SharedOptions(env=source, seed=seed)).evaluate(weights, episodes, number=0)
@@ -83,39 +101,67 @@ def evaluate(
     }
 
 
-def _load(run_dir: Path, env: str | None, name: str) -> tuple[PolicyWeights, str]:
-    """The network in file `name` of a run, and its environment; `ConfigError` lists what is wrong."""
-    mistakes = []
-    try:
-        weights = load_policy(run_dir / name)
-    except FileNotFoundError:
-        mistakes.append(f"`run_dir`: {run_dir} holds no `{name}` (name the folder of a finished run).")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        mistakes.append(f"`run_dir`: {run_dir / name} is damaged: {error} (name another run).")
-    try:
-        source = env or str(json.loads((run_dir / "config.json").read_text())["env"])
-        resolve_environment(source)
-    except ConfigError as error:
-        mistakes += error.mistakes
-    except (OSError, ValueError, KeyError, TypeError):
-        if not mistakes:
-            mistakes.append(
-                f"`run_dir`: {run_dir / 'config.json'} does not name an environment (give `--env`)."
-            )
+def _load(
+    run_dir: Path, env: str | None, name: str, checkpoint: int | str | None
+) -> tuple[PolicyWeights, str]:
+    """The network in file `name` of a run, or in a checkpoint, and its environment; may raise both errors."""
+    mistakes: list[str] = []
+    recorded = read_options(run_dir).env
+    with collecting(mistakes):
+        if checkpoint is None:
+            weights = _read_policy(run_dir / name)
+        else:
+            weights, recorded = _read_checkpoint(str(run_dir), checkpoint)
+    source = env or recorded or ""
+    with collecting(mistakes):
+        if source:
+            resolve_environment(source)
+        elif not mistakes:
+            file = run_dir / "config.json"
+            raise ConfigError(f"`run_dir`: {file} does not name an environment (give `--env`).")
     if mistakes:
         raise ConfigError(mistakes)
     return weights, source
 
 
-def _check_fit(weights: PolicyWeights, source: str) -> None:
-    """Refuses an environment that does not fit the network."""
-    spec = inspect_environment(source)
+def _read_policy(path: Path) -> PolicyWeights:
+    """The network in a file of a run; `ConfigError` if it is missing or damaged."""
     try:
-        q_values = make_policy(weights).q_values(np.zeros((1, *spec.observation_shape), np.float32))  # [1, A]
-        if q_values.shape[1] == spec.actions:
-            return
-    except ValueError:
-        pass
+        return load_policy(path)
+    except FileNotFoundError as error:
+        status = read_status(path.parent)
+        why = "" if status is None else f"; its run is `{status.state}`"
+        what = f"{path.parent} holds no `{path.name}`{why}"
+        raise ConfigError(f"`run_dir`: {what} (name another run, or give `--checkpoint newest`).") from error
+
+
+def _read_checkpoint(place: str, checkpoint: int | str) -> tuple[PolicyWeights, str]:
+    """The network in a checkpoint, and its environment; `CheckpointError` if there is none."""
+    with restoring(f"`checkpoint`: {place}"):
+        store, numbers = locate_checkpoints(place)
+        number = checkpoint if isinstance(checkpoint, int) else numbers[-1]
+        if number not in numbers:
+            there = ", ".join(map(str, numbers))
+            raise NoCheckpoint(f"`checkpoint`: {place} holds no checkpoint {number} (name one of {there}).")
+        document = store.read_manifest(number)
+    with restoring(f"Checkpoint {number} of {place}"):
+        env: str = document["about"]["config"]["env"]
+        if checkpoint != "best":
+            return weights_from_learner(store.read_tree(document["learner"])), env
+        if document["goal"]["best_weights"] is None:
+            raise NoCheckpoint(f"`checkpoint`: {place} holds no evaluated network yet (give a number).")
+        return weights_from_tree(store.read_tree(document["goal"]["best_weights"])), env
+
+
+def _check_fit(weights: PolicyWeights, source: str) -> None:
+    """Refuses an environment that does not fit the network, and a network that cannot be evaluated."""
+    spec = inspect_environment(source)
+    observation = np.zeros((1, *spec.observation_shape), np.float32)
+    with restoring("The network"):
+        policy = make_policy(weights)
+        with contextlib.suppress(ValueError):
+            if policy.q_values(observation).shape == (1, spec.actions):
+                return
     raise ConfigError(
         f"`env`: the network of this run does not fit `{spec.name}`, whose observations have the shape "
         f"{spec.observation_shape} and which has {spec.actions} actions (name the run's environment)."

@@ -16,12 +16,13 @@ from rich.progress import BarColumn, DownloadColumn, Progress
 from rich.table import Table
 
 from distdqn.checkpoints.format import ArrayRef, refs_by_file
-from distdqn.checkpoints.resume import option_text, saved_checkpoint_dir
-from distdqn.checkpoints.store import Store, find_checkpoints
+from distdqn.checkpoints.resume import locate_checkpoints, option_text
+from distdqn.checkpoints.store import Store
 from distdqn.config.command_line import Command, print_mistakes
 from distdqn.config.model import Options, Text
 from distdqn.config.config import Config
 from distdqn.errors import CheckpointDamaged, CheckpointError, DistdqnError, NoCheckpoint
+from distdqn.reporting.run_directory import read_status
 from distdqn.types import Tree
 
 _RUN = ("env", "mode", "actors", "envs_per_actor", "seed")  # options that are shown before the others
@@ -65,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints what is in the checkpoints; returns the exit code, 4 if one of them is not whole."""
     try:
         options = _COMMAND.read(arguments)
-        store, numbers = _locate(options.place)
+        status = read_status(Path(options.place))
+        state = None if status is None else status.state
+        store, numbers = locate_checkpoints(options.place)
         terminal, columns = Console(stderr=True), (BarColumn(), DownloadColumn())
         with Progress(*columns, console=terminal, transient=True, disable=not sys.stderr.isatty()) as bar:
             update = functools.partial(bar.update, bar.add_task("", total=None))
@@ -74,9 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise NoCheckpoint(f"{options.place}: all were replaced by newer ones meanwhile (look again).")
         if options.json_:
             summaries = [{**vars(each), "is_whole": not each.faults} for each in found]
-            print(json.dumps({"checkpoints": summaries}, indent=2))
+            print(json.dumps({"state": state, "checkpoints": summaries}, indent=2))
         else:
-            _print_text(options.place, found)
+            _print_text(options.place, state, found)
         faults = [f"Checkpoint {each.number}: {fault}" for each in found for fault in each.faults]
         if faults:
             raise CheckpointDamaged(faults)
@@ -175,18 +178,8 @@ def _replay(saved: Any) -> Tree | None:
     }
 
 
-def _locate(place: str) -> tuple[Store, list[int]]:
-    """Like `find_checkpoints`, also for the folder of a run that keeps its checkpoints elsewhere."""
-    try:
-        return find_checkpoints(place)
-    except NoCheckpoint:
-        if (elsewhere := saved_checkpoint_dir(Path(place))) is None:
-            raise
-    return find_checkpoints(elsewhere)
-
-
-def _print_text(place: str, found: Sequence[CheckpointSummary]) -> None:
-    """Prints a table of all checkpoints, if there are several, and the contents of the newest."""
+def _print_text(place: str, state: str | None, found: Sequence[CheckpointSummary]) -> None:
+    """Prints a table of all checkpoints, if there are several, the run's state, and what the newest holds."""
     if len(found) > 1:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for name in ("number", "written", *_COUNTS, "best return", "size", "whole"):
@@ -201,6 +194,9 @@ def _print_text(place: str, found: Sequence[CheckpointSummary]) -> None:
         Console(width=width, markup=False, highlight=False).print(table, "")
     newest = found[-1]
     print(f"{place}: checkpoint {newest.number}, written {newest.written}")
+    if state is not None:
+        hint = " (its process is gone; `--resume auto` resumes it)" if state == "killed" else ""
+        print(f"  {'state':9} {option_text(state)}{hint}")
     for name, text in _details(newest.contents) if newest.contents else ():
         print(f"  {name:9} {text}")
     whole = "no" if newest.faults else "yes, every file's SHA-256 is right"

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from distdqn.checkpoints.checkpointer import Checkpointer
-from distdqn.checkpoints.resume import checkpoint_root, describe_run, find_start, run_folder
+from distdqn.checkpoints.resume import checkpoint_dir, checkpoint_root, describe_run, find_start, run_folder
 from distdqn.checkpoints.store import CheckpointRef, Store
 from distdqn.config.config import Config
 from distdqn.distributed.calls import Calls
 from distdqn.distributed.supervisor import Supervisor
 from distdqn.distributed.team import WorkerGroup
 from distdqn.distributed.watchdog import StartupCheck
-from distdqn.errors import TERMINATED, CheckpointError, ConfigError, DistdqnError
+from distdqn.errors import TERMINATED, CheckpointError, ConfigError, DistdqnError, restoring
 from distdqn.learning.learner import export_network
 from distdqn.networks.numpy_policy import policy_bytes
 from distdqn.reporting.console import Console, number
@@ -54,15 +54,19 @@ def train(config: Config, *, quiet: bool = False, started: float | None = None) 
     given, config = config, resolve(config, spec)
     check_fit(config, spec)
     about = describe_run(given, config, spec)
-    resume_from, notes = find_start(config, about)
-    kept = resume_from.document["metrics"]["metrics_bytes"] if resume_from and is_resuming else 0
-    with contextlib.closing(RunDirectory(folder, spec.name, is_resuming, kept)) as directory:
+    with contextlib.closing(RunDirectory(folder, spec.name, is_resuming)) as directory:
         stopping = Stopping(make_goal(config), config)
         console = Console(config.max_env_steps, stopping.goal.target_return, quiet)
         metrics = Metrics(directory, console, config, started)
-        checkpointer = _make_checkpointer(config, directory.path, resume_from, metrics.note)
+        with directory.removed_if_refused():
+            resume_from, notes = find_start(config, about)
+            with restoring("The checkpoint to resume from"):
+                checkpointer = _make_checkpointer(config, directory.path, resume_from, metrics.note)
+                kept = resume_from.document["metrics"]["metrics_bytes"] if resume_from and is_resuming else 0
+                directory.begin_metrics(kept)
         run = Run(config, about, stopping, make_rate_limiter(config), metrics, checkpointer, resume_from)
-        directory.write_json("config.json", about["config"])
+        used = {"checkpoint_dir": checkpoint_dir(config, directory.path)}
+        directory.write_json("config.json", about["config"] | used)
         directory.write_json("run.json", {"resolved_options": config.to_json(), **describe_process()})
         directory.note = metrics.note  # from now on, a full disk ends nothing
         runner = _Runner(run, spec, directory, [*describe_resolution(given, config, spec), *notes])
@@ -216,7 +220,8 @@ class _Runner:
                 if metrics.train_seconds_begin is not None:
                     self.train_seconds = metrics.seconds - metrics.train_seconds_begin
         if error is not None:
-            if (requested := self.run.stopping.request.reason) is None:
+            requested = self.run.stopping.request.reason
+            if requested is None or not isinstance(error, DistdqnError):  # others are faults of this program
                 raise error
             metrics.note(f"A role failed while the run was ended: {error}")
             reason = requested
@@ -249,7 +254,7 @@ class _Runner:
         if last is None:
             return
         self.has_saved = True
-        networks = {"policy": last if goal.best is None else goal.best_weights, "final": last}
+        networks = {"policy": goal.best_weights or last, "final": last}
         for name, weights in networks.items():  # first, because these need no other process
             self.directory.write_bytes(f"{name}.npz", policy_bytes(weights))
         for name, weights in networks.items():

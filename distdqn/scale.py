@@ -1,16 +1,14 @@
 """`python -m distdqn.scale RUN --actors N`: change the number of actors of a run while it trains."""
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from distdqn.config.command_line import Command, print_mistakes
 from distdqn.config.config import Actors
 from distdqn.config.model import Options, Text
 from distdqn.errors import INTERRUPTED, ClusterError, ConfigError, DistdqnError
-from distdqn.reporting.run_directory import is_owned
+from distdqn.reporting.run_directory import RayPlace, read_options, read_status
 
 
 class ScaleOptions(Options):
@@ -47,46 +45,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _find(run: Path, actors: int) -> dict[str, str]:
-    """Address, namespace and control process of a run.
+def _find(run: Path, actors: int) -> RayPlace:
+    """The process that takes commands for a run.
 
     Raises:
         ConfigError: there is no run, or it cannot have this number of actors.
         ClusterError: the run has not started, or is over.
     """
-    config, status = _read(run / "config.json"), _read(run / "status.json")
-    if "mode" not in config or "state" not in status:
+    config, status = read_options(run), read_status(run)
+    if config.mode is None or status is None:
         raise ConfigError(f"{run} holds no run (name the folder that the run writes to).")
-    if config["mode"] != "async":
+    if config.mode != "async":
         raise ConfigError(
-            f"The run in {run} is of mode `{config['mode']}`, whose result depends on its number of actors: "
+            f"The run in {run} is of mode `{config.mode}`, whose result depends on its number of actors: "
             "only runs of mode `async` can be scaled (wait for it, or start another)."
         )
-    most = config.get("max_actors")
+    most, shards = config.max_actors, config.replay_shards
     if most is not None and actors > most:
         raise ConfigError(f"`actors` ({actors}) exceeds the run's `max_actors` ({most}): ask for fewer.")
-    shards = config.get("replay_shards", 1)
     if actors < shards:
         raise ConfigError(
             f"`actors` ({actors}) is below the run's `replay_shards` ({shards}): some would get nothing."
         )
-    if status["state"] not in ("starting", "running"):
-        raise ClusterError(f"The run in {run} is over ({status['state']}): nothing was changed.")
-    if not is_owned(run):
+    if status.state == "killed":
         raise ClusterError(f"The run in {run} was killed (`--resume auto` resumes it): nothing was changed.")
-    ray: dict[str, str] = status.get("ray") or {}
-    if not ray.get("control"):
+    if status.state not in ("starting", "running"):
+        raise ClusterError(f"The run in {run} is over ({status.state}): nothing was changed.")
+    if status.ray is None or status.ray.control is None:
         raise ClusterError(f"The run in {run} is still starting (try again in some seconds).")
-    return ray
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A file's JSON object; empty if there is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return status.ray
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ import numpy as np
 
 _STREAMS = ("exploration", "environment", "replay", "network", "evaluation", "shards")
 # Gymnasium's seeds have 31 bits: training uses the lower half, evaluation the upper one.
-# `SyncVectorEnv` counts upwards from its seed; the margin keeps that within the half.
+# `SyncVectorEnv` counts upwards from its seed; a margin as large keeps that within the half.
 _HALF = 2**30
-_MARGIN = 2**16
+MAX_ENVIRONMENTS = 2**16  # of one actor
 
 
 def make_generator(seed: int, stream: str, *indices: int) -> np.random.Generator:
@@ -24,7 +24,7 @@ def make_integer_seed(seed: int, stream: str, *indices: int) -> int:
     Seeds of the stream `evaluation` are in `[2**30, 2**31)`, all others below, so that
     evaluation never repeats a training episode.
     """
-    drawn = int(_sequence(seed, stream, indices).generate_state(1)[0]) % (_HALF - _MARGIN)
+    drawn = int(_sequence(seed, stream, indices).generate_state(1)[0]) % (_HALF - MAX_ENVIRONMENTS)
     return drawn + (_HALF if stream == "evaluation" else 0)
 
 

@@ -127,28 +127,33 @@ class FrameLayout:
 
     observation_shape: tuple[int, ...]
     stack_axis: int | None  # axis of the frames; None if the whole observation is one frame
+    channels: int = 1  # of one frame, along `stack_axis`
 
     @property
     def frames(self) -> int:
         """`S`, frames in one observation."""
-        return 1 if self.stack_axis is None else self.observation_shape[self.stack_axis]
+        return 1 if self.stack_axis is None else self.observation_shape[self.stack_axis] // self.channels
 
     @property
     def frame_shape(self) -> tuple[int, ...]:
         """Shape of one frame."""
-        return tuple(n for axis, n in enumerate(self.observation_shape) if axis != self.stack_axis)
+        plane = tuple(n for axis, n in enumerate(self.observation_shape) if axis != self.stack_axis)
+        return plane if self.channels == 1 else (self.channels, *plane)
 
     def split(self, observation: FrameArray) -> FrameArray:
         """The frames `[C, S, *frame_shape]` of observations `[C, *observation_shape]`."""
         if self.stack_axis is None:
             return observation[:, None]
-        return np.moveaxis(observation, 1 + self.stack_axis, 1)
+        planes = np.moveaxis(observation, 1 + self.stack_axis, 1)  # [C, S * channels, ...]
+        return planes.reshape(len(planes), self.frames, *self.frame_shape)
 
     def join(self, frames: FrameArray) -> FrameArray:
         """The observations `[C, *observation_shape]` made of frames `[C, S, *frame_shape]`."""
         if self.stack_axis is None:
             return frames[:, 0]
-        return np.ascontiguousarray(np.moveaxis(frames, 1, 1 + self.stack_axis))
+        plane = self.frame_shape if self.channels == 1 else self.frame_shape[1:]
+        planes = frames.reshape(len(frames), self.frames * self.channels, *plane)
+        return np.ascontiguousarray(np.moveaxis(planes, 1, 1 + self.stack_axis))
 
 
 @dataclass(frozen=True)
@@ -305,6 +310,7 @@ class LearnReport:
     weights_version: tuple[int, int] | None  # of the weights published with it
     not_finite: int = 0  # updates skipped because of NaN or infinity
     first_not_finite: str | None = None  # the tensor that caused the first of those
+    notice: str | None = None  # a line for the user
 
 
 @dataclass(frozen=True)
@@ -323,7 +329,6 @@ class Evaluation:
     """The result of greedy episodes of one version of the weights."""
 
     returns: list[float]  # undiscounted, one for each episode
-    lengths: list[int]  # env steps, one for each episode
     weights_version: tuple[int, int]
     learner_steps: int  # gradient updates behind the weights
     seconds: float

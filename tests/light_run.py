@@ -47,19 +47,24 @@ class CountingLearner:
     def publish(self):
         generation, version = self._version
         self._version = (generation, version + 1)
+        return PolicyWeights(self._layers(), self._arrays, self._version, self._steps)
+
+    @staticmethod
+    def _layers():
         first = {"name": "x", "kind": "input", "inputs": [], "arrays": []}
         last = {"name": "q", "kind": "dense", "inputs": ["x"], "arrays": [0, 1], "activation": "linear"}
-        return PolicyWeights([first, last], self._arrays, self._version, self._steps)
+        return [first, last]
 
     def export(self, weights):
         return str(weights.weights_version).encode()
 
     def get_state(self):
-        networks = {"online": self._arrays[:2]}
-        return {"networks": networks, "learner_steps": self._steps, "weights_version": list(self._version)}
+        policy = {"layers": self._layers(), "positions": [0, 1], "other_arrays": []}
+        state = {"networks": {"online": self._arrays[:2]}, "policy": policy}
+        return {**state, "learner_steps": self._steps, "weights_version": list(self._version)}
 
     def set_state(self, state):
-        self._steps = state["learner_steps"]
+        self._steps = int(state["learner_steps"])
         generation, version = state["weights_version"]
         if self._version[0] <= generation:  # it was made before
             self._version = (generation, version)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from light_run import light_parts
+from light_run import CountingLearner, light_parts
 from run_contents import FILES
 
 from distdqn.acting.evaluator import Evaluator
 from distdqn.checkpoints.store import Store
-from distdqn.errors import EnvironmentFault
+from distdqn.errors import EnvironmentFault, RoleFailure
 from distdqn.networks.numpy_policy import load_policy
 from distdqn.run import main
 
@@ -139,3 +139,26 @@ def test_fault_38_run_whose_reader_goes_away_trains_on(tmp_path):
     run.stdout.close()
     assert run.wait(120) == 0
     assert read(tmp_path / "run", "summary.json")["env_steps"] == 20_000
+
+
+@pytest.mark.parametrize("error", [ValueError("A bug."), RoleFailure("A role failed.")])
+def test_fault_of_this_program_is_shown_although_the_run_was_being_ended(
+    light_run, monkeypatch, tmp_path, error
+):
+    learn = CountingLearner.learn
+
+    def failing(learner, *arguments):
+        if learner._steps < 500:
+            return learn(learner, *arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise error
+
+    monkeypatch.setattr(CountingLearner, "learn", failing)
+    if isinstance(error, ValueError):
+        with pytest.raises(ValueError, match="A bug"):
+            light_run()
+    else:
+        assert light_run()[0] == 143
+    assert load_policy(tmp_path / "final.npz").learner_steps >= 500
+    state = "failed" if isinstance(error, ValueError) else "terminated"
+    assert read(tmp_path, "status.json")["state"] == state

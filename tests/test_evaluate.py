@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 import distdqn
+from distdqn.checkpoints.store import Store
 from distdqn.errors import ConfigError
 from distdqn.evaluate import evaluate, main
-from distdqn.networks.numpy_policy import policy_bytes
+from distdqn.networks.numpy_policy import load_policy, policy_bytes, tree_from_weights
 from distdqn.types import PolicyWeights
 
 # Pays what its generator drew at reset, but only where the greedy action (1) is taken.
@@ -210,5 +211,70 @@ def test_evaluation_is_refused_in_one_line_when_the_run_is_damaged(
 
     assert main([str(run_dir), *options]) in (2, 4)
 
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("distdqn: error: ")
+
+
+@pytest.fixture
+def kept(run_dir: Path) -> Path:
+    """The same run with the checkpoints 100 and 200, of which the first prefers the wrong action."""
+    store = Store(str(run_dir / "checkpoints"))
+    store.check_writable()
+    weights = load_policy(run_dir / "policy.npz")
+    policy = {"layers": weights.layers, "positions": [1, 0], "other_arrays": [weights.arrays[0]]}
+    for number, bias in ((100, [9.0, 0.0, 0.0]), (200, [0.0, 0.0, 3.0])):
+        state = {"networks": {"online": [np.array(bias, np.float32)]}, "policy": policy}
+        learner = {**state, "weights_version": [0, 7], "learner_steps": number}
+        goal = {"best_weights": tree_from_weights(weights) if number == 200 else None}
+        tree = {"about": {"config": {"env": "lottery_for_tests:Lottery"}}, "learner": learner, "goal": goal}
+        store.write_manifest(number, {name: store.write_tree(part) for name, part in tree.items()})
+    return run_dir
+
+
+@pytest.mark.usefixtures("lottery")
+@pytest.mark.parametrize(
+    ("checkpoint", "wins"), [("100", False), ("200", True), ("newest", True), ("best", True)]
+)
+def test_evaluation_plays_the_network_of_any_checkpoint(
+    kept: Path, capsys: pytest.CaptureFixture[str], checkpoint: str, wins: bool
+) -> None:
+    (kept / "policy.npz").unlink()
+    for place in (kept, kept / "checkpoints"):
+        assert main([str(place), "--checkpoint", checkpoint, "--episodes", "3"]) == 0
+        assert (json.loads(capsys.readouterr().out)["mean"] > 0.0) == wins
+
+
+@pytest.mark.usefixtures("lottery")
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--checkpoint", "300"], 4, "holds no checkpoint 300 (name one of 100, 200)"),
+        (["--checkpoint", "many"], 2, "`checkpoint` must be"),
+        (["--checkpoint", "-1"], 2, "`checkpoint` must be at least 0"),
+        (["--checkpoint", "200", "--final"], 2, "`final` and `checkpoint` exclude each other"),
+    ],
+)
+def test_checkpoint_that_is_not_there_is_refused_in_one_line(
+    kept: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, words: str
+) -> None:
+    assert main([str(kept), *arguments]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+@pytest.mark.usefixtures("lottery")
+@pytest.mark.parametrize("damage", ["manifest", "arrays", "no evaluation"])
+def test_fault_46_checkpoint_that_is_damaged_is_refused_in_one_line(
+    kept: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    manifest = kept / "checkpoints" / "checkpoint-000000000200.json"
+    checkpoint = "best" if damage == "no evaluation" else "200"
+    if damage == "no evaluation":
+        manifest.unlink()
+    else:
+        blobs = [] if damage == "manifest" else (kept / "checkpoints" / "blobs").iterdir()
+        for path in (manifest, *blobs) if damage == "manifest" else blobs:
+            path.write_bytes(path.read_bytes()[:-1])
+    assert main([str(kept), "--checkpoint", checkpoint]) == 4
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("distdqn: error: ")

@@ -20,11 +20,12 @@ from distdqn.checkpoints.store import Store
 from distdqn.config.config import Config
 from distdqn.inspect import inspect, main
 from distdqn.reporting.metrics import Counters
+from distdqn.reporting.run_directory import RunDirectory
 from distdqn.training.resolve import resolve
 from distdqn.types import EnvironmentSpec, Evaluation
 
 SPEC = EnvironmentSpec("CartPole-v1", (4,), 2, 475.0, "float32", -np.inf, np.inf, None)
-BEST = Evaluation([490.0, 500.0, 480.0], [490, 500, 480], (0, 7), 150, 1.0)
+BEST = Evaluation([490.0, 500.0, 480.0], (0, 7), 150, 1.0)
 
 
 def tree_of(learner_steps, **options):
@@ -280,3 +281,24 @@ def test_inspect_loads_neither_tensorflow_nor_ray(run_dir, tmp_path, command):
     loaded = {name.split(".")[0] for name in record.read_text().split()}
     assert "numpy" in loaded
     assert not loaded & {"tensorflow", "keras", "ray", "gymnasium"}
+
+
+@pytest.mark.parametrize("is_alive", [True, False])
+def test_inspect_says_of_a_killed_run_that_its_process_is_gone(run_dir, capsys, is_alive):
+    directory = RunDirectory(str(run_dir), "CartPole-v1", is_resuming=True)
+    directory.write_json("status.json", {"state": "running", "ray": None})
+    if not is_alive:
+        directory.close()
+    assert main([str(run_dir)]) == 0
+    (line,) = (line.split() for line in capsys.readouterr().out.splitlines() if line[2:].startswith("state"))
+    assert line[1] == ("running" if is_alive else "killed")
+    assert main([str(run_dir), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["state"] == line[1]
+    if is_alive:
+        directory.close()
+
+
+def test_inspect_says_of_a_run_without_checkpoints_in_what_state_it_is(tmp_path, capsys):
+    (tmp_path / "status.json").write_text('{"state": "saving"}')
+    assert main([str(tmp_path)]) == 4
+    assert "holds no checkpoint; its run is `killed`" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from distdqn.checkpoints.store import Store
 from distdqn.errors import CheckpointError, ConfigError, Diverged, NoCheckpoint
 from distdqn.inspect import main as inspect
 from distdqn.networks.numpy_policy import load_policy
+from distdqn.reporting.run_directory import is_owned
 
 # Keras's saving meets NumPy's newest rules with a warning.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -235,9 +236,35 @@ def test_fault_21_last_finite_networks_are_kept_by_a_run_that_diverges(tmp_path)
 
 
 @pytest.mark.usefixtures("light")
+def test_fault_39_last_checkpoint_is_whole_after_the_folder_was_deleted(tmp_path):
+    count, folder = itertools.count(), tmp_path / "run"
+    env = lambda: FaultyEnvironment(count, 1100, 1.0, lambda: shutil.rmtree(folder))  # noqa: E731
+
+    summary = run(folder, env=env, checkpoint_period=600)
+
+    found, passed_over = Store(str(folder / "checkpoints")).newest_whole()
+    assert (found.number, passed_over) == (summary["learner_steps"], [])
+    assert is_owned(folder) is False
+    assert (folder / "run.lock").exists()
+
+
+@pytest.mark.usefixtures("light")
+def test_fault_40_run_that_keeps_its_checkpoints_elsewhere_resumes_any_number_of_times(tmp_path):
+    run(tmp_path / "run", checkpoint_dir=str(tmp_path / "elsewhere"), max_env_steps=500)
+    for budget in (700, 900):
+        assert run(tmp_path / "run", resume="auto", max_env_steps=budget)["env_steps"] == budget
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.usefixtures("light")
 def test_fault_18_networks_are_kept_by_a_run_whose_checkpoints_cannot_be_written(tmp_path):
     count, elsewhere = itertools.count(), tmp_path / "elsewhere"
-    env = lambda: FaultyEnvironment(count, 600, 1.0, lambda: shutil.rmtree(elsewhere))  # noqa: E731
+
+    def put_a_file_in_its_place():
+        shutil.rmtree(elsewhere)
+        elsewhere.touch()
+
+    env = lambda: FaultyEnvironment(count, 600, 1.0, put_a_file_in_its_place)  # noqa: E731
 
     with pytest.raises(CheckpointError, match="5 consecutive times") as caught:
         run(tmp_path / "run", env=env, checkpoint_dir=str(elsewhere), checkpoint_period=32)

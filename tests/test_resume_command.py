@@ -1,5 +1,6 @@
 """`--resume` with checkpoints that cannot be used, as the command answers it: code 4, and words."""
 
+import os
 import pickle
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from distdqn.checkpoints.resume import describe_run
 from distdqn.checkpoints.store import Store
 from distdqn.config.config import Config
 from distdqn.environments.registry import inspect_environment
+from distdqn.reporting.run_directory import RunDirectory
 from distdqn.run import main
 from distdqn.training.resolve import resolve
 
@@ -72,6 +74,24 @@ def test_fault_14_run_of_which_all_is_corrupt_ends_the_command_and_loses_no_file
     for number, line in zip((200, 100), lines, strict=True):
         assert blob_of(run_dir, number).name in line
     assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
+
+
+def test_fault_19_folder_is_locked_before_its_checkpoints_are_read(run_dir, capsys):
+    first = RunDirectory(str(run_dir), "CartPole-v1", is_resuming=True)
+    for number in (100, 200):  # as a run may leave them for a moment
+        flip(blob_of(run_dir, number))
+    assert main(["--run-dir", str(run_dir), "--resume", "auto", "--actors", "1"]) == 2
+    assert f"it is in use by process {os.getpid()} on" in capsys.readouterr().err
+    first.close()
+
+
+@pytest.mark.parametrize("resume", ["the run", "one of its checkpoints"])
+def test_refused_resume_leaves_no_new_folder_and_no_new_file(run_dir, capsys, tmp_path, monkeypatch, resume):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    named = run_dir if resume == "the run" else run_dir / "checkpoints" / manifest_name(100)
+    refused(capsys, "--resume", named, "--hidden-sizes", "64")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_fault_15_checkpoint_of_another_network_ends_the_command_with_a_table(run_dir, capsys):

@@ -10,6 +10,11 @@ def sequence(space, actions):
     return keras.Sequential([keras.Input(space.shape), layers.Dense(6, "silu"), layers.Dense(actions)])
 
 
+def tanh(space, actions):
+    """The layers of the smallest network of this package, with another activation."""
+    return keras.Sequential([keras.Input(space.shape), layers.Dense(5, "tanh"), layers.Dense(actions)])
+
+
 def open_sequence(_space, actions):
     """Learns its input's shape from the first observations."""
     return keras.Sequential([layers.Flatten(), layers.Dense(6, "relu"), layers.Dense(actions)])

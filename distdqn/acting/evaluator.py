@@ -57,8 +57,7 @@ class Evaluator:
                 pass
         self._faults.consecutive.reset()
         evaluation = Evaluation(
-            returns=[episode_return for episode_return, _ in played],
-            lengths=[length for _, length in played],
+            returns=played,
             weights_version=weights.weights_version,
             learner_steps=weights.learner_steps,
             seconds=time.perf_counter() - begin,
@@ -79,13 +78,13 @@ class Evaluator:
 
     def _play(
         self, environments: VectorEnvironment, policy: Policy, episodes: int, number: int, end: float
-    ) -> list[tuple[float, int]] | None:
-        """Returns and lengths of the episodes that end before `end`; None if an environment raised."""
+    ) -> list[float] | None:
+        """Returns of the episodes that end before `end`; None if an environment raised."""
         generator = make_generator(self._seed, "evaluation", number)
         attempt = self._faults.count
         steps = environments.empty_steps(1)
         size = steps.action.size
-        played: list[tuple[float, int]] = []
+        played: list[float] = []
         for i, first in enumerate(range(0, episodes, size)):
             if i:
                 environments.restart(self._seeds(number, i))
@@ -99,9 +98,8 @@ class Evaluator:
                 for ended in environments.step(actions, steps, 0) or []:
                     if is_open[ended.environment]:
                         is_open[ended.environment] = False
-                        played.append((ended.episode_return, ended.length))
+                        played.append(ended.episode_return)
             if self._faults.count > attempt:
                 return None
-            returns, lengths = environments.open_returns[is_open], environments.open_lengths[is_open]
-            played += zip(returns.tolist(), lengths.tolist(), strict=True)
+            played += environments.open_returns[is_open].tolist()
         return played

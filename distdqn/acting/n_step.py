@@ -44,7 +44,8 @@ class NStepWindows:
             next_observation=steps.next_observation[last[start, environment], environment],
         )
         keep = slice(max(0, len(steps) - (self._n_step - 1)), None)
-        self._open, self._starts = steps[keep], (starts & ~emitted)[keep]
+        # Copied, so that all other steps are freed.
+        self._open, self._starts = steps[keep].followed_by(steps[:0]), (starts & ~emitted)[keep]
         return transitions
 
     def close(self) -> Transitions:

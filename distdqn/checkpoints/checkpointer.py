@@ -62,9 +62,10 @@ class Checkpointer:
                 self._best = (best["learner_steps"], number)
         self._others = self._last  # checkpoints up to this one are of other runs or were given up
 
-    def forget_segments(self, shard: int) -> None:
-        """Writes all segments of a shard again: after its replacement, its ids stand for other rows."""
-        self._written = {segment: part for segment, part in self._written.items() if segment.shard != shard}
+    def forget_segments(self, shard: int | None = None) -> None:
+        """Writes all segments again, or a shard's: after its replacement, its ids stand for other rows."""
+        kept = {segment: part for segment, part in self._written.items() if segment.shard != shard}
+        self._written = {} if shard is None else kept
 
     def reuse_segments(self, ref: CheckpointRef, shard: int, shards: int) -> Tree | None:
         """Does not write the segments again that one of `shards` shards restores from checkpoint `ref`.
@@ -155,9 +156,9 @@ class Checkpointer:
 
     def add_failure(self, error: Exception) -> None:
         """Counts a checkpoint that could not be written; `CheckpointError` at the fifth consecutive one."""
-        self._written.clear()  # a segment that is gone is written again
+        self.forget_segments()  # one that is gone is written again
         why = f"A checkpoint could not be written ({type(error).__name__}: {error})"
         if self._failures.add():
             times = f"{_MAX_FAILURES} consecutive times"
             raise CheckpointError(f"{why}, {times} (free the disk, or name another `checkpoint_dir`).")
-        self._note(f"{why}; training continues, earlier checkpoints are intact.")
+        self._note(f"{why}; training continues, and the next one is written in full.")

@@ -32,14 +32,10 @@ class LocalFiles:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def make_folders(self) -> None:
-        """Creates the folders that files are written to."""
-        (self._root / "blobs").mkdir(parents=True, exist_ok=True)
-        self.sync("")
-
     def write(self, name: str, content: bytes) -> None:
-        """Writes and syncs a temporary file, then renames it."""
+        """Writes and syncs a temporary file, then renames it; creates its folder if there is none."""
         path = self._root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f".{secrets.token_hex(8)}.part")
         try:
             with aside.open("xb") as stream:
@@ -128,9 +124,6 @@ class RemoteFiles:
     def __init__(self, system: Any, root: str) -> None:
         self._system = system
         self._root = root.rstrip("/")
-
-    def make_folders(self) -> None:
-        """Object stores have none."""
 
     @_as_os_errors()
     def write(self, name: str, content: bytes) -> None:

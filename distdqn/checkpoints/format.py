@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from distdqn.errors import CheckpointDamaged, CheckpointTooNew
 from distdqn.types import AnyArray, Tree
 
-FORMAT = 3
+FORMAT = 4
 MAX_MANIFEST_BYTES = 64 * 2**20
 _MAX_DEPTH = 100  # levels of nesting, far below Python's limit of recursion
 _MAX_AXES = 32

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from distdqn.checkpoints.store import CheckpointRef, Store
+from distdqn.errors import restoring
 from distdqn.replay.samplers import priorities_in
 from distdqn.replay.shards import shard_capacities
 from distdqn.types import FrameLayout, Frames, IntArray, ReplayInfo, Transitions, Tree
@@ -27,19 +28,19 @@ class RestorePlan:
         """Methods of `Replay` and their arguments that fill one shard, in order; reads lazily.
 
         Raises:
-            CheckpointDamaged: a part is not what was written.
-            OSError: it cannot be read.
+            CheckpointError: a part is not what was written, or cannot be read.
         """
         if self.ref is None:
             return
         store, saved = self.ref.store, self.ref.document["replay"]
-        if len(saved) == self.shards:
-            for part in saved[shard]["parts"]:
-                yield f"set_{part['kind']}", store.read_tree(part["state"])
-            yield "set_index", store.read_tree(saved[shard]["index"])
-        else:
-            for chunk in reshard(store, saved, self.shards, shard):
-                yield "set_chunk", chunk
+        with restoring(f"Replay in checkpoint {self.ref.number}"):
+            if len(saved) == self.shards:
+                for part in saved[shard]["parts"]:
+                    yield f"set_{part['kind']}", store.read_tree(part["state"])
+                yield "set_index", store.read_tree(saved[shard]["index"])
+            else:
+                for chunk in reshard(store, saved, self.shards, shard):
+                    yield "set_chunk", chunk
 
     def info(self, shard: int) -> ReplayInfo:
         """What a filled shard holds, with a `total_priority` of 0; resharding drops overwritten rows."""

@@ -11,6 +11,7 @@ from typing import Any
 from distdqn.checkpoints.store import CheckpointRef, Store, find_checkpoints
 from distdqn.config.config import Config
 from distdqn.errors import CheckpointDamaged, CheckpointError, ConfigError, NoCheckpoint
+from distdqn.reporting.run_directory import read_options, read_status
 from distdqn.types import EnvironmentSpec, Tree
 
 _RESULTS = ("policy.keras", "policy.npz", "final.keras", "final.npz", "summary.json")
@@ -51,19 +52,27 @@ def describe_run(given: Config, config: Config, spec: EnvironmentSpec) -> Tree:
     return {"config": given.to_json(), "structure": structure}
 
 
+def checkpoint_dir(config: Config, folder: Path) -> str | None:
+    """The option of that name; a resumed run in `folder` keeps the one that it used."""
+    saved = None if config.resume is None else read_options(folder).checkpoint_dir
+    return config.checkpoint_dir or saved
+
+
 def checkpoint_root(config: Config, folder: Path) -> str:
-    """Folder or URL for the checkpoints of a run in `folder`; a resumed run keeps the one that it used."""
-    saved = None if config.resume is None else saved_checkpoint_dir(folder)
-    return config.checkpoint_dir or saved or str(folder / "checkpoints")
+    """Folder or URL for the checkpoints of a run in `folder`."""
+    return checkpoint_dir(config, folder) or str(folder / "checkpoints")
 
 
-def saved_checkpoint_dir(folder: Path) -> str | None:
-    """The `checkpoint_dir` in the `config.json` of a run's folder; None if it names none."""
+def locate_checkpoints(place: str) -> tuple[Store, list[int]]:
+    """Like `find_checkpoints`, also for the folder of a run that keeps its checkpoints elsewhere."""
     try:
-        found = json.loads((folder / "config.json").read_text("utf-8"))["checkpoint_dir"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
-    return found if isinstance(found, str) else None
+        return find_checkpoints(place)
+    except NoCheckpoint as error:
+        if (elsewhere := read_options(Path(place)).checkpoint_dir) is not None:
+            return find_checkpoints(elsewhere)
+        if (status := read_status(Path(place))) is not None:
+            raise NoCheckpoint(f"{place} holds no checkpoint; its run is `{status.state}`.") from error
+        raise
 
 
 def run_folder(config: Config) -> tuple[str | None, bool]:

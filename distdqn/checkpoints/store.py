@@ -54,7 +54,6 @@ class Store:
 
     def check_writable(self) -> None:
         """Creates the folders if needed, writes and deletes a file in each; `OSError` if it cannot."""
-        self._files.make_folders()
         for folder in ("", "blobs/"):
             probe = f"{folder}.{secrets.token_hex(8)}.part"  # pruned as a leftover if this process dies here
             self._files.write(probe, b"probe")

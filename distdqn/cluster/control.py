@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import ray
 
 from distdqn.cluster.connection import loopback_only, probe
 from distdqn.errors import ClusterError
+from distdqn.reporting.run_directory import RayPlace
 from distdqn.types import ActorPoolStatus
 
 _CONNECT_SECONDS = 5.0  # Ray itself tries for minutes
@@ -54,18 +55,18 @@ class Control:
             return self._reports, self._status
 
 
-def scale(place: Mapping[str, str], actors: int, say: Callable[[str], None]) -> None:
+def scale(place: RayPlace, actors: int, say: Callable[[str], None]) -> None:
     """Changes a run's number of actors; returns when it has them.
 
     Args:
-        place: where the run is, as `RayBackend.describe` tells: `address`, `namespace` and `control`.
+        place: where the run is.
         actors: how many the run shall have.
         say: called with a line whenever there is progress.
 
     Raises:
         ClusterError: the run does not answer, has ended, or has got another command since.
     """
-    address = place["address"]
+    address = place.address
     is_loopback = address.startswith("127.0.0.1:")  # a private Ray's, which Ray would replace
     try:
         probe(address, _CONNECT_SECONDS)
@@ -78,7 +79,7 @@ def scale(place: Mapping[str, str], actors: int, say: Callable[[str], None]) -> 
         ) from error
     try:
         try:
-            control = ray.get_actor(place["control"], namespace=place["namespace"])
+            control = ray.get_actor(str(place.control), namespace=place.namespace)
         except ValueError:
             raise ClusterError("The run has ended: nothing was changed.") from None
         _command(control, actors, say)

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field
 
 from distdqn.config import validation
 from distdqn.config.model import Options, Text, listed, read_preset
+from distdqn.seeding import MAX_ENVIRONMENTS
 
 T = TypeVar("T")
 
@@ -38,7 +39,12 @@ class SharedOptions(Options):
     """What more than one role reads."""
 
     heading = "run"
-    elsewhere: ClassVar = {"max_failures": "faults", "max_eval_steps": "goal and budget", "sampler": "replay"}
+    elsewhere: ClassVar = {
+        "max_failures": "faults",
+        "max_eval_steps": "goal and budget",
+        "sampler": "replay",
+        "learner_gpus": "placement on a cluster",
+    }
     has_opposites = True
 
     env: Text | Callable[[], Any] = "CartPole-v1"
@@ -53,6 +59,8 @@ class SharedOptions(Options):
     """Steps after which an episode of an evaluation is truncated. Atari's limit is 27,000."""
     sampler: Literal["uniform", "prioritized"] = "uniform"
     """`uniform`, or `prioritized` by TD error, with first priorities from the actors."""
+    learner_gpus: Annotated[float, Field(ge=0, le=64), AfterValidator(validation.check_gpus)] = 0.0
+    """GPUs of the learner, which uses none without it in any mode; a part of one is shared with others."""
 
 
 class PlacementOptions(SharedOptions):
@@ -60,8 +68,6 @@ class PlacementOptions(SharedOptions):
 
     heading = "placement on a cluster"
 
-    learner_gpus: Annotated[float, Field(ge=0, le=64), AfterValidator(validation.check_gpus)] = 0.0
-    """GPUs of the learner's process; a part of one is shared with others."""
     learner_resources: Amounts | None = None
     """Custom resources that the learner takes of its node, as in `fast=1,node:10.0.0.3=0.01`."""
     actor_resources: Amounts | None = None
@@ -157,7 +163,7 @@ class ActingOptions(SharedOptions):
 
     heading = "acting"
 
-    envs_per_actor: UpTo100K = 16
+    envs_per_actor: Annotated[int, Field(ge=1, le=MAX_ENVIRONMENTS)] = 16
     """Number of environments that each actor steps together."""
     rollout_length: UpTo100K = 16
     """Steps of every environment in one rollout, after which weights may change."""
@@ -214,7 +220,7 @@ class ReplayOptions(SharedOptions):
     so one update per env step, and an eighth of that for images."""
     samples_per_insert_tolerance: PositiveFraction = 0.05
     """How far `samples_per_insert` may fall short, relative."""
-    priority_exponent: Rate = 0.6
+    priority_exponent: Fraction = 0.6
     """Strength of `prioritized`: 0 is uniform, 1 is in proportion to priority."""
     importance_sampling_exponent_start: Fraction = 0.4
     """Strength of the importance weights of `prioritized` at first: 1 corrects fully."""

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from distdqn.config.validation import contradictions
-from distdqn.errors import ConfigError, one_line
+from distdqn.errors import UNEXPECTED, ConfigError, one_line
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -86,8 +86,9 @@ class Options(BaseModel):
                 super().__init__(**given)
             except ValidationError as error:
                 single = _mistakes(type(self), error)
-            values = {name: field.default for name, field in type(self).model_fields.items()} | given
-            others = contradictions({k: v for k, v in values.items() if k not in single})
+            defaults = {name: field.default for name, field in type(self).model_fields.items()}
+            valid = {name: value for name, value in (defaults | given).items() if name not in single}
+            others = contradictions(valid, defaults)
             if single or others:
                 raise InvalidOptions(single, others)
 
@@ -139,7 +140,7 @@ def read_options(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         why = f"{path} cannot be read: {error.strerror} (name another file)."
         raise ConfigError(f"`config`: {why}") from error
-    except (ValueError, yaml.YAMLError) as error:
+    except (yaml.YAMLError, *UNEXPECTED) as error:
         why = f"{path} is no {path.suffix[1:].upper()}: {one_line(error)}."
         raise ConfigError(f"`config`: {why}") from error
     if not isinstance(content, dict | None):  # None: an empty file

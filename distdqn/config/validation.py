@@ -2,11 +2,18 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 _CROSSED = "raise the one or lower the other"
 _EMPTY_SHARDS = "some would stay empty (lower it)"
+
+# Options of the network's layers, which a network of the user's own replaces. No `layer_norm`, which most
+# presets set.
+_OF_LAYERS = (
+    *("torso", "hidden_sizes", "dueling", "noisy", "noisy_sigma"),
+    *("spectral_norm", "output_init_scale", "output_bias"),
+)
 
 # Options of which the first must not exceed the second, and why; {0} and {1} stand for their names.
 _ORDERED = (
@@ -82,13 +89,19 @@ def parse_amounts(text: str) -> dict[str, float]:
     return amounts
 
 
-def contradictions(options: Mapping[str, Any]) -> list[str]:
+def contradictions(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
     """A line for each contradiction between options.
 
     Args:
         options: those that are valid by themselves; no line is about any other.
+        defaults: of all options.
     """
-    return [*_ranges(options), *_of_mode(options), *_without_effect(options), *_points(options)]
+    changed = {name for name, value in options.items() if _plain(value) != _plain(defaults.get(name))}
+    return [*_ranges(options), *_of_mode(options), *_without_effect(options, changed), *_points(options)]
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value  # files have lists
 
 
 def _ranges(options: Mapping[str, Any]) -> Iterator[str]:
@@ -124,7 +137,7 @@ def _of_mode(options: Mapping[str, Any]) -> Iterator[str]:
             f"`replay_shards` ({shards}) needs `mode` to be `async`: the other modes have one replay (leave "
             "it out)."
         )
-    for name in ("address", "learner_gpus", "learner_resources", "actor_resources"):
+    for name in ("address", "learner_resources", "actor_resources"):
         if mode == "serial" and options.get(name):
             yield (
                 f"`{name}` has no effect in mode `serial`, which does not use Ray (leave it out, or choose "
@@ -132,19 +145,14 @@ def _of_mode(options: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
-def _without_effect(options: Mapping[str, Any]) -> Iterator[str]:
-    """Options that others leave without effect."""
+def _without_effect(options: Mapping[str, Any], changed: Collection[str]) -> Iterator[str]:
+    """Options that others leave without effect; `changed` ones do not have their defaults."""
     if options.get("munchausen") and options.get("double"):
         yield "`munchausen` has a softmax policy, so `double` has no effect (add `--no-double`)."
     if options.get("output_bias") and options.get("head") == "categorical":
         yield "`output_bias` has no effect on the `categorical` head, which puts out logits (leave it out)."
     if options.get("network"):
-        idle = [
-            name
-            for name in ("dueling", "noisy", "spectral_norm", "output_init_scale", "output_bias", "torso")
-            if options.get(name) not in (None, False, 0.0, "auto")
-        ]
-        for name in idle:
+        for name in [each for each in _OF_LAYERS if each in changed]:
             yield f"`{name}` has no effect on a `network` of your own (leave one of the two out)."
 
 

@@ -174,12 +174,19 @@ class AsyncCheckpointer:
 
     def _make_ask(self, shard: Worker) -> Callable[..., Any]:
         """Calls a method of a shard; one that is being restored only tells the index that it will have."""
-        index = self._shards.index_of(shard)
-        return functools.partial(self._team.ask, shard) if index is None else lambda _get_index: index
+        if (index := self._shards.index_of(shard)) is None:
+            return functools.partial(self._team.ask, shard)
+
+        def ask(method: str, *_: int) -> Tree:
+            if method == "get_index":
+                return index
+            raise OSError(f"Files of {shard.name}, which is being restored, are gone")
+
+        return ask
 
     def _make_tree(self, learner: Tree) -> Tree:
         """All that a checkpoint holds apart from replay, and how many actors act."""
-        return {**run_tree(self._run, learner, self._team.value), "acting": len(self._team.acting)}
+        return {**run_tree(self._run, learner), "acting": len(self._team.acting)}
 
     def _is_writing(self) -> bool:
         """Whether the thread is busy; handles the end of its last task."""

@@ -8,7 +8,7 @@ from distdqn.distributed.replay_shards import ReplayShards
 from distdqn.distributed.scheduler import Scheduler
 from distdqn.distributed.team import WorkerGroup
 from distdqn.environments.registry import environment_name
-from distdqn.errors import CheckpointError, EnvironmentFault, RoleFailure
+from distdqn.errors import CheckpointError, EnvironmentFault, RoleFailure, restoring
 from distdqn.reporting.metrics import Counters
 from distdqn.training.loop import Run
 from distdqn.types import ReplayInfo
@@ -36,9 +36,10 @@ class FaultHandler:
     def start(self) -> None:
         """Lets the first roles start, from the checkpoint that the run resumes from if there is one."""
         if (ref := self._run.resume_from) is not None:  # goal and metrics are restored already
-            self._send_learner_state(ref)
-            for shard in self._team.shards:
-                self._restore_shard(shard, ref)
+            with restoring(f"Checkpoint {ref.number}"):
+                self._send_learner_state(ref)
+                for shard in self._team.shards:
+                    self._restore_shard(shard, ref)
         self._scheduler.start_learner()
 
     def handle(self, ended: Ended) -> None:

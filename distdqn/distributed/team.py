@@ -19,6 +19,7 @@ from distdqn.types import (
     LearnReport,
     LearnRequest,
     PolicyWeights,
+    ReplayInfo,
     RolloutReport,
     RolloutRequest,
 )
@@ -184,13 +185,6 @@ class WorkerGroup(Team):
         return content
 
     @override
-    def value(self, weights: Any) -> PolicyWeights:
-        if isinstance(weights, PolicyWeights):
-            return weights
-        value: PolicyWeights = self._calls.fetch(self.learner, "publish", weights)
-        return value
-
-    @override
     def describe(self) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
         return self._calls.backend.describe(), [worker.to_json() for worker in self.all_workers]
 
@@ -222,7 +216,7 @@ class WorkerGroup(Team):
     @override
     def rollout(
         self, requests: Sequence[RolloutRequest], weights: PolicyWeights
-    ) -> list[tuple[RolloutReport, int]]:
+    ) -> list[tuple[RolloutReport, ReplayInfo]]:
         call, fetch = self._calls.backend.call, self._calls.fetch
         replay, results = self.shards[0], []
         for actor, request in zip(self.actors, requests, strict=True):
@@ -230,7 +224,7 @@ class WorkerGroup(Team):
             # Replay runs calls in the order they are made in, whichever chunk is there first.
             results.append((actor, report, *call(replay.handle, "insert", chunk)))
         return [
-            (fetch(actor, "rollout", report), fetch(replay, "insert", info).inserted)
+            (fetch(actor, "rollout", report), fetch(replay, "insert", info))
             for actor, report, info in results
         ]
 
@@ -245,11 +239,11 @@ class WorkerGroup(Team):
         return report
 
     @override
-    def flush(self, number: int) -> list[tuple[FlushReport, int]]:
+    def flush(self, number: int) -> list[tuple[FlushReport, ReplayInfo]]:
         call, fetch, replay = self._calls.backend.call, self._calls.fetch, self.shards[0]
         refs = [call(actor.handle, "flush", number, returns=2) for actor in self.actors]
         inserts = [call(replay.handle, "insert", chunk)[0] for _, chunk in refs]
         return [
-            (fetch(actor, "flush", report), fetch(replay, "insert", info).inserted)
+            (fetch(actor, "flush", report), fetch(replay, "insert", info))
             for actor, (report, _), info in zip(self.actors, refs, inserts, strict=True)
         ]

@@ -1,18 +1,22 @@
 """The learner: trains the Q-network on sampled batches, with TensorFlow."""
 
+import itertools
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distdqn.config.config import LearningOptions, resolved
-from distdqn.errors import ConfigError, ConsecutiveFailures, Diverged
+from distdqn.errors import CheckpointError, ConfigError, ConsecutiveFailures, Diverged, restoring
+from distdqn.networks.numpy_policy import weights_from_learner
 from distdqn.networks.tensorflow_setup import gpu_notice, import_tensorflow, without_stderr
 from distdqn.replay.shards import merge, split_update
 from distdqn.seeding import make_integer_seed
 from distdqn.types import (
+    AnyArray,
     BoolArray,
     EnvironmentSpec,
     LearnReport,
@@ -42,7 +46,7 @@ class Learner:
     """
 
     def __init__(self, options: LearningOptions, spec: EnvironmentSpec, generation: int = 0) -> None:
-        import_tensorflow(options.learner_threads)
+        import_tensorflow(options.learner_threads, options.learner_gpus > 0)
         # These import TensorFlow at the top: not before its setup, and never in a process without a learner.
         from distdqn.learning.update import UpdateLoop
         from distdqn.networks.keras_policy import policy_layers
@@ -56,12 +60,26 @@ class Learner:
             raise ConfigError(f"`network`: `{options.network}` must make new layers each time it is called.")
         target.set_weights(online.get_weights())  # a user's network may ignore the seed
         self._layers, self._notice = policy_layers(options, spec, self._q_network)
+        # NumPy's copy of the network, until it is compared on real observations.
+        self._unchecked = None if self._uses_keras else self._layers
         noise_seed = make_integer_seed(options.seed, "network", 1)
         self._loop = UpdateLoop(online, target, options, noise_seed, spec.mask)
         self._weights_version = (generation, 0)
         self._learner_steps = 0
         self._skipped = ConsecutiveFailures(_MAX_CONSECUTIVE)
         self._first_skipped: str | None = None  # the tensor that caused the first of those
+
+    def _describe_policy(self) -> dict[str, Any]:
+        """How the arrays of the online network in a checkpoint become `PolicyWeights`."""
+        online, weights = self._loop.online.variables, self._q_network.weights
+        own = {id(variable) for variable in online}
+        others = [variable for variable in weights if id(variable) not in own]  # constants of the head
+        position = {id(variable): i for i, variable in enumerate([*online, *others])}
+        return {
+            "layers": self._layers,
+            "positions": [position[id(variable)] for variable in weights],
+            "other_arrays": [variable.numpy() for variable in others],
+        }
 
     def compile(self) -> str | None:
         """Compiles the update loop ahead of the first batches.
@@ -71,7 +89,7 @@ class Learner:
         """
         with without_stderr():
             notice = self._loop.compile(self._options.updates_per_call, resolved(self._options.batch_size))
-            notices = [self._notice, notice, gpu_notice()]
+            notices = [self._notice, notice, gpu_notice() if self._options.learner_gpus else None]
         return " ".join(filter(None, notices)) or None
 
     def learn(
@@ -81,7 +99,8 @@ class Learner:
 
         Args:
             batches: `[U, B]` transitions.
-            publish: return the weights after the last update as a new version.
+            publish: return the weights after the last update as a new version; so does the first call if
+                it finds that actors need Keras.
             learning_rate: from this call on; None means the same as before.
 
         Returns:
@@ -93,12 +112,13 @@ class Learner:
         """
         begin = time.perf_counter()
         updates = len(batches.transitions)
+        used_keras, notice = self._uses_keras, self._check_copy(batches.transitions.observation)
         result = self._loop.run(
             batches.transitions, self._learner_steps, batches.importance_weight, learning_rate
         )
         self._learner_steps += updates
         self._check_not_diverged(result.is_finite, result.first_not_finite)
-        weights = self.publish() if publish else None
+        weights = self.publish() if publish or self._uses_keras != used_keras else None
         report = LearnReport(
             updates=updates,
             learner_steps=self._learner_steps,
@@ -109,6 +129,7 @@ class Learner:
             weights_version=weights.weights_version if weights else None,
             not_finite=updates - int(np.count_nonzero(result.is_finite)),
             first_not_finite=result.first_not_finite,
+            notice=notice,
         )
         if self._options.sampler != "prioritized":
             return report, weights, None
@@ -128,6 +149,28 @@ class Learner:
         report, weights, update = self.learn(merge(assignment, parts), publish, learning_rate)
         updates = [None for _ in parts] if update is None else split_update(assignment, update)
         return report, weights, *updates
+
+    def _check_copy(self, observation: AnyArray) -> str | None:
+        """Lets actors use Keras if NumPy evaluates the network differently; returns a line for the user.
+
+        Only the first call compares both, on the first of `observation` `[U, B, *observation_shape]`: one
+        alone, and as many as there are actions.
+        """
+        from distdqn.networks.keras_policy import difference, keras_layers
+
+        if self._unchecked is None:
+            return None
+        flat = observation.reshape(-1, *self._spec.observation_shape)
+        reason = difference(self._unchecked, self._q_network, flat[: max(2, self._spec.actions)])
+        self._unchecked = None
+        if reason is None:
+            return None
+        self._layers, notice = keras_layers(self._options, self._spec, reason)
+        return notice
+
+    @property
+    def _uses_keras(self) -> bool:
+        return str(self._layers[0]["kind"]) == "keras"
 
     def _check_not_diverged(self, is_finite: BoolArray, first_not_finite: str | None) -> None:
         """Counts consecutive skipped updates; `is_finite` `[U]` is False for those of this call."""
@@ -167,6 +210,7 @@ class Learner:
         """The state for a checkpoint: arrays `[...]`, numbers and text in dictionaries and lists."""
         return {
             "networks": self._loop.get_state(),
+            "policy": self._describe_policy(),
             "learner_steps": self._learner_steps,
             "weights_version": list(self._weights_version),
             "consecutive_skipped": self._skipped.count,
@@ -183,15 +227,39 @@ class Learner:
             state: arrays `[...]` may be read-only; they are copied.
 
         Raises:
-            ValueError: it belongs to a learner with another network; nothing was changed.
+            CheckpointError: it belongs to a learner with another network; nothing was changed.
         """
-        self._loop.set_state(state["networks"])
-        self._learner_steps = state["learner_steps"]
-        saved_generation, saved_version = state["weights_version"]
-        own = self._weights_version[0]
-        self._weights_version = (own, 0) if own > saved_generation else (saved_generation, saved_version)
-        self._skipped.count = state["consecutive_skipped"]
-        self._first_skipped = state["first_skipped"]
+        from distdqn.networks.keras_policy import keras_layers
+
+        with restoring("The learner of the checkpoint"):
+            saved, own = weights_from_learner(state), weights_from_learner(self.get_state())
+            if saved.layers[0]["kind"] == "keras" and not self._uses_keras:  # NumPy's copy was found wrong
+                own = replace(own, layers=keras_layers(self._options, self._spec, "")[0])
+            then, now = _layer_lines(saved), _layer_lines(own)
+            if then != now:
+                title = "The checkpoint is of a run with another network (give its, or start a new run)."
+                pairs = itertools.zip_longest(then, now, fillvalue="none")
+                rows = [f"  {before} / {after}" for before, after in pairs if before != after]
+                raise CheckpointError([f"{title} Layer: checkpoint / now", *rows])
+            self._loop.set_state(state["networks"])
+            self._learner_steps = int(state["learner_steps"])
+            saved_generation, saved_version = map(int, state["weights_version"])
+            generation = self._weights_version[0]
+            is_newer = generation > saved_generation
+            self._weights_version = (generation, 0) if is_newer else (saved_generation, saved_version)
+            self._layers = own.layers
+            self._skipped.count = int(state["consecutive_skipped"])
+            self._first_skipped = state["first_skipped"]
+
+
+def _layer_lines(weights: PolicyWeights) -> list[str]:
+    """What must not change between two runs of a network: a line for each layer."""
+    lines = []
+    for layer in weights.layers:
+        shapes = [weights.arrays[i].shape for i in layer.get("arrays", range(len(weights.arrays)))]
+        parts = [layer["kind"], layer.get("activation", ""), *("x".join(map(str, shape)) for shape in shapes)]
+        lines.append(" ".join(filter(None, parts)))
+    return lines
 
 
 def export_network(options: LearningOptions, spec: EnvironmentSpec, weights: PolicyWeights) -> bytes:

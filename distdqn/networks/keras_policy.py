@@ -2,6 +2,8 @@
 
 import functools
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,28 +13,35 @@ import tensorflow as tf
 from keras import layers
 from typing_extensions import override
 
-from distdqn.config.config import LearningOptions
+from distdqn.config.config import LearningOptions, SharedOptions
+from distdqn.errors import ConfigError, one_line
 from distdqn.networks.layers import NoisyDense, Unpack
-from distdqn.networks.numpy_policy import ACTIVATIONS, Policy
+from distdqn.networks.numpy_policy import ACTIVATIONS, NumpyPolicy, Policy, factorised_noise
 from distdqn.networks.q_network import make_networks
 from distdqn.types import AnyArray, EnvironmentSpec, FloatArray, Layer, PolicyWeights
 
-# Options that decide the shape of the user's own network and of the layers behind it.
-_OPTIONS = ("network", "head", "atoms", "v_min", "v_max")
+_TOLERANCE = 1e-5  # times the largest Q-value, or times 1; rounding in float32 stays below it
 
 # By Keras class: the kind of the layer in `numpy_policy`, and the settings that both share.
 _LAYERS: dict[str, tuple[str, ...]] = {
     "InputLayer": ("input",),
     "Unpack": ("unpack", "part"),
     "Flatten": ("flatten",),
+    "Reshape": ("reshape", "target_shape"),
+    "Permute": ("permute", "dims"),
+    "Rescaling": ("rescaling", "scale", "offset"),
     "Dense": ("dense", "activation"),
     "NoisyDense": ("noisy_dense", "activation"),
     "Activation": ("activation", "activation"),
+    "Softmax": ("softmax",),
+    "ELU": ("elu",),
+    "ReLU": ("leaky_relu", "negative_slope"),
+    "LeakyReLU": ("leaky_relu", "negative_slope"),
     "LayerNormalization": ("layer_normalization", "epsilon", "center", "scale"),
     "BatchNormalization": ("batch_normalization", "epsilon", "center", "scale"),
     "Conv2D": ("conv2d", "activation", "strides", "padding"),
-    "MaxPooling2D": ("max_pooling2d", "strides", "padding"),
-    "AveragePooling2D": ("average_pooling2d", "strides", "padding"),
+    "MaxPooling2D": ("max_pooling2d", "pool_size", "strides", "padding"),
+    "AveragePooling2D": ("average_pooling2d", "pool_size", "strides", "padding"),
     "GlobalAveragePooling1D": ("mean_over_steps",),
     "GlobalAveragePooling2D": ("global_average2d",),
     "GlobalMaxPooling2D": ("global_maximum2d",),
@@ -49,6 +58,22 @@ _LAYERS: dict[str, tuple[str, ...]] = {
     "SpatialDropout2D": ("identity",),
     "GaussianNoise": ("identity",),
 }
+# Settings that the arrays show, or that act in training only.
+_IRRELEVANT = re.compile(
+    "name|trainable|dtype|batch_shape|units|filters|kernel_size|use_bias|momentum|renorm_momentum|seed|rate|sigma"
+    "|stddev|noise_shape|.*_initializer|.*_regularizer|.*_constraint"
+)
+# All other settings must be None, False, or one of these.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "data_format": ("channels_last",),
+    "axis": (-1, [-1]),
+    "groups": (1,),
+    "dilation_rate": ((1, 1),),
+    "alpha": (1.0,),
+    "threshold": (0.0,),
+}
+# Kinds that compute with bytes as with other numbers; where others do, sums of bytes wrap around.
+_TAKE_BYTES = ("unpack", "flatten", "reshape", "permute", "rescaling", "identity", "dense", "concatenate")
 
 
 def policy_layers(
@@ -57,21 +82,62 @@ def policy_layers(
     """The value of `PolicyWeights.layers` for a network.
 
     Returns:
-        Its layers; or, for a user's network that NumPy cannot evaluate, one layer of the kind `keras` that
-        says how to build it, and a line for the user that says why.
-
-    Raises:
-        ValueError: NumPy cannot evaluate a network of this package.
+        Its layers and None; or, if NumPy cannot evaluate it, those of `keras_layers` and a line for the user.
     """
+    observation = np.zeros((2, *spec.observation_shape), spec.observation_dtype)
     try:
-        return layers_from_model(q_network), None
+        translated = layers_from_model(q_network)
+        if (reason := difference(translated, q_network, observation)) is None:
+            return translated, None
     except ValueError as error:
-        if options.network is None:
-            raise
         reason = str(error).removesuffix(".")
-        notice = f"{reason}: actors evaluate this network with Keras, which is slower."
-        chosen = {name: getattr(options, name) for name in _OPTIONS}
-        return [{"kind": "keras", "options": chosen, "spec": asdict(spec)}], notice
+    return keras_layers(options, spec, reason)
+
+
+def keras_layers(options: LearningOptions, spec: EnvironmentSpec, reason: str) -> tuple[list[Layer], str]:
+    """One layer of the kind `keras`, which says how to build the network, and a line for the user."""
+    names = LearningOptions.model_fields.keys() - SharedOptions.model_fields.keys()
+    chosen = {name: getattr(options, name) for name in sorted(names)}
+    notice = f"{reason}: actors evaluate this network with Keras, which is slower."
+    return [{"kind": "keras", "options": chosen, "spec": asdict(spec)}], notice
+
+
+def difference(translated: list[Layer], q_network: keras.Model, observation: AnyArray) -> str | None:
+    """How the NumPy policy fails or differs from Keras by more than rounding, or None.
+
+    Args:
+        translated: the layers of `q_network`.
+        q_network: from observations to Q-values `[B, A]`; its noise is set to zero.
+        observation: `[B, *observation_shape]`; the first of them is also evaluated alone.
+    """
+    for noise in _noise(q_network):
+        noise.assign(tf.zeros_like(noise))
+    policy = NumpyPolicy(PolicyWeights(translated, q_network.get_weights(), (0, 0), 0))
+    function = _function(q_network)
+    for batch in (observation[:1], observation):
+        try:
+            found = policy.q_values(batch)
+        except Exception as error:
+            return f"NumPy cannot evaluate this network ({type(error).__name__}: {one_line(error)})"
+        with tf.device("CPU:0"):  # GPUs round the factors of a product to fewer bits
+            expected = function(tf.constant(batch.astype(q_network.inputs[0].dtype))).numpy()  # [B, A]
+        bound = _TOLERANCE * max(1.0, float(np.abs(expected).max()))
+        if found.shape != expected.shape or not np.allclose(found, expected, 0.0, bound, equal_nan=True):
+            return "NumPy evaluates this network differently from Keras"
+    return None
+
+
+@functools.lru_cache(maxsize=1)
+def _function(model: keras.Model) -> Any:
+    """`model` as a TensorFlow function of observations `[B, *observation_shape]` of any number."""
+    signature = tf.TensorSpec((None, *model.input_shape[1:]), model.inputs[0].dtype)
+    return tf.function(lambda observation: model(observation, training=False), input_signature=[signature])
+
+
+def _noise(model: keras.Model) -> list[Any]:
+    """The variables that hold the noise of noisy layers."""
+    noisy = [layer for layer in model.layers if isinstance(layer, NoisyDense)]
+    return [noise for layer in noisy for noise in (layer.noise_in, layer.noise_out)]
 
 
 def layers_from_model(model: keras.Model) -> list[Layer]:
@@ -80,20 +146,37 @@ def layers_from_model(model: keras.Model) -> list[Layer]:
     Array positions refer to `model.get_weights()`.
 
     Raises:
-        ValueError: a layer, its activation or its settings are unknown to the NumPy policy.
+        ValueError: a layer, its activation or any of its settings is unknown to the NumPy policy.
     """
-    settings = [_settings(operation) for operation in model.operations]
-    position = {id(variable): i for i, variable in enumerate(model.weights)}
+    return _translate(model, {id(variable): i for i, variable in enumerate(model.weights)})
+
+
+def _translate(
+    model: keras.Model, position: dict[int, int], prefix: str = "", arguments: Sequence[str] = ()
+) -> list[Layer]:
+    """The layers of `model`, which may be a layer of another one.
+
+    Args:
+        model: functional.
+        position: of each variable, by its id.
+        prefix: of the names of its layers.
+        arguments: names of the layers that `model` is called with; none: it is the whole network.
+    """
     nodes = {entry["name"]: entry["inbound_nodes"] for entry in model.get_config()["layers"]}
-    return [
-        {
-            "name": layer.name,
-            "inputs": _input_names(layer.name, nodes[layer.name]),
-            "arrays": [position[id(variable)] for variable in _inner(layer).weights],
-            **of_kind,
-        }
-        for layer, of_kind in zip(model.operations, settings, strict=True)
-    ]
+    translated: list[Layer] = []
+    for layer in model.operations:
+        name, is_model = prefix + layer.name, hasattr(layer, "operations")
+        of_kind = {"kind": "identity"} if is_model else _settings(layer)
+        inputs = [prefix + each for each in _input_names(layer.name, of_kind["kind"], nodes[layer.name])]
+        if is_model:
+            translated += _translate(layer, position, f"{name}/", inputs)
+            inputs = [f"{name}/{layer.outputs[0]._keras_history.operation.name}"]
+        elif of_kind["kind"] == "input" and arguments:
+            own = [tensor._keras_history.operation for tensor in model.inputs]
+            of_kind, inputs = {"kind": "identity"}, [arguments[own.index(layer)]]
+        arrays = [] if is_model else [position[id(variable)] for variable in _inner(layer).weights]
+        translated.append({"name": name, "inputs": inputs, "arrays": arrays, **of_kind})
+    return translated
 
 
 def _inner(layer: layers.Layer) -> layers.Layer:
@@ -101,7 +184,7 @@ def _inner(layer: layers.Layer) -> layers.Layer:
     return layer.layer if isinstance(layer, layers.SpectralNormalization) else layer
 
 
-def _input_names(name: str, inbound_nodes: list[Any]) -> list[str]:
+def _input_names(name: str, kind: str, inbound_nodes: list[Any]) -> list[str]:
     """Names of the layers whose outputs are the inputs of the serialized layer `name`."""
     if len(inbound_nodes) > 1:
         raise ValueError(f"Layer `{name}` is used {len(inbound_nodes)} times, unknown to the NumPy policy.")
@@ -109,11 +192,13 @@ def _input_names(name: str, inbound_nodes: list[Any]) -> list[str]:
 
     def visit(value: Any) -> None:
         if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__":
+            if (dtype := value["config"]["dtype"]) != "float32" and kind not in _TAKE_BYTES:
+                raise ValueError(f"Layer `{name}` takes `{dtype}`, unknown to the NumPy policy.")
             names.append(value["config"]["keras_history"][0])
         elif isinstance(value, dict | list | tuple):
-            for inner in value.values() if isinstance(value, dict) else value:
+            for inner in [value[key] for key in sorted(value)] if isinstance(value, dict) else value:
                 visit(inner)
-        elif value not in (None, False):  # `training=True`, a constant to add
+        elif value is not None and value is not False:  # `training=True`, a constant to add
             raise ValueError(f"Layer `{name}` is called with `{value}`, unknown to the NumPy policy.")
 
     visit(inbound_nodes)
@@ -126,50 +211,39 @@ def _settings(layer: layers.Layer) -> dict[str, Any]:
     keras_class, settings = type(inner).__name__, None
     # Layers of others, and operations of `keras.ops`, may have the name of a known layer.
     is_known = type(inner) in (NoisyDense, Unpack, getattr(layers, keras_class, None))
-    if is_known and inner.compute_dtype in ("float32", "uint8"):
-        settings = _settings_from_config(keras_class, inner.get_config())
+    dtypes = ("float32", "uint8") if keras_class == "InputLayer" else ("float32",)
+    if is_known and inner.compute_dtype in dtypes:
+        config = {"data_format": getattr(inner, "data_format", None)} | inner.get_config()
+        settings = _settings_from_config(keras_class, config)
     if settings is None:
         raise ValueError(f"Layer `{layer.name}` ({type(layer).__name__}) is unknown to the NumPy policy.")
-    activation = settings.get("activation", "linear")
-    if str(activation) not in ACTIVATIONS:  # a function of the user's is a dictionary here
+    activation, function = settings.get("activation", "linear"), getattr(inner, "activation", None)
+    is_known = str(activation) in ACTIVATIONS
+    # A function of the user's may have the name of a known one.
+    if not is_known or function not in (None, keras.activations.get(activation)):
         raise ValueError(f"Activation `{activation}` of layer `{inner.name}` is unknown to the NumPy policy.")
     return settings
 
 
 def _settings_from_config(keras_class: str, config: dict[str, Any]) -> dict[str, Any] | None:
     """Kind and settings of a layer by its Keras class and config; None if the NumPy policy has none."""
-    if config.get("data_format", "channels_last") != "channels_last" or config.get("keepdims"):
-        return None
-    match keras_class:
-        case "LayerNormalization" if config["axis"] not in (-1, [-1]) or config.get("rms_scaling"):
-            return None
-        case "BatchNormalization" if config["axis"] != -1 or config.get("renorm"):
-            return None
-        case "Conv2D" if config["groups"] != 1 or set(config["dilation_rate"]) != {1}:
-            return None
-        case "Softmax" if config["axis"] == -1:
-            return {"kind": "activation", "activation": "softmax"}
-        case "ELU" if config["alpha"] == 1.0:
-            return {"kind": "activation", "activation": "elu"}
-        case "ReLU" if not (config["max_value"] or config["negative_slope"] or config["threshold"]):
-            return {"kind": "activation", "activation": "relu"}
-        case "ReLU" if config["max_value"] is None and not config["threshold"]:
-            return {"kind": "leaky_relu", "slope": float(config["negative_slope"])}
-        case "LeakyReLU":
-            return {"kind": "leaky_relu", "slope": float(config["negative_slope"])}
-        case "Reshape":
-            return {"kind": "reshape", "shape": list(config["target_shape"])}
-        case "Permute":
-            return {"kind": "permute", "axes": [0, *config["dims"]]}
-        case "Rescaling" if isinstance(config["scale"], int | float):
-            return {"kind": "rescaling"} | {name: float(config[name]) for name in ("scale", "offset")}
     if keras_class not in _LAYERS:
         return None
     kind, *names = _LAYERS[keras_class]
-    settings = {"kind": kind, **{name: config[name] for name in names}}
-    if "pool_size" in config:
-        settings["size"] = config["pool_size"]
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+    for name in config.keys() - set(names):
+        value = config[name]
+        is_off = value is None or value is False or value in _NEUTRAL.get(name, ())
+        if not is_off and not _IRRELEVANT.fullmatch(name):
+            return None
+    settings = {name: config[name] for name in names}
+    if kind == "rescaling" and not all(isinstance(value, int | float) for value in settings.values()):
+        return None  # a scale for each channel
+    if kind in ("softmax", "elu"):
+        return {"kind": "activation", "activation": kind}
+    if settings.get("negative_slope") == 0.0:
+        return {"kind": "activation", "activation": "relu"}
+    settings = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+    return {"kind": kind, **settings}
 
 
 class KerasPolicy(Policy):
@@ -180,12 +254,15 @@ class KerasPolicy(Policy):
     """
 
     def __init__(self, weights: PolicyWeights) -> None:
-        self._arrays = weights.arrays
         self._network = _network(json.dumps(weights.layers[0], sort_keys=True))
+        pairs = zip(weights.arrays, self._network.is_noise, strict=True)
+        self._arrays = [np.zeros_like(array) if is_noise else array for array, is_noise in pairs]
 
     @override
     def resample(self, generator: np.random.Generator) -> None:
-        """Does nothing: these networks have no noisy layers."""
+        for i in np.flatnonzero(self._network.is_noise):
+            self._arrays = [*self._arrays]  # another list, so that the network takes it
+            self._arrays[i] = factorised_noise(generator, self._arrays[i].shape)
 
     @override
     def q_values(self, observation: AnyArray) -> FloatArray:
@@ -197,19 +274,23 @@ class _Network:
 
     def __init__(self, options: LearningOptions, spec: EnvironmentSpec) -> None:
         _, self._model = make_networks(options, spec, seed=0)
+        self._name = options.network
         self._shape = spec.observation_shape
         self._dtype = np.dtype(self._model.inputs[0].dtype)
         self._arrays: list[FloatArray] | None = None
-        self._function = tf.function(
-            lambda observation: self._model(observation, training=False),
-            input_signature=[tf.TensorSpec((None, *self._shape), self._dtype)],
-        )
+        noise = {id(variable) for variable in _noise(self._model)}
+        self.is_noise = [id(variable) in noise for variable in self._model.weights]
+        self._function = _function(self._model)
 
     def q_values(self, arrays: list[FloatArray], observation: AnyArray) -> FloatArray:
         if observation.shape[1:] != self._shape:
             raise ValueError(f"Observations must have the shape {self._shape}, not {observation.shape[1:]}.")
         if self._arrays is not arrays:
-            self._model.set_weights(arrays)
+            try:
+                self._model.set_weights(arrays)
+            except ValueError as error:
+                why = f"makes another network than the one of these weights: {one_line(error)}"
+                raise ConfigError(f"`network`: `{self._name}` {why} (restore its code).") from error
             self._arrays = arrays
         q_values: FloatArray = self._function(tf.constant(observation.astype(self._dtype))).numpy()
         return q_values

@@ -11,12 +11,15 @@ from typing import Any, Protocol
 import numpy as np
 from typing_extensions import override
 
+from distdqn.errors import ConfigError, one_line
 from distdqn.networks.tensorflow_setup import import_tensorflow
 from distdqn.types import AnyArray, FloatArray, Layer, ObservationPart, PolicyWeights
 
 # Numbers in the observations that are evaluated together: the outputs of convolutions are many times larger
 # and should stay in the processor's cache.
 _MAX_NUMBERS = 2**17
+
+FORMAT = 1  # of the file of a policy
 
 _Operation = Callable[[list[FloatArray]], FloatArray]  # a layer's outputs from its inputs
 
@@ -90,14 +93,29 @@ def tree_from_weights(weights: PolicyWeights) -> dict[str, Any]:
 
 
 def weights_from_tree(tree: dict[str, Any]) -> PolicyWeights:
-    """The inverse of `tree_from_weights`."""
-    generation, version = tree["weights_version"]
-    return PolicyWeights(**tree | {"weights_version": (generation, version)})
+    """The inverse of `tree_from_weights`.
+
+    Raises:
+        LookupError, TypeError, ValueError: `tree` has another structure.
+    """
+    if not all(isinstance(array, np.ndarray) and array.dtype.kind in "fiub" for array in tree["arrays"]):
+        raise TypeError("`arrays` holds something else than numbers.")
+    generation, version = map(int, tree["weights_version"])
+    weights = {**tree, "weights_version": (generation, version), "learner_steps": int(tree["learner_steps"])}
+    return PolicyWeights(**weights)
+
+
+def weights_from_learner(state: dict[str, Any]) -> PolicyWeights:
+    """The weights in the state of a learner, see `Learner.get_state`."""
+    policy = state["policy"]
+    arrays = [*state["networks"]["online"], *policy["other_arrays"]]
+    tree = {"layers": policy["layers"], "arrays": [arrays[i] for i in policy["positions"]]}
+    return weights_from_tree(tree | {name: state[name] for name in ("weights_version", "learner_steps")})
 
 
 def policy_bytes(weights: PolicyWeights) -> bytes:
     """Weights and layers as the content of an `.npz` file without pickles."""
-    about = tree_from_weights(weights)
+    about = {"format": FORMAT, **tree_from_weights(weights)}
     columns = {f"array_{i}": array for i, array in enumerate(about.pop("arrays"))}
     file = io.BytesIO()
     np.savez(file, allow_pickle=False, about=np.array(json.dumps(about)), **columns)
@@ -105,10 +123,23 @@ def policy_bytes(weights: PolicyWeights) -> bytes:
 
 
 def load_policy(path: Path) -> PolicyWeights:
-    """Reads a file with the content of `policy_bytes`."""
-    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-        arrays = [file[f"array_{i}"] for i in range(len(file.files) - 1)]
-        return weights_from_tree(json.loads(str(file["about"])) | {"arrays": arrays})
+    """Reads a file with the content of `policy_bytes`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ConfigError: it is damaged, or another release wrote it.
+    """
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            arrays = [file[f"array_{i}"] for i in range(len(file.files) - 1)]
+            about = json.loads(str(file["about"]))
+        if (written := about.pop("format", FORMAT)) == FORMAT:
+            return weights_from_tree(about | {"arrays": arrays})
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # `zipfile` raises many kinds
+        raise ConfigError(f"{path} is damaged: {one_line(error)} (name another run).") from error
+    raise ConfigError(f"{path} has format {written}, this release reads {FORMAT} (use that release).")
 
 
 def _bind_layer(layer: Layer, arrays: list[FloatArray]) -> _Operation:
@@ -123,6 +154,13 @@ def _bind_layer(layer: Layer, arrays: list[FloatArray]) -> _Operation:
     if kind not in _BINDERS:
         raise ValueError(f"Layer kind `{kind}` is unknown to the NumPy policy.")
     return _BINDERS[kind](layer, [arrays[i] for i in layer["arrays"]])
+
+
+def factorised_noise(generator: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
+    """`sign(e) * sqrt(|e|)` `[...]` for normal numbers `e`; see `NoisyDense` in `distdqn.networks.layers`."""
+    normal = generator.standard_normal(shape, np.float32)
+    noise: FloatArray = np.sign(normal) * np.sqrt(np.abs(normal))
+    return noise
 
 
 def _leaky_relu(x: FloatArray, slope: float = 0.2) -> FloatArray:
@@ -187,8 +225,7 @@ class _NoisyDense:
 
     def resample(self, generator: np.random.Generator) -> None:
         """Draws new noise."""
-        normals = [generator.standard_normal((size,), np.float32) for size in self._kernel.shape]
-        noise_in, noise_out = (np.sign(normal) * np.sqrt(np.abs(normal)) for normal in normals)
+        noise_in, noise_out = (factorised_noise(generator, (size,)) for size in self._kernel.shape)
         self._noisy_kernel = self._kernel + self._kernel_sigma * np.outer(noise_in, noise_out)
         self._noisy_bias = self._bias + self._bias_sigma * noise_out
 
@@ -264,13 +301,13 @@ def _bind_conv2d(layer: Layer, arrays: list[FloatArray]) -> _Operation:
 
 def _bind_max_pooling2d(layer: Layer, _: list[FloatArray]) -> _Operation:
     """The maximum of each window and channel."""
-    size = tuple(layer["size"])
+    size = tuple(layer["pool_size"])
     return lambda inputs: _reduce(np.maximum, _windows(inputs[0], size, layer, -math.inf))
 
 
 def _bind_average_pooling2d(layer: Layer, _: list[FloatArray]) -> _Operation:
     """The mean of each window and channel, without missing pixels."""
-    size = tuple(layer["size"])
+    size = tuple(layer["pool_size"])
 
     def total(images: FloatArray) -> FloatArray:
         return _reduce(np.add, _windows(images, size, layer))
@@ -292,6 +329,14 @@ def _bind_unpack(layer: Layer, _: list[FloatArray]) -> _Operation:
     return lambda inputs: part.read(inputs[0]).astype(np.float32, copy=False)
 
 
+def _merge(function: Any, inputs: list[FloatArray]) -> FloatArray:
+    """`function` over all inputs `[B, ...]`, those of lower rank with axes of length 1 after the batch."""
+    rank = max(x.ndim for x in inputs)
+    same_rank = [x.reshape(len(x), *[1] * (rank - x.ndim), *x.shape[1:]) for x in inputs]
+    result: FloatArray = functools.reduce(function, same_rank)
+    return result
+
+
 # By kind: layers without settings or arrays, and functions that bind a layer to its own arrays.
 _OPERATIONS: dict[str, _Operation] = {
     "input": lambda inputs: inputs[0],
@@ -300,18 +345,18 @@ _OPERATIONS: dict[str, _Operation] = {
     "mean_over_steps": lambda inputs: inputs[0].mean(axis=1),  # [B, F]
     "global_average2d": lambda inputs: inputs[0].mean(axis=(1, 2)),  # [B, C]
     "global_maximum2d": lambda inputs: inputs[0].max(axis=(1, 2)),  # [B, C]
-    "add": lambda inputs: functools.reduce(np.add, inputs),
-    "subtract": lambda inputs: inputs[0] - inputs[1],
-    "multiply": lambda inputs: functools.reduce(np.multiply, inputs),
-    "average": lambda inputs: functools.reduce(np.add, inputs) / np.float32(len(inputs)),
-    "maximum": lambda inputs: functools.reduce(np.maximum, inputs),
-    "minimum": lambda inputs: functools.reduce(np.minimum, inputs),
+    "add": lambda inputs: _merge(np.add, inputs),
+    "subtract": lambda inputs: _merge(np.subtract, inputs),
+    "multiply": lambda inputs: _merge(np.multiply, inputs),
+    "average": lambda inputs: _merge(np.add, inputs) / np.float32(len(inputs)),
+    "maximum": lambda inputs: _merge(np.maximum, inputs),
+    "minimum": lambda inputs: _merge(np.minimum, inputs),
 }
 _BINDERS: dict[str, Callable[[Layer, list[FloatArray]], _Operation]] = {
-    "reshape": lambda layer, _: lambda inputs: inputs[0].reshape(len(inputs[0]), *layer["shape"]),
-    "permute": lambda layer, _: lambda inputs: inputs[0].transpose(layer["axes"]),
+    "reshape": lambda layer, _: lambda inputs: inputs[0].reshape(len(inputs[0]), *layer["target_shape"]),
+    "permute": lambda layer, _: lambda inputs: inputs[0].transpose(0, *layer["dims"]),
     "concatenate": lambda layer, _: lambda inputs: np.concatenate(inputs, layer["axis"]),
-    "leaky_relu": lambda layer, _: lambda inputs: _leaky_relu(inputs[0], layer["slope"]),
+    "leaky_relu": lambda layer, _: lambda inputs: _leaky_relu(inputs[0], layer["negative_slope"]),
     "rescaling": lambda layer, _: (
         lambda inputs: inputs[0] * np.float32(layer["scale"]) + np.float32(layer["offset"])
     ),

@@ -10,8 +10,10 @@ from distdqn.errors import ConfigError
 
 
 @functools.cache
-def import_tensorflow(threads: int) -> None:
+def import_tensorflow(threads: int, uses_gpus: bool = False) -> None:
     """Imports TensorFlow and Keras for the first time in this process, with `threads` for computations.
+
+    Only with `uses_gpus` it computes on GPUs, in every mode of a run and wherever they come from.
 
     Modules that import them at the top may be imported after this. Keras's own settings, from its file or
     from KERAS_BACKEND, do not matter. `ConfigError` if this process has imported Keras with another backend.
@@ -31,21 +33,22 @@ def import_tensorflow(threads: int) -> None:
         )
     keras.config.set_floatx("float32")
     keras.config.set_image_data_format("channels_last")
-    # The pools are fixed at the first computation of a process (of a notebook, for example).
+    # All of these are fixed at the first computation of a process (of a notebook, for example).
+    with contextlib.suppress(RuntimeError):
+        gpus = tf.config.list_physical_devices("GPU") if uses_gpus else []
+        tf.config.set_visible_devices(gpus, "GPU")
     with contextlib.suppress(RuntimeError):
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
 
 
 def gpu_notice() -> str | None:
-    """One line if Ray gave this process a GPU that TensorFlow cannot use, else None."""
+    """One line if TensorFlow can use no GPU, which a learner with `learner_gpus` should have, else None."""
     import tensorflow as tf
 
-    if os.environ.get("CUDA_VISIBLE_DEVICES", "") in ("", "-1") or tf.config.list_physical_devices("GPU"):
+    if tf.config.get_visible_devices("GPU"):
         return None
-    return (
-        "The learner has a GPU that TensorFlow cannot use, so it computes on CPUs (install `distdqn[cuda]`)."
-    )
+    return "TensorFlow finds no GPU for the learner, so it computes on CPUs (install `distdqn[cuda]`)."
 
 
 @contextlib.contextmanager

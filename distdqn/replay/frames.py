@@ -1,6 +1,7 @@
 """Images as frames: overlapping stacks share most of theirs, so each distinct frame is stored once."""
 
 import hashlib
+import math
 from collections import deque
 from typing import Any
 
@@ -16,12 +17,16 @@ FrameIds = npt.NDArray[np.int64]
 def make_frame_layout(observation_shape: tuple[int, ...], observation_high: float) -> FrameLayout:
     """The frame layout of image observations with two or three axes.
 
-    Three axes and a maximum of 255 mean a stack (or colours) along the smaller of the first and the
-    last axis. All else is one frame, also MinAtar's boolean maps.
+    Three axes and a maximum of 255 mean a stack along the smaller of the first and the last axis. A
+    multiple of three is taken for colours, which all change with each step: three channels are one frame,
+    so that replay holds its capacity. All else is one frame, also MinAtar's boolean maps.
     """
     if len(observation_shape) != 3 or observation_high != 255:
         return FrameLayout(observation_shape, None)
-    return FrameLayout(observation_shape, 0 if observation_shape[0] <= observation_shape[2] else 2)
+    axis = 0 if observation_shape[0] <= observation_shape[2] else 2
+    if observation_shape[axis] == 3:
+        return FrameLayout(observation_shape, None)
+    return FrameLayout(observation_shape, axis, 1 if observation_shape[axis] % 3 else 3)
 
 
 def pack_frames(
@@ -31,10 +36,12 @@ def pack_frames(
 
     Returns them, and for each observation `[C, S]` int32 positions in `Frames.image`.
     """
-    both = np.concatenate([layout.split(observation), layout.split(next_observation)])  # [2C, S, *frame]
-    rows = np.ascontiguousarray(both).reshape(-1, int(np.prod(layout.frame_shape)))  # [2C * S, bytes]
     place: dict[bytes, int] = {}
-    positions = [place.setdefault(row.tobytes(), len(place)) for row in rows]
+    positions: list[int] = []
+    for images in (observation, next_observation):
+        frames = np.ascontiguousarray(layout.split(images))  # [C, S, *frame_shape]
+        rows = frames.reshape(-1, math.prod(layout.frame_shape))  # [C * S, bytes]
+        positions += [place.setdefault(row.tobytes(), len(place)) for row in rows]
     observation_at, next_at = np.array(positions, np.int32).reshape(2, -1, layout.frames)
     image = np.frombuffer(b"".join(place), np.uint8).reshape(-1, *layout.frame_shape)
     digests = b"".join(hashlib.blake2b(frame, digest_size=8).digest() for frame in place)

@@ -159,6 +159,8 @@ class Replay:
     def set_rows(self, state: dict[str, Any]) -> None:
         """Restores what `get_rows` returned, in any order of segments, before `set_index`."""
         self._check_new()
+        if state["columns"]:
+            Transitions(**state["columns"])  # `TypeError` if one is missing
         self._ring.set_segment(state)
 
     def set_frames(self, state: dict[str, Any]) -> None:
@@ -200,12 +202,12 @@ class Replay:
 
     def _frame_settings(self, store: FrameStore) -> dict[str, Any]:
         """The settings of the frame store, saved in every segment because any may come first."""
-        shape, axis = store.layout.observation_shape, store.layout.stack_axis
-        return {"observation_shape": list(shape), "stack_axis": axis, "chunk_frames": self._chunk_frames}
+        layout = {**vars(store.layout), "observation_shape": list(store.layout.observation_shape)}
+        return {**layout, "chunk_frames": self._chunk_frames}
 
     def _restored_frames(self, state: dict[str, Any]) -> FrameStore:
         """A frame store with the saved settings, sized for the current capacity."""
-        layout = FrameLayout(tuple(state["observation_shape"]), state["stack_axis"])
+        layout = FrameLayout(tuple(state["observation_shape"]), state["stack_axis"], state["channels"])
         return self._frame_store(layout, state["chunk_frames"])
 
     def _frame_ids(self, first: int, end: int) -> FrameIds:

@@ -93,13 +93,14 @@ def importance_weights(
 ) -> FloatArray:
     """Weights `[U, B]` in (0, 1] of items drawn with `probability` `[U, B]`.
 
-    `(size * probability)^-importance_sampling_exponent`, divided by the maximum of its batch
+    `(size * probability)^-importance_sampling_exponent`, divided by the maximum of its batch, and at least
+    the smallest normal float32
 
     Source: Schaul et al. (2016), section 3.4, arXiv:1511.05952.
     """
     weight = (size * probability) ** -importance_sampling_exponent  # [U, B]
     weight /= weight.max(axis=1, keepdims=True)
-    return weight.astype(np.float32)
+    return np.maximum(weight, np.finfo(np.float32).tiny).astype(np.float32)
 
 
 def replay_bytes(capacity: int, spec: EnvironmentSpec, prioritized: bool = False) -> int:

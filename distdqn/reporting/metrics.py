@@ -3,8 +3,10 @@
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter
 
 from distdqn.config.config import Config
 from distdqn.reporting.console import Console
@@ -30,6 +32,8 @@ _REPORTED_MEANS = (
 @dataclass
 class Counters:
     """Totals of a run."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     env_steps: int = 0  # real transitions of the environments, counted once when accepted
     learner_steps: int = 0  # gradient updates
@@ -68,6 +72,24 @@ class Mean:
         return mean
 
 
+@dataclass
+class MetricsState:
+    """The state of a run's metrics in a checkpoint."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    counters: Counters
+    epsilon: float
+    learning_rate: float | None
+    returns: list[float]
+    lengths: list[int]
+    means: dict[str, Mean]
+    weights_version: tuple[int, int]
+    reported: tuple[int, int]  # env steps and learner steps at the last report
+    seconds: float
+    metrics_bytes: int
+
+
 class Metrics:
     """Collects what the roles report and writes lines of metrics; `started` is a time of `clock`."""
 
@@ -82,12 +104,12 @@ class Metrics:
         self.counters = Counters()
         self.epsilon = 1.0  # of the last accepted rollout
         self.train_seconds_begin: float | None = None  # time of the first learner call
-        self.replay_size: int | None = None  # as replay reported it; None: computed from `inserted`
+        self.replay_size = 0  # as replay reported it
         # Each receives every line of metrics.
         self.sinks: list[Callable[[dict[str, Any]], None]] = [run_directory.add_metrics, console.progress]
         self._directory = run_directory
         self._console = console
-        self._capacity, self._min_size = config.replay_capacity, config.min_replay_size
+        self._min_size = config.min_replay_size
         self._support = (config.v_min, config.v_max) if config.head == "categorical" else None
         self._started = started
         self._clock = clock
@@ -154,6 +176,8 @@ class Metrics:
 
     def add_learn(self, report: LearnReport, sampled: int, learning_rate: float) -> None:
         """Adds a learner call that drew `sampled` transitions."""
+        if report.notice:
+            self.note(report.notice)
         self._learning_rate = learning_rate
         self.counters.learner_steps = report.learner_steps
         self.counters.not_finite_updates += report.not_finite
@@ -178,7 +202,6 @@ class Metrics:
         period = max(now - then, 1e-9)
         sampling_inserted = counters.inserted - self._min_size
         played = evaluation if evaluation and evaluation.returns else None
-        size = min(counters.inserted, self._capacity) if self.replay_size is None else self.replay_size
         line = {
             "wall_seconds": self.seconds,
             **{name: getattr(counters, name) for name in _REPORTED_COUNTERS},
@@ -197,7 +220,7 @@ class Metrics:
             "learner_steps_per_second": max(0, counters.learner_steps - learner_steps) / period,
             "samples_per_insert": counters.sampled / sampling_inserted if sampling_inserted > 0 else None,
             "weights_version": list(self._weights_version),
-            "replay_size": size,
+            "replay_size": self.replay_size,
             "actors_alive": actors_alive,
             **{f"{side}_wait_fraction": min(1.0, wait / period) for side, wait in self._waited.items()},
         }
@@ -222,36 +245,42 @@ class Metrics:
 
     def get_state(self) -> dict[str, Any]:
         """The state of a run's metrics, as a tree for a checkpoint."""
-        return {
-            "counters": asdict(self.counters),
-            "epsilon": self.epsilon,
-            "learning_rate": self._learning_rate,
-            "returns": list(self._returns),
-            "lengths": list(self._lengths),
-            "means": {name: list(astuple(mean)) for name, mean in self._means.items()},
-            "weights_version": list(self._weights_version),
-            "reported": list(self._last[1:]),
-            "seconds": self.seconds,
-            "metrics_bytes": self._directory.metrics_bytes,
-        }
+        return asdict(
+            MetricsState(
+                counters=self.counters,
+                epsilon=self.epsilon,
+                learning_rate=self._learning_rate,
+                returns=list(self._returns),
+                lengths=list(self._lengths),
+                means=dict(self._means),
+                weights_version=self._weights_version,
+                reported=self._last[1:],
+                seconds=self.seconds,
+                metrics_bytes=self._directory.metrics_bytes,
+            )
+        )
 
     def set_state(self, state: dict[str, Any], inserted: int, max_sampled: int) -> None:
         """Restores what `get_state` returned.
 
         The restored replay was given `inserted` transitions, 0 without one; `sampled` becomes at
         most `max_sampled`.
+
+        Raises:
+            ValueError: `state` has another structure.
         """
-        self.counters = Counters(**state["counters"])
+        saved = TypeAdapter(MetricsState).validate_python(state)
+        self.counters = saved.counters
         self.counters.inserted = inserted
         self.counters.sampled = min(self.counters.sampled, max_sampled)
         self._restored = self._progress
-        self.epsilon, self._learning_rate = state["epsilon"], state["learning_rate"]
-        self._returns.extend(state["returns"])
-        self._lengths.extend(state["lengths"])
-        self._means |= {name: Mean(*mean) for name, mean in state["means"].items()}
-        self._weights_version = tuple(state["weights_version"])
-        self._last = (self._clock(), *state["reported"])
-        self._started -= state["seconds"]
+        self.epsilon, self._learning_rate = saved.epsilon, saved.learning_rate
+        self._returns.extend(saved.returns)
+        self._lengths.extend(saved.lengths)
+        self._means |= saved.means
+        self._weights_version = saved.weights_version
+        self._last = (self._clock(), *saved.reported)
+        self._started -= saved.seconds
 
     @property
     def _steps(self) -> tuple[int, int]:

@@ -16,9 +16,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
+
+from pydantic import BaseModel
 
 from distdqn.errors import ConfigError
+
+M = TypeVar("M", bound=BaseModel)
 
 _PACKAGES = ("distdqn", "tensorflow", "keras", "gymnasium", "numpy", "ray")
 
@@ -26,30 +30,49 @@ _PACKAGES = ("distdqn", "tensorflow", "keras", "gymnasium", "numpy", "ray")
 class RunDirectory:
     """The folder of one run, created by default (`path` None) as `runs/<environment>-<time>`.
 
-    If `is_resuming`, it may hold a run, of whose `metrics.jsonl` it keeps `metrics_bytes`.
+    This process owns it until `close`. If `is_resuming`, it may hold a run.
 
     Raises:
         ConfigError: the folder cannot be written to, holds another run, or another process owns it.
     """
 
-    def __init__(
-        self, path: str | None, environment_name: str, is_resuming: bool = False, metrics_bytes: int = 0
-    ) -> None:
+    def __init__(self, path: str | None, environment_name: str, is_resuming: bool = False) -> None:
         check_folder(path, is_resuming)
         self.note: Callable[[str], None] | None = None  # None: a file that cannot be written is an error
         self._has_failed = False
         self.path = Path("runs") if path is None else Path(path)
         try:
+            self._created = [each for each in (self.path, *self.path.parents) if not each.exists()]
             if path is None:
                 self.path = _make_default(environment_name)
+                self._created.insert(0, self.path)
             self.path.mkdir(parents=True, exist_ok=True)
+            files = [self.path / name for name in ("run.lock", "metrics.jsonl")]
+            self._created = [*(file for file in files if not file.exists()), *self._created]
             self._lock = _lock(self.path)
-            if not metrics_bytes:
-                _set_aside(self.path / "metrics.jsonl")
             self._metrics = self._open_metrics()
-            self._metrics.truncate(min(metrics_bytes, self.metrics_bytes))
         except OSError as error:
             raise _unusable(self.path, error) from error
+
+    @contextlib.contextmanager
+    def removed_if_refused(self) -> Iterator[None]:
+        """If the block raises an error, removes the folders and files that the constructor created."""
+        try:
+            yield
+        except BaseException:
+            for path in self._created:
+                with contextlib.suppress(OSError):  # something else is in it
+                    path.rmdir() if path.is_dir() else path.unlink()
+            raise
+
+    def begin_metrics(self, kept_bytes: int) -> None:
+        """Keeps so many bytes of an earlier run's `metrics.jsonl`; if it is 0, sets that file aside."""
+        with self._tolerant("metrics.jsonl"):
+            if not kept_bytes:
+                _set_aside(self.path / "metrics.jsonl")
+                self._metrics.close()
+                self._metrics = self._open_metrics()
+            self._metrics.truncate(min(kept_bytes, self.metrics_bytes))
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Replaces a JSON file atomically."""
@@ -58,7 +81,7 @@ class RunDirectory:
     def write_bytes(self, name: str, content: bytes) -> None:
         """Replaces a file atomically: readers see the old or the new content."""
         with self._tolerant(name):
-            self.path.mkdir(parents=True, exist_ok=True)  # somebody may have deleted it
+            self._restore_folder()
             aside = self.path / f".{name}.{os.getpid()}"
             aside.write_bytes(content)
             aside.replace(self.path / name)
@@ -66,8 +89,8 @@ class RunDirectory:
     def add_metrics(self, line: dict[str, Any]) -> None:
         """Appends a line to `metrics.jsonl`; it survives the end of the process."""
         with self._tolerant("metrics.jsonl"):
+            self._restore_folder()
             if not os.fstat(self._metrics.fileno()).st_nlink:  # somebody has deleted it
-                self.path.mkdir(parents=True, exist_ok=True)
                 self._metrics.close()
                 self._metrics = self._open_metrics()
             self._metrics.write(json.dumps(finite(line)) + "\n")
@@ -83,6 +106,13 @@ class RunDirectory:
         with self._tolerant("metrics.jsonl"):
             self._metrics.close()
         os.close(self._lock)
+
+    def _restore_folder(self) -> None:
+        """Creates the folder and its lock again if somebody has deleted them."""
+        if not os.fstat(self._lock).st_nlink:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lost, self._lock = self._lock, _lock(self.path)
+            os.close(lost)
 
     def _open_metrics(self) -> TextIO:
         return (self.path / "metrics.jsonl").open("a", encoding="utf-8")
@@ -148,20 +178,25 @@ def _lock(folder: Path) -> int:
     """Makes this process the owner of a folder until it ends; returns the open lock file.
 
     Raises:
-        ConfigError: another process owns the folder.
+        BlockingIOError: another process owns the folder.
+        OSError: the lock file cannot be written.
     """
     path = folder / "run.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = path.read_text() or "another process"
+    for seconds in (0.1, 0.1, 0.0):  # `is_owned` may hold it for a moment, and a refused run removes it
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass
+        except OSError:  # the file system has no locks
+            return descriptor
+        else:
+            if os.fstat(descriptor).st_nlink:
+                break
         os.close(descriptor)
-        raise ConfigError(
-            f"`run_dir`: {folder} is in use by {owner} (choose another folder, or end that run)."
-        ) from None
-    except OSError:  # the file system has no locks
-        return descriptor
+        time.sleep(seconds)
+    else:
+        raise BlockingIOError(errno.EWOULDBLOCK, f"it is in use by {path.read_text() or 'another process'}")
     os.truncate(descriptor, 0)
     os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
     return descriptor
@@ -169,6 +204,52 @@ def _lock(folder: Path) -> int:
 
 def _unusable(folder: Path, error: OSError) -> ConfigError:
     return ConfigError(f"`run_dir`: cannot write to {folder}: {error.strerror} (choose another folder).")
+
+
+class RecordedOptions(BaseModel):
+    """What other commands need of `config.json`, which any release may have written."""
+
+    env: str | None = None
+    mode: str | None = None
+    max_actors: int | None = None
+    replay_shards: int = 1
+    checkpoint_dir: str | None = None
+
+
+class RayPlace(BaseModel):
+    """Where the process is that takes commands for a run."""
+
+    address: str
+    namespace: str
+    control: str | None = None  # None: it is not up yet
+
+
+class RunStatus(BaseModel):
+    """What other commands need of `status.json`."""
+
+    state: str  # `starting`, `running`, `saving`, `killed`, or why the run ended
+    ray: RayPlace | None = None
+
+
+def read_options(folder: Path) -> RecordedOptions:
+    """What `config.json` says; nothing if it is missing or damaged."""
+    return _read(folder / "config.json", RecordedOptions) or RecordedOptions()
+
+
+def read_status(folder: Path) -> RunStatus | None:
+    """What `status.json` says, `killed` if its process ended without an end; None if missing or damaged."""
+    is_alive = is_owned(folder)  # before the state is read, as a run writes it before it releases the folder
+    status = _read(folder / "status.json", RunStatus)
+    if status is not None and status.state in ("starting", "running", "saving") and not is_alive:
+        status.state = "killed"
+    return status
+
+
+def _read(path: Path, model: type[M]) -> M | None:
+    try:
+        return model.model_validate_json(path.read_bytes(), strict=True)
+    except (OSError, ValueError):
+        return None
 
 
 def is_owned(folder: Path) -> bool:

@@ -4,23 +4,19 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from distdqn.checkpoints.checkpointer import Checkpointer
 from distdqn.checkpoints.reshard import RestorePlan
+from distdqn.errors import restoring
 from distdqn.training.loop import Run, Team
-from distdqn.types import PolicyWeights, Tree
+from distdqn.types import Tree
 
 
-def run_tree(run: Run, learner: Tree, value: Callable[[Any], PolicyWeights]) -> Tree:
-    """All that a checkpoint holds apart from replay.
-
-    Args:
-        run: what all modes share.
-        learner: the learner's state.
-        value: turns weights, or a reference to them, into weights.
-    """
+def run_tree(run: Run, learner: Tree) -> Tree:
+    """All that a checkpoint holds apart from replay; `learner` is the learner's state."""
     return {
         "about": run.about,
         "learner": learner,
-        "goal": run.stopping.goal.get_state(value),
+        "goal": run.stopping.goal.get_state(),
         "metrics": run.metrics.get_state(),
     }
 
@@ -36,32 +32,41 @@ def save(run: Run, tree: Tree, ask_shards: Sequence[Callable[..., Any]]) -> None
     Raises:
         CheckpointError: five consecutive checkpoints could not be written.
     """
-    checkpointer = run.checkpointer
-    if checkpointer is None:
+    if (checkpointer := run.checkpointer) is None:
         return
     try:
-        indexes = [ask("get_index") for ask in ask_shards]
-        fresh = {
-            segment: checkpointer.add_segment(
-                segment, ask_shards[segment.shard](f"get_{segment.kind}", segment.begin, segment.end)
-            )
-            for segment in checkpointer.missing(indexes)
-        }
-        checkpointer.write(tree["learner"]["learner_steps"], tree, indexes, fresh)
+        try:
+            _write(checkpointer, tree, ask_shards)
+        except FileNotFoundError:  # somebody has deleted files of an earlier checkpoint
+            checkpointer.forget_segments()
+            _write(checkpointer, tree, ask_shards)
     except OSError as error:
         checkpointer.add_failure(error)
+
+
+def _write(checkpointer: Checkpointer, tree: Tree, ask_shards: Sequence[Callable[..., Any]]) -> None:
+    """Makes a checkpoint; `OSError` if it cannot be written."""
+    indexes = [ask("get_index") for ask in ask_shards]
+    fresh = {
+        segment: checkpointer.add_segment(
+            segment, ask_shards[segment.shard](f"get_{segment.kind}", segment.begin, segment.end)
+        )
+        for segment in checkpointer.missing(indexes)
+    }
+    checkpointer.write(tree["learner"]["learner_steps"], tree, indexes, fresh)
 
 
 def restore_progress(run: Run) -> None:
     """Restores goal and metrics from the checkpoint that the run resumes from, if there is one."""
     if (ref := run.resume_from) is None:
         return
-    document, inserted = ref.document, RestorePlan(ref, run.config.replay_shards).inserted
-    run.stopping.goal.set_state(ref.read("goal"))
-    run.metrics.set_state(document["metrics"], inserted, int(run.rate_limiter.goal(inserted)))
-    # An `async` run leaves an episode open in each environment; the other modes flush first.
-    envs_per_actor = document["about"]["config"]["envs_per_actor"]
-    run.metrics.counters.episodes_lost += document.get("acting", 0) * envs_per_actor
+    with restoring(f"Checkpoint {ref.number}"):
+        document, inserted = ref.document, RestorePlan(ref, run.config.replay_shards).inserted
+        run.stopping.goal.set_state(ref.read("goal"))
+        run.metrics.set_state(document["metrics"], inserted, int(run.rate_limiter.goal(inserted)))
+        # An `async` run leaves an episode open in each environment; the other modes flush first.
+        envs_per_actor = document["about"]["config"]["envs_per_actor"]
+        run.metrics.counters.episodes_lost += document.get("acting", 0) * envs_per_actor
 
 
 class RoundCheckpointer:
@@ -84,13 +89,15 @@ class RoundCheckpointer:
         """
         if (ref := self._run.resume_from) is None:
             return
-        team.ask(team.learner, "set_state", ref.read("learner"))
-        for method, state in RestorePlan(ref, 1).calls(0):
-            self._run.stopping.request.raise_if_set()
-            team.ask(team.shards[0], method, state)
+        with restoring(f"Checkpoint {ref.number}"):
+            team.ask(team.learner, "set_state", ref.read("learner"))
+            for method, state in RestorePlan(ref, 1).calls(0):
+                self._run.stopping.request.raise_if_set()
+                team.ask(team.shards[0], method, state)
         restore_progress(self._run)
         self._saved = self._run.metrics.counters.learner_steps
-        team.flush(self._saved)
+        for _, info in team.flush(self._saved):
+            self._run.metrics.replay_size = info.size
 
     def save_if_due(self, team: Team) -> None:
         """Flushes and saves once `checkpoint_period` learner steps have passed.
@@ -112,8 +119,9 @@ class RoundCheckpointer:
         if run.checkpointer is None or steps == self._saved:
             return
         self._saved = steps
-        for report, inserted in team.flush(steps):
-            run.metrics.add_flush(report, inserted)
-        tree = run_tree(run, team.ask(team.learner, "get_state"), team.value)
+        for report, info in team.flush(steps):
+            run.metrics.add_flush(report, info.inserted)
+            run.metrics.replay_size = info.size
+        tree = run_tree(run, team.ask(team.learner, "get_state"))
         shards = [functools.partial(team.ask, shard) for shard in team.shards]
         save(run, tree, shards if run.config.checkpoint_replay else [])

@@ -26,6 +26,7 @@ from distdqn.types import (
     LearnReport,
     LearnRequest,
     PolicyWeights,
+    ReplayInfo,
     RolloutReport,
     RolloutRequest,
     Tree,
@@ -77,16 +78,16 @@ class Team(Protocol):
 
     def rollout(
         self, requests: Sequence[RolloutRequest], weights: PolicyWeights
-    ) -> list[tuple[RolloutReport, int]]:
-        """Every actor acts and inserts in its turn; reports, and `inserted` after each."""
+    ) -> list[tuple[RolloutReport, ReplayInfo]]:
+        """Every actor acts and inserts in its turn; reports, and what replay holds after each."""
         ...
 
     def learn(self, request: LearnRequest) -> LearnReport:
         """Samples `U` batches, makes `U` updates, and returns new priorities to replay."""
         ...
 
-    def flush(self, number: int) -> list[tuple[FlushReport, int]]:
-        """Every actor ends its episodes and inserts its open windows; reports, and `inserted` after each."""
+    def flush(self, number: int) -> list[tuple[FlushReport, ReplayInfo]]:
+        """Every actor ends its episodes and inserts its open windows; reports, and what replay then holds."""
         ...
 
     def publish(self) -> PolicyWeights:
@@ -99,10 +100,6 @@ class Team(Protocol):
 
     def export(self, weights: Any) -> bytes:
         """`weights`, or what a reference to them stands for, as a `.keras` file."""
-        ...
-
-    def value(self, weights: Any) -> PolicyWeights:
-        """`weights`, or what a reference to them stands for."""
         ...
 
     def ask(self, role: Any, method: str, *arguments: Any) -> Any:
@@ -129,8 +126,9 @@ def run_rounds(run: Run, team: Team, save_if_due: Callable[[Team], None]) -> str
     while True:
         weights = team.publish()
         metrics.add_published(weights.weights_version)
-        for report, inserted in team.rollout(_rollout_requests(run), weights):
-            metrics.add_rollout(report, inserted)
+        for report, info in team.rollout(_rollout_requests(run), weights):
+            metrics.add_rollout(report, info.inserted)
+            metrics.replay_size = info.size
         while run.rate_limiter.can_sample(counters.inserted, counters.sampled, run.samples_per_call):
             _learn(run, team, learn_request(run.config, counters.env_steps))
             evaluate_if_due(run, team)

@@ -1,6 +1,7 @@
 """What a run finds around it, and what `auto` and `none` become. Nothing resolves options after this."""
 
 import contextlib
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from distdqn.types import EnvironmentSpec
 # Of a container's memory, in the two versions of Linux's control groups.
 _CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _MAX_CALL_BYTES = 64 * 2**20  # of the batches of one learner call
+_MAX_ROLLOUT_BYTES = 32 * 2**20  # of the observations of one rollout
+_ROLLOUT_COPIES = 9  # of those observations in an actor at once, measured
 _ATOMS = {"value": None, "quantile": 11, "categorical": 51}  # measured; Bellemare et al. (2017)
 
 
@@ -76,7 +79,10 @@ def resolve(config: Config, spec: EnvironmentSpec) -> Config:
     torso: str = config.torso
     if torso == "auto" and config.network is None:
         torso = choose_torso(spec.observation_shape, spec.is_image)
+    step_bytes = config.envs_per_actor * _observation_bytes(spec)
+    batch_bytes = 2 * batch_size * _observation_bytes(spec)
     values: dict[str, Any] = {
+        "rollout_length": min(config.rollout_length, max(1, _MAX_ROLLOUT_BYTES // step_bytes)),
         "torso": torso,
         "atoms": config.atoms or _ATOMS[config.head],
         "batch_size": batch_size,
@@ -87,7 +93,7 @@ def resolve(config: Config, spec: EnvironmentSpec) -> Config:
         "learning_rate_schedule": config.learning_rate_schedule
         or ("constant" if spec.is_image else "linear"),
         "target_return": target_return,
-        "updates_per_call": min(config.updates_per_call, _max_updates_per_call(batch_size, spec)),
+        "updates_per_call": min(config.updates_per_call, max(1, _MAX_CALL_BYTES // batch_bytes)),
     }
     return config.model_copy(update=values)
 
@@ -95,17 +101,19 @@ def resolve(config: Config, spec: EnvironmentSpec) -> Config:
 def describe_resolution(config: Config, result: Config, spec: EnvironmentSpec) -> list[str]:
     """One line for each thing about `resolve(config, spec)` that the user should know."""
     lines = [] if spec.conversion is None else [spec.conversion]
-    if result.updates_per_call < config.updates_per_call:
-        lines.append(
-            f"`updates_per_call` is {result.updates_per_call} instead of {config.updates_per_call}: "
-            f"more batches of such observations would exceed {_MAX_CALL_BYTES >> 20} MB."
-        )
+    bounds = (
+        ("updates_per_call", "batches", _MAX_CALL_BYTES),
+        ("rollout_length", "steps", _MAX_ROLLOUT_BYTES),
+    )
+    for name, what, most in bounds:
+        if (found := getattr(result, name)) < (given := getattr(config, name)):
+            why = f"more {what} of such observations would exceed {most >> 20} MB"
+            lines.append(f"`{name}` is {found} instead of {given}: {why}.")
     return lines
 
 
-def _max_updates_per_call(batch_size: int, spec: EnvironmentSpec) -> int:
-    observation_bytes = int(np.prod(spec.observation_shape)) * np.dtype(spec.observation_dtype).itemsize
-    return max(1, _MAX_CALL_BYTES // (2 * batch_size * observation_bytes))
+def _observation_bytes(spec: EnvironmentSpec) -> int:
+    return math.prod(spec.observation_shape) * np.dtype(spec.observation_dtype).itemsize
 
 
 def check_fit(config: Config, spec: EnvironmentSpec) -> None:
@@ -131,24 +139,28 @@ def check_fit(config: Config, spec: EnvironmentSpec) -> None:
             f"`batch_size` ({batch_size}) exceeds `replay_capacity` ({capacity}): no batch could be all "
             "different (lower `batch_size`)."
         )
-    needed, available = _replay_bytes(config, spec), _machine_bytes()
-    if available is not None and needed > available:
+    (replay, rollouts), available = _needed_bytes(config, spec), _machine_bytes()
+    if available is not None and replay + rollouts > available:
         mistakes.append(
-            f"`replay_capacity` ({capacity}) needs {_gigabytes(needed)} for observations of the shape "
-            f"{shape}, and this machine has {_gigabytes(available)} (lower `replay_capacity`)."
+            f"`replay_capacity` ({capacity}) needs {_gigabytes(replay)} for observations of the shape "
+            f"{shape}, and rollouts need {_gigabytes(rollouts)}, and this machine has "
+            f"{_gigabytes(available)} (lower `replay_capacity`, or `actors` and `envs_per_actor`)."
         )
     if mistakes:
         raise ConfigError(mistakes)
 
 
-def _replay_bytes(config: Config, spec: EnvironmentSpec) -> int:
-    """Replay's memory on this machine, or on one like it: on a cluster of the largest shard."""
+def _needed_bytes(config: Config, spec: EnvironmentSpec) -> tuple[int, int]:
+    """Memory of replay and of rollouts on this machine, or on one like it: on a cluster of one role each."""
+    steps = config.rollout_length * config.envs_per_actor
+    rollout = _ROLLOUT_COPIES * steps * _observation_bytes(spec)
+    actors = (config.min_actors or 1) if config.actors == "auto" else config.actors
     shards = [
         replay_bytes(capacity, spec, config.sampler == "prioritized")
         for capacity in shard_capacities(config.replay_capacity, config.replay_shards)
     ]
     named = config.address or os.environ.get("RAY_ADDRESS")
-    return sum(shards) if named in (None, "", "local") else max(shards)
+    return (sum(shards), actors * rollout) if named in (None, "", "local") else (max(shards), rollout)
 
 
 def _machine_bytes() -> int | None:

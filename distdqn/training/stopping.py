@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from pydantic import TypeAdapter
+
 from distdqn.config.config import Config
 from distdqn.errors import TERMINATED
 from distdqn.networks.numpy_policy import tree_from_weights, weights_from_tree
@@ -41,11 +43,11 @@ class Goal:
         self.target_return = target_return
         self.reached = False
         self.best: Evaluation | None = None  # by two standard errors below the mean
-        self.best_weights: Any = None  # those of `best`, or a reference to them
+        self.best_weights: PolicyWeights | None = None  # those of `best`
         self.seconds = 0.0  # that the last regular evaluation took
         self._period = eval_period
         self._episodes = {False: eval_episodes, True: confirm_episodes}
-        self._candidate: Any = None
+        self._candidate: PolicyWeights | None = None
         self._next_learner_steps = eval_period
         self._evaluated_learner_steps = -1
         self._number = 0
@@ -104,31 +106,31 @@ class Goal:
         if self._evaluated_learner_steps > learner_steps:
             self._evaluated_learner_steps = -1
 
-    def get_state(self, value: Callable[[Any], PolicyWeights]) -> dict[str, Any]:
-        """The state as a tree for a checkpoint.
-
-        Args:
-            value: turns weights, or a reference to them, into weights.
-        """
+    def get_state(self) -> dict[str, Any]:
+        """The state as a tree for a checkpoint."""
         return {
             "best": None if self.best is None else dataclasses.asdict(self.best),
-            "best_weights": None if self.best is None else tree_from_weights(value(self.best_weights)),
-            "candidate": None if self._candidate is None else tree_from_weights(value(self._candidate)),
+            "best_weights": self.best_weights and tree_from_weights(self.best_weights),
+            "candidate": self._candidate and tree_from_weights(self._candidate),
             "next_learner_steps": self._next_learner_steps,
             "evaluated_learner_steps": self._evaluated_learner_steps,
             "number": self._number,
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restores what `get_state` returned; the goal itself stays the one it has."""
+        """Restores what `get_state` returned; the goal itself stays the one it has.
+
+        Raises:
+            LookupError, TypeError, ValueError: `state` has another structure.
+        """
         if state["best"] is not None:
-            version = tuple(state["best"]["weights_version"])
-            self.best = Evaluation(**{**state["best"], "weights_version": version})
+            self.best = TypeAdapter(Evaluation).validate_python(state["best"])
             self.best_weights = weights_from_tree(state["best_weights"])
-        self._candidate = state["candidate"] and weights_from_tree(state["candidate"])
-        self._next_learner_steps = state["next_learner_steps"]
-        self._evaluated_learner_steps = state["evaluated_learner_steps"]
-        self._number = state["number"]
+        candidate = state["candidate"]
+        self._candidate = None if candidate is None else weights_from_tree(candidate)
+        self._next_learner_steps = int(state["next_learner_steps"])
+        self._evaluated_learner_steps = int(state["evaluated_learner_steps"])
+        self._number = int(state["number"])
 
     def _request(self, weights: Any, confirms: bool) -> EvaluationRequest:
         self._number += 1

@@ -43,7 +43,7 @@ def test_chunk_of_pictures_holds_every_frame_once_and_whole_observations_in_full
         np.testing.assert_array_equal(chunk.priority, expected.priority)  # of the whole observations
         frames = {frame.tobytes() for frame in chunk.frames.image}
         assert len(frames) == len(chunk.frames.image) == len(set(chunk.frames.key.tolist()))
-        assert chunk.observation.shape == chunk.next_observation.shape == (len(chunk), 3)
+        assert chunk.observation.shape == chunk.next_observation.shape == (len(chunk), 1)
 
 
 def test_chunk_of_pictures_takes_a_fraction_of_the_bytes_to_send():

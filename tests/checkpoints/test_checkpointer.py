@@ -275,7 +275,7 @@ def test_fifth_consecutive_failure_is_an_error_and_those_before_are_notes(folder
     told = (
         "A checkpoint could not be written (OSError: [Errno 28] No space left on device); training continues"
     )
-    assert notes == [f"{told}, earlier checkpoints are intact."] * 8
+    assert notes == [f"{told}, and the next one is written in full."] * 8
     with pytest.raises(CheckpointError, match=r"No space left on device.*5 consecutive times") as caught:
         checkpoints.add_failure(full)
     assert caught.value.exit_code == 4

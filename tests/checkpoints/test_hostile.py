@@ -27,9 +27,9 @@ def folder(tmp_path, monkeypatch):
 
 def forge(folder, document, number=1):
     """A manifest whose own sum is right, of any document; by the rule, not by our code."""
-    signed = {"format": 3, "number": number, "document": document}
+    signed = {"format": 4, "number": number, "document": document}
     digest = hashlib.sha256(json.dumps(signed, separators=(",", ":")).encode()).hexdigest()
-    whole = {"format": 3, "number": number, "sha256": digest, "document": document}
+    whole = {"format": 4, "number": number, "sha256": digest, "document": document}
     path = folder / "checkpoint-000000000001.json"
     path.write_text(json.dumps(whole, separators=(",", ":")) + "\n")
     return path

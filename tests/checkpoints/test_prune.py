@@ -283,7 +283,7 @@ def test_checkpoint_of_a_later_release_is_named_with_both_formats(folder, store)
     manifest_path(folder, 2).write_bytes(manifest_bytes(2, {"new": True}, version=7))
 
     for read in (store.newest_whole, lambda: store.read_manifest(2), lambda: store.verify(2)):
-        with pytest.raises(CheckpointTooNew, match="format 7, this release reads 3") as caught:
+        with pytest.raises(CheckpointTooNew, match="format 7, this release reads 4") as caught:
             read()
 
     assert caught.value.exit_code == 4

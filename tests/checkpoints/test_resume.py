@@ -265,7 +265,7 @@ def test_fault_14_nothing_is_deleted_when_all_are_damaged(run_dir, auto):
 def test_fault_16_checkpoint_of_a_newer_format_is_an_error_that_names_both_formats(run_dir, auto):
     content = manifest_bytes(400, {}, version=7)
     (run_dir / "checkpoints" / manifest_name(400)).write_bytes(content)
-    with pytest.raises(CheckpointTooNew, match=r"format 7, this release reads 3") as caught:
+    with pytest.raises(CheckpointTooNew, match=r"format 7, this release reads 4") as caught:
         find(config_of(run_dir) if auto else config_of(resume=str(run_dir)), SPEC)
     assert caught.value.exit_code == 4
 
@@ -336,7 +336,7 @@ def test_fault_15_structural_option_that_differs_is_an_error_with_both_values(
         ({"head": "value"}, {"head": "value", "atoms": 21}),
         ({}, {"torso": "dense"}),
         ({}, {"early_end_steps": 9}),
-        ({"network": "mine:net"}, {"network": "mine:net", "hidden_sizes": (9,), "layer_norm": False}),
+        ({"network": "mine:net"}, {"network": "mine:net", "layer_norm": False}),
         ({}, {"noisy_sigma": 0.1}),
         ({}, {"sampler": "prioritized"}),
         ({}, {"output_bias": -0.2, "output_init_scale": 0.03}),  # of the first weights alone

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from distdqn.checkpoints.files import LocalFiles, files_at
 from distdqn.checkpoints.store import CheckpointRef, Store
-from distdqn.errors import ConfigError
+from distdqn.errors import CheckpointDamaged, ConfigError
 
 DTYPES = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
 DTYPES += ["float16", "float32", "float64"]
@@ -320,20 +320,19 @@ def test_manifest_is_json_that_says_what_the_design_says(folder):
 
     found = json.loads((folder / "checkpoint-000000000123.json").read_text())
 
-    signed = b'{"format":3,"number":123,"document":{"a":1}}'
+    signed = b'{"format":4,"number":123,"document":{"a":1}}'
     assert found == {
-        "format": 3,
+        "format": 4,
         "number": 123,
         "sha256": hashlib.sha256(signed).hexdigest(),
         "document": {"a": 1},
     }
 
 
-def test_folders_are_made_by_the_check_and_by_nothing_else(tmp_path):
+def test_folders_are_made_by_the_check_and_by_nothing_that_reads(tmp_path):
     store = Store(str(tmp_path / "a" / "b"))
-    for write in (lambda: store.write_tree(np.ones(1)), lambda: store.write_manifest(1, {})):
-        with pytest.raises(FileNotFoundError):
-            write()
+    with pytest.raises(CheckpointDamaged, match="is missing"):
+        store.verify(1)
     assert store.numbers() == []
     assert list(tmp_path.iterdir()) == []
 

@@ -93,6 +93,8 @@ def test_number_of_actors_is_taken_at_both_ends_of_its_range(actors: int) -> Non
         ("run_dir", [3, False]),
         ("address", [6379, "head", "head:", ":6379", "head:0", "head:65536", "ray://head:10001"]),
         ("learner_gpus", [-1, 1.5, 2, "one", None]),
+        ("priority_exponent", [-0.1, 1.1, 10]),
+        ("envs_per_actor", [0, 65_537]),
         ("learner_resources", ["fast", "fast=", "=1", "fast=0", "fast=-1", "fast=1.5", "a=1,a=1", "GPU=1"]),
         ("actor_resources", ["fast=many", "fast=nan", "fast=inf", "CPU=2", 3]),
         ("batch_size", [0, True, 64.0]),
@@ -117,6 +119,8 @@ def test_option_refuses_each_wrong_value_in_one_line_with_its_name(option: str, 
         ("hidden_sizes", [(1,), [3, 4]]),
         ("address", [None, "auto", "local", "head:6379", "10.0.0.1:1", "[::1]:6379"]),
         ("learner_gpus", [0, 0.25, 1]),
+        ("priority_exponent", [0, 0.6, 1]),
+        ("envs_per_actor", [1, 65_536]),
         ("learner_resources", [None, "fast=1", "fast=2,node:10.0.0.3=0.01", "accelerator_type:A100=0.5"]),
         ("env", ["module:Name", make_pole, Poles()]),
     ],
@@ -204,7 +208,7 @@ def test_modes_that_repeat_themselves_take_a_fixed_number_of_actors_alone(mode: 
     ("name", "value"),
     [
         *(("address", address) for address in ("local", "auto", "10.0.0.3:6379")),
-        *(("learner_gpus", 1.0), ("learner_resources", "fast=1"), ("actor_resources", "fast=1")),
+        *(("learner_resources", "fast=1"), ("actor_resources", "fast=1")),
     ],
 )
 def test_fault_29_option_of_ray_is_refused_in_the_mode_that_does_without_it(name: str, value: Any) -> None:
@@ -323,8 +327,15 @@ def test_mistake_says_in_words_what_an_option_must_be(option: str, value: Any, w
     assert mistakes_of(**{option: value}) == [f"`{option}` must be {words}."]
 
 
-@pytest.mark.parametrize("option", [{"dueling": True}, {"noisy": True}, {"torso": "nature"}])
+@pytest.mark.parametrize(
+    "option",
+    [{"dueling": True}, {"noisy": True}, {"noisy_sigma": 0.1}, {"torso": "nature"}, {"hidden_sizes": [64]}],
+)
 def test_network_of_ones_own_leaves_no_other_option_without_effect(option: dict[str, Any]) -> None:
     (mistake,) = mistakes_of(network="module:function", **option)
 
     assert f"`{next(iter(option))}` has no effect on a `network` of your own" in mistake
+
+
+def test_network_of_ones_own_may_stand_beside_the_defaults_of_a_file() -> None:
+    assert mistakes_of(network="module:function", hidden_sizes=[128, 128], dueling=False, output_bias=0) == []

@@ -197,6 +197,4 @@ class FakeEvaluator:
 
     def evaluate(self, weights, episodes, number, seconds=None):  # noqa: ARG002
         score = self._score(weights.learner_steps)
-        return Evaluation(
-            [score] * episodes, [9] * episodes, weights.weights_version, weights.learner_steps, 0.1
-        )
+        return Evaluation([score] * episodes, weights.weights_version, weights.learner_steps, 0.1)

@@ -8,6 +8,7 @@ from distributed.fake_backend import HANG, FakeBackend
 from distributed.fake_roles import ROWS_PER_SEGMENT, FakeActor, FakeEvaluator, FakeLearner, FakeReplay
 
 from distdqn.checkpoints.checkpointer import Checkpointer
+from distdqn.checkpoints.reshard import RestorePlan
 from distdqn.checkpoints.store import Store
 from distdqn.config.config import Config, RunOptions
 from distdqn.distributed.calls import Calls
@@ -27,13 +28,16 @@ __all__ = [
     "FakeExecutor",
     "FakeLearner",
     "FakeReplay",
+    "block_blobs",
     "fault",
     "faults_of",
+    "loaded",
     "make_checkpoints",
     "make_config",
     "make_run",
     "newest_start",
     "starts",
+    "unblock_blobs",
 ]
 
 
@@ -276,3 +280,25 @@ def faults_of(*several):
 def starts(backend, role, index=0):
     """Restarts of one role, in the order they were started."""
     return [handle.restarts for handle in backend.started if (handle.role, handle.index) == (role, index)]
+
+
+def loaded(folder, number=None):
+    """Learner, replay and the rest of a checkpoint, read with another store."""
+    ref = Store(str(folder)).verify(Store(str(folder)).numbers()[-1] if number is None else number)
+    learner, replay = FakeLearner(), FakeReplay()
+    learner.set_state(ref.read("learner"))
+    for method, state in RestorePlan(ref, 1).calls(0):
+        getattr(replay, method)(state)
+    return learner, replay, ref.document
+
+
+def block_blobs(folder):
+    """Puts a file in the place of a store's folder of arrays."""
+    (folder / "blobs").rename(folder / "elsewhere")
+    (folder / "blobs").touch()
+
+
+def unblock_blobs(folder):
+    """Puts the folder back."""
+    (folder / "blobs").unlink()
+    (folder / "elsewhere").rename(folder / "blobs")

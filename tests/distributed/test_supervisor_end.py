@@ -30,7 +30,7 @@ def test_same_weights_are_confirmed_that_reached_the_goal():
     run.supervisor.run()
     *_, candidate, confirming = backend.calls_of("evaluator", "evaluate")
     assert confirming.arguments[0] is candidate.arguments[0]
-    assert run.supervisor.team.value(run.goal.best_weights) is candidate.arguments[0]
+    assert run.goal.best_weights is candidate.arguments[0]
 
 
 class _LuckyEvaluator:
@@ -38,9 +38,7 @@ class _LuckyEvaluator:
 
     def evaluate(self, weights, episodes, number, _seconds):  # noqa: ARG002
         score = 500.0 if episodes == 5 else 400.0
-        return Evaluation(
-            [score] * episodes, [9] * episodes, weights.weights_version, weights.learner_steps, 0.1
-        )
+        return Evaluation([score] * episodes, weights.weights_version, weights.learner_steps, 0.1)
 
 
 def test_run_goes_on_when_the_goal_is_not_confirmed():
@@ -99,7 +97,6 @@ def test_last_weights_are_published_and_exported_after_the_run():
     last = run.supervisor.team.publish()
     assert last.learner_steps == run.counters.learner_steps == 784
     assert last.weights_version == (0, 784 // 8 + 2)
-    assert run.supervisor.team.value(last) is last
     assert run.supervisor.team.export(last) == b"network (0, 100)"
 
 

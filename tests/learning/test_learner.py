@@ -296,12 +296,12 @@ def test_export_holds_the_weights_it_is_given_and_leaves_the_learner_alone(
     assert are_equal(shared.publish().arrays, weights.arrays)
 
 
-@pytest.mark.parametrize(("devices", "is_reported"), [("0", True), ("", False), ("-1", False)])
+@pytest.mark.parametrize(("gpus", "is_reported"), [(1.0, True), (0.25, True), (0.0, False)])
 def test_fault_34_gpu_that_tensorflow_cannot_use_is_reported_and_training_continues(
-    monkeypatch: pytest.MonkeyPatch, devices: str, is_reported: bool
+    monkeypatch: pytest.MonkeyPatch, gpus: float, is_reported: bool
 ) -> None:
     learner = new_learner()
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)  # as Ray does for a learner with a GPU
+    monkeypatch.setattr(learner, "_options", learner._options.model_copy(update={"learner_gpus": gpus}))
 
     notice = learner.compile() or ""
 

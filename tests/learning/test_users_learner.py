@@ -2,12 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+from learning.learners import build_learner
 from toy_networks import make_options, make_spec
 
 from distdqn.errors import ConfigError
@@ -213,3 +215,11 @@ def test_exported_network_of_the_user_has_the_values_of_its_policy(tmp_path: Pat
     observation = images.transitions.observation[0]
     opened = np.asarray(keras.saving.load_model(path)(observation))
     np.testing.assert_allclose(opened, make_policy(weights).q_values(observation), rtol=1e-4, atol=1e-5)
+
+
+def test_fault_46_policy_whose_network_has_changed_since_is_refused() -> None:
+    weights = build_learner(network="toy_user_networks:with_shared_layer").publish()
+    wider = [*weights.arrays[:-1], np.zeros(9, np.float32)]
+
+    with pytest.raises(ConfigError, match=r"makes another network .* \(restore its code\)"):
+        KerasPolicy(replace(weights, arrays=wider)).q_values(np.zeros((1, 2), np.float32))

@@ -112,7 +112,7 @@ def test_pooling_agrees_with_the_slow_twin_and_with_keras(shape, size, strides, 
     images = np.random.default_rng(0).normal(-3, 1, size=(2, *shape, 3)).astype(np.float32)  # mostly below 0
     of_kind = keras.layers.MaxPooling2D if kind == "max" else keras.layers.AveragePooling2D
     inputs = keras.Input((*shape, 3))
-    settings = {"size": list(size), "strides": list(strides), "padding": padding}
+    settings = {"pool_size": list(size), "strides": list(strides), "padding": padding}
     weights = make_weights(layer("x", "input"), layer("p", f"{kind}_pooling2d", "x", **settings))
 
     found = NumpyPolicy(weights).q_values(images)

@@ -7,6 +7,7 @@ from keras import Input, Model, layers
 from toy_networks import make_q_network
 from toy_policies import assert_policy_equals_keras, layer, make_weights, randomize
 
+from distdqn.errors import ConfigError
 from distdqn.networks.keras_policy import layers_from_model
 from distdqn.networks.numpy_policy import NumpyPolicy, load_policy, policy_bytes
 from distdqn.types import PolicyWeights
@@ -224,12 +225,20 @@ def test_loading_a_policy_never_unpickles(tmp_path, member):
     members[member] = np.array([Trap(tmp_path / "sprung")], dtype=object)
     np.savez(tmp_path / "policy.npz", **members)
 
-    with pytest.raises(ValueError, match="allow_pickle"):
+    with pytest.raises(ConfigError, match="allow_pickle"):
         load_policy(tmp_path / "policy.npz")
     assert not (tmp_path / "sprung").exists()
     with np.load(tmp_path / "policy.npz", allow_pickle=True) as file:
         file[member]
     assert (tmp_path / "sprung").exists()  # the trap works
+
+
+def test_fault_46_policy_of_another_format_is_refused_with_both_numbers(tmp_path):
+    about = {"format": 2, "layers": [], "weights_version": [0, 0], "learner_steps": 0}
+    np.savez(tmp_path / "policy.npz", about=np.array(json.dumps(about)))
+
+    with pytest.raises(ConfigError, match="has format 2, this release reads 1"):
+        load_policy(tmp_path / "policy.npz")
 
 
 def test_saving_a_policy_never_pickles(tmp_path):

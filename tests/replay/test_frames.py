@@ -7,7 +7,11 @@ from distdqn.types import FrameLayout
 STACKED_FIRST = FrameLayout((3, 4, 5), 0)
 STACKED_LAST = FrameLayout((4, 5, 3), 2)
 SINGLE = FrameLayout((4, 5, 3), None)
-LAYOUTS = pytest.mark.parametrize("layout", [STACKED_FIRST, STACKED_LAST, SINGLE, FrameLayout((4, 5), None)])
+COLOURS_FIRST, COLOURS_LAST = FrameLayout((6, 4, 5), 0, 3), FrameLayout((4, 5, 6), 2, 3)
+LAYOUTS = pytest.mark.parametrize(
+    "layout",
+    [STACKED_FIRST, STACKED_LAST, SINGLE, FrameLayout((4, 5), None), COLOURS_FIRST, COLOURS_LAST],
+)
 
 
 def random_observations(layout, count, colours=256, seed=0):
@@ -25,7 +29,9 @@ def unpacked(frames, positions):
     [
         ((4, 84, 84), 255, 0),
         ((84, 84, 4), 255, 2),
-        ((210, 160, 3), 255, 2),
+        ((210, 160, 3), 255, None),
+        ((3, 210, 160), 255, None),
+        ((84, 84, 3), 1, None),
         ((84, 84, 1), 255, 2),
         ((84, 84), 255, None),
         ((10, 10, 4), 1, None),
@@ -33,6 +39,13 @@ def unpacked(frames, positions):
 )
 def test_frames_are_stacked_along_the_smaller_outer_axis(shape, high, stack_axis):
     assert make_frame_layout(shape, high) == FrameLayout(shape, stack_axis)
+
+
+@pytest.mark.parametrize("shape", [(84, 84, 6), (12, 84, 84)])
+def test_colours_that_are_stacked_are_frames_of_three_channels(shape):
+    layout = make_frame_layout(shape, 255)
+
+    assert (layout.frames, layout.frame_shape) == (min(shape) // 3, (3, 84, 84))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from toy_replay import make_every_item_replay
 from toy_replay_state import SAMPLERS, make_replay
 
 from distdqn.replay.frames import make_frame_layout
-from distdqn.types import FrameLayout, PriorityUpdate, RolloutRequest
+from distdqn.types import FrameLayout, PriorityUpdate, RolloutRequest, Transitions
 
 
 @pytest.mark.parametrize("sampler", ["every", *SAMPLERS])
@@ -56,6 +56,22 @@ def test_replay_keeps_its_capacity_of_images_when_each_transition_brings_one_fra
     for _ in range(80):
         replay.insert(packed(layout, walk.chunk(16)))
         assert replay.size == min(replay.inserted, 200)
+
+
+@pytest.mark.parametrize("shape", [(20, 20, 3), (3, 20, 20), (20, 20, 6), (12, 20, 20)])
+def test_replay_keeps_its_capacity_of_colours_which_all_change_with_each_step(shape):
+    layout = make_frame_layout(shape, 255)
+    # Each observation is one new picture and, in a stack, those before it.
+    pictures = np.random.default_rng(0).integers(256, size=(1000, 3, 20, 20), dtype=np.uint8)
+    replay, numbers = make_replay(200), np.zeros(16, np.float32)
+    for first in range(0, 900, 16):
+        stacks = [pictures[i : i + layout.frames].reshape(-1, 20, 20) for i in range(first, first + 17)]
+        images = np.stack(stacks) if shape[0] < shape[2] else np.moveaxis(np.stack(stacks), 1, 3)
+        chunk = Transitions(images[:16], numbers.astype(np.int32), numbers, numbers, images[1:])
+        replay.insert(packed(layout, chunk))
+        assert replay.size == min(replay.inserted, 200)
+
+    assert replay.sample(1, 4).transitions.observation.shape == (1, 4, *shape)
 
 
 def test_replay_keeps_fewer_images_when_episodes_are_very_short():

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from toy_replay_state import make_replay
 
+from distdqn.replay.shards import importance_weights
 from distdqn.types import PriorityUpdate, Transitions
 
 CHI_SQUARE_7_DEGREES = 24.3  # exceeded by chance once in a thousand
@@ -47,6 +48,17 @@ def test_strata_give_every_item_its_share_almost_exactly():
     counts = np.bincount(replay.sample(1, 800).item_id[0])
 
     assert np.abs(counts - [100, 100, 200, 400]).max() <= 1
+
+
+def test_importance_weights_are_above_zero_for_the_largest_and_the_smallest_priority():
+    replay = make_prioritized(2)
+    replay.insert(make_chunk([1, 2], [np.finfo(np.float32).max, 0.0]))
+    probability = replay._sampler.probability(0, 2, np.array([0, 1]))
+
+    weight = importance_weights(probability[None], 2, 1.0)
+
+    assert 0.0 < weight[0, 0] < 1e-37
+    assert weight[0, 1] == 1.0
 
 
 @pytest.mark.parametrize("importance_sampling_exponent", [0.0, 0.4, 1.0])

@@ -171,11 +171,11 @@ def test_priorities_are_one_each_where_uniform_replay_was_saved():
 
 
 def test_priorities_stay_the_same_when_the_exponent_changes():
-    assert restored_values("prioritized", 0.5, "prioritized", 2.0) == pytest.approx([1, 4, 9], rel=1e-5)
+    assert restored_values("prioritized", 0.5, "prioritized", 1.0) == pytest.approx([1, 2, 3], rel=1e-5)
 
 
 def test_priorities_are_one_each_where_the_exponent_was_zero():
-    assert restored_values("prioritized", 0.0, "prioritized", 2.0) == pytest.approx([1, 1, 1], rel=1e-5)
+    assert restored_values("prioritized", 0.0, "prioritized", 1.0) == pytest.approx([1, 1, 1], rel=1e-5)
 
 
 def test_priorities_are_ignored_by_uniform_replay():

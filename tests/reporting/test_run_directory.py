@@ -1,5 +1,6 @@
 """The folder of a run: created, refused, and written atomically."""
 
+import fcntl
 import json
 import os
 import re
@@ -7,12 +8,20 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from distdqn.errors import ConfigError
-from distdqn.reporting.run_directory import RunDirectory, describe_process, is_owned
+from distdqn.reporting.run_directory import (
+    RecordedOptions,
+    RunDirectory,
+    describe_process,
+    is_owned,
+    read_options,
+    read_status,
+)
 
 
 @pytest.fixture
@@ -110,6 +119,7 @@ def test_fault_39_run_goes_on_in_a_folder_that_is_deleted_or_full(
     directory.write_bytes("final.npz", b"weights")
 
     assert (directory.path / "final.npz").read_bytes() == b"weights"
+    assert is_owned(directory.path)
     if kind == "deleted":
         assert notes == []
         assert (directory.path / "metrics.jsonl").read_text().splitlines() == [
@@ -124,6 +134,7 @@ def test_fault_39_run_goes_on_in_a_folder_that_is_deleted_or_full(
 def test_fault_40_metrics_of_an_earlier_run_are_set_aside(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         directory = RunDirectory(str(tmp_path), "CartPole-v1", is_resuming=True)
+        directory.begin_metrics(0)
         directory.add_metrics({"env_steps": step})
         directory.close()
 
@@ -255,6 +266,48 @@ def test_fault_19_second_run_in_a_folder_is_refused_with_the_first_ones_process(
     first.close()
 
 
+def test_fault_19_deleted_folder_that_another_run_has_taken_is_left_to_it(tmp_path):
+    notes: list[str] = []
+    first = RunDirectory(str(tmp_path / "run"), "Toy-v0")
+    first.note = notes.append
+    shutil.rmtree(tmp_path / "run")
+    second = RunDirectory(str(tmp_path / "run"), "Toy-v0")
+
+    first.write_json("status.json", {})
+    first.add_metrics({})
+
+    (note,) = notes
+    assert f"status.json cannot be written into {tmp_path}/run: it is in use by process {os.getpid()}" in note
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"run.lock", "metrics.jsonl"}
+    first.close()
+    second.close()
+
+
+def test_fault_19_lock_that_is_looked_at_for_a_moment_refuses_no_run(tmp_path):
+    (tmp_path / "run.lock").touch()
+    with (tmp_path / "run.lock").open("rb") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.05, lambda: fcntl.flock(looking, fcntl.LOCK_UN)).start()
+        RunDirectory(str(tmp_path), "Toy-v0").close()
+
+
+@pytest.mark.parametrize("there", ["nothing", "folder", "run"])
+def test_start_that_is_refused_leaves_nothing_behind(tmp_path, there):
+    run = tmp_path / "new" / "run"
+    if there != "nothing":
+        run.mkdir(parents=True)
+    if there == "run":
+        RunDirectory(str(run), "Toy-v0").close()
+    before = sorted(tmp_path.rglob("*"))
+
+    directory = RunDirectory(str(run), "Toy-v0", is_resuming=True)
+    with pytest.raises(ConfigError), directory.removed_if_refused():
+        raise ConfigError("It is refused.")
+    directory.close()
+
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_fault_19_lock_of_a_dead_process_is_replaced(tmp_path):
     program = f"""
 import os
@@ -275,9 +328,28 @@ def test_resumed_run_keeps_only_the_metrics_from_before_its_checkpoint(tmp_path)
     first.add_metrics({"learner_steps": 2})
     first.close()
 
-    again = RunDirectory(str(tmp_path / "run"), "Toy-v0", is_resuming=True, metrics_bytes=kept)
+    again = RunDirectory(str(tmp_path / "run"), "Toy-v0", is_resuming=True)
+    again.begin_metrics(kept)
     again.add_metrics({"learner_steps": 3})
     again.close()
 
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["learner_steps"] for line in lines] == [1, 3]
+
+
+@pytest.mark.parametrize("state", ["starting", "running", "saving", "max_env_steps"])
+def test_status_of_a_run_whose_process_is_gone_says_that_it_was_killed(tmp_path, state):
+    directory = RunDirectory(str(tmp_path), "Toy-v0")
+    directory.write_json("status.json", {"state": state, "ray": None})
+    assert read_status(tmp_path).state == state
+    directory.close()
+    assert read_status(tmp_path).state == (state if state == "max_env_steps" else "killed")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"state": 3}', b"[" * 10**5, b"\xff\xfe"])
+def test_fault_46_damaged_status_and_options_are_read_as_none(tmp_path, content):
+    assert read_status(tmp_path) is None
+    for name in ("status.json", "config.json"):
+        (tmp_path / name).write_bytes(content)
+    assert read_status(tmp_path) is None
+    assert read_options(tmp_path) == RecordedOptions()

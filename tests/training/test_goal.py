@@ -18,7 +18,7 @@ def make_goal(target_return: float | None = 100.0) -> Goal:
 
 def evaluation(returns: list[float], version: int) -> Evaluation:
     """An evaluation with these returns."""
-    return Evaluation(returns, [1] * len(returns), (0, version), learner_steps=version, seconds=0.0)
+    return Evaluation(returns, (0, version), learner_steps=version, seconds=0.0)
 
 
 def ordered(goal: Goal, weights: object, learner_steps: int, final: bool = False) -> EvaluationRequest:

@@ -74,6 +74,33 @@ def test_call_of_the_learner_is_kept_below_64_megabytes_of_images():
     assert "`updates_per_call` is 18 instead of 64" in notes[0]
 
 
+@pytest.mark.parametrize(
+    ("shape", "dtype", "length"),
+    [
+        ((4,), "float32", 16),
+        ((84, 84, 4), "uint8", 16),
+        ((300, 300, 3), "uint8", 7),
+        ((2000,) * 2, "uint8", 1),
+    ],
+)
+def test_rollout_of_large_observations_is_shorter_and_a_line_says_so(shape, dtype, length):
+    options = {"replay_capacity": 1000}
+    config, notes = resolve_and_describe(Config(**options), make_spec(shape, dtype))
+
+    assert config.rollout_length == length
+    assert any(f"`rollout_length` is {length} instead of 16" in note for note in notes) == (length < 16)
+
+
+def test_fault_27_rollouts_of_all_actors_count_where_memory_is_checked(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(resolve_module, "_machine_bytes", lambda: 2**30)
+    spec = make_spec((300, 300, 3), "uint8")
+
+    resolve_and_describe(Config(replay_capacity=1000, actors=2), spec)
+    with pytest.raises(ConfigError, match=r"rollouts need 4\.\d GB, and this machine has 1\.0 GB"):
+        resolve_and_describe(Config(replay_capacity=1000, actors=16), spec)
+
+
 def test_replay_larger_than_the_machine_is_refused_with_needed_and_available(monkeypatch):
     monkeypatch.setattr(resolve_module, "_machine_bytes", lambda: 2**30)
 
