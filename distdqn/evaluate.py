@@ -19,7 +19,7 @@ from distdqn.environments.registry import inspect_environment, resolve_environme
 from distdqn.errors import ConfigError, DistdqnError, NoCheckpoint, collecting, restoring
 from distdqn.networks.numpy_policy import load_policy, make_policy, weights_from_learner, weights_from_tree
 from distdqn.reporting.run_directory import finite, read_options, read_status
-from distdqn.types import PolicyWeights
+from distdqn.types import EnvironmentSpec, PolicyWeights
 
 
 class EvaluateOptions(Options):
@@ -87,10 +87,11 @@ def evaluate(
     with collecting(mistakes):
         if checkpoint is None or not mistakes:
             weights, source = _load(Path(run_dir), env, "final.npz" if final else "policy.npz", checkpoint)
-            _check_fit(weights, source)
+            spec = _find_spec(weights, source)
     if mistakes:
         raise ConfigError(mistakes)
-    evaluation = Evaluator(SharedOptions(env=source, seed=seed)).evaluate(weights, episodes, number=0)
+    evaluator = Evaluator(SharedOptions(env=source, seed=seed), spec.mask is not None)
+    evaluation = evaluator.evaluate(weights, episodes, number=0)
     return {
         "mean": evaluation.mean,
         "standard_deviation": evaluation.standard_deviation,
@@ -153,15 +154,19 @@ def _read_checkpoint(place: str, checkpoint: int | str) -> tuple[PolicyWeights, 
         return weights_from_tree(store.read_tree(document["goal"]["best_weights"])), env
 
 
-def _check_fit(weights: PolicyWeights, source: str) -> None:
-    """Refuses an environment that does not fit the network, and a network that cannot be evaluated."""
-    spec = inspect_environment(source)
-    observation = np.zeros((1, *spec.observation_shape), np.float32)
-    with restoring("The network"):
-        policy = make_policy(weights)
-        with contextlib.suppress(ValueError):
-            if policy.q_values(observation).shape == (1, spec.actions):
-                return
+def _find_spec(weights: PolicyWeights, source: str) -> EnvironmentSpec:
+    """The environment as the network saw it, with masks or without them.
+
+    `ConfigError` if it does not fit the network, or if the network cannot be evaluated.
+    """
+    for masks in (True, False):
+        spec = inspect_environment(source, masks)
+        observation = np.zeros((1, *spec.observation_shape), spec.observation_dtype)
+        with restoring("The network"):
+            policy = make_policy(weights)
+            with contextlib.suppress(ValueError):
+                if policy.q_values(observation).shape == (1, spec.actions):
+                    return spec
     raise ConfigError(
         f"`env`: the network of this run does not fit `{spec.name}`, whose observations have the shape "
         f"{spec.observation_shape} and which has {spec.actions} actions (name the run's environment)."
