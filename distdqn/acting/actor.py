@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -16,12 +16,14 @@ from distdqn.networks.numpy_policy import Policy, make_policy
 from distdqn.replay.frames import make_frame_layout, pack_frames
 from distdqn.seeding import make_generator, make_integer_seed
 from distdqn.types import (
+    AnyArray,
     BoolArray,
     EnvironmentSpec,
     FloatArray,
     FlushReport,
     FrameLayout,
     IntArray,
+    ObservationPart,
     PolicyWeights,
     RolloutReport,
     RolloutRequest,
@@ -60,7 +62,7 @@ class Actor:
         self._frame_layout: FrameLayout | None = None
         if spec.is_image:
             self._frame_layout = make_frame_layout(spec.observation_shape, spec.observation_high)
-        self._nan_guard = NaNGuard(spec.name, options.envs_per_actor)
+        self._nan_guard = NaNGuard(spec.name, options.envs_per_actor, spec.parts)
         self._windows = NStepWindows(options.n_step, options.discount, self._environments.empty_steps(0))
         self._weights: PolicyWeights | None = None
         self._policy: Policy | None = None
@@ -223,8 +225,9 @@ class NaNGuard:
     the run.
     """
 
-    def __init__(self, name: str, environments: int) -> None:
+    def __init__(self, name: str, environments: int, parts: Sequence[ObservationPart] = ()) -> None:
         self._name = name
+        self._parts = parts  # of packed observations
         self._is_masked = np.zeros(environments, np.bool_)  # [E], until the episode ends
         self._failures = ConsecutiveFailures(_MAX_NOT_FINITE)
         self._first = ""  # of the consecutive failures
@@ -240,7 +243,7 @@ class NaNGuard:
         `steps` follow those of the last call, with the environment's own rewards. Returns how many
         contained NaN or infinity; `Diverged` if ten consecutive ones did.
         """
-        bad = steps.is_transition & ~_is_finite(steps)  # [T, E]
+        bad = steps.is_transition & ~self._is_finite(steps)  # [T, E]
         masked = bad.copy()  # [T, E]
         if bad.any() or self._is_masked.any():
             ended = steps.terminated | steps.truncated
@@ -263,7 +266,7 @@ class NaNGuard:
                 self._failures.reset()
                 continue
             if not self._failures.count:
-                self._first = _first_not_finite(steps, t, environment)
+                self._first = self._describe(steps, t, environment)
             if self._failures.add():
                 raise Diverged(
                     f"The environment `{self._name}` returned NaN or infinity in {_MAX_NOT_FINITE} "
@@ -271,21 +274,26 @@ class NaNGuard:
                     "find the cause)."
                 )
 
-
-def _is_finite(steps: Steps) -> BoolArray:
-    """`[T, E]`, whether all numbers of a step are finite."""
-    finite = np.isfinite(steps.reward)
-    if steps.observation.dtype.kind == "f":
-        for array in (steps.observation, steps.next_observation):
+    def _is_finite(self, steps: Steps) -> BoolArray:
+        """`[T, E]`, whether all numbers of a step are finite."""
+        finite = np.isfinite(steps.reward)
+        for array in self._numbers(steps.observation) + self._numbers(steps.next_observation):
             finite &= np.isfinite(array).all(axis=tuple(range(2, array.ndim)))
-    return finite
+        return finite
 
+    def _numbers(self, observation: AnyArray) -> list[AnyArray]:
+        """What may be NaN or infinity in observations `[T, E, ...]`: all but images."""
+        if observation.dtype.kind == "f":
+            return [observation]
+        return [part.read(observation) for part in self._parts if part.kind == "vector"]
 
-def _first_not_finite(steps: Steps, t: int, environment: int) -> str:
-    """Describes the first number of a step that is not finite."""
-    if not np.isfinite(reward := steps.reward[t, environment]):
-        return f"a reward of {reward}"
-    before, after = steps.observation[t, environment], steps.next_observation[t, environment]
-    observation = after if np.isfinite(before).all() else before
-    position = tuple(np.argwhere(~np.isfinite(observation))[0].tolist())
-    return f"an observation with {observation[position]} at position {position}"
+    def _describe(self, steps: Steps, t: int, environment: int) -> str:
+        """The first number of a step that is not finite, in words."""
+        if not np.isfinite(reward := steps.reward[t, environment]):
+            return f"a reward of {reward}"
+        for array in self._numbers(steps.observation) + self._numbers(steps.next_observation):
+            values = array[t, environment]
+            if not np.isfinite(values).all():
+                position = tuple(np.argwhere(~np.isfinite(values))[0].tolist())
+                return f"an observation with {values[position]} at position {position}"
+        return "nothing"

@@ -355,6 +355,14 @@ def test_prioritized_lockstep_and_serial_end_alike_and_unlike_uniform_ones(alike
     assert _comparable(lockstep) != _comparable(alike[1])
 
 
+@pytest.mark.slow
+def test_observations_of_parts_and_masks_end_alike_in_lockstep_and_serial(run_alike):
+    serial, lockstep = run_alike("--env", "toy_spaces:BothTogether", "--torso", "small")
+
+    assert _is_equal(lockstep, serial.run_dir)
+    assert _comparable(lockstep) == _comparable(serial.run_dir)
+
+
 def test_serial_run_starts_no_process_of_its_own(alike):
     assert alike[0].seen == {}
 
