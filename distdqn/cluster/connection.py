@@ -30,6 +30,7 @@ from distdqn.cluster.reaper import Reaper, private_addresses
 from distdqn.config.validation import check_address
 from distdqn.errors import ClusterError, ConfigError
 from distdqn.networks.tensorflow_setup import without_stderr
+from distdqn.training.limits import available_cpus
 
 # Each role computes with one thread; the learner's number is an option.
 THREAD_SETTINGS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -91,7 +92,7 @@ def connected(
     reaper = None
     try:
         if target.address is None:
-            reaper = _start_private(max(os.cpu_count() or 1, roles), hide_gpus)
+            reaper = _start_private(max(available_cpus(), roles), hide_gpus)
         else:
             _join(target)
         ray_output.remove_handler("ray_print_logs")  # `RoleLogs` writes into files what roles print

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from distdqn.distributed.actor_pool import initial_actors
 from distdqn.distributed.calls import Calls
 from distdqn.errors import ClusterError
 from distdqn.training import builders
+from distdqn.training.limits import available_cpus
 from distdqn.training.loop import Run
 from distdqn.types import EnvironmentSpec
 
@@ -36,7 +36,7 @@ def launched(
     """
     config = run.config
     others = config.replay_shards + 2  # replay, the learner and the evaluator
-    actors = initial_actors(config, (os.cpu_count() or 1) - others)
+    actors = initial_actors(config, available_cpus() - others)
     with connected(config.address, actors + others, not config.learner_gpus, tell) as cluster:
         backend = RayBackend(cluster, folder, functools.partial(builders.role_parts, config, spec), config)
         calls = Calls(backend, config)

@@ -12,6 +12,8 @@ from typing import Any, Literal, Protocol
 
 from typing_extensions import override
 
+from distdqn.training.limits import available_cpus
+
 Handle = Any
 Ref = Any
 Parts = tuple[type[Any], tuple[Any, ...]]  # a role's class and its arguments
@@ -155,7 +157,7 @@ class LocalBackend(Backend):
 
     @override
     def capacity(self) -> ClusterCapacity:
-        cpus = float(os.cpu_count() or 1)
+        cpus = float(available_cpus())
         return ClusterCapacity(0, cpus, 0.0, 0.0, is_growing=False)
 
     @override

@@ -1,8 +1,6 @@
 """What a run finds around it, and what `auto` and `none` become. Nothing resolves options after this."""
 
-import contextlib
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +11,9 @@ from distdqn.errors import ConfigError, DistdqnError
 from distdqn.networks.checks import check_importable, check_torso, choose_torso
 from distdqn.replay.shards import replay_bytes, shard_capacities
 from distdqn.reporting.run_directory import check_folder
+from distdqn.training.limits import available_bytes
 from distdqn.types import EnvironmentSpec
 
-# Of a container's memory, in the two versions of Linux's control groups.
-_CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _MAX_CALL_BYTES = 64 * 2**20  # of the batches of one learner call
 _ATOMS = {"value": None, "quantile": 11, "categorical": 51}  # measured; Bellemare et al. (2017)
 
@@ -126,7 +123,7 @@ def check_fit(config: Config, spec: EnvironmentSpec) -> None:
             f"`batch_size` ({batch_size}) exceeds `replay_capacity` ({capacity}): no batch could be all "
             "different (lower `batch_size`)."
         )
-    needed, available = _replay_bytes(config, spec), _machine_bytes()
+    needed, available = _replay_bytes(config, spec), available_bytes()
     if available is not None and needed > available:
         mistakes.append(
             f"`replay_capacity` ({capacity}) needs {_gigabytes(needed)} for observations of the shape "
@@ -144,17 +141,6 @@ def _replay_bytes(config: Config, spec: EnvironmentSpec) -> int:
     ]
     named = config.address or os.environ.get("RAY_ADDRESS")
     return sum(shards) if named in (None, "", "local") else max(shards)
-
-
-def _machine_bytes() -> int | None:
-    """The memory of this machine or container, where the system tells it."""
-    found = []
-    with contextlib.suppress(AttributeError, OSError, ValueError):
-        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    for path in _CONTAINER_LIMITS:
-        with contextlib.suppress(OSError, ValueError):  # no container, or no limit
-            found.append(int(path.read_text()))
-    return min(found, default=None)
 
 
 def _gigabytes(count: int) -> str:
