@@ -33,6 +33,7 @@ _DEAD_NODE = re.compile(r"its node has died\. Node Id: (\w+)")  # also of a proc
 _PROCESS = re.compile(r"\(pid=(\d+), ip=([^,)]+)")
 _NOISE = re.compile(r"\x1b\[[0-9;]*m| Some common causes include:.*", re.DOTALL)  # colors, and seven lines
 
+_NICENESS = {"actor": 5, "evaluator": 5}  # on a private Ray: the learner comes first
 _POLL_SECONDS = 0.2  # between two looks at whether a private Ray is still there
 _PENDING = ("DEPENDENCIES_UNREADY", "PENDING_CREATION")  # states of an actor that is not up
 _MAX_BYTES = 1_000_000  # of a log, which then becomes `….log.1` and replaces the one before
@@ -78,7 +79,8 @@ class RayBackend(Backend):
 
     @override
     def identify(self, handle: Handle) -> Ref:
-        ref = handle.__ray_call__.remote(_identify)
+        role, _ = self._roles[handle]
+        ref = handle.__ray_call__.remote(_identify, _NICENESS.get(role, 0))
         self._identify_calls[ref] = handle
         return ref
 
@@ -198,9 +200,10 @@ def _name(role: str, index: int) -> str:
     return f"{role}-{index}" if role in ("actor", "replay") else role
 
 
-def _identify(_role: Any) -> dict[str, Any]:
+def _identify(_role: Any, niceness: int) -> dict[str, Any]:
     """Called in the role's process."""
     if MARK in os.environ:
+        os.nice(niceness)
         # A private Ray's processes block SIGTERM. What an environment starts must not inherit that, and it
         # does not inherit a handler, either. Off the main thread the signal stays blocked.
         with contextlib.suppress(ValueError):
