@@ -22,7 +22,7 @@ from typing_extensions import override
 from distdqn.cluster.connection import Cluster, is_gone
 from distdqn.cluster.control import Control
 from distdqn.cluster.reaper import MARK
-from distdqn.cluster.resources import Placement
+from distdqn.cluster.resources import Placement, describe_holders
 from distdqn.config.config import RunOptions
 from distdqn.errors import ClusterError, DistdqnError
 from distdqn.training.backend import Backend, CallFailed, ClusterCapacity, Handle, MakeParts, Parts, Ref
@@ -87,14 +87,22 @@ class RayBackend(Backend):
     @override
     def missing(self, handle: Handle) -> str | None:
         with self._needing_ray():
+            return None if self.has_process(handle) else self._placement.missing(*self._roles[handle])
+
+    @override
+    def has_process(self, handle: Handle) -> bool:
+        with self._needing_ray():
             entry = state.actors(handle._actor_id.hex())
             if entry.get("State") not in _PENDING:
-                return None
+                return True
             address = entry["Address"]  # of the actor's process, or of a node in whose queue it waits
             queues = {(node["NodeID"], node["NodeManagerPort"]) for node in ray.nodes()}
-            if address["IPAddress"] and (address["NodeID"], address["Port"]) not in queues:
-                return None
-            return self._placement.missing(*self._roles[handle])
+            return bool(address["IPAddress"]) and (address["NodeID"], address["Port"]) not in queues
+
+    @override
+    def holders(self) -> str:
+        with self._needing_ray():
+            return describe_holders()
 
     @override
     def lost_nodes(self) -> set[str]:

@@ -61,6 +61,14 @@ class Backend(Protocol):
         """The resources that the cluster lacks to start the role, or None."""
         ...
 
+    def has_process(self, handle: Handle) -> bool:
+        """Whether the role has a process, whose class may still be under construction there."""
+        ...
+
+    def holders(self) -> str:
+        """Who has the cluster's resources, in words."""
+        ...
+
     def lost_nodes(self) -> set[str]:
         """Nodes that the cluster had and has lost."""
         ...
@@ -128,6 +136,14 @@ class LocalBackend(Backend):
     @override
     def missing(self, handle: Handle) -> None:
         return None
+
+    @override
+    def has_process(self, handle: Handle) -> bool:
+        return True
+
+    @override
+    def holders(self) -> str:
+        return ""
 
     @override
     def lost_nodes(self) -> set[str]:

@@ -286,6 +286,12 @@ class FakeBackend:
     def missing(self, handle):
         return handle.lacks
 
+    def has_process(self, handle):
+        return not handle.lacks
+
+    def holders(self):
+        return f"others have {self._taken()} CPU"
+
     def lost_nodes(self):
         return self._dead_nodes
 
