@@ -19,7 +19,7 @@ from distdqn.training.limits import available_cpus
 from distdqn.training.loop import Run
 from distdqn.types import EnvironmentSpec
 
-_TELL_SECONDS = 10.0
+_TELL_SECONDS = 10.0  # until a line says that Ray is still starting
 
 
 @contextlib.contextmanager
@@ -40,10 +40,14 @@ def launched(
     config = run.config
     others = config.replay_shards + 2  # replay, the learner and the evaluator
     actors = initial_actors(config, available_cpus() - others)
+    timer = threading.Timer(_TELL_SECONDS, run.metrics.note, ("Learning has not started: Ray is starting.",))
+    timer.daemon = True
+    timer.start()
     with contextlib.ExitStack() as stack:
-        with _telling(run.metrics.note):
-            ray = connected(config.address, actors + others, not config.learner_gpus, tell)
-            cluster = stack.enter_context(ray)
+        stack.callback(timer.cancel)
+        ray = connected(config.address, actors + others, not config.learner_gpus, tell)
+        cluster = stack.enter_context(ray)
+        timer.cancel()
         backend = RayBackend(cluster, folder, functools.partial(builders.role_parts, config, spec), config)
         calls = Calls(backend, config)
         try:
@@ -56,22 +60,6 @@ def launched(
                 backend.request_resources([])
             calls.end_all()
             backend.close()
-
-
-@contextlib.contextmanager
-def _telling(note: Callable[[str], None]) -> Iterator[None]:
-    """Shows a line every ten seconds while Ray starts or is joined."""
-    has_started = threading.Event()
-
-    def tell() -> None:
-        while not has_started.wait(_TELL_SECONDS):
-            note("Learning has not started: Ray is still starting.")
-
-    threading.Thread(target=tell, daemon=True).start()
-    try:
-        yield
-    finally:
-        has_started.set()
 
 
 class _RayMetrics:

@@ -63,7 +63,7 @@ def _notes_of_nothing(run):
     ]
 
 
-def _assert_frequent_at_first(notes):
+def _assert_many_lines_at_first(notes):
     assert all(note.startswith("Learning has not started, ") for note in notes)
     *early, later = [int(note.split()[4]) for note in notes[:6]]
     assert early == pytest.approx([10, 20, 30, 40, 50], abs=5 * _LOOK + 1)
@@ -77,7 +77,7 @@ def test_fault_43_lines_at_the_start_say_which_role_has_no_place_and_who_holds_i
     with pytest.raises(ClusterError) as raised:
         run.supervisor.run()
     notes = _notes_of_nothing(run)
-    _assert_frequent_at_first(notes)
+    _assert_many_lines_at_first(notes)
     for text in (notes[0], str(raised.value)):
         assert "actor-0 waits for resources, it needs 1 CPU" in text
         assert "actor-1 waits for resources" in text
@@ -115,7 +115,7 @@ def test_long_compile_is_told_but_is_no_stall():
     backend = FakeBackend(seconds={"compile": 500.0})
     run = make_run(backend, stall_timeout_seconds=50.0, start_timeout_seconds=1_000.0)
     assert run.supervisor.run() == "max_env_steps"
-    _assert_frequent_at_first(_notes_of_nothing(run))
+    _assert_many_lines_at_first(_notes_of_nothing(run))
     assert "learner has been running `compile` for" in _notes_of_nothing(run)[-1]
 
 
