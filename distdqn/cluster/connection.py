@@ -14,18 +14,17 @@ import secrets
 import signal
 import socket
 import stat
-import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ray
 from ray._private import ray_constants, services, worker
 from ray._private.ray_logging import global_worker_stdstream_dispatcher as ray_output
 
+from distdqn.cluster.private_ray import adapted_start
 from distdqn.cluster.reaper import Reaper, private_addresses
 from distdqn.config.validation import check_address
 from distdqn.errors import ClusterError, ConfigError
@@ -40,6 +39,7 @@ _PRIVATE_SETTINGS = {
     "RAY_worker_niceness": "0",  # at Ray's 15, roles get next to nothing beside a busy process
     "RAY_worker_register_timeout_seconds": "300",  # 60 in Ray, for Python to start and to import Ray
     "RAY_gcs_server_port_wait_time_s": "120",  # 30 in Ray
+    "RAY_agent_register_timeout_ms": "300000",  # else the node ends before its agents have started
 }
 _CONNECT_SECONDS = 10.0
 _SAME_MACHINE_SECONDS = 0.5
@@ -295,7 +295,7 @@ def _start_private(cpus: int, hide_gpus: bool) -> Reaper:
     }
     settings = given | (NO_GPU if hide_gpus else {}) | reaper.variables
     try:
-        with _environment(settings), loopback_only(), _sigterm_blocked():
+        with _environment(settings), loopback_only(), adapted_start():
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR)
     except BaseException as error:
         reaper.release()  # Ray itself leaves its agents behind
@@ -351,32 +351,6 @@ def is_gone() -> bool:
     node = worker.global_worker.node
     kinds = (ray_constants.PROCESS_TYPE_GCS_SERVER, ray_constants.PROCESS_TYPE_RAYLET)
     return node is not None and any(kind in kinds for kind, _ in node.dead_processes())
-
-
-@contextlib.contextmanager
-def _sigterm_blocked() -> Iterator[None]:
-    """Starts Ray's processes so that they ignore SIGTERM until this process has saved what was learned.
-
-    A batch system sends SIGTERM to every process. If the node ends first, Ray ends the driver at once.
-    """
-    before = services.ConsolePopen
-    services.ConsolePopen = _start_process
-    try:
-        yield
-    finally:
-        services.ConsolePopen = before
-
-
-def _start_process(command: list[str], *, preexec_fn: Callable[[], None], **options: Any) -> Any:
-    """A process in a session of its own that blocks SIGTERM, as do those that it starts."""
-
-    def prepare() -> None:
-        preexec_fn()
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-
-    process: Any = subprocess.Popen(command, preexec_fn=prepare, start_new_session=True, **options)  # noqa: S603
-    process.terminate = process.kill
-    return process
 
 
 def _describe(is_private: bool) -> Cluster:

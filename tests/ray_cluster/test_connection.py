@@ -292,3 +292,22 @@ def test_fault_42_private_ray_that_does_not_start_is_one_line_and_leaves_no_reap
         connection._start_private(1, hide_gpus=True)
     (reaper,) = reapers
     reaper.finish()
+
+
+def test_fault_42_node_of_a_private_ray_may_report_late(monkeypatch):
+    from ray._private import services
+
+    from distdqn.cluster import private_ray
+
+    answers = iter([RuntimeError("no such node"), RuntimeError("no such node"), {"id": "n"}])
+
+    def get_node(_address, _node):
+        if isinstance(answer := next(answers), Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(services, "get_node", get_node)
+    monkeypatch.setattr(private_ray.time, "sleep", lambda _seconds: None)
+    with private_ray.adapted_start():
+        assert services.get_node("here", "n") == {"id": "n"}
+    assert services.get_node is get_node
