@@ -13,10 +13,10 @@ from distdqn.checkpoints.checkpointer import Checkpointer
 from distdqn.checkpoints.resume import checkpoint_dir, checkpoint_root, describe_run, find_start, run_folder
 from distdqn.checkpoints.store import CheckpointRef, Store
 from distdqn.config.config import Config
-from distdqn.distributed.calls import Calls
+from distdqn.distributed.calls import Calls, Worker
 from distdqn.distributed.supervisor import Supervisor
 from distdqn.distributed.team import WorkerGroup
-from distdqn.distributed.watchdog import StartupCheck
+from distdqn.distributed.watchdog import StartupCheck, Watchdog
 from distdqn.errors import TERMINATED, CheckpointError, ConfigError, DistdqnError, restoring
 from distdqn.learning.learner import export_network
 from distdqn.networks.numpy_policy import policy_bytes
@@ -164,13 +164,21 @@ class _Runner:
         actors = int(config.actors)  # `auto` is for `async` alone
         team = WorkerGroup(calls, config, actors)
         seconds, note = config.start_timeout_seconds, self.run.metrics.note
-        team.wait_until_ready(StartupCheck(calls.backend, actors, seconds, note).check)
+        startup_check, watchdog = (
+            StartupCheck(calls.backend, actors, seconds, note),
+            Watchdog(self.run, calls, team),
+        )
+
+        def check(workers: Sequence[Worker]) -> None:
+            startup_check.check(workers)
+            watchdog.check()
+
+        if notice := team.wait_until_ready(check):
+            note(notice)
         return team
 
     def _run_rounds(self, team: WorkerGroup) -> str:
         """The modes `serial` and `lockstep`, which differ in their backend alone."""
-        if notice := team.compile():
-            self.run.metrics.note(notice)
         checkpoints = RoundCheckpointer(self.run)
         checkpoints.restore(team)
         train_rounds = functools.partial(run_rounds, self.run, team, checkpoints.save_if_due)
