@@ -24,7 +24,7 @@ import ray
 from ray._private import ray_constants, services, worker
 from ray._private.ray_logging import global_worker_stdstream_dispatcher as ray_output
 
-from distdqn.cluster.private_ray import adapted_start
+from distdqn.cluster.private_ray import NodeEnded, adapted_start
 from distdqn.cluster.reaper import Reaper, private_addresses
 from distdqn.config.validation import check_address
 from distdqn.errors import ClusterError, ConfigError
@@ -39,8 +39,8 @@ _PRIVATE_SETTINGS = {
     "RAY_worker_niceness": "0",  # at Ray's 15, roles get next to nothing beside a busy process
     "RAY_worker_register_timeout_seconds": "300",  # 60 in Ray, for Python to start and to import Ray
     "RAY_gcs_server_port_wait_time_s": "120",  # 30 in Ray
-    "RAY_agent_register_timeout_ms": "300000",  # else the node ends before its agents have started
 }
+_STARTS = 3  # of a private Ray whose node ends meanwhile
 _CONNECT_SECONDS = 10.0
 _SAME_MACHINE_SECONDS = 0.5
 _NODE_SECONDS = 8.0  # for a node of this machine that is just starting
@@ -289,21 +289,31 @@ def _start_private(cpus: int, hide_gpus: bool) -> Reaper:
             f"A private Ray needs its token in ~/.ray/auth_token: {error} (name another file by "
             "RAY_AUTH_TOKEN_PATH, or run without a token by RAY_AUTH_MODE=disabled)."
         ) from error
-    reaper = Reaper()
     given = {
         name: os.environ.get(name, value) for name, value in (THREAD_SETTINGS | _PRIVATE_SETTINGS).items()
     }
-    settings = given | (NO_GPU if hide_gpus else {}) | reaper.variables
-    try:
-        with _environment(settings), loopback_only(), adapted_start():
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR)
-    except BaseException as error:
-        reaper.release()  # Ray itself leaves its agents behind
-        if not isinstance(error, Exception):
+    for left in reversed(range(_STARTS)):
+        reaper = Reaper()
+        settings = given | (NO_GPU if hide_gpus else {}) | reaper.variables
+        try:
+            with _environment(settings), loopback_only(), adapted_start():
+                ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR)
+            break
+        except NodeEnded as error:
+            reaper.finish()
+            if not left:
+                raise _not_started(error) from error
+        except BaseException as error:
+            reaper.release()  # Ray itself leaves its agents behind
+            if isinstance(error, Exception):
+                raise _not_started(error) from error
             raise
-        advice = "(free memory, disk or CPU time of this machine, or name another folder by RAY_TMPDIR)"
-        raise ClusterError(f"A private Ray does not start: {_why(error)} {advice}.") from error
     return reaper
+
+
+def _not_started(error: Exception) -> ClusterError:
+    advice = "(free memory, disk or CPU time of this machine, or name another folder by RAY_TMPDIR)"
+    return ClusterError(f"A private Ray does not start: {_why(error)} {advice}.")
 
 
 def guard_token() -> None:

@@ -13,26 +13,42 @@ _NODE_SECONDS = 180.0  # for the node to report to the head; 30 in Ray, too few 
 _POLL_SECONDS = 0.2
 
 
+class NodeEnded(Exception):
+    """The node of a private Ray has ended while it started."""
+
+
 @contextlib.contextmanager
 def adapted_start() -> Iterator[None]:
     """Starts Ray's processes inside so that SIGTERM does not end them, and waits longer for the node.
 
     A batch system sends SIGTERM to every process. If the node ends before this process has saved what was
     learned, Ray ends the driver at once.
+
+    Raises:
+        NodeEnded: a node ends by itself if its agents need more than about 20 s to start.
     """
     before = services.ConsolePopen, services.get_node
+    nodes: list[subprocess.Popen[bytes]] = []
 
     def get_node(*place: Any) -> Any:
         deadline = time.monotonic() + _NODE_SECONDS
         while True:
             try:
                 return before[1](*place)
-            except RuntimeError:  # it has not reported yet
+            except RuntimeError as error:  # it has not reported yet
+                if any(node.poll() is not None for node in nodes):
+                    raise NodeEnded("its node has ended, as it does if this machine is too busy") from error
                 if time.monotonic() >= deadline:
                     raise
             time.sleep(_POLL_SECONDS)
 
-    services.ConsolePopen, services.get_node = _start_process, get_node
+    def start(command: list[str], **options: Any) -> Any:
+        process = _start_process(command, **options)
+        if command[0].endswith("raylet"):
+            nodes.append(process)
+        return process
+
+    services.ConsolePopen, services.get_node = start, get_node
     try:
         yield
     finally:

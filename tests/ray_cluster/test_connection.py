@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import signal
 import socket
@@ -14,6 +15,7 @@ from ray_cluster.clusters import HeldCluster
 
 from distdqn.cluster import connection
 from distdqn.cluster.connection import choose_target
+from distdqn.cluster.private_ray import NodeEnded
 from distdqn.cluster.reaper import private_addresses
 from distdqn.errors import ClusterError, ConfigError
 
@@ -311,3 +313,23 @@ def test_fault_42_node_of_a_private_ray_may_report_late(monkeypatch):
     with private_ray.adapted_start():
         assert services.get_node("here", "n") == {"id": "n"}
     assert services.get_node is get_node
+
+
+def test_fault_42_private_ray_whose_node_ends_on_a_busy_machine_is_started_again(monkeypatch):
+    import ray
+
+    starts = []
+
+    def start(**_options):
+        starts.append(os.environ["DISTDQN_PRIVATE_RAY"])
+        if len(starts) < 3:
+            raise NodeEnded("its node has ended")
+
+    monkeypatch.setattr(ray, "init", start)
+    connection._start_private(1, hide_gpus=True).finish()
+    assert len(set(starts)) == 3  # each with a reaper of its own
+
+    starts[:] = []
+    monkeypatch.setattr(connection, "_STARTS", 2)
+    with pytest.raises(ClusterError, match="does not start: its node has ended"):
+        connection._start_private(1, hide_gpus=True)
