@@ -269,7 +269,7 @@ class _Runner:
             export = team.export if is_up else functools.partial(export_network, self.run.config, self.spec)
             try:
                 self.directory.write_bytes(f"{name}.keras", export(weights))
-            except DistdqnError as error:
+            except Exception as error:  # the layers may be the user's; the same weights are in NumPy's file
                 self.run.metrics.note(f"{name}.keras could not be written: {error}")
 
     def summarize(self, reason: str) -> dict[str, Any]:
