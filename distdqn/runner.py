@@ -13,10 +13,10 @@ from distdqn.checkpoints.checkpointer import Checkpointer
 from distdqn.checkpoints.resume import checkpoint_dir, checkpoint_root, describe_run, find_start, run_folder
 from distdqn.checkpoints.store import CheckpointRef, Store
 from distdqn.config.config import Config
-from distdqn.distributed.calls import Calls
+from distdqn.distributed.calls import Calls, Worker
 from distdqn.distributed.supervisor import Supervisor
 from distdqn.distributed.team import WorkerGroup
-from distdqn.distributed.watchdog import StartupCheck
+from distdqn.distributed.watchdog import StartupCheck, Watchdog
 from distdqn.errors import TERMINATED, CheckpointError, ConfigError, DistdqnError, restoring
 from distdqn.learning.learner import export_network
 from distdqn.networks.numpy_policy import policy_bytes
@@ -164,13 +164,21 @@ class _Runner:
         actors = int(config.actors)  # `auto` is for `async` alone
         team = WorkerGroup(calls, config, actors)
         seconds, note = config.start_timeout_seconds, self.run.metrics.note
-        team.wait_until_ready(StartupCheck(calls.backend, actors, seconds, note).check)
+        startup_check, watchdog = (
+            StartupCheck(calls.backend, actors, seconds, note),
+            Watchdog(self.run, calls, team),
+        )
+
+        def check(workers: Sequence[Worker]) -> None:
+            startup_check.check(workers)
+            watchdog.check()
+
+        if notice := team.wait_until_ready(check):
+            note(notice)
         return team
 
     def _run_rounds(self, team: WorkerGroup) -> str:
         """The modes `serial` and `lockstep`, which differ in their backend alone."""
-        if notice := team.compile():
-            self.run.metrics.note(notice)
         checkpoints = RoundCheckpointer(self.run)
         checkpoints.restore(team)
         train_rounds = functools.partial(run_rounds, self.run, team, checkpoints.save_if_due)
@@ -261,7 +269,7 @@ class _Runner:
             export = team.export if is_up else functools.partial(export_network, self.run.config, self.spec)
             try:
                 self.directory.write_bytes(f"{name}.keras", export(weights))
-            except DistdqnError as error:
+            except Exception as error:  # the layers may be the user's; the same weights are in NumPy's file
                 self.run.metrics.note(f"{name}.keras could not be written: {error}")
 
     def summarize(self, reason: str) -> dict[str, Any]:

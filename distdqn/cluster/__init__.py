@@ -1,7 +1,7 @@
 """Everything that uses Ray. From outside, import from `launch`, which starts a run, and from `control`.
 
-`connection` finds a run's Ray and connects to it, `ray_backend` runs roles there, `resources` places them,
-`control` takes commands, and `reaper` ends what a killed run leaves behind.
+`connection` finds a run's Ray and connects to it, `private_ray` adapts how one starts, `ray_backend` runs
+roles there, `resources` places them, `control` takes commands, and `reaper` ends what a killed run leaves.
 """
 
 import os

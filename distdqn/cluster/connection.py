@@ -14,26 +14,33 @@ import secrets
 import signal
 import socket
 import stat
-import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ray
 from ray._private import ray_constants, services, worker
 from ray._private.ray_logging import global_worker_stdstream_dispatcher as ray_output
 
+from distdqn.cluster.private_ray import NodeEnded, adapted_start
 from distdqn.cluster.reaper import Reaper, private_addresses
 from distdqn.config.validation import check_address
 from distdqn.errors import ClusterError, ConfigError
 from distdqn.networks.tensorflow_setup import without_stderr
+from distdqn.training.limits import available_cpus
 
 # Each role computes with one thread; the learner's number is an option.
 THREAD_SETTINGS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}  # Ray lets a role that requests no GPU use all of them
+# For a private Ray beside other work on its machine. What the user has set stays.
+_PRIVATE_SETTINGS = {
+    "RAY_worker_niceness": "0",  # at Ray's 15, roles get next to nothing beside a busy process
+    "RAY_worker_register_timeout_seconds": "300",  # 60 in Ray, for Python to start and to import Ray
+    "RAY_gcs_server_port_wait_time_s": "120",  # 30 in Ray
+}
+_STARTS = 3  # of a private Ray whose node ends meanwhile
 _CONNECT_SECONDS = 10.0
 _SAME_MACHINE_SECONDS = 0.5
 _NODE_SECONDS = 8.0  # for a node of this machine that is just starting
@@ -91,7 +98,7 @@ def connected(
     reaper = None
     try:
         if target.address is None:
-            reaper = _start_private(max(os.cpu_count() or 1, roles), hide_gpus)
+            reaper = _start_private(max(available_cpus(), roles), hide_gpus)
         else:
             _join(target)
         ray_output.remove_handler("ray_print_logs")  # `RoleLogs` writes into files what roles print
@@ -188,8 +195,7 @@ def _join(target: Target) -> None:
     try:
         ray.init(address=named, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ClusterError(f"The Ray cluster at {named} cannot be joined: {why}") from error
+        raise ClusterError(f"The Ray cluster at {named} cannot be joined: {_why(error)}") from error
 
 
 def _check_head(named: str, address: str, is_found: bool) -> None:
@@ -214,10 +220,9 @@ def _check_head(named: str, address: str, is_found: bool) -> None:
             f"The Ray cluster at {named} refuses this process: {_token_advice(named)}"
         ) from error
     except (ray.exceptions.RayError, RuntimeError) as error:
-        why = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise ClusterError(
-            f"The server at {named} does not answer like the head of a Ray cluster: {why} (give the head's "
-            "port, 6379 unless `ray start --port` set another, not the dashboard's)."
+            f"The server at {named} does not answer like the head of a Ray cluster: {_why(error)} (give the "
+            "head's port, 6379 unless `ray start --port` set another, not the dashboard's)."
         ) from error
     try:
         utils.check_version_info(versions, "this process")
@@ -235,6 +240,10 @@ def _check_head(named: str, address: str, is_found: bool) -> None:
             f"one with `ray start --address={named}`, or submit the run with `ray job submit -- python -m "
             "distdqn.run ...`)."
         ) from error
+
+
+def _why(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def _auth_mode() -> str:
@@ -280,16 +289,31 @@ def _start_private(cpus: int, hide_gpus: bool) -> Reaper:
             f"A private Ray needs its token in ~/.ray/auth_token: {error} (name another file by "
             "RAY_AUTH_TOKEN_PATH, or run without a token by RAY_AUTH_MODE=disabled)."
         ) from error
-    reaper = Reaper()
-    threads = {name: os.environ.get(name, value) for name, value in THREAD_SETTINGS.items()}
-    settings = threads | (NO_GPU if hide_gpus else {}) | reaper.variables
-    try:
-        with _environment(settings), loopback_only(), _sigterm_blocked():
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR)
-    except BaseException:
-        reaper.release()  # Ray itself leaves its agents behind
-        raise
+    given = {
+        name: os.environ.get(name, value) for name, value in (THREAD_SETTINGS | _PRIVATE_SETTINGS).items()
+    }
+    for left in reversed(range(_STARTS)):
+        reaper = Reaper()
+        settings = given | (NO_GPU if hide_gpus else {}) | reaper.variables
+        try:
+            with _environment(settings), loopback_only(), adapted_start():
+                ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR)
+            break
+        except NodeEnded as error:
+            reaper.finish()
+            if not left:
+                raise _not_started(error) from error
+        except BaseException as error:
+            reaper.release()  # Ray itself leaves its agents behind
+            if isinstance(error, Exception):
+                raise _not_started(error) from error
+            raise
     return reaper
+
+
+def _not_started(error: Exception) -> ClusterError:
+    advice = "(free memory, disk or CPU time of this machine, or name another folder by RAY_TMPDIR)"
+    return ClusterError(f"A private Ray does not start: {_why(error)} {advice}.")
 
 
 def guard_token() -> None:
@@ -337,32 +361,6 @@ def is_gone() -> bool:
     node = worker.global_worker.node
     kinds = (ray_constants.PROCESS_TYPE_GCS_SERVER, ray_constants.PROCESS_TYPE_RAYLET)
     return node is not None and any(kind in kinds for kind, _ in node.dead_processes())
-
-
-@contextlib.contextmanager
-def _sigterm_blocked() -> Iterator[None]:
-    """Starts Ray's processes so that they ignore SIGTERM until this process has saved what was learned.
-
-    A batch system sends SIGTERM to every process. If the node ends first, Ray ends the driver at once.
-    """
-    before = services.ConsolePopen
-    services.ConsolePopen = _start_process
-    try:
-        yield
-    finally:
-        services.ConsolePopen = before
-
-
-def _start_process(command: list[str], *, preexec_fn: Callable[[], None], **options: Any) -> Any:
-    """A process in a session of its own that blocks SIGTERM, as do those that it starts."""
-
-    def prepare() -> None:
-        preexec_fn()
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-
-    process: Any = subprocess.Popen(command, preexec_fn=prepare, start_new_session=True, **options)  # noqa: S603
-    process.terminate = process.kill
-    return process
 
 
 def _describe(is_private: bool) -> Cluster:

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,11 @@ from distdqn.distributed.actor_pool import initial_actors
 from distdqn.distributed.calls import Calls
 from distdqn.errors import ClusterError
 from distdqn.training import builders
+from distdqn.training.limits import available_cpus
 from distdqn.training.loop import Run
 from distdqn.types import EnvironmentSpec
+
+_TELL_SECONDS = 10.0  # until a line says that Ray is still starting
 
 
 @contextlib.contextmanager
@@ -36,8 +39,15 @@ def launched(
     """
     config = run.config
     others = config.replay_shards + 2  # replay, the learner and the evaluator
-    actors = initial_actors(config, (os.cpu_count() or 1) - others)
-    with connected(config.address, actors + others, not config.learner_gpus, tell) as cluster:
+    actors = initial_actors(config, available_cpus() - others)
+    timer = threading.Timer(_TELL_SECONDS, run.metrics.note, ("Learning has not started: Ray is starting.",))
+    timer.daemon = True
+    timer.start()
+    with contextlib.ExitStack() as stack:
+        stack.callback(timer.cancel)
+        ray = connected(config.address, actors + others, not config.learner_gpus, tell)
+        cluster = stack.enter_context(ray)
+        timer.cancel()
         backend = RayBackend(cluster, folder, functools.partial(builders.role_parts, config, spec), config)
         calls = Calls(backend, config)
         try:

@@ -22,7 +22,7 @@ from typing_extensions import override
 from distdqn.cluster.connection import Cluster, is_gone
 from distdqn.cluster.control import Control
 from distdqn.cluster.reaper import MARK
-from distdqn.cluster.resources import Placement
+from distdqn.cluster.resources import Placement, describe_holders
 from distdqn.config.config import RunOptions
 from distdqn.errors import ClusterError, DistdqnError
 from distdqn.training.backend import Backend, CallFailed, ClusterCapacity, Handle, MakeParts, Parts, Ref
@@ -33,6 +33,7 @@ _DEAD_NODE = re.compile(r"its node has died\. Node Id: (\w+)")  # also of a proc
 _PROCESS = re.compile(r"\(pid=(\d+), ip=([^,)]+)")
 _NOISE = re.compile(r"\x1b\[[0-9;]*m| Some common causes include:.*", re.DOTALL)  # colors, and seven lines
 
+_NICENESS = {"actor": 5, "evaluator": 5}  # on a private Ray: the learner comes first
 _POLL_SECONDS = 0.2  # between two looks at whether a private Ray is still there
 _PENDING = ("DEPENDENCIES_UNREADY", "PENDING_CREATION")  # states of an actor that is not up
 _MAX_BYTES = 1_000_000  # of a log, which then becomes `….log.1` and replaces the one before
@@ -78,21 +79,30 @@ class RayBackend(Backend):
 
     @override
     def identify(self, handle: Handle) -> Ref:
-        ref = handle.__ray_call__.remote(_identify)
+        role, _ = self._roles[handle]
+        ref = handle.__ray_call__.remote(_identify, _NICENESS.get(role, 0))
         self._identify_calls[ref] = handle
         return ref
 
     @override
     def missing(self, handle: Handle) -> str | None:
         with self._needing_ray():
+            return None if self.has_process(handle) else self._placement.missing(*self._roles[handle])
+
+    @override
+    def has_process(self, handle: Handle) -> bool:
+        with self._needing_ray():
             entry = state.actors(handle._actor_id.hex())
             if entry.get("State") not in _PENDING:
-                return None
+                return True
             address = entry["Address"]  # of the actor's process, or of a node in whose queue it waits
             queues = {(node["NodeID"], node["NodeManagerPort"]) for node in ray.nodes()}
-            if address["IPAddress"] and (address["NodeID"], address["Port"]) not in queues:
-                return None
-            return self._placement.missing(*self._roles[handle])
+            return bool(address["IPAddress"]) and (address["NodeID"], address["Port"]) not in queues
+
+    @override
+    def holders(self) -> str:
+        with self._needing_ray():
+            return describe_holders()
 
     @override
     def lost_nodes(self) -> set[str]:
@@ -198,9 +208,10 @@ def _name(role: str, index: int) -> str:
     return f"{role}-{index}" if role in ("actor", "replay") else role
 
 
-def _identify(_role: Any) -> dict[str, Any]:
+def _identify(_role: Any, niceness: int) -> dict[str, Any]:
     """Called in the role's process."""
     if MARK in os.environ:
+        os.nice(niceness)
         # A private Ray's processes block SIGTERM. What an environment starts must not inherit that, and it
         # does not inherit a handler, either. Off the main thread the signal stays blocked.
         with contextlib.suppress(ValueError):

@@ -2,14 +2,17 @@
 
 import contextlib
 import json
+import textwrap
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ray import cluster_resources, get_runtime_context
+from ray import available_resources, cluster_resources, get_runtime_context
 from ray._private import ray_constants, state
 from ray.autoscaler.sdk import request_resources
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.autoscaler.v2.utils import is_autoscaler_v2
+from ray.core.generated.gcs_pb2 import ActorTableData
 from ray.exceptions import RayError
 from ray.experimental import internal_kv
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
@@ -22,6 +25,8 @@ from distdqn.errors import ClusterError
 from distdqn.training.backend import ClusterCapacity
 
 _ROUNDING = 1e-6  # Ray counts resources in units of 0.0001
+_MAX_HOLDERS = 3  # named in a message
+_MAX_COMMAND = 60  # characters of a command that are shown
 _PAIR = ("learner", "replay")  # placed together where possible; in the order of the placement group's bundles
 
 Resources = dict[str, float]  # amounts by Ray's names: `CPU`, `GPU` and custom ones
@@ -124,6 +129,30 @@ class Placement:
             self._group = None
 
 
+def describe_holders() -> str:
+    """Whose Ray actors have the cluster's resources, those with most CPUs first; it needs no dashboard."""
+    held: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)  # by job and namespace
+    actors = state.state._connect_and_get_accessor().get_actor_table
+    for entry in [*actors(None, "ALIVE"), *actors(None, "PENDING_CREATION")]:
+        actor = ActorTableData.FromString(entry)
+        if actor.resource_mapping:  # in a placement group, two names such as `CPU_group_0_<id>` mean one CPU
+            amounts = {name.split("_group_")[0]: each for name, each in actor.required_resources.items()}
+            amounts.pop("bundle", None)
+            held[actor.job_id.hex(), actor.ray_namespace].update(amounts)
+    jobs = {job["JobID"]: job for job in state.jobs()}
+    others = cluster_resources().get("CPU", 0.0) - available_resources().get("CPU", 0.0)
+    parts = []
+    for (job_id, namespace), amounts in sorted(held.items(), key=lambda each: -each[1]["CPU"])[:_MAX_HOLDERS]:
+        others -= amounts["CPU"]
+        who = "this run"
+        if job_id != get_runtime_context().get_job_id() and (job := jobs.get(job_id)):
+            command = textwrap.shorten(job["Entrypoint"], _MAX_COMMAND, placeholder=" ...")
+            place = f"process {job['DriverPid']} on {job['DriverIPAddress']}"
+            who = f"`{command}` ({place}, namespace {namespace})"
+        parts.append(f"{who} has {_words(amounts)}")
+    return "; ".join(parts + [f"others have {others:g} CPU"] * (others > _ROUNDING))
+
+
 def _is_growing() -> bool:
     """Whether the cluster has an autoscaler that is starting nodes."""
     try:
@@ -151,5 +180,5 @@ def _fit(free: Sequence[Mapping[str, float]], requests: Sequence[Resources]) -> 
     )
 
 
-def _words(amounts: Resources) -> str:
+def _words(amounts: Mapping[str, float]) -> str:
     return ", ".join(f"{amount:g} {name}" for name, amount in amounts.items())

@@ -85,12 +85,12 @@ def _called_role(ended: "Ended") -> Worker | None:
 
 @dataclass(eq=False)
 class Call:
-    """One call in flight; the fields are those of `Calls.send`."""
+    """One call in flight; most fields are those of `Calls.send`."""
 
     worker: Worker
     method: str
     refs: tuple[Ref, ...]
-    sent_at: float
+    begins_at: float  # once the calls before it in its role's queue have ended, at the latest
     on_result: Callable[["Call", Any], None] = _ignore
     on_lost: Callable[["Ended"], None] = _ignore
     find_culprit: Callable[["Ended"], Worker | None] = _called_role
@@ -267,7 +267,8 @@ class Calls:
 
     def _add(self, call: Call) -> None:
         before = [each.deadline for each in self.in_flight(call.worker)]
-        call.deadline = max([call.sent_at, *before]) + self._seconds(call)
+        call.begins_at = max([call.begins_at, *before])
+        call.deadline = call.begins_at + self._seconds(call)
         call.worker.in_flight += 1
         self._calls[call.refs[0]] = call
 
@@ -280,7 +281,7 @@ class Calls:
         """Lets the time of a role's calls, one after another, run from now on."""
         deadline = self._clock()
         for call in self.in_flight(worker):
-            deadline += self._seconds(call)
+            call.begins_at, deadline = deadline, deadline + self._seconds(call)
             call.deadline = deadline
 
     def _find_waiting(self, now: float) -> None:

@@ -59,7 +59,7 @@ class Supervisor:
         self.checkpoints = AsyncCheckpointer(run, calls, self.team, self.shards, executor, clock)
         self._scheduler = Scheduler(run, calls, self.team, self.shards)
         self._faults = FaultHandler(run, calls, self.team, self.shards, self._scheduler, self.checkpoints)
-        self._watchdog = Watchdog(run, calls, self.team, self._scheduler, clock)
+        self._watchdog = Watchdog(run, calls, self.team, self._scheduler.describe_waits, clock)
         self._faults.start()
         self._actor_pool = ActorPool(run, calls, self.team, self.shards, clock)
 

@@ -194,24 +194,29 @@ class WorkerGroup(Team):
             return self._published[1]
         return weights
 
-    def wait_until_ready(self, check: Callable[[Sequence[Worker]], None]) -> None:
-        """Waits until every process is up; calls `check` with the roles once a second.
+    def wait_until_ready(self, check: Callable[[Sequence[Worker]], None]) -> str | None:
+        """Waits until every process is up and the learner's update is compiled.
+
+        Args:
+            check: called with the roles once a second.
+
+        Returns:
+            A line if something is slower than it could be.
 
         Raises:
             RoleFailure: one does not start. In rounds, a new process could not continue where it stopped.
             DistdqnError: `check` raises it.
         """
-        while not all(worker.is_ready for worker in self.workers):
+        notices: list[str | None] = []
+        self._calls.send(self.learner, "compile", on_result=lambda _call, notice: notices.append(notice))
+        while self._calls.in_flight():
             for ended in self._calls.collect(1.0):
                 if ended.failure is not None:
                     name, why = ended.call.worker.name, ended.failure
                     raise RoleFailure(f"{name} does not start: {last_line(why)}", details=why)
+                ended.call.on_result(ended.call, ended.result)
             check(self.workers)
-
-    def compile(self) -> str | None:
-        """Compiles the learner's update; returns a line if something is slower than it could be."""
-        notice: str | None = self._calls.ask(self.learner, "compile")
-        return notice
+        return notices[0]
 
     @override
     def rollout(

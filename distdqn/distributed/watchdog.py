@@ -4,62 +4,80 @@ import time
 from collections.abc import Callable, Sequence
 
 from distdqn.distributed.calls import Call, Calls, Worker
-from distdqn.distributed.scheduler import Scheduler
 from distdqn.distributed.team import WorkerGroup
 from distdqn.errors import ClusterError
 from distdqn.training.backend import Backend, ClusterCapacity
 from distdqn.training.loop import Run
 
-_FIRST_LINE_SECONDS = 10.0  # until a line about roles that wait for resources
+_START_LINE_SECONDS = 10.0  # between two lines in the first minute of a run that has not learned yet
+_START_SECONDS = 60.0
 _LINE_SECONDS = 30.0  # between two lines about the same wait
-_MAX_CALLS = 6  # named in such a line
+_MAX_NAMED = 6  # roles and calls in such a line
+# What a role's process does before it answers its first call.
+_FIRST_WORK = {
+    "learner": "is importing TensorFlow and building its networks",
+    "actor": "is building its environments",
+}
 
 
 class Watchdog:
-    """Tells what a run without progress waits for, and ends one that has waited too long.
+    """Tells what a run that does not learn yet or has no progress waits for; ends one that waits too long.
 
     Progress is a rollout that replay has stored, a learner step or an evaluation. While a role that is up
     works on a call, the run does not end: every call has a deadline of its own.
+
+    `describe_waits` tells which side waits for which.
     """
 
     def __init__(
-        self, run: Run, calls: Calls, team: WorkerGroup, scheduler: Scheduler, clock: Callable[[], float]
+        self,
+        run: Run,
+        calls: Calls,
+        team: WorkerGroup,
+        describe_waits: Callable[[], list[str]] = list,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
         self._calls = calls
         self._team = team
-        self._scheduler = scheduler
+        self._describe_waits = describe_waits
         self._clock = clock
         self._progress = self._count_progress()
-        self._progress_at = self._told_at = self._worked_at = clock()
+        self._has_learned = False
+        self._begun_at = self._progress_at = self._told_at = self._worked_at = clock()
 
     def check(self) -> None:
-        """Shows a line each half minute without progress.
+        """Shows a line each half minute without progress, and before the first learner step more often.
 
         Raises:
             ClusterError: no progress and no running call for `stall_timeout_seconds`.
         """
         now = self._clock()
         if (progress := self._count_progress()) != self._progress:
+            self._has_learned = self._has_learned or progress[1] != self._progress[1]
             self._progress = progress
-            self._progress_at = self._told_at = self._worked_at = now
-            return
-        if self._running_calls():
+            self._progress_at = self._worked_at = now
+            if self._has_learned:
+                self._told_at = now
+        if self._running_calls(now):
             self._worked_at = now
         if now - self._worked_at >= self._run.config.stall_timeout_seconds:
             raise ClusterError(
                 f"No progress for {now - self._worked_at:.0f} s: {self._describe(now)} "
                 "(add nodes or free some, start fewer actors, or raise `stall_timeout_seconds`)."
             )
-        if now - self._told_at >= _LINE_SECONDS:
+        is_early = not self._has_learned and now - self._begun_at <= _START_SECONDS
+        if now - self._told_at >= (_START_LINE_SECONDS if is_early else _LINE_SECONDS):
             self._told_at = now
-            seconds = now - self._progress_at
-            self._run.metrics.note(f"No progress for {seconds:.0f} s: {self._describe(now)}.")
+            what = f"Learning has not started, {now - self._begun_at:.0f} s after Ray"
+            if self._has_learned:
+                what = f"No progress for {now - self._progress_at:.0f} s"
+            self._run.metrics.note(f"{what}: {self._describe(now)}.")
 
-    def _running_calls(self) -> list[Call]:
-        """Calls of roles that are up; waiting for a command is no work."""
-        calls = self._calls.in_flight()
-        return [call for call in calls if call.worker.is_ready and call.worker.role != "control"]
+    def _running_calls(self, now: float) -> list[Call]:
+        """Calls that roles which are up work on; waiting for a command is no work."""
+        up = [call for call in self._calls.in_flight() if call.worker.is_ready and call.begins_at <= now]
+        return [call for call in up if call.worker.role != "control"]
 
     def _count_progress(self) -> tuple[int, ...]:
         counters = self._run.metrics.counters
@@ -67,21 +85,28 @@ class Watchdog:
 
     def _describe(self, now: float) -> str:
         """What the run waits for, in one line."""
-        parts = [
-            f"{worker.name} waits for resources, it {worker.lacks}"
-            if worker.lacks
-            else f"{worker.name} is starting"
-            for worker in self._team.all_workers
-            if not worker.is_ready
-        ]
-        running = self._running_calls()
+        starting = [worker for worker in self._team.all_workers if not worker.is_ready]
+        parts = [f"{each.name} {self._describe_start(each)}" for each in starting[:_MAX_NAMED]]
+        if len(starting) > _MAX_NAMED:
+            parts.append(f"{len(starting) - _MAX_NAMED} more roles are starting or waiting")
+        if any(worker.lacks for worker in starting):
+            parts.append(self._calls.backend.holders())
+        running = self._running_calls(now)
         parts += [
-            f"{call.worker.name} has been running `{call.method}` for {now - call.sent_at:.0f} s"
-            for call in running[:_MAX_CALLS]
+            f"{call.worker.name} has been running `{call.method}` for {now - call.begins_at:.0f} s"
+            for call in running[:_MAX_NAMED]
         ]
-        if len(running) > _MAX_CALLS:
-            parts.append(f"{len(running) - _MAX_CALLS} more calls are running")
-        return "; ".join([*parts, *self._scheduler.describe_waits()])
+        if len(running) > _MAX_NAMED:
+            parts.append(f"{len(running) - _MAX_NAMED} more calls are running")
+        return "; ".join([*parts, *self._describe_waits()])
+
+    def _describe_start(self, worker: Worker) -> str:
+        """What a role does that is not up."""
+        if worker.lacks:
+            return f"waits for resources, it {worker.lacks}"
+        if not self._calls.backend.has_process(worker.handle):
+            return "is getting a process"
+        return _FIRST_WORK.get(worker.role, "is starting")
 
 
 class StartupCheck:
@@ -109,7 +134,7 @@ class StartupCheck:
         self._note = note
         self._clock = clock
         self._late_at = clock() + seconds
-        self._look_at = clock() + min(seconds, _FIRST_LINE_SECONDS)
+        self._look_at = clock() + min(seconds, _START_LINE_SECONDS)
         self._has_started = False
         self._told = ""
 
@@ -136,7 +161,8 @@ class StartupCheck:
         if is_late and not capacity.is_growing:
             if not self._can_start(workers, waiting):
                 raise ClusterError(
-                    f"After {self._seconds:g} s {found}; {waiting[0].name} {waiting[0].lacks} "
+                    f"After {self._seconds:g} s {found}; {waiting[0].name} {waiting[0].lacks}; "
+                    f"{self._backend.holders()} "
                     "(add nodes, lower `--actors`, start with fewer by `--min-actors`, or wait longer by "
                     "`--start-timeout-seconds`)."
                 )

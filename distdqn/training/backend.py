@@ -12,6 +12,8 @@ from typing import Any, Literal, Protocol
 
 from typing_extensions import override
 
+from distdqn.training.limits import available_cpus
+
 Handle = Any
 Ref = Any
 Parts = tuple[type[Any], tuple[Any, ...]]  # a role's class and its arguments
@@ -57,6 +59,14 @@ class Backend(Protocol):
 
     def missing(self, handle: Handle) -> str | None:
         """The resources that the cluster lacks to start the role, or None."""
+        ...
+
+    def has_process(self, handle: Handle) -> bool:
+        """Whether the role has a process, whose class may still be under construction there."""
+        ...
+
+    def holders(self) -> str:
+        """Who has the cluster's resources, in words."""
         ...
 
     def lost_nodes(self) -> set[str]:
@@ -128,6 +138,14 @@ class LocalBackend(Backend):
         return None
 
     @override
+    def has_process(self, handle: Handle) -> bool:
+        return True
+
+    @override
+    def holders(self) -> str:
+        return ""
+
+    @override
     def lost_nodes(self) -> set[str]:
         return set()
 
@@ -155,7 +173,7 @@ class LocalBackend(Backend):
 
     @override
     def capacity(self) -> ClusterCapacity:
-        cpus = float(os.cpu_count() or 1)
+        cpus = float(available_cpus())
         return ClusterCapacity(0, cpus, 0.0, 0.0, is_growing=False)
 
     @override

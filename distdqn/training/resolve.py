@@ -1,9 +1,7 @@
 """What a run finds around it, and what `auto` and `none` become. Nothing resolves options after this."""
 
-import contextlib
 import math
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +12,9 @@ from distdqn.errors import ConfigError, DistdqnError
 from distdqn.networks.checks import check_importable, check_torso, choose_torso
 from distdqn.replay.shards import replay_bytes, shard_capacities
 from distdqn.reporting.run_directory import check_folder
+from distdqn.training.limits import available_bytes
 from distdqn.types import EnvironmentSpec
 
-# Of a container's memory, in the two versions of Linux's control groups.
-_CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _MAX_CALL_BYTES = 64 * 2**20  # of the batches of one learner call
 _MAX_ROLLOUT_BYTES = 32 * 2**20  # of the observations of one rollout
 _ROLLOUT_COPIES = 9  # of those observations in an actor at once, measured
@@ -139,7 +136,7 @@ def check_fit(config: Config, spec: EnvironmentSpec) -> None:
             f"`batch_size` ({batch_size}) exceeds `replay_capacity` ({capacity}): no batch could be all "
             "different (lower `batch_size`)."
         )
-    (replay, rollouts), available = _needed_bytes(config, spec), _machine_bytes()
+    (replay, rollouts), available = _needed_bytes(config, spec), available_bytes()
     if available is not None and replay + rollouts > available:
         mistakes.append(
             f"`replay_capacity` ({capacity}) needs {_gigabytes(replay)} for observations of the shape "
@@ -161,17 +158,6 @@ def _needed_bytes(config: Config, spec: EnvironmentSpec) -> tuple[int, int]:
     ]
     named = config.address or os.environ.get("RAY_ADDRESS")
     return (sum(shards), actors * rollout) if named in (None, "", "local") else (max(shards), rollout)
-
-
-def _machine_bytes() -> int | None:
-    """The memory of this machine or container, where the system tells it."""
-    found = []
-    with contextlib.suppress(AttributeError, OSError, ValueError):
-        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    for path in _CONTAINER_LIMITS:
-        with contextlib.suppress(OSError, ValueError):  # no container, or no limit
-            found.append(int(path.read_text()))
-    return min(found, default=None)
 
 
 def _gigabytes(count: int) -> str:

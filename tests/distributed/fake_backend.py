@@ -116,8 +116,7 @@ class FakeBackend:
         faults: called as `faults(handle, method, n)` for the n-th call (from 1) of that
             method of that process; returns None, `HANG`, or the words of an exception.
         records: every call made.
-        started: every process started.
-        ended: every process ended.
+        started, ended: every process started or ended.
         placeless: roles that have no place when they are started.
         node: where processes are started.
         slots: how many processes there is room for, that which takes commands apart.
@@ -134,6 +133,7 @@ class FakeBackend:
         self.started = []
         self.ended = []
         self.waits = 0
+        self.holders = lambda: "others have 3 CPU"
         self.placeless = set()
         self.node = "node-0"
         self._dead_nodes = set()
@@ -285,6 +285,9 @@ class FakeBackend:
 
     def missing(self, handle):
         return handle.lacks
+
+    def has_process(self, handle):
+        return not handle.lacks
 
     def lost_nodes(self):
         return self._dead_nodes

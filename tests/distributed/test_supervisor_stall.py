@@ -58,22 +58,30 @@ def test_other_actors_go_on_while_one_hangs_again_and_again():
 
 
 def _notes_of_nothing(run):
-    return [note for note in run.console.notes if note.startswith("No progress")]
+    return [
+        note for note in run.console.notes if note.startswith(("No progress", "Learning has not started"))
+    ]
 
 
-def test_line_each_30_seconds_says_which_role_has_no_place():
+def _assert_many_lines_at_first(notes):
+    assert all(note.startswith("Learning has not started, ") for note in notes)
+    *early, later = [int(note.split()[4]) for note in notes[:6]]
+    assert early == pytest.approx([10, 20, 30, 40, 50], abs=5 * _LOOK + 1)
+    assert later == pytest.approx(early[-1] + 30, abs=_LOOK + 1)
+
+
+def test_fault_43_lines_at_the_start_say_which_role_has_no_place_and_who_holds_it():
     backend = FakeBackend()
     backend.placeless = {"actor"}
     run = make_run(backend, actors=2, stall_timeout_seconds=100.0)
     with pytest.raises(ClusterError) as raised:
         run.supervisor.run()
     notes = _notes_of_nothing(run)
-    assert [note.split(":")[0] for note in notes] == [
-        f"No progress for {seconds} s" for seconds in (30, 60, 90)
-    ]
+    _assert_many_lines_at_first(notes)
     for text in (notes[0], str(raised.value)):
         assert "actor-0 waits for resources, it needs 1 CPU" in text
         assert "actor-1 waits for resources" in text
+        assert "others have 3 CPU" in text
         assert "the learner waits for 100 transitions in replay, 0 are stored" in text
         assert "replay waits for resources" not in text
     assert raised.value.exit_code == 3
@@ -107,7 +115,7 @@ def test_long_compile_is_told_but_is_no_stall():
     backend = FakeBackend(seconds={"compile": 500.0})
     run = make_run(backend, stall_timeout_seconds=50.0, start_timeout_seconds=1_000.0)
     assert run.supervisor.run() == "max_env_steps"
-    assert len(_notes_of_nothing(run)) == 500 // 30
+    _assert_many_lines_at_first(_notes_of_nothing(run))
     assert "learner has been running `compile` for" in _notes_of_nothing(run)[-1]
 
 
@@ -140,5 +148,21 @@ def test_line_names_calls_that_take_long_and_since_when():
     backend = FakeBackend(faults=fault("actor", "rollout", 3, words=HANG, restarts=[0]))
     run = make_run(backend, actors=1, env_timeout_seconds=45.0)
     run.supervisor.run()
+    assert "actor-0 has been running `rollout` for 29 s" in _notes_of_nothing(run)[2]  # it began after one
+
+
+@pytest.mark.parametrize(
+    ("role", "words"),
+    [
+        ("learner", "learner is importing TensorFlow and building its networks"),
+        ("actor", "actor-0 is building its environments"),
+        ("replay", "replay is starting"),
+    ],
+)
+def test_fault_43_lines_at_the_start_say_what_each_role_that_is_not_up_does(role, words):
+    backend = FakeBackend(faults=fault(role, "identify", words=HANG, restarts=[0]))
+    run = make_run(backend, actors=1, start_timeout_seconds=15.0)
+    assert run.supervisor.run() == "max_env_steps"
     (note,) = _notes_of_nothing(run)
-    assert "actor-0 has been running `rollout` for 30 s" in note
+    assert note.startswith("Learning has not started, 10 s after Ray: ")
+    assert words in note

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import signal
 import socket
@@ -14,6 +15,7 @@ from ray_cluster.clusters import HeldCluster
 
 from distdqn.cluster import connection
 from distdqn.cluster.connection import choose_target
+from distdqn.cluster.private_ray import NodeEnded
 from distdqn.cluster.reaper import private_addresses
 from distdqn.errors import ClusterError, ConfigError
 
@@ -101,25 +103,32 @@ def test_cluster_of_a_submitted_job_is_told_apart(machine, monkeypatch):  # noqa
     assert choose_target(None).why.endswith("as RAY_ADDRESS says, set by `ray job submit`")
 
 
-@pytest.mark.parametrize("variable", [None, "auto"])
-def test_fault_32_auto_joins_the_cluster_of_this_machine(machine, listener, monkeypatch, variable):
+_AUTO = [("auto", None), ("auto", "auto"), (None, "auto")]  # `--address` and RAY_ADDRESS
+
+
+@pytest.mark.parametrize(("address", "variable"), _AUTO)
+def test_fault_32_auto_joins_the_cluster_of_this_machine(machine, listener, monkeypatch, address, variable):
     machine.write_text(listener)
     if variable:
         monkeypatch.setenv("RAY_ADDRESS", variable)
-    target = choose_target("auto")
+    target = choose_target(address)
     assert (target.address, target.is_found) == (listener, True)
     assert f"the cluster at {listener}, which runs on this machine" in target.why
 
 
-def test_fault_43_auto_guesses_among_no_clusters_and_finds_no_private_one(machine, monkeypatch):  # noqa: ARG001
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(("address", "variable"), _AUTO)
+def test_fault_43_auto_guesses_among_no_clusters_and_finds_no_private_one(monkeypatch, address, variable):
     from ray._private import services
 
+    if variable:
+        monkeypatch.setenv("RAY_ADDRESS", variable)
     monkeypatch.setattr(services, "find_gcs_addresses", lambda: {"10.0.0.1:1", "10.0.0.2:2", "127.0.0.1:3"})
     monkeypatch.setattr(connection, "private_addresses", lambda: {"127.0.0.1:3"})
     with pytest.raises(ClusterError, match=r"several Ray clusters .* `--address`: 10.0.0.1:1, 10.0.0.2:2"):
-        choose_target("auto")
+        choose_target(address)
     monkeypatch.setattr(connection, "private_addresses", lambda: {"127.0.0.1:3", "10.0.0.1:1"})
-    assert choose_target("auto").address == "10.0.0.2:2"
+    assert choose_target(address).address == "10.0.0.2:2"
 
 
 def test_fault_43_private_ray_is_recognized_by_its_environment():
@@ -270,3 +279,57 @@ def test_fault_10_ctrl_c_while_ray_is_starting_says_so_and_ends_it(start_run):
     assert last == "Interrupted before training started: there is nothing to save."
     assert run.read("status.json")["state"] == "interrupted"
     run.wait_until(lambda: not run.left(), 15.0)
+
+
+def test_fault_42_private_ray_that_does_not_start_is_one_line_and_leaves_no_reaper(monkeypatch):
+    import ray
+
+    def fail(**_options):
+        raise Exception("The current node timed out during startup.\nMore.")  # noqa: TRY002 - as Ray does
+
+    monkeypatch.setattr(ray, "init", fail)
+    reapers = []
+    monkeypatch.setattr(connection.Reaper, "release", lambda self: reapers.append(self))
+    with pytest.raises(ClusterError, match=r"does not start: The current node timed out during startup \("):
+        connection._start_private(1, hide_gpus=True)
+    (reaper,) = reapers
+    reaper.finish()
+
+
+def test_fault_42_node_of_a_private_ray_may_report_late(monkeypatch):
+    from ray._private import services
+
+    from distdqn.cluster import private_ray
+
+    answers = iter([RuntimeError("no such node"), RuntimeError("no such node"), {"id": "n"}])
+
+    def get_node(_address, _node):
+        if isinstance(answer := next(answers), Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(services, "get_node", get_node)
+    monkeypatch.setattr(private_ray.time, "sleep", lambda _seconds: None)
+    with private_ray.adapted_start():
+        assert services.get_node("here", "n") == {"id": "n"}
+    assert services.get_node is get_node
+
+
+def test_fault_42_private_ray_whose_node_ends_on_a_busy_machine_is_started_again(monkeypatch):
+    import ray
+
+    starts = []
+
+    def start(**_options):
+        starts.append(os.environ["DISTDQN_PRIVATE_RAY"])
+        if len(starts) < 3:
+            raise NodeEnded("its node has ended")
+
+    monkeypatch.setattr(ray, "init", start)
+    connection._start_private(1, hide_gpus=True).finish()
+    assert len(set(starts)) == 3  # each with a reaper of its own
+
+    starts[:] = []
+    monkeypatch.setattr(connection, "_STARTS", 2)
+    with pytest.raises(ClusterError, match="does not start: its node has ended"):
+        connection._start_private(1, hide_gpus=True)

@@ -102,7 +102,7 @@ def test_fault_27_rollouts_of_all_actors_count_where_memory_is_checked(monkeypat
 
 
 def test_replay_larger_than_the_machine_is_refused_with_needed_and_available(monkeypatch):
-    monkeypatch.setattr(resolve_module, "_machine_bytes", lambda: 2**30)
+    monkeypatch.setattr(resolve_module, "available_bytes", lambda: 2**30)
 
     with pytest.raises(ConfigError) as caught:
         resolve_and_describe(Config(replay_capacity=10**6), make_spec((84, 84, 4), "uint8"))
@@ -113,7 +113,7 @@ def test_replay_larger_than_the_machine_is_refused_with_needed_and_available(mon
 
 def test_shards_may_have_more_memory_than_this_machine_on_a_cluster_alone(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(resolve_module, "_machine_bytes", lambda: 4 * 2**30)
+    monkeypatch.setattr(resolve_module, "available_bytes", lambda: 4 * 2**30)
     options = {"replay_capacity": 10**6, "replay_shards": 4}  # about 7.7 GB, 1.9 GB each
     spec = make_spec((84, 84, 4), "uint8")
 
@@ -139,21 +139,9 @@ def test_spectral_norm_without_convolutions_is_refused():
 
 
 def test_all_mistakes_are_listed_together(monkeypatch):
-    monkeypatch.setattr(resolve_module, "_machine_bytes", lambda: 1)
+    monkeypatch.setattr(resolve_module, "available_bytes", lambda: 1)
 
     with pytest.raises(ConfigError) as caught:
         resolve_and_describe(Config(torso="small", spectral_norm=True), make_spec())
 
     assert len(caught.value.mistakes) == 2
-
-
-@pytest.mark.parametrize(
-    ("limits", "found"), [([], 8), (["max"], 8), (["4"], 4), (["9223372036854771712"], 8), (["max", "2"], 2)]
-)
-def test_fault_44_memory_is_that_of_the_container_if_it_has_a_limit(tmp_path, monkeypatch, limits, found):
-    paths = [tmp_path / f"limit{number}" for number in range(2)]
-    for path, limit in zip(paths, limits, strict=False):
-        path.write_text(f"{limit}\n")
-    monkeypatch.setattr(resolve_module, "_CONTAINER_LIMITS", paths)
-    monkeypatch.setattr(resolve_module.os, "sysconf", {"SC_PAGE_SIZE": 2, "SC_PHYS_PAGES": 4}.get)
-    assert resolve_module._machine_bytes() == found
