@@ -8,9 +8,9 @@ from gymnasium.spaces import Box, Dict, Discrete
 
 
 class BothTogether(gymnasium.Env[Any, int]):
-    """Eight steps; an action is worth 1 if it is the side of a bright pixel, turned over by the sign of a number.
+    """Eight steps, each worth 1 for the side of a bright pixel, or for the other if `sign` is negative.
 
-    Image and vector are each of no use alone. A third action, worth 2 and not allowed, is masked.
+    Image and number are of no use alone. The third action is not allowed.
     """
 
     observation_space = Dict({"image": Box(0, 255, (5, 6), np.uint8), "sign": Box(-1, 1, (1,), np.float32)})
