@@ -1,0 +1,172 @@
+"""`python -m distdqn.check ENV`: what a run makes of an environment, and what is odd or slow about it."""
+
+import contextlib
+import json
+import re
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.utils.env_checker import check_env
+
+from distdqn.config.command_line import Command, print_mistakes
+from distdqn.config.config import Config, Positive
+from distdqn.config.model import Options, Text
+from distdqn.environments.registry import inspect_environment, resolve_environment
+from distdqn.errors import DistdqnError, one_line
+from distdqn.networks.numpy_policy import load_policy
+from distdqn.networks.tensorflow_setup import import_tensorflow
+from distdqn.types import EnvironmentSpec, Tree
+
+_TIMED_STEPS, _TIMED_SECONDS = 1_000, 2.0  # most of both, to time an environment
+_SLOW_FRACTION = 0.5  # of an actor's time inside the environments
+_LARGE_REWARD = 10.0  # mean size of a step's reward above which learning is less stable
+
+
+class CheckOptions(Options):
+    """The environment to check."""
+
+    env: Text
+    """Gymnasium id, or `module:Name`."""
+    seconds: Positive = 10.0
+    """Seconds of training, in one process."""
+
+
+_COMMAND = Command(
+    "distdqn check ENV [--seconds S]",
+    "Look at an environment as a run will: its spaces, its speed, Gymnasium's checks, and some seconds of "
+    "training.",
+    CheckOptions,
+    positional="env",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints what is found; returns the exit code."""
+    try:
+        options = _COMMAND.read(arguments)
+        for line in check(options.env, options.seconds):
+            print(line, flush=True)
+    except DistdqnError as error:
+        return print_mistakes(error)
+    return 0
+
+
+def check(env: str, seconds: float = 10.0) -> Iterator[str]:
+    """Sentences about an environment, as they are found.
+
+    Args:
+        env: its name.
+        seconds: to train.
+
+    Raises:
+        ConfigError: DQN cannot use it.
+        EnvironmentFault: it returns wrong values, or raises too many errors.
+    """
+    spec = inspect_environment(env)
+    yield from _describe_spaces(spec)
+    yield f"A step takes {1_000.0 * _seconds_per_step(env):.2g} ms, measured with random actions."
+    yield from _gymnasium_warnings(env)
+    import_tensorflow(threads=1)  # its seconds are no training
+    from distdqn.runner import train
+
+    with tempfile.TemporaryDirectory() as folder:
+        run_dir = Path(folder) / "run"
+        budget: Tree = {"max_env_steps": 10**9, "max_seconds": seconds, "target_return": None}
+        config = Config(env=env, mode="serial", actors=1, run_dir=str(run_dir), report_period=64, **budget)
+        summary = train(config, quiet=True)
+        metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text("utf-8").splitlines()]
+        if summary["learner_steps"]:
+            yield _describe_network(run_dir / "final.npz")
+    yield from _judge(summary, metrics, seconds)
+
+
+def _describe_spaces(spec: EnvironmentSpec) -> Iterator[str]:
+    kind = "bytes" if spec.is_image else "numbers"
+    yield f"{spec.name}: {spec.actions} actions; an observation is {kind}, shape {spec.observation_shape}."
+    if spec.conversion:
+        yield spec.conversion
+    if spec.mask is not None:
+        yield "Actions that its `action_mask` does not allow are never taken."
+    if spec.reward_threshold is not None:
+        yield f"It counts as solved at a mean return of {spec.reward_threshold:g}."
+
+
+def _make(env: str) -> gymnasium.Env[Any, Any]:
+    found = resolve_environment(env)
+    return gymnasium.make(found) if isinstance(found, str) else found()
+
+
+def _seconds_per_step(env: str) -> float:
+    """Mean seconds of a step with random actions, resets included."""
+    with contextlib.closing(_make(env)) as environment:
+        environment.reset(seed=0)
+        environment.action_space.seed(0)
+        begin, steps = time.perf_counter(), 0
+        while steps < _TIMED_STEPS and time.perf_counter() - begin < _TIMED_SECONDS:
+            _, _, terminated, truncated, _ = environment.step(environment.action_space.sample())
+            if terminated or truncated:
+                environment.reset()
+            steps += 1
+        return (time.perf_counter() - begin) / steps
+
+
+def _gymnasium_warnings(env: str) -> Iterator[str]:
+    """What Gymnasium's own checker finds."""
+    with warnings.catch_warnings(record=True) as found, contextlib.closing(_make(env)) as environment:
+        warnings.simplefilter("always")
+        try:
+            check_env(environment.unwrapped, skip_render_check=True)
+        except Exception as error:  # it raises any kind
+            yield f"Gymnasium's checker fails: {type(error).__name__}: {one_line(error)}"
+    for text in dict.fromkeys(str(each.message) for each in found):
+        plain = re.sub(r"\x1b\[\d+m|^WARN: ", "", re.sub(r"\x1b\[\d+m", "", text)).strip()
+        yield f"Gymnasium's checker warns: {plain}"
+
+
+def _describe_network(path: Path) -> str:
+    """The layers that have weights, and how many numbers they are."""
+    weights = load_policy(path)
+    layers = [
+        " ".join(filter(None, [layer["kind"], "x".join(map(str, weights.arrays[layer["arrays"][0]].shape))]))
+        for layer in weights.layers
+        if layer.get("arrays")
+    ]
+    count = sum(int(np.size(array)) for array in weights.arrays)
+    return f"Network: {', '.join(layers) or 'evaluated with Keras'}; {count:,} numbers."
+
+
+def _judge(summary: Tree, metrics: Sequence[Tree], seconds: float) -> Iterator[str]:
+    """What some seconds of training show."""
+    steps, episodes = summary["env_steps"], summary["episodes"]
+    learner_steps = summary["learner_steps"]
+    counts = f"{steps:,} env steps, {learner_steps:,} learner steps, {episodes:,} episodes"
+    yield f"{seconds:g} s of training in one process: {counts}."
+    returns = summary["train_returns"]
+    if not episodes:
+        yield f"No episode ended in {steps:,} env steps: if none ever does, give `--max-episode-steps`."
+    if returns:
+        tenth = max(1, len(returns) // 10)
+        first, last = np.mean(returns[:tenth]), np.mean(returns[-tenth:])
+        yield f"Returns of training episodes: {first:.4g} at first, {last:.4g} at the end."
+    lengths = [line["train_length_mean"] for line in metrics if line["train_length_mean"]]
+    if returns and lengths and (size := abs(float(np.mean(returns))) / lengths[-1]) > _LARGE_REWARD:
+        yield f"Rewards are about {size:.3g} a step: `--reward-scale {1.0 / size:.1g}` steadies learning."
+    fractions = [line["actor_env_fraction"] for line in metrics if line["actor_env_fraction"] is not None]
+    if fractions and (fraction := float(np.mean(fractions))) > _SLOW_FRACTION:
+        yield f"An actor spends {fraction:.0%} of its time in the environment: use more `--actors`."
+    for name, what in (("not_finite_steps", "steps with NaN or infinity"), ("env_faults", "errors")):
+        if summary[name]:
+            yield f"The environment had {summary[name]:,} {what}."
+    if not learner_steps:
+        yield "Learning did not start: give more `--seconds`."
+
+
+if __name__ == "__main__":
+    sys.exit(main())
