@@ -10,7 +10,7 @@ _STREAMS = ("exploration", "environment", "replay", "network", "evaluation", "sh
 # Gymnasium's seeds have 31 bits: training uses the lower half, evaluation the upper one.
 # `SyncVectorEnv` counts upwards from its seed; a margin as large keeps that within the half.
 _HALF = 2**30
-MAX_ENVIRONMENTS = 2**16  # of one actor
+MAX_ENVIRONMENTS = 2**16  # of one actor: the most that `envs_per_actor` allows
 
 
 def make_generator(seed: int, stream: str, *indices: int) -> np.random.Generator:

@@ -5,6 +5,7 @@ import pytest
 from toy_environments import global_random_state
 
 from distdqn import seeding
+from distdqn.config.config import Config
 from distdqn.seeding import make_generator, make_integer_seed
 
 STREAMS = ("exploration", "environment", "replay", "network", "evaluation", "shards")
@@ -80,3 +81,8 @@ def test_making_seeds_leaves_the_global_numpy_state_alone():
     make_integer_seed(0, "network")
 
     assert global_random_state() == before
+
+
+def test_option_allows_as_many_environments_as_streams_have_seeds_for():
+    bound = next(each.le for each in Config.model_fields["envs_per_actor"].metadata if hasattr(each, "le"))
+    assert bound == seeding.MAX_ENVIRONMENTS

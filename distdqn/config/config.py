@@ -7,7 +7,6 @@ from pydantic import AfterValidator, Field
 
 from distdqn.config import validation
 from distdqn.config.model import Options, Text, listed, read_preset
-from distdqn.seeding import MAX_ENVIRONMENTS
 
 T = TypeVar("T")
 
@@ -163,7 +162,7 @@ class ActingOptions(SharedOptions):
 
     heading = "acting"
 
-    envs_per_actor: Annotated[int, Field(ge=1, le=MAX_ENVIRONMENTS)] = 16
+    envs_per_actor: Annotated[int, Field(ge=1, le=65_536)] = 16
     """Number of environments that each actor steps together."""
     rollout_length: UpTo100K = 16
     """Steps of every environment in one rollout, after which weights may change."""

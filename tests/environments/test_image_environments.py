@@ -64,10 +64,10 @@ def test_spec_gives_the_widest_bounds_of_the_space():
     assert (spec.observation_low, spec.observation_high) == (-np.inf, 7.0)
 
 
-@pytest.mark.parametrize(("axis", "shape"), [(0, (3, 8, 8)), (-1, (8, 8, 3))])
+@pytest.mark.parametrize(("axis", "shape"), [(0, (4, 8, 8)), (-1, (8, 8, 4))])
 def test_fault_27_batch_keeps_stacked_pictures_as_they_are(axis, shape):
     def source():
-        return PicturesEnvironment(stack=3, size=8, axis=axis)
+        return PicturesEnvironment(stack=4, size=8, axis=axis)
 
     vector, alone = make_vector(source, 2, 7), source()
     expected, _ = alone.reset(seed=8)

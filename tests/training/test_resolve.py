@@ -93,7 +93,7 @@ def test_rollout_of_large_observations_is_shorter_and_a_line_says_so(shape, dtyp
 
 def test_fault_27_rollouts_of_all_actors_count_where_memory_is_checked(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(resolve_module, "_machine_bytes", lambda: 2**30)
+    monkeypatch.setattr(resolve_module, "available_bytes", lambda: 2**30)
     spec = make_spec((300, 300, 3), "uint8")
 
     resolve_and_describe(Config(replay_capacity=1000, actors=2), spec)
