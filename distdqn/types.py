@@ -68,6 +68,13 @@ class EnvironmentSpec:
         return self.observation_dtype == "uint8"
 
     @property
+    def torso_shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of what a torso processes: of the images among the parts, or of the whole observation."""
+        if self.parts:
+            return [part.shape for part in self.parts if part.kind == "image"]
+        return [self.observation_shape]
+
+    @property
     def image_high(self) -> float:
         """The value of a lone image that the network scales to 1."""
         return (self.code_high or self.observation_high) or 1.0  # 0: all are black

@@ -18,6 +18,13 @@ def choose_torso(shape: tuple[int, ...], is_image: bool) -> str:
     return next((torso for torso in ("nature", "small") if pixels >= _MIN_PIXELS[torso]), "dense")
 
 
+def fitting_torso(torso: str, shape: tuple[int, ...]) -> str:
+    """`torso`, or a smaller one if an image of this shape is too small for it."""
+    if torso == "dense" or min(spatial_shape(shape)[:2]) >= _MIN_PIXELS[torso]:
+        return torso
+    return choose_torso(shape, is_image=True)
+
+
 def spatial_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
     """Height, width and channels of an image of this shape.
 

@@ -9,6 +9,7 @@ import numpy as np
 from keras import KerasTensor, layers
 
 from distdqn.config.config import LearningOptions, resolved
+from distdqn.networks.checks import fitting_torso
 from distdqn.networks.custom_network import build_custom_network
 from distdqn.networks.layers import LayerFactory, Unpack, masked_q_values, torso_features
 from distdqn.types import EnvironmentSpec, FloatArray, ObservationPart
@@ -130,7 +131,9 @@ def _build_outputs(
         features = values[part.name]
         if part.kind == "image":  # even with a scale of 1, for the conversion to float32
             features = layers.Rescaling(1.0 / part.high)(features)
-        torso = "dense" if part.kind == "vector" else options.torso
+        torso: str = options.torso
+        if parts:
+            torso = fitting_torso(torso, part.shape) if part.kind == "image" else "dense"
         columns.append(torso_features(torso, part.shape, features, factory))  # [B, F]
     features = layers.Concatenate()(columns) if len(columns) > 1 else columns[0]
     for units in options.hidden_sizes[:-1] if options.dueling else options.hidden_sizes:

@@ -8,7 +8,7 @@ import numpy as np
 
 from distdqn.config.config import Config, resolved
 from distdqn.environments.registry import EnvironmentSource, inspect_environment
-from distdqn.errors import ConfigError, DistdqnError
+from distdqn.errors import ConfigError, DistdqnError, collecting
 from distdqn.networks.checks import check_importable, check_torso, choose_torso
 from distdqn.replay.shards import replay_bytes, shard_capacities
 from distdqn.reporting.run_directory import check_folder
@@ -75,7 +75,8 @@ def resolve(config: Config, spec: EnvironmentSpec) -> Config:
     target_return = spec.reward_threshold if config.target_return == "auto" else config.target_return
     torso: str = config.torso
     if torso == "auto" and config.network is None:
-        torso = choose_torso(spec.observation_shape, spec.is_image)
+        fitting = [choose_torso(shape, spec.is_image) for shape in spec.torso_shapes]
+        torso = next((each for each in ("nature", "small") if each in fitting), "dense")
     step_bytes = config.envs_per_actor * _observation_bytes(spec)
     batch_bytes = 2 * batch_size * _observation_bytes(spec)
     values: dict[str, Any] = {
@@ -119,13 +120,12 @@ def check_fit(config: Config, spec: EnvironmentSpec) -> None:
     Raises:
         ConfigError: they do not fit; all mistakes together.
     """
-    mistakes = []
+    mistakes: list[str] = []
     shape, capacity = spec.observation_shape, config.replay_capacity
     if config.network is None:
-        try:
-            check_torso(config.torso, shape)
-        except ConfigError as error:
-            mistakes += error.mistakes
+        with collecting(mistakes):
+            if not spec.parts:  # among several parts, a small image gets a smaller torso
+                check_torso(config.torso, shape)
     if config.spectral_norm and config.torso == "dense":
         mistakes.append(
             f"`spectral_norm` is for convolutions, and observations of the shape {shape} have none "

@@ -19,7 +19,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 SPACES = {
     "vectors": Dict({"at": Discrete(5), "speed": Box(-1, 1, (3,)), "lamps": MultiBinary(2)}),
     "image-and-vectors": Dict(
-        {"at": Discrete(5), "image": Box(0, 255, (6, 7, 3), np.uint8), "speed": Box(-1, 1, (3,))}
+        {
+            "at": Discrete(5),
+            "dot": Box(0, 9, (2, 2), np.uint8),  # too small for a convolution
+            "image": Box(0, 255, (6, 7, 3), np.uint8),
+            "speed": Box(-1, 1, (3,)),
+        }
     ),
 }
 OPTIONS = {"hidden_sizes": (8,), "torso": "small", "atoms": 5, "v_min": -1.0, "v_max": 1.0, "head": "value"}

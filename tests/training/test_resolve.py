@@ -4,7 +4,7 @@ from distdqn.config.config import Config
 from distdqn.errors import ConfigError
 from distdqn.training import resolve as resolve_module
 from distdqn.training.resolve import check_fit, describe_resolution, resolve
-from distdqn.types import EnvironmentSpec
+from distdqn.types import EnvironmentSpec, ObservationPart
 
 
 def make_spec(shape=(4,), dtype="float32", **changes):
@@ -46,6 +46,21 @@ def test_images_have_smaller_batches_fewer_updates_and_a_constant_rate():
 
     assert (result.torso, result.batch_size, result.samples_per_insert) == ("nature", 64, 8.0)
     assert result.learning_rate_schedule == "constant"
+
+
+def test_images_among_other_parts_get_the_torso_that_the_largest_can_have():
+    parts = tuple(
+        ObservationPart(name, kind, shape, 0, 0)
+        for name, kind, shape in (
+            ("view", "image", (84, 84, 3)),
+            ("map", "image", (7, 7)),
+            ("at", "vector", (2,)),
+        )
+    )
+    options = {"parts": parts}
+    assert resolve_and_describe(Config(), make_spec((21_225,), "uint8", **options))[0].torso == "nature"
+    options["parts"] = parts[1:]
+    assert resolve_and_describe(Config(), make_spec((57,), "uint8", **options))[0].torso == "small"
 
 
 def test_options_that_were_given_stay_as_they_are():
