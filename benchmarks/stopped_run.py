@@ -301,6 +301,7 @@ class StoppedRun:
         again = self.folder / "again"
         options = [*self.cell.options, "--max-env-steps", counters["env_steps"] + 3_000]
         options += ["--resume", place / "checkpoints", "--min-replay-size", 1_000, "--eval-episodes", 2]
+        options += ["--mode", "serial"]  # which starts soonest
         driver = Driver(again, options, {SECONDS: "0"})
         driver.wait_until(lambda: False, PATIENCE_SECONDS)
         code = driver.process.poll()
