@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -188,6 +189,10 @@ class StoppedRun:
                     self._output += os.read(reader, 65_536)
         os.close(reader)
 
+    def _text(self) -> str:
+        """What the command has printed, where it prints into a file."""
+        return self._driver.output() if self._driver else ""
+
     def _hang_up(self) -> None:
         self._hangs_up.set()
         if self._thread is not None:
@@ -264,9 +269,8 @@ class StoppedRun:
         """Waits until the run has learned more than it had."""
         before = self._counter("learner_steps")
         time.sleep(_ENDURE_SECONDS)
-        if self.cell.end == "full disk":  # only its checkpoints can show it
-            if self.cell.stage in ("start", "filling", "restore"):
-                time.sleep(4 * _ENDURE_SECONDS)
+        if self.cell.end == "full disk":  # its status cannot tell
+            self._wait_until(lambda: re.search(r"learner steps (?!0 )\d", self._text()) is not None)
             return
         if self.cell.end == "full disk, freed":
             (self.folder / "disk" / "filler").unlink()
@@ -297,6 +301,7 @@ class StoppedRun:
         again = self.folder / "again"
         options = [*self.cell.options, "--max-env-steps", counters["env_steps"] + 3_000]
         options += ["--resume", place / "checkpoints", "--min-replay-size", 1_000, "--eval-episodes", 2]
+        options += ["--mode", "serial"]  # which starts soonest
         driver = Driver(again, options, {SECONDS: "0"})
         driver.wait_until(lambda: False, PATIENCE_SECONDS)
         code = driver.process.poll()
