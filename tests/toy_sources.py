@@ -6,6 +6,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorRewardWrapper
+from gymnasium.vector.utils import batch_space
 from toy_environments import CountingEnvironment
 
 
@@ -112,6 +113,16 @@ def make_unasked():
     return make_sync(2)
 
 
+def make_two(num_envs):  # noqa: ARG001
+    """As many as it likes."""
+    return make_sync(2)
+
+
+def make_one(num_envs):  # noqa: ARG001
+    """A single environment."""
+    return CountingEnvironment()
+
+
 class Unnamed(VectorEnv):
     """Resets as `mode` says, and names `named` as its mode, or none."""
 
@@ -133,3 +144,32 @@ class Unnamed(VectorEnv):
 
 
 PARTIAL = partial(Endless, scale=3.0)
+
+
+class Batched(VectorEnv):
+    """Two-step episodes in `SAME_STEP`, whose `final_obs` is a batch of parts: `[environment, step]`."""
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+
+    def __init__(self, num_envs):
+        self.num_envs = num_envs
+        self.single_observation_space = Dict({"x": Box(0, 99, (2,), np.float32), "kind": Discrete(3)})
+        self.single_action_space = Discrete(2)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+
+    def reset(self, *, seed=None, options=None):  # noqa: ARG002
+        self._steps = 0
+        return self._observe(), {}
+
+    def step(self, actions):  # noqa: ARG002
+        self._steps += 1
+        ended = np.full(self.num_envs, self._steps == 2)
+        info = {}
+        if ended.any():
+            info["final_obs"], self._steps = self._observe(), 0
+        return self._observe(), np.ones(self.num_envs), ended, np.zeros_like(ended), info
+
+    def _observe(self):
+        x = np.stack([np.arange(self.num_envs), np.full(self.num_envs, self._steps)], axis=1)
+        return {"x": x.astype(np.float32), "kind": np.full(self.num_envs, self._steps)}

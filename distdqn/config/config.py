@@ -1,5 +1,6 @@
 """Every option of a run, written once: type, range and default, and below it what it means."""
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
@@ -63,7 +64,9 @@ class EnvironmentOptions(Options):
         env: Any = self.env
         arguments = self.env_kwargs
         if isinstance(env, functools.partial):
-            env, arguments = env.func, validation.jsonable(env.keywords) | arguments
+            with contextlib.suppress(ValueError):  # JSON cannot hold them
+                arguments = validation.parse_arguments(env.keywords) | arguments
+            env = env.func
         if not isinstance(env, str):
             env = f"{env.__module__}:{getattr(env, '__qualname__', type(env).__qualname__)}"
         return env, arguments

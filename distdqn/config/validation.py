@@ -1,6 +1,5 @@
 """What pydantic's types cannot say about options: texts with a form of their own, and contradictions."""
 
-import contextlib
 import json
 import math
 import re
@@ -74,19 +73,15 @@ def parse_arguments(given: Any) -> dict[str, Any]:
         except (TypeError, ValueError) as error:
             raise ValueError(f"must hold what JSON can hold: {error} (use a `functools.partial`)") from error
         return arguments
-    found: dict[str, Any] = {}
-    for text in given if isinstance(given, list) else [given]:
-        read = _value(text) if isinstance(text, str) else None
-        if not isinstance(read, dict):
-            parts = re.split(r",(?=\s*[A-Za-z_]\w*=)", str(text)) if text != "none" else []
-            pairs = [part.strip().partition("=") for part in parts]
-            read = {name: _value(value) for name, _, value in pairs}
-            if len(read) < len(pairs) or not all(name.isidentifier() and sign for name, sign, _ in pairs):
-                raise ValueError(f"must be like `size=5,slippery=false`, each name once, not `{text}`")
-        if twice := found.keys() & read.keys():
-            raise ValueError(f"must give `{min(twice)}` once")
-        found |= read
-    return parse_arguments(found)
+    text = ",".join(map(str, given)) if isinstance(given, list) else str(given)
+    read = _value(text)
+    if not isinstance(read, dict):
+        parts = re.split(r",(?=\s*[A-Za-z_]\w*=)", text) if text != "none" else []
+        pairs = [part.strip().partition("=") for part in parts]
+        read = {name: _value(value) for name, _, value in pairs}
+        if len(read) < len(pairs) or not all(name.isidentifier() and sign for name, sign, _ in pairs):
+            raise ValueError(f"must be like `size=5,slippery=false`, each name once, not `{text}`")
+    return parse_arguments(read)
 
 
 def _value(text: str) -> Any:
@@ -96,15 +91,6 @@ def _value(text: str) -> Any:
         return words[text] if text in words else json.loads(text)
     except ValueError:
         return text
-
-
-def jsonable(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Those arguments that JSON can hold."""
-    held: dict[str, Any] = {}
-    for name, value in arguments.items():
-        with contextlib.suppress(ValueError):
-            held |= parse_arguments({name: value})
-    return held
 
 
 def parse_wrappers(given: Any) -> tuple[str, ...]:

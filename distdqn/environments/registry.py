@@ -86,10 +86,10 @@ class EnvironmentMaker:
             vector = SyncVectorEnv([self._make_one] * environments)
         for wrapper in self._wrappers:
             vector = wrapper(vector) if wrapper.is_of_vector else vector
-        if vector.num_envs != environments:
+        if not isinstance(vector, VectorEnv) or vector.num_envs != environments:
             raise EnvironmentFault(
-                f"The environment `{self._name}` has {vector.num_envs} environments instead of "
-                f"{environments} (make as many as `num_envs` says)."
+                f"The environment `{self._name}` has an argument `num_envs`, and did not make a "
+                f"`gymnasium.vector.VectorEnv` of {environments} for it (rename the argument, or follow it)."
             )
         return vector
 

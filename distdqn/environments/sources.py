@@ -96,24 +96,19 @@ class Called:
     def mistake(self) -> str | None:
         """A line about arguments that it lacks or does not take; None if they fit."""
         try:
-            parameters = list(inspect.signature(self.function).parameters.values())[self.takes_environment :]
-        except (TypeError, ValueError):  # some builtins have no signature
+            signature = inspect.signature(self.function)
+        except (TypeError, ValueError):  # some builtins have none
             return None
-        named = {
-            each.name: each for each in parameters if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
-        }
-        missing = [
-            name for name, each in named.items() if each.default is each.empty and name not in self.arguments
-        ]
-        takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters)
-        unknown = [name for name in self.arguments if name not in named and not takes_all]
-        example = f"{missing[0]}=VALUE" if missing else ""
-        if missing:
-            cure = f"--env-kwargs {example}" if self.option == "env" else f"--wrapper {self.name},{example}"
-            return f"`{self.option}`: `{self.name}` needs the argument `{missing[0]}` (give `{cure}`)."
-        if unknown:
-            hint = did_you_mean(unknown[0], named) if named else "leave it out"
-            return f"`{self.option}`: `{self.name}` takes no argument `{unknown[0]}` ({hint})."
+        try:
+            signature.bind(*[None] * self.takes_environment, **self.arguments)
+        except TypeError as error:
+            what, argument, *_ = str(error).split("'")
+            option = "--env-kwargs " if self.option == "env" else f"--wrapper {self.name},"
+            if "missing" in what:
+                cure = f"needs the argument `{argument}` (give `{option}{argument}=VALUE`)"
+            else:
+                cure = f"takes no argument `{argument}` ({did_you_mean(argument, signature.parameters)})"
+            return f"`{self.option}`: `{self.name}` {cure}."
         return None
 
 

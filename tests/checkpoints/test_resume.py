@@ -286,8 +286,6 @@ def test_checkpoint_that_does_not_say_what_it_is_of_is_an_error(tmp_path, docume
 
 STRUCTURAL = [
     ({"env": "Acrobot-v1"}, {}, ["env: Acrobot-v1 / CartPole-v1"]),
-    ({"env_kwargs": {"a": 1}}, {"env_kwargs": {"a": 2}}, ['env_kwargs: {"a": 1} / {"a": 2}']),
-    ({"wrapper": ("m:One",)}, {"wrapper": ("m:Two",)}, ['wrapper: ["m:One"] / ["m:Two"]']),
     ({}, {"n_step": 5}, ["n_step: 3 / 5"]),
     ({}, {"discount": 0.9}, ["discount: 0.99 / 0.9"]),
     ({}, {"reward_scale": 0.1}, ["reward_scale: 1.0 / 0.1"]),
@@ -332,7 +330,6 @@ def test_fault_15_structural_option_that_differs_is_an_error_with_both_values(
 @pytest.mark.parametrize(
     ("then", "now"),
     [
-        ({"max_episode_steps": 100}, {}),
         ({}, {"v_min": -99.0, "v_max": 99.0}),  # of the categorical head alone
         ({}, {"atoms": 11}),
         ({"head": "categorical", "atoms": 51}, {"head": "categorical"}),

@@ -135,14 +135,14 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("source", "words"), MISTAKES.values(), ids=MISTAKES)
-def test_fault_23_environment_that_lacks_an_argument_is_told_from_a_broken_one(source, words):
+def test_fault_25_environment_that_lacks_an_argument_is_told_from_a_broken_one(source, words):
     with pytest.raises(ConfigError) as caught:
         inspect_environment(source)
 
     assert words in str(caught.value)
 
 
-def test_fault_23_environment_that_takes_its_arguments_and_fails_is_broken():
+def test_fault_22_environment_that_takes_its_arguments_and_fails_is_broken():
     with pytest.raises(EnvironmentFault, match="cannot be built: TypeError: unsupported licence"):
         inspect_environment(options("toy_sources:Broken", env_kwargs={"scale": 1}))
 
@@ -202,6 +202,24 @@ def test_vector_environment_without_final_observations_is_refused():
 
     with pytest.raises(EnvironmentFault, match="has no `final_obs` where an episode ends"):
         step_often(vector)
+
+
+def test_final_observations_may_be_a_batch_of_parts():
+    spec = inspect_environment("toy_sources:Batched")
+    vector = make_vector("toy_sources:Batched", 2, seed=0)
+    step_once(vector, [0, 0])
+    last, ends = step_once(vector, [0, 0])
+
+    parts = {part.name: part.read(last.next_observation[0]).tolist() for part in spec.parts}
+    assert parts == {"kind": [[0, 0, 1]] * 2, "x": [[0, 2], [1, 2]]}
+    assert [end.length for end in ends] == [2, 2]
+    assert spec.parts[1].read(vector.observation).tolist() == [[0, 0], [1, 0]]
+
+
+@pytest.mark.parametrize("name", ["make_two", "make_one"])
+def test_argument_for_the_number_of_environments_must_be_followed(name):
+    with pytest.raises(EnvironmentFault, match="has an argument `num_envs`, and did not make"):
+        inspect_environment(f"toy_sources:{name}")
 
 
 def test_vector_environment_with_a_wrong_mode_is_refused():
