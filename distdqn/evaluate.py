@@ -13,13 +13,15 @@ from pydantic import Field
 from distdqn.acting.evaluator import Evaluator
 from distdqn.checkpoints.resume import locate_checkpoints
 from distdqn.config.command_line import Command, print_mistakes
-from distdqn.config.config import Count, Seed, SharedOptions
+from distdqn.config.config import Arguments, Count, EnvironmentOptions, Seed, SharedOptions, Wrappers
 from distdqn.config.model import Options, Text
-from distdqn.environments.registry import inspect_environment, resolve_environment
+from distdqn.environments.registry import EnvironmentMaker, inspect_environment
 from distdqn.errors import ConfigError, DistdqnError, NoCheckpoint, collecting, restoring
 from distdqn.networks.numpy_policy import load_policy, make_policy, weights_from_learner, weights_from_tree
 from distdqn.reporting.run_directory import finite, read_options, read_status
 from distdqn.types import EnvironmentSpec, PolicyWeights
+
+_OF_ENVIRONMENT = ("env", "env_kwargs", "wrapper", "max_episode_steps")
 
 
 class EvaluateOptions(Options):
@@ -37,7 +39,13 @@ class EvaluateOptions(Options):
     """Play the network of a checkpoint instead: of that number, of the `newest`, or the `best` by evaluation
     that the newest holds."""
     env: Text | None = None
-    """Another environment than the run's; none means the run's."""
+    """Another environment than the run's, without the run's arguments; none means the run's."""
+    env_kwargs: Arguments | None = None
+    """Its arguments, as in `size=5` or as JSON, in place of the run's."""
+    wrapper: Wrappers | None = None
+    """Its wrappers, each as `module:Name,size=5`, in place of the run's."""
+    max_episode_steps: Annotated[int, Field(ge=1)] | None = None
+    """Its time limit in place of the run's."""
 
 
 _COMMAND = Command(
@@ -67,11 +75,13 @@ def evaluate(
     env: str | None = None,
     final: bool = False,
     checkpoint: int | str | None = None,
+    **environment: Any,
 ) -> dict[str, float | int]:
     """Greedy undiscounted returns of a run's best network, or of its last if `final`, or of a `checkpoint`.
 
     `seed` fixes the `episodes`, none of which training saw. `env` is None for the run's environment.
-    `checkpoint` is a number, `newest` or `best`.
+    `checkpoint` is a number, `newest` or `best`. `env_kwargs`, `wrapper` and `max_episode_steps` replace
+    those of the run.
 
     Raises:
         ConfigError: the folder holds no policy, there is no such environment, or the two do not fit.
@@ -79,18 +89,19 @@ def evaluate(
     """
     mistakes: list[str] = []
     given: dict[str, Any] = {"run_dir": str(run_dir), "episodes": episodes, "seed": seed, "env": env}
-    given |= {"final": final, "checkpoint": checkpoint}
+    given |= {"final": final, "checkpoint": checkpoint, **environment}
+    chosen: dict[str, Any] = {} if env is None else {"env": env}
     with collecting(mistakes):
-        EvaluateOptions(**given)
+        chosen = EvaluateOptions(**given).model_dump(include={*_OF_ENVIRONMENT}, exclude_none=True)
     if final and checkpoint is not None:
         mistakes.append("`final` and `checkpoint` exclude each other (give one of them).")
     with collecting(mistakes):
         if checkpoint is None or not mistakes:
-            weights, source = _load(Path(run_dir), env, "final.npz" if final else "policy.npz", checkpoint)
+            weights, source = _load(Path(run_dir), chosen, "final.npz" if final else "policy.npz", checkpoint)
             spec = _find_spec(weights, source)
     if mistakes:
         raise ConfigError(mistakes)
-    evaluator = Evaluator(SharedOptions(env=source, seed=seed), spec.mask is not None)
+    evaluator = Evaluator(SharedOptions(**dict(source), seed=seed), spec.mask is not None)
     evaluation = evaluator.evaluate(weights, episodes, number=0)
     return {
         "mean": evaluation.mean,
@@ -103,20 +114,26 @@ def evaluate(
 
 
 def _load(
-    run_dir: Path, env: str | None, name: str, checkpoint: int | str | None
-) -> tuple[PolicyWeights, str]:
-    """The network in file `name` of a run, or in a checkpoint, and its environment; may raise both errors."""
+    run_dir: Path, chosen: dict[str, Any], name: str, checkpoint: int | str | None
+) -> tuple[PolicyWeights, EnvironmentOptions]:
+    """The network in file `name` of a run, or in a checkpoint, and its environment; may raise both errors.
+
+    `chosen` replaces what the run says of its environment. Arguments are those of one environment alone.
+    """
     mistakes: list[str] = []
-    recorded = read_options(run_dir).env
+    recorded = read_options(run_dir).model_dump()
     with collecting(mistakes):
         if checkpoint is None:
             weights = _read_policy(run_dir / name)
         else:
             weights, recorded = _read_checkpoint(str(run_dir), checkpoint)
-    source = env or recorded or ""
+    kept = [name for name in _OF_ENVIRONMENT if name != "env_kwargs" or "env" not in chosen]
+    found = {name: recorded.get(name) for name in kept} | chosen
+    values: dict[str, Any] = {name: value for name, value in found.items() if value is not None}
     with collecting(mistakes):
-        if source:
-            resolve_environment(source)
+        if "env" in values:
+            source = EnvironmentOptions(**values)
+            EnvironmentMaker(source)  # finds what does not exist
         elif not mistakes:
             file = run_dir / "config.json"
             raise ConfigError(f"`run_dir`: {file} does not name an environment (give `--env`).")
@@ -136,8 +153,8 @@ def _read_policy(path: Path) -> PolicyWeights:
         raise ConfigError(f"`run_dir`: {what} (name another run, or give `--checkpoint newest`).") from error
 
 
-def _read_checkpoint(place: str, checkpoint: int | str) -> tuple[PolicyWeights, str]:
-    """The network in a checkpoint, and its environment; `CheckpointError` if there is none."""
+def _read_checkpoint(place: str, checkpoint: int | str) -> tuple[PolicyWeights, dict[str, Any]]:
+    """The network in a checkpoint, and its run's options; `CheckpointError` if there is none."""
     with restoring(f"`checkpoint`: {place}"):
         store, numbers = locate_checkpoints(place)
         number = checkpoint if isinstance(checkpoint, int) else numbers[-1]
@@ -146,15 +163,15 @@ def _read_checkpoint(place: str, checkpoint: int | str) -> tuple[PolicyWeights, 
             raise NoCheckpoint(f"`checkpoint`: {place} holds no checkpoint {number} (name one of {there}).")
         document = store.read_manifest(number)
     with restoring(f"Checkpoint {number} of {place}"):
-        env: str = document["about"]["config"]["env"]
+        options: dict[str, Any] = document["about"]["config"]
         if checkpoint != "best":
-            return weights_from_learner(store.read_tree(document["learner"])), env
+            return weights_from_learner(store.read_tree(document["learner"])), options
         if document["goal"]["best_weights"] is None:
             raise NoCheckpoint(f"`checkpoint`: {place} holds no evaluated network yet (give a number).")
-        return weights_from_tree(store.read_tree(document["goal"]["best_weights"])), env
+        return weights_from_tree(store.read_tree(document["goal"]["best_weights"])), options
 
 
-def _find_spec(weights: PolicyWeights, source: str) -> EnvironmentSpec:
+def _find_spec(weights: PolicyWeights, source: EnvironmentOptions) -> EnvironmentSpec:
     """The environment as the network saw it, with masks or without them.
 
     `ConfigError` if it does not fit the network, or if the network cannot be evaluated.

@@ -54,12 +54,19 @@ def _open_standard_streams() -> None:
 
 def _mistakes_around(values: dict[str, Any]) -> list[str]:
     """Mistakes in the environment, the network and the folder that options name."""
+    from distdqn.config.config import EnvironmentOptions
+    from distdqn.config.model import InvalidOptions
     from distdqn.training.resolve import check_surroundings
 
+    env = {name: values[name] for name in EnvironmentOptions.model_fields if name in values}
+    try:
+        options = EnvironmentOptions(**env)
+    except InvalidOptions as error:
+        options = EnvironmentOptions(**{name: env[name] for name in env.keys() - error.single.keys()})
     names = {name: value for name, value in values.items() if isinstance(value, str)}
     folder, network = names.get("run_dir"), names.get("network")
     try:
-        check_surroundings(names.get("env", "CartPole-v1"), folder, network, "resume" in names)
+        check_surroundings(options, folder, network, "resume" in names)
     except DistdqnError as error:
         return error.mistakes
     return []

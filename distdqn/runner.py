@@ -50,7 +50,7 @@ def train(config: Config, *, quiet: bool = False, started: float | None = None) 
     """
     started = time.monotonic() if started is None else started
     folder, is_resuming = run_folder(config)
-    spec = check_surroundings(config.env, folder, config.network, is_resuming, config.action_masks)
+    spec = check_surroundings(config, folder, config.network, is_resuming, config.action_masks)
     given, config = config, resolve(config, spec)
     check_fit(config, spec)
     about = describe_run(given, config, spec)

@@ -285,6 +285,8 @@ class RolloutReport:
     env_faults: int = 0  # times an environment raised and all were rebuilt
     env_tracebacks: list[str] = field(default_factory=list)  # those never reported before
     episodes_lost: int = 0  # open episodes that these faults ended
+    env_warnings: dict[str, str] = field(default_factory=dict)  # lines for the user, by what they are about
+    longest_open_episode: int = 0  # in env steps
     not_finite: int = 0  # steps masked because of NaN or infinity
 
 

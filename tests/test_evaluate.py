@@ -43,6 +43,18 @@ class Lottery(gymnasium.Env):
             returns.append(2 * self.prize)
         return np.ones(2, np.float32), reward, self.steps == 2, False, {}
 
+class Bets(Lottery):
+    def __init__(self, stake, length=2):
+        self.stake, self.length = stake, length
+
+    def step(self, action):
+        observation, _, _, _, info = super().step(action)
+        return observation, self.stake, self.steps == self.length, False, info
+
+class Negative(gymnasium.RewardWrapper):
+    def reward(self, reward):
+        return -reward
+
 class Nothing(Lottery):
     def step(self, action):
         observation, _, terminated, truncated, info = super().step(action)
@@ -113,6 +125,44 @@ def test_evaluation_plays_another_environment_when_one_is_named(run_dir: Path) -
     found = evaluate(run_dir, episodes=3, seed=1, env="lottery_for_tests:Nothing")
 
     assert (found["mean"], found["minimum"], found["maximum"]) == (0.0, 0.0, 0.0)
+
+
+RECORDED = {
+    "env": "lottery_for_tests:Bets",
+    "env_kwargs": {"stake": 3.0, "length": 9},
+    "wrapper": ["lottery_for_tests:Negative"],
+    "max_episode_steps": 4,
+}
+CHOSEN = {
+    "the run's": ({}, -12.0),
+    "other arguments": ({"env_kwargs": {"stake": 1.0}}, -2.0),
+    "no wrapper": ({"wrapper": ()}, 12.0),
+    "other limit": ({"max_episode_steps": 6}, -18.0),
+    "other environment": ({"env": "lottery_for_tests:Nothing", "wrapper": []}, 0.0),
+}
+
+
+@pytest.mark.usefixtures("lottery")
+@pytest.mark.parametrize(("chosen", "mean"), CHOSEN.values(), ids=CHOSEN)
+def test_evaluation_makes_the_environment_as_the_run_did_unless_told(run_dir, chosen, mean) -> None:
+    (run_dir / "config.json").write_text(json.dumps(RECORDED))
+
+    assert evaluate(run_dir, episodes=2, **chosen)["mean"] == mean
+
+
+@pytest.mark.usefixtures("lottery")
+def test_command_takes_arguments_and_wrappers(run_dir, capsys) -> None:
+    (run_dir / "config.json").write_text(json.dumps(RECORDED))
+    words = "--env-kwargs stake=2 --env-kwargs length=3 --wrapper none --max-episode-steps 99"
+
+    assert main([str(run_dir), *words.split()]) == 0
+    assert json.loads(capsys.readouterr().out)["mean"] == 6.0
+
+
+@pytest.mark.usefixtures("lottery")
+def test_arguments_that_the_environment_does_not_take_end_the_command(run_dir, capsys) -> None:
+    assert main([str(run_dir), "--env", "lottery_for_tests:Bets"]) == 2
+    assert "needs the argument `stake` (give `--env-kwargs stake=VALUE`)" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("lottery")

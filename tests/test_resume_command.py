@@ -100,6 +100,16 @@ def test_fault_15_checkpoint_of_another_network_ends_the_command_with_a_table(ru
     assert [line.strip() for line in table] == ["reward_scale: 1.0 / 0.1", "hidden_sizes: [128, 128] / [64]"]
 
 
+def test_fault_15_checkpoint_of_an_environment_made_otherwise_ends_the_command_with_a_table(run_dir, capsys):
+    words = ["--wrapper", "gymnasium.wrappers:RecordEpisodeStatistics", "--env-kwargs", "render_mode=null"]
+    _, *table = refused(capsys, "--resume", run_dir, "--max-episode-steps", 9, *words)
+
+    assert [line.strip() for line in table] == [
+        'env_kwargs: {} / {"render_mode": null}',
+        'wrapper: [] / ["gymnasium.wrappers:RecordEpisodeStatistics"]',
+    ]
+
+
 def test_fault_16_checkpoint_of_a_newer_format_ends_the_command(run_dir, capsys):
     (run_dir / "checkpoints" / manifest_name(300)).write_bytes(manifest_bytes(300, {}, version=99))
     (line,) = refused(capsys, "--run-dir", run_dir, "--resume", "auto")

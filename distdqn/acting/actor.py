@@ -49,9 +49,9 @@ class Actor:
         self._actions = spec.actions
         self._indices = (index, restarts)  # of its random streams
         self._generator = make_generator(options.seed, "exploration", *self._indices)
-        self._faults = FaultLog(options.env, options.max_failures)
+        self._faults = FaultLog(options, options.max_failures)
         self._environments = VectorEnvironment(
-            options.env,
+            options,
             options.envs_per_actor,
             self._seeds(),
             self._faults,
@@ -101,6 +101,8 @@ class Actor:
             env_faults=self._faults.count,
             env_tracebacks=self._faults.tracebacks,
             episodes_lost=self._faults.episodes_lost,
+            env_warnings=self._faults.warnings,
+            longest_open_episode=int(self._environments.open_lengths.max()),
             not_finite=not_finite,
         )
         self._faults.clear()

@@ -22,11 +22,11 @@ class Evaluator:
     """Plays greedy episodes, many environments together; if `has_mask`, `info` says what is allowed."""
 
     def __init__(self, options: SharedOptions, has_mask: bool = False) -> None:
-        self._env = options.env
+        self._options = options
         self._has_mask = has_mask
         self._seed = options.seed
         self._max_steps = options.max_eval_steps
-        self._faults = FaultLog(options.env, options.max_failures)
+        self._faults = FaultLog(options, options.max_failures)
 
     def evaluate(
         self, weights: PolicyWeights, episodes: int, number: int, seconds: float | None = None
@@ -46,7 +46,7 @@ class Evaluator:
         end = math.inf if seconds is None else begin + seconds
         policy = make_policy(weights)
         environments = VectorEnvironment(
-            self._env,
+            self._options,
             min(episodes, _MAX_ENVIRONMENTS),
             self._seeds(number),
             self._faults,

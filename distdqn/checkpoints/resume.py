@@ -37,7 +37,7 @@ def describe_run(given: Config, config: Config, spec: EnvironmentSpec) -> Tree:
         names += ["v_min", "v_max"]
     options = config.to_json()
     structure = {
-        "env": options["env"],
+        **{name: options[name] for name in ("env", "env_kwargs", "wrapper")},
         "observation_shape": list(spec.observation_shape),
         "observation_dtype": spec.observation_dtype,
         "actions": spec.actions,

@@ -47,8 +47,8 @@ def default_text(value: Any) -> str:
     """A default as one would type it."""
     if value is None or isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, tuple | list):
-        return ",".join(str(number) for number in value)
+    if isinstance(value, tuple | list | dict):
+        return "none" if not value else ",".join(str(number) for number in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -164,19 +164,24 @@ class Command(Generic[M]):
         """An option as a parameter that takes text, which the model then checks."""
         info, has_opposite = self.fields[name], self._owners[name].has_opposites
         kind, is_switch = info.annotation, info.annotation is bool
+        # Given more than once, arguments and lists of texts add up; of all others the last one counts.
+        adds_up = any(
+            typing.get_origin(each) is dict or Text in typing.get_args(each) for each in alternatives(kind)
+        )
+        text, nothing = (list[str], []) if adds_up else (str, "")
         has_default = not info.is_required() and (has_opposite or not is_switch)
         shown = Parameter(
             help=meaning(info),
             group=group,
             metavar=_metavar(kind),
-            negative=None if has_opposite else (),
+            negative=None if has_opposite and is_switch else (),
             show_default=has_default and (lambda _: default_text(info.default)),
         )
         return inspect.Parameter(
             name,
             inspect.Parameter.POSITIONAL_ONLY if name == self._positional else inspect.Parameter.KEYWORD_ONLY,
-            default=False if is_switch else "",
-            annotation=Annotated[bool if is_switch else str, shown],
+            default=False if is_switch else nothing,
+            annotation=Annotated[bool if is_switch else text, shown],
         )
 
 

@@ -1,9 +1,11 @@
 """Every option of a run, written once: type, range and default, and below it what it means."""
 
+import contextlib
+import functools
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from distdqn.config import validation
 from distdqn.config.model import Options, Text, listed, read_preset
@@ -31,10 +33,45 @@ Sizes = Annotated[
     Field(min_length=1),
     listed("whole numbers separated by commas"),
 ]
+Arguments = Annotated[dict[str, Any], BeforeValidator(validation.parse_arguments)]
+Wrappers = Annotated[tuple[Text, ...], BeforeValidator(validation.parse_wrappers)]
 Points = Annotated[tuple[tuple[int, T], ...], Field(min_length=1), listed("points like `0:1,5000:0.1`")]
 
 
-class SharedOptions(Options):
+class EnvironmentOptions(Options):
+    """The environment, its arguments, wrappers and time limit."""
+
+    heading = "environment"
+    has_opposites = True
+
+    env: Text | Callable[..., Any] = "CartPole-v1"
+    """Gymnasium id, or `module:Name`; in Python also a function that makes one. A function or class with an
+    argument `num_envs` makes a vector environment."""
+    env_kwargs: Arguments = Field(default={})
+    """Arguments of the environment, as in `size=5,slippery=false` or as JSON; repeat it for more."""
+    wrapper: Wrappers = ()
+    """Wrapper around each environment, as `module:Name` or `module:Name,size=5`; repeat it for further ones,
+    from the inside out."""
+    max_episode_steps: Annotated[int, Field(ge=1)] | None = None
+    """Env steps, as the wrappers show them, after which an episode is truncated; none means the environment's
+    own limit."""
+    action_masks: bool = True
+    """Take only the actions that the environment's `action_mask`, in `info`, allows."""
+
+    def recorded_env(self) -> tuple[str, dict[str, Any]]:
+        """`env` as text and its arguments; a function is `module:Name`, a `partial` also gives arguments."""
+        env: Any = self.env
+        arguments = self.env_kwargs
+        if isinstance(env, functools.partial):
+            with contextlib.suppress(ValueError):  # JSON cannot hold them
+                arguments = validation.parse_arguments(env.keywords) | arguments
+            env = env.func
+        if not isinstance(env, str):
+            env = f"{env.__module__}:{getattr(env, '__qualname__', type(env).__qualname__)}"
+        return env, arguments
+
+
+class SharedOptions(EnvironmentOptions):
     """What more than one role reads."""
 
     heading = "run"
@@ -44,12 +81,7 @@ class SharedOptions(Options):
         "sampler": "replay",
         "learner_gpus": "placement on a cluster",
     }
-    has_opposites = True
 
-    env: Text | Callable[[], Any] = "CartPole-v1"
-    """Gymnasium id, or `module:Name`; in Python also a function that makes one."""
-    action_masks: bool = True
-    """Take only the actions that the environment's `action_mask`, in `info`, allows."""
     seed: Seed = 0
     """Fixes every random stream."""
     max_failures: Annotated[int, Field(ge=1, le=10**6)] = 5
@@ -136,7 +168,7 @@ class FaultOptions(SharedOptions):
 
 
 class RunOptions(FaultOptions, CheckpointOptions, GoalOptions, PlacementOptions):
-    """Environment, mode, actors, folder, Ray cluster."""
+    """Mode, actors, folder, Ray cluster."""
 
     heading = "run"
 
@@ -323,18 +355,17 @@ class Config(LearningOptions, ReplayOptions, ActingOptions, RunOptions):
         return cls(**{**read_preset(preset), **options})
 
     def to_json(self) -> dict[str, Any]:
-        """Every option as JSON can hold it; a function stands as `module:Name`."""
-        env = self.env
-        if not isinstance(env, str):
-            env = f"{env.__module__}:{getattr(env, '__qualname__', type(env).__qualname__)}"
-        return {"env": env, **self.model_dump(mode="json", exclude={"env"})}
+        """Every option as JSON can hold it; see `recorded_env`."""
+        env, arguments = self.recorded_env()
+        values = self.model_dump(mode="json", exclude={"env", "env_kwargs"})
+        return {"env": env, "env_kwargs": arguments, **values}
 
 
 # Of options in `--help`, each with what stands under it.
 HEADINGS = {
     group.heading: (group.__doc__ or "").removesuffix(".")
     for group in (
-        *(RunOptions, PlacementOptions, GoalOptions, CheckpointOptions, FaultOptions),
+        *(EnvironmentOptions, RunOptions, PlacementOptions, GoalOptions, CheckpointOptions, FaultOptions),
         *(ActingOptions, ReplayOptions, LearningOptions),
     )
 }

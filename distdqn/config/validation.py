@@ -1,5 +1,6 @@
 """What pydantic's types cannot say about options: texts with a form of their own, and contradictions."""
 
+import json
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -58,6 +59,57 @@ def check_url(url: str) -> str:
             "environment or in fsspec's own configuration)"
         )
     return url
+
+
+def parse_arguments(given: Any) -> dict[str, Any]:
+    """Arguments by name, from a dictionary, text like `size=5,name=ice`, JSON, or a list of texts.
+
+    Raises:
+        ValueError: they are malformed, or JSON cannot hold them.
+    """
+    if isinstance(given, Mapping):
+        try:
+            arguments: dict[str, Any] = json.loads(json.dumps(dict(given), allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"must hold what JSON can hold: {error} (use a `functools.partial`)") from error
+        return arguments
+    text = ",".join(map(str, given)) if isinstance(given, list) else str(given)
+    read = _value(text)
+    if not isinstance(read, dict):
+        parts = re.split(r",(?=\s*[A-Za-z_]\w*=)", text) if text != "none" else []
+        pairs = [part.strip().partition("=") for part in parts]
+        read = {name: _value(value) for name, _, value in pairs}
+        if len(read) < len(pairs) or not all(name.isidentifier() and sign for name, sign, _ in pairs):
+            raise ValueError(f"must be like `size=5,slippery=false`, each name once, not `{text}`")
+    return parse_arguments(read)
+
+
+def _value(text: str) -> Any:
+    """JSON, a word of Python's for it, or the text itself."""
+    words = {"True": True, "False": False, "None": None}
+    try:
+        return words[text] if text in words else json.loads(text)
+    except ValueError:
+        return text
+
+
+def parse_wrappers(given: Any) -> tuple[str, ...]:
+    """Wrappers as texts that `parse_wrapper` takes; `ValueError` if one is malformed."""
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"must be a list of texts like `module:Name,size=5`, not `{given}`")
+    texts = [text for text in texts if text != "none"]
+    for text in texts:
+        parse_wrapper(text)
+    return tuple(texts)
+
+
+def parse_wrapper(text: str) -> tuple[str, dict[str, Any]]:
+    """`module:Name` of a wrapper and its arguments, from text like `module:Name,size=5`; or `ValueError`."""
+    name, _, arguments = text.partition(",")
+    if not all(name.partition(":")):
+        raise ValueError(f"must be like `module:Name` or `module:Name,size=5`, not `{text}`")
+    return name, parse_arguments(arguments or "none")
 
 
 def check_amounts(text: str) -> str:

@@ -7,7 +7,7 @@ from distdqn.distributed.checkpointing import AsyncCheckpointer
 from distdqn.distributed.replay_shards import ReplayShards
 from distdqn.distributed.scheduler import Scheduler
 from distdqn.distributed.team import WorkerGroup
-from distdqn.environments.registry import environment_name
+from distdqn.environments.sources import environment_name
 from distdqn.errors import CheckpointError, EnvironmentFault, RoleFailure, restoring
 from distdqn.reporting.metrics import Counters
 from distdqn.training.loop import Run
@@ -89,7 +89,7 @@ class FaultHandler:
             return "was lost with its node in" if node in lost_nodes else "failed in"
         if all(failure.is_hang for failure in counted):
             raise EnvironmentFault(
-                f"The environment `{environment_name(self._run.config.env)}` did not respond within "
+                f"The environment `{environment_name(self._run.config)}` did not respond within "
                 f"{self._calls.env_timeout_seconds:g} s in {name}, {len(counted)} consecutive times "
                 "(fix it, or raise `env_timeout_seconds`)."
             )

@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
+from distdqn.environments.actions import expand_mask
 from distdqn.errors import EnvironmentFault
 from distdqn.types import AnyArray, BoolArray, IntArray, ObservationPart
 
@@ -62,17 +63,25 @@ class ObservationPacker:
         space: of one observation.
         actions: how many there are.
         has_mask: whether `info` says which actions are allowed.
+        choices: sizes of the choices that make up an action, if there are several.
     """
 
-    def __init__(self, space: gymnasium.Space[Any], actions: int, has_mask: bool = False) -> None:
+    def __init__(
+        self,
+        space: gymnasium.Space[Any],
+        actions: int,
+        has_mask: bool = False,
+        choices: tuple[int, ...] = (),
+    ) -> None:
         found = list(leaves(space))
+        mask_sizes = {actions, sum(choices)}
         self.left_out = [(name_of(path), leaf) for path, leaf in found if not _size(leaf)]
-        self._mask_path = next((path for path, leaf in found if _is_mask(path, leaf, actions)), None)
+        self._mask_path = next((path for path, leaf in found if _is_mask(path, leaf, mask_sizes)), None)
         self.has_mask = has_mask or self._mask_path is not None
         kept = [(path, leaf) for path, leaf in found if path != self._mask_path and _size(leaf)]
         self.dtype = np.dtype(np.uint8 if any(is_image(leaf) for _, leaf in kept) else np.float32)
         self._leaves: list[_Leaf] = []
-        self._actions = actions
+        self._actions, self._choices = actions, choices
         end = 0
         for path, leaf in kept:
             part = self._make_part(path, leaf, end)
@@ -119,7 +128,8 @@ class ObservationPacker:
             return read(self._leaves[0].path).astype(self.dtype)
         columns = [self._numbers(leaf.encode(read(leaf.path)), leaf.part.kind) for leaf in self._leaves]
         if self.has_mask:
-            mask = mask if self._mask_path is None else read(self._mask_path)
+            if self._mask_path is not None:
+                mask = expand_mask(read(self._mask_path), self._choices)
             columns.append(self._numbers(_allowed(mask, ended, (len(columns[0]), self._actions)), "mask"))
         return np.concatenate(columns, axis=1)
 
@@ -142,9 +152,9 @@ class ObservationPacker:
         return np.ascontiguousarray(values, np.float32).view(np.uint8)
 
 
-def _is_mask(path: Path, space: Any, actions: int) -> bool:
+def _is_mask(path: Path, space: Any, sizes: set[int]) -> bool:
     """Whether a part says which actions are allowed."""
-    return path == (MASK,) and isinstance(space, MultiBinary | Box) and math.prod(space.shape) == actions
+    return path == (MASK,) and isinstance(space, MultiBinary | Box) and math.prod(space.shape) in sizes
 
 
 def _size(space: Any) -> int:
@@ -194,16 +204,30 @@ def _allowed(mask: AnyArray | None, ended: BoolArray | None, size: tuple[int, in
     return allowed
 
 
-def mask_from_info(info: Mapping[str, Any], environments: int) -> AnyArray | None:
+def mask_from_info(
+    info: Mapping[str, Any], environments: int, choices: tuple[int, ...] = ()
+) -> AnyArray | None:
     """The allowed actions `[E, A]` that a vector environment's `info` tells; None if it tells none.
 
-    An environment that tells none allows all.
+    An environment that tells none allows all. `choices`: see `ObservationPacker`.
     """
     mask = info.get(MASK)
     if mask is None:
         return None
     told = np.asarray(info.get(f"_{MASK}", np.ones(environments, np.bool_)))  # [E]
-    if np.asarray(mask).dtype == object:  # of environments that do not all tell one
-        size = len(next(each for each in mask if each is not None))
-        mask = np.array([np.ones(size) if each is None else each for each in mask])
-    return np.where(told[:, None], np.asarray(mask), 1)
+    is_tuple = isinstance(mask, tuple)
+    if is_tuple:
+        mask = np.concatenate(mask, axis=1)
+    elif np.asarray(mask).dtype == object:  # lists or tuples, or of environments that do not all tell one
+        first = next(each for each in mask if each is not None)
+        is_tuple = np.ndim(next(iter(first))) > 0 if len(first) else False
+        size = len(_flat(first))
+        mask = np.array([np.ones(size) if each is None else _flat(each) for each in mask])
+    return np.where(told[:, None], expand_mask(np.asarray(mask), choices, is_tuple), True)
+
+
+def _flat(mask: Any) -> AnyArray:
+    """The numbers of a mask, or of a tuple of masks, one after the other."""
+    return (
+        np.concatenate([_flat(each) for each in mask]) if isinstance(mask, tuple | list) else np.ravel(mask)
+    )

@@ -4,6 +4,7 @@ Vector environments batch and cast without a warning, so single environments are
 they are batched. Gymnasium's `PassiveEnvChecker` only warns, and looks at one step.
 """
 
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import gymnasium
@@ -16,6 +17,8 @@ from distdqn.environments.observations import leaves, name_of, value_at
 from distdqn.errors import EnvironmentFault
 from distdqn.types import AnyArray, BoolArray
 
+Warn = Callable[[str, float, str], None]  # of what it is about, by how much, and the line for the user
+
 _DISCRETE = np.int64  # dtype of a part that takes whole numbers of any kind
 
 # The wrappers that `gymnasium.make` adds. Wrong outputs make them raise errors that name no cause,
@@ -26,14 +29,22 @@ _ADDED_WRAPPERS = (PassiveEnvChecker, OrderEnforcing, TimeLimit)
 class OutputCheck:
     """Compares what `reset` and `step` return with Gymnasium's interface and the observation space.
 
-    `space` is that of one observation; `batch_shape` is `()` for one environment, `(E,)` for a vector.
+    A finite number outside the bounds of a `Box` is no error: nothing is computed from them, except how an
+    image is scaled.
+
+    Args:
+        name: of the environment.
+        space: of one observation.
+        warn: receives such numbers.
+        batch_shape: `()` for one environment, `(E,)` for a vector.
     """
 
-    def __init__(self, name: str, space: Any, batch_shape: tuple[int, ...] = ()) -> None:
+    def __init__(self, name: str, space: Any, warn: Warn, batch_shape: tuple[int, ...] = ()) -> None:
         self._name = name
+        self._warn = warn
         self._batch_shape = batch_shape
-        found = ((path, _as_box(leaf)) for path, leaf in leaves(space))
-        self._boxes = [(path, box) for path, box in found if box is not None]
+        found = ((path, _as_box(leaf), isinstance(leaf, Box)) for path, leaf in leaves(space))
+        self._boxes = [(path, box, is_box) for path, box, is_box in found if box is not None]
 
     def check_reset(self, result: Any) -> None:
         """Checks what `reset` returned; `EnvironmentFault` says what was expected."""
@@ -66,16 +77,19 @@ class OutputCheck:
 
     def _check_observation(self, method: str, observation: Any, where: BoolArray) -> None:
         """Checks each part's type, shape and dtype, and its values where `where` `[]` or `[E]` says so."""
-        for path, box in self._boxes:
+        for path, box, is_box in self._boxes:
             what = f"observation `{name_of(path)}`" if path else "observation"
             try:
                 value = value_at(observation, path)
             except (KeyError, IndexError, TypeError):
                 self._fail(method, what, "a part of this name", _describe(observation))
-            self._check_part(method, what, value, box, where)
+            values, inside = self._check_part(method, what, value, box, where)
+            self._check_bounds(method, what, values, box, inside, is_box)
 
-    def _check_part(self, method: str, what: str, value: Any, box: Box, where: BoolArray) -> None:
-        """Checks one part, or a whole observation that has none."""
+    def _check_part(
+        self, method: str, what: str, value: Any, box: Box, where: BoolArray
+    ) -> tuple[AnyArray, BoolArray]:
+        """Checks one part, or a whole observation that has none; returns it, and what of it counts."""
         shape = (*self._batch_shape, *box.shape)
         is_discrete = box.dtype == _DISCRETE and not isinstance(value, float)
         found = np.asarray(value) if is_discrete else value
@@ -88,13 +102,30 @@ class OutputCheck:
         values = np.asarray(found)
         where = where.reshape(where.shape + (1,) * (values.ndim - where.ndim))
         self._check_values(method, what, values, "finite numbers", ~np.isfinite(values) & where)
+        return values, where
+
+    def _check_bounds(
+        self, method: str, what: str, values: AnyArray, box: Box, where: BoolArray, is_box: bool
+    ) -> None:
+        """Warns of the worst number outside the bounds of a `Box`, and fails at any outside another space."""
         for word, bound, wrong in (
-            ("least", box.low, (values < _widened(box.low, -1)) & where),
-            ("most", box.high, (values > _widened(box.high, 1)) & where),
+            ("least", box.low, values < _widened(box.low, -1)),
+            ("most", box.high, values > _widened(box.high, 1)),
         ):
-            if wrong.any():
-                limit = np.broadcast_to(bound, shape)[wrong][0]
+            if not (wrong := wrong & where).any():
+                continue
+            limits = np.broadcast_to(bound, values.shape)
+            if not is_box:
+                limit = limits[wrong][0]
                 self._check_values(method, what, values, f"at {word} {limit:.6g} by its space", wrong)
+            excess = np.where(wrong, np.abs(values.astype(np.float64) - limits), 0.0)
+            worst = np.unravel_index(np.argmax(excess), excess.shape)
+            at = f" at position {tuple(map(int, worst))}" if worst else ""
+            text = (
+                f"The environment `{self._name}` returned {values[worst]:.6g}{at} of an {what}, which is at "
+                f"{word} {limits[worst]:.6g} by its space: training continues (correct the space)."
+            )
+            self._warn(what, float(excess[worst]), text)
 
     def _check_values(
         self, method: str, what: str, values: AnyArray, expected: str, wrong: BoolArray
@@ -138,24 +169,24 @@ class CheckedEnvironment(gymnasium.Wrapper[Any, Any, Any, Any]):
         return result
 
 
-def check_first_episodes(vector: VectorEnv[Any, Any, Any], name: str) -> OutputCheck | None:
+def check_first_episodes(vector: VectorEnv[Any, Any, Any], name: str, warn: Warn) -> OutputCheck | None:
     """Lets single environments in `vector`, not reset yet, check themselves during their first episode.
 
     Returns the check that the caller must make, if the vector class steps all environments itself.
     """
     base = vector.unwrapped
     if not isinstance(base, SyncVectorEnv):
-        return OutputCheck(name, vector.single_observation_space, (vector.num_envs,))
-    base.envs = [_checked(single, name) for single in base.envs]
+        return OutputCheck(name, vector.single_observation_space, warn, (vector.num_envs,))
+    base.envs = [_checked(single, name, warn) for single in base.envs]
     return None
 
 
-def _checked(environment: gymnasium.Env[Any, Any], name: str) -> gymnasium.Env[Any, Any]:
+def _checked(environment: gymnasium.Env[Any, Any], name: str, warn: Warn) -> gymnasium.Env[Any, Any]:
     """The environment with a check inside the wrappers that `gymnasium.make` adds."""
     if isinstance(environment, gymnasium.Wrapper) and type(environment) in _ADDED_WRAPPERS:
-        environment.env = _checked(environment.env, name)
+        environment.env = _checked(environment.env, name, warn)
         return environment
-    return CheckedEnvironment(environment, OutputCheck(name, environment.observation_space))
+    return CheckedEnvironment(environment, OutputCheck(name, environment.observation_space, warn))
 
 
 def _as_box(space: Any) -> Box | None:

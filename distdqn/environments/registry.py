@@ -11,15 +11,25 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.spaces import Box
-from gymnasium.vector import SyncVectorEnv, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers import TimeLimit
 
-from distdqn.environments.observations import MASK, ObservationPacker
-from distdqn.errors import ConfigError, EnvironmentFault, one_line
+from distdqn.environments.actions import NumberedActions
+from distdqn.environments.observations import ObservationPacker, mask_from_info
+from distdqn.environments.sources import (
+    Called,
+    EnvironmentSource,
+    environment_name,
+    environment_options,
+    import_named,
+    import_wrappers,
+    takes_number,
+)
+from distdqn.errors import ConfigError, DistdqnError, EnvironmentFault, one_line
 from distdqn.networks.checks import choose_torso
 from distdqn.types import EnvironmentSpec, ObservationPart
-
-EnvironmentSource = str | Callable[[], gymnasium.Env[Any, Any]]  # an id, `module:Name`, or a function
 
 # Returns must be those of the game, so the actor clips rewards. An actor has one process, so one thread.
 _ATARI_SETTINGS: dict[str, Any] = {"reward_clipping": False, "num_threads": 1}
@@ -28,16 +38,106 @@ _CODE_STEPS, _MAX_CODE = 100, 32  # a small image with no larger numbers in so m
 _NAMESPACES = {"ALE": ("ale_py", "atari"), "MinAtar": ("minatar.gym", "minatar")}
 
 
+class EnvironmentMaker:
+    """Makes copies of one environment, in its own vector class if it has one.
+
+    Raises:
+        ConfigError: the environment or a wrapper does not exist, or they do not fit each other.
+    """
+
+    note: str | None = None  # a line for the user
+
+    def __init__(self, env: EnvironmentSource) -> None:
+        options = environment_options(env)
+        self._found: Any = resolve_environment(options.env)
+        self._name = environment_name(options)
+        self._arguments = dict(options.env_kwargs)
+        self._limit = options.max_episode_steps
+        self._wrappers = import_wrappers(options.wrapper)
+        self._of_one = [wrapper for wrapper in self._wrappers if not wrapper.is_of_vector]
+        self._is_vector = takes_number(self._found)
+        if isinstance(self._found, str) and gymnasium.spec(self._found).vector_entry_point is not None:
+            self._is_vector = not self._of_one
+            if self._of_one:
+                self.note = (
+                    f"`wrapper` needs single environments: the vector class of `{self._name}` is not used."
+                )
+        elif self._is_vector and self._of_one:
+            raise ConfigError(
+                f"`wrapper`: `{self._of_one[0].name}` is for single environments, and `{self._name}` is a "
+                "vector environment (name a `gymnasium.vector.VectorWrapper`)."
+            )
+        if self._is_vector:
+            self._complete_arguments()
+
+    def make(self, environments: int) -> VectorEnv[Any, Any, Any]:
+        """As many environments, stepped together."""
+        vector: VectorEnv[Any, Any, Any]
+        if isinstance(self._found, str):
+            more: dict[str, Any] = {}
+            if not self._is_vector:
+                more = {"vectorization_mode": "sync", "wrappers": [self._wrap]}
+                if self._limit is not None:
+                    more["max_episode_steps"] = -1  # `_wrap` limits
+            vector = gymnasium.make_vec(self._found, num_envs=environments, **more, **self._arguments)
+        elif self._is_vector:
+            vector = self._found(num_envs=environments, **self._arguments)
+        else:
+            vector = SyncVectorEnv([self._make_one] * environments)
+        for wrapper in self._wrappers:
+            vector = wrapper(vector) if wrapper.is_of_vector else vector
+        if not isinstance(vector, VectorEnv) or vector.num_envs != environments:
+            raise EnvironmentFault(
+                f"The environment `{self._name}` has an argument `num_envs`, and did not make a "
+                f"`gymnasium.vector.VectorEnv` of {environments} for it (rename the argument, or follow it)."
+            )
+        return vector
+
+    def mistakes(self) -> list[str]:
+        """A line for each argument that the environment or a wrapper lacks or does not take."""
+        function, arguments = self._found, self._arguments
+        if isinstance(function, str):
+            spec = gymnasium.spec(function)
+            entry_point: Any = spec.vector_entry_point if self._is_vector else spec.entry_point
+            function = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+            arguments = spec.kwargs | arguments
+        if self._is_vector:
+            arguments = {"num_envs": 1, **arguments}
+        called = Called("env", self._name, function, arguments, takes_environment=False)
+        return [line for each in [called, *self._wrappers] if (line := each.mistake()) is not None]
+
+    def _complete_arguments(self) -> None:
+        """Adds the time limit of a vector class, whose episodes no wrapper can end."""
+        is_atari = False
+        if isinstance(self._found, str):
+            is_atari = str(gymnasium.spec(self._found).vector_entry_point).startswith("ale_py.")
+        if is_atari:
+            self._arguments = _ATARI_SETTINGS | self._arguments
+        if self._limit is not None and is_atari:
+            self._arguments["max_num_frames_per_episode"] = self._limit * self._arguments.get("frameskip", 4)
+        elif self._limit is not None:
+            self._arguments["max_episode_steps"] = self._limit
+
+    def _make_one(self) -> gymnasium.Env[Any, Any]:
+        environment = self._found(**self._arguments)
+        if isinstance(environment, VectorEnv):
+            raise ConfigError(
+                f"`env`: `{self._name}` makes a vector environment without an argument `num_envs` (add it)."
+            )
+        return self._wrap(environment)
+
+    def _wrap(self, environment: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+        for wrapper in self._of_one:
+            environment = wrapper(environment)
+        return environment if self._limit is None else TimeLimit(environment, self._limit)
+
+
 def make_vector_environment(env: EnvironmentSource, environments: int) -> VectorEnv[Any, Any, Any]:
-    """Copies of one environment, in its own vector class if it has one; see `resolve_environment`."""
-    found = resolve_environment(env)
-    if isinstance(found, str):
-        is_atari = str(gymnasium.spec(found).vector_entry_point).startswith("ale_py.")
-        return gymnasium.make_vec(found, num_envs=environments, **(_ATARI_SETTINGS if is_atari else {}))
-    return SyncVectorEnv([found] * environments)
+    """Copies of one environment; see `EnvironmentMaker`."""
+    return EnvironmentMaker(env).make(environments)
 
 
-def resolve_environment(env: EnvironmentSource) -> EnvironmentSource:
+def resolve_environment(env: str | Callable[..., Any]) -> str | Callable[..., Any]:
     """A registered id, or a function that makes one environment.
 
     `module:Name` imports the module; an attribute of that name is preferred to an id. Atari and
@@ -45,18 +145,10 @@ def resolve_environment(env: EnvironmentSource) -> EnvironmentSource:
     """
     if not isinstance(env, str):
         return env
-    module_name, colon, name = env.rpartition(":")
-    if colon:
-        try:
-            module = importlib.import_module(module_name)
-        except Exception as error:
-            raise ConfigError(
-                f"`env`: cannot import `{module_name}` of `{env}`: {type(error).__name__}: {one_line(error)} "
-                "(is its folder on the Python path, and does it import by itself?)"
-            ) from error
-        if callable(attribute := getattr(module, name, None)):
-            made: EnvironmentSource = attribute
-            return made
+    name = env.rpartition(":")[2]
+    if name != env and callable(found := import_named("env", env)):
+        made: Callable[..., Any] = found
+        return made
     _register(name)
     try:
         gymnasium.spec(name)
@@ -65,54 +157,54 @@ def resolve_environment(env: EnvironmentSource) -> EnvironmentSource:
     return name
 
 
-def environment_name(env: EnvironmentSource) -> str:
-    """The name to show to the user."""
-    return env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__)
-
-
 def inspect_environment(env: EnvironmentSource, masks: bool = True) -> EnvironmentSpec:
     """Builds the environment once, resets it, and checks that DQN can learn it.
 
     Args:
-        env: its name, or a function.
+        env: its name, or a function, or one of these with arguments, wrappers and a time limit.
         masks: honour the `action_mask` of `info`.
 
     Raises:
-        ConfigError: the environment does not exist, or DQN cannot use its spaces.
+        ConfigError: the environment does not exist, lacks an argument, or DQN cannot use its spaces.
         EnvironmentFault: its constructor fails; the message quotes the original error.
     """
-    found = resolve_environment(env)
+    maker = EnvironmentMaker(env)
     name = environment_name(env)
     try:
-        vector = make_vector_environment(found, 1)
+        vector = maker.make(1)
+    except DistdqnError:
+        raise
     except gymnasium.error.DependencyNotInstalled as error:
         raise ConfigError(f"`env`: {one_line(error)}") from error
     except Exception as error:
+        if isinstance(error, TypeError) and (mistakes := maker.mistakes()):
+            raise ConfigError(mistakes) from error
         raise EnvironmentFault(
             f"The environment `{name}` cannot be built: {type(error).__name__}: {one_line(error)}"
         ) from error
     with contextlib.closing(vector):
-        actions: Any = vector.single_action_space
-        if not isinstance(actions, gymnasium.spaces.Discrete):
-            raise ConfigError(
-                f"`env`: its actions are {actions}, and DQN needs `Discrete` actions (wrap it so that it "
-                "offers a fixed list of actions)."
-            )
-        packer = make_packer(vector, masks and MASK in _first_info(vector))
+        actions = NumberedActions(vector.single_action_space)
+        mode_note = autoreset_mode(vector, name)[1]
+        mask = mask_from_info(_first_info(vector), 1, actions.choices) if masks else None
+        packer = make_packer(vector, actions, mask is not None)
         if 0 in packer.shape:
             raise ConfigError(
                 f"`env`: its observations are {vector.single_observation_space}, which holds no number (wrap "
                 "it so that it shows something)."
             )
+        lines = [maker.note, mode_note, _conversion(vector.single_observation_space, packer)]
+        if actions.choices:
+            what = f"Actions are {vector.single_action_space}"
+            lines.append(f"{what}: offered as one number for each of {actions.count} combinations.")
         spec = EnvironmentSpec(
             name=name,
             observation_shape=packer.shape,
-            actions=int(actions.n),
+            actions=actions.count,
             reward_threshold=_reward_threshold(vector),
             observation_dtype=packer.dtype.name,
             observation_low=packer.low,
             observation_high=packer.high,
-            conversion=_conversion(vector.single_observation_space, packer),
+            conversion=" ".join(filter(None, lines)) or None,
             parts=packer.parts,
         )
         return _scaled_codes(spec, vector, packer)
@@ -163,10 +255,29 @@ def _largest_numbers(
     return largest
 
 
-def make_packer(vector: VectorEnv[Any, Any, Any], has_mask: bool) -> ObservationPacker:
+def make_packer(
+    vector: VectorEnv[Any, Any, Any], actions: NumberedActions, has_mask: bool
+) -> ObservationPacker:
     """What makes one array of the observations of `vector`, whose `info` has masks if `has_mask`."""
-    actions: Any = vector.single_action_space
-    return ObservationPacker(vector.single_observation_space, int(actions.n), has_mask)
+    return ObservationPacker(vector.single_observation_space, actions.count, has_mask, actions.choices)
+
+
+def autoreset_mode(vector: VectorEnv[Any, Any, Any], name: str) -> tuple[AutoresetMode, str | None]:
+    """When `vector` resets an environment whose episode ended, and a line if it does not say so itself.
+
+    Raises:
+        EnvironmentFault: it names a mode that does not exist.
+    """
+    mode = vector.metadata.get("autoreset_mode")
+    line = f"`{name}` names no `autoreset_mode` in its `metadata`: taken for `NEXT_STEP`."
+    try:
+        return AutoresetMode(mode or AutoresetMode.NEXT_STEP), None if mode else line
+    except ValueError as error:
+        modes = ", ".join(f"`AutoresetMode.{each.name}`" for each in AutoresetMode)
+        raise EnvironmentFault(
+            f"The environment `{name}` has a wrong `autoreset_mode` in its `metadata`: `{mode}` (set one of "
+            f"{modes})."
+        ) from error
 
 
 def _first_info(vector: VectorEnv[Any, Any, Any]) -> dict[str, Any]:

@@ -8,15 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector.utils import iterate
 
+from distdqn.environments.actions import NumberedActions
 from distdqn.environments.observations import mask_from_info
 from distdqn.environments.output_checks import OutputCheck, check_first_episodes
-from distdqn.environments.registry import (
-    EnvironmentSource,
-    environment_name,
-    make_packer,
-    make_vector_environment,
-)
+from distdqn.environments.registry import autoreset_mode, make_packer, make_vector_environment
+from distdqn.environments.sources import EnvironmentSource, environment_name
 from distdqn.errors import ConsecutiveFailures, DistdqnError, EnvironmentFault, one_line
 from distdqn.types import AnyArray, BoolArray, IntArray, Steps
 
@@ -33,21 +31,29 @@ class EpisodeEnd(NamedTuple):
 
 
 class FaultLog:
-    """Counts what environments raise. The owner resets `consecutive` after each success."""
+    """What is wrong with environments. The owner resets `consecutive` after each success."""
 
     count: int  # errors since `clear`
     tracebacks: list[str]  # of these errors, at places that never raised before
     episodes_lost: int  # open episodes that these errors ended
+    warnings: dict[str, str]  # lines for the user, by what they are about
 
     def __init__(self, env: EnvironmentSource, max_failures: int) -> None:
         self.consecutive = ConsecutiveFailures(max_failures)
         self._name = environment_name(env)
         self._known: set[tuple[object, ...]] = set()
+        self._worst: dict[str, float] = {}
         self.clear()
 
     def clear(self) -> None:
         """Starts a new count after a report."""
         self.count, self.tracebacks, self.episodes_lost = 0, [], 0
+        self.warnings, self._worst = {}, {}
+
+    def warn(self, about: str, excess: float, text: str) -> None:
+        """Keeps the line about `about` with the largest excess."""
+        if excess > self._worst.get(about, 0.0):
+            self._worst[about], self.warnings[about] = excess, text
 
     def add(self, error: Exception, episodes_lost: int = 0) -> None:
         """Counts one error; `EnvironmentFault` after `max_failures` consecutive ones."""
@@ -102,6 +108,7 @@ class VectorEnvironment:
         has_mask: bool = False,
     ) -> None:
         self._env, self._environments = env, environments
+        self._name = environment_name(env)
         self._has_mask = has_mask
         self._seeds = seeds
         self._faults = faults
@@ -167,13 +174,12 @@ class VectorEnvironment:
         seed = next(self._seeds)
         self._vector = vector = make_vector_environment(self._env, self._environments)
         self._opened.callback(vector.close)
-        self._mode = AutoresetMode(vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
-        actions: Any = vector.single_action_space
-        self._first_action = int(actions.start)
-        self._packer = make_packer(vector, self._has_mask)
+        self._mode, self._mode_note = autoreset_mode(vector, self._name)
+        self._actions = NumberedActions(vector.single_action_space)
+        self._packer = make_packer(vector, self._actions, self._has_mask)
         self._check: OutputCheck | None = None  # of a vector class of its own
         if self._unchecked.any():
-            self._check = check_first_episodes(vector, environment_name(self._env))
+            self._check = check_first_episodes(vector, self._name, self._faults.warn)
         self._reset(seed)
 
     def _reset(self, seed: int) -> None:
@@ -196,11 +202,11 @@ class VectorEnvironment:
 
         The last observation of an episode that has `ended` `[E]` may allow no action.
         """
-        mask = mask_from_info(info, self._environments) if self._has_mask else None
+        mask = self._mask(info) if self._has_mask else None
         return self._packer.pack(observation, mask, ended)
 
     def _step(self, actions: IntArray, steps: Steps, row: int) -> list[EpisodeEnd]:
-        result = self._vector.step(actions + self._first_action)
+        result = self._vector.step(self._actions.decode(actions))
         if self._check is not None:
             self._check.check_step(result, self._unchecked)
         observation, reward, terminated, truncated, info = result
@@ -216,6 +222,8 @@ class VectorEnvironment:
             packed[ended] = self._pack(*self._call_reset(options={"reset_mask": ended}))[ended]
         elif self._mode is AutoresetMode.NEXT_STEP:
             self._resets_next = ended
+            if self._mode_note is not None and "final_obs" in info:
+                raise EnvironmentFault(f"{self._mode_note} Its `final_obs` is that of `SAME_STEP` (name it).")
         self.observation = packed
         rewards = np.where(is_transition, reward, 0.0)
         steps.reward[row], steps.is_transition[row] = rewards, is_transition
@@ -233,9 +241,21 @@ class VectorEnvironment:
 
     def _pack_final(self, info: dict[str, Any], i: int) -> AnyArray:
         """The last observation of environment `i`'s episode, where `step` returned the next one's first."""
-        told = mask_from_info(info.get("final_info", {}), self._environments)  # [E, A]
+        told = self._mask(info.get("final_info", {}))  # [E, A]
         mask = None if told is None else told[i : i + 1]
-        return self._packer.pack(info["final_obs"][i], mask, np.ones(1, np.bool_), is_batch=False)
+        final = info.get("final_obs")
+        if final is None:
+            raise EnvironmentFault(
+                f"The environment `{self._name}` is in the autoreset mode `SAME_STEP`, and its `info` has no "
+                "`final_obs` where an episode ends (add the last observation, or name another mode)."
+            )
+        if not isinstance(final, np.ndarray):  # a batch of a space with parts
+            final = list(iterate(self._vector.observation_space, final))
+        return self._packer.pack(final[i], mask, np.ones(1, np.bool_), is_batch=False)
+
+    def _mask(self, info: dict[str, Any]) -> AnyArray | None:
+        """The allowed actions `[E, A]` that `info` tells, if it does."""
+        return mask_from_info(info, self._environments, self._actions.choices)
 
 
 def _error_of(function: Callable[[], None]) -> Exception | None:

@@ -14,9 +14,15 @@ from distdqn.reporting.run_directory import RunDirectory
 from distdqn.types import Evaluation, FlushReport, LearnReport, RolloutReport
 
 _MAX_TRACEBACKS = 20  # of environments, each shown once
+_ENDLESS_STEPS = 1000  # of an episode, while none has ended
 _RECENT_EPISODES = 100  # in `train_return_mean`, as in Stable-Baselines3
 _STATUS_SECONDS = 1.0
 _SUPPORT_MARGIN = 0.05  # fraction of the support, at each end, where mean Q-values should not be
+
+_ENDLESS = (
+    f"No episode has ended yet, and one has taken {_ENDLESS_STEPS:,} env steps: if they never end, give "
+    "`--max-episode-steps`."
+)
 
 # In a line of metrics.
 _REPORTED_COUNTERS = (
@@ -118,6 +124,7 @@ class Metrics:
         self._means: defaultdict[str, Mean] = defaultdict(Mean)
         self._learning_rate: float | None = None
         self._env_tracebacks: set[str] = set()
+        self._env_warnings: set[str] = set()  # what was warned of
         self._waited = {"actors": 0.0, "learner": 0.0}
         self._weights_version: tuple[int, int] = (0, 0)
         self._last = (self._clock(), 0, 0)  # the last report: when, env steps, learner steps
@@ -160,6 +167,12 @@ class Metrics:
             if text not in self._env_tracebacks and len(self._env_tracebacks) < _MAX_TRACEBACKS:
                 self._env_tracebacks.add(text)
                 self.note(f"An environment failed and is rebuilt:\n{text.rstrip()}")
+        warnings = report.env_warnings
+        if not self.counters.episodes and report.longest_open_episode >= _ENDLESS_STEPS:
+            warnings = warnings | {"endless": _ENDLESS}
+        for about in warnings.keys() - self._env_warnings:
+            self._env_warnings.add(about)
+            self.note(warnings[about])
         self.epsilon = report.epsilon
         self._returns.extend(report.episode_returns)
         self._lengths.extend(report.episode_lengths)

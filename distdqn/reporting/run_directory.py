@@ -210,6 +210,9 @@ class RecordedOptions(BaseModel):
     """What other commands need of `config.json`, which any release may have written."""
 
     env: str | None = None
+    env_kwargs: dict[str, Any] | None = None
+    wrapper: list[str] | None = None
+    max_episode_steps: int | None = None
     mode: str | None = None
     max_actors: int | None = None
     replay_shards: int = 1

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from distdqn.config.config import Config, resolved
-from distdqn.environments.registry import EnvironmentSource, inspect_environment
+from distdqn.environments.registry import inspect_environment
+from distdqn.environments.sources import EnvironmentSource, why_forgotten
 from distdqn.errors import ConfigError, DistdqnError, collecting
 from distdqn.networks.checks import check_importable, check_torso, choose_torso
 from distdqn.replay.shards import replay_bytes, shard_capacities
@@ -98,7 +99,7 @@ def resolve(config: Config, spec: EnvironmentSpec) -> Config:
 
 def describe_resolution(config: Config, result: Config, spec: EnvironmentSpec) -> list[str]:
     """One line for each thing about `resolve(config, spec)` that the user should know."""
-    lines = [] if spec.conversion is None else [spec.conversion]
+    lines = [line for line in (spec.conversion, why_forgotten(config)) if line is not None]
     bounds = (
         ("updates_per_call", "batches", _MAX_CALL_BYTES),
         ("rollout_length", "steps", _MAX_ROLLOUT_BYTES),

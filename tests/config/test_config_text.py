@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from distdqn.config.command_line import config_yaml, parse_run
 from distdqn.config.config import Config
 from distdqn.config.model import values_from_text
 from distdqn.errors import ConfigError
@@ -146,3 +147,53 @@ def test_schedule_that_cannot_be_is_refused_with_the_reason(texts: dict[str, str
 
     assert len(mistakes) == 1
     assert complaint in mistakes[0]
+
+
+ARGUMENTS = {
+    "one": ("size=5", {"size": 5}),
+    "several": ("size=5,slippery=false,name=ice", {"size": 5, "slippery": False, "name": "ice"}),
+    "commas inside": ("shape=[4,4],names=a,b", {"shape": [4, 4], "names": "a,b"}),
+    "words of python": ("a=True,b=None", {"a": True, "b": None}),
+    "json": ('{"size": 5, "inner": {"a": 1}}', {"size": 5, "inner": {"a": 1}}),
+    "equals sign": ("path=a=b", {"path": "a=b"}),
+    "none": ("none", {}),
+    "from a file": ({"size": 5}, {"size": 5}),
+}
+
+
+@pytest.mark.parametrize(("given", "expected"), ARGUMENTS.values(), ids=ARGUMENTS)
+def test_arguments_of_the_environment_are_read(given, expected):
+    assert Config(env_kwargs=given).env_kwargs == expected
+
+
+@pytest.mark.parametrize(
+    "given", ["size", "=5", "a=1,a=2", "5", "[1]", "", 5, [1], ["a=1", "a=2"], {"a": object()}]
+)
+def test_arguments_of_another_form_are_refused(given):
+    with pytest.raises(ConfigError, match="`env_kwargs` must "):
+        Config(env_kwargs=given)
+
+
+@pytest.mark.parametrize("given", ["Name", "module:", "module:Name,size", [1], 5])
+def test_wrappers_of_another_form_are_refused(given):
+    with pytest.raises(ConfigError, match="`wrapper` must be "):
+        Config(wrapper=given)
+
+
+def test_repeated_arguments_and_wrappers_add_up_in_order():
+    words = "--env-kwargs a=1,b=x --wrapper m:One,k=[1,2] --env-kwargs c=2.5 --wrapper m:Two"
+    config = parse_run([*words.split(), "--max-episode-steps", "9"]).config
+
+    assert config.env_kwargs == {"a": 1, "b": "x", "c": 2.5}
+    assert config.wrapper == ("m:One,k=[1,2]", "m:Two")
+    assert config.max_episode_steps == 9
+
+
+def test_arguments_and_wrappers_survive_a_file_and_are_replaced_by_the_command_line(tmp_path):
+    given = Config(env_kwargs={"shape": (4, 4)}, wrapper=["m:One"], max_episode_steps=9)
+    for name, text in (("a.json", json.dumps(given.to_json())), ("a.yaml", config_yaml(given))):
+        (tmp_path / name).write_text(text)
+        assert parse_run(["--config", str(tmp_path / name)]).config == given
+
+    words = ["--config", str(tmp_path / "a.json"), "--env-kwargs", "none", "--wrapper", "none"]
+    assert (parse_run(words).config.env_kwargs, parse_run(words).config.wrapper) == ({}, ())

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from distdqn.config.command_line import options_page, parse_run
@@ -53,7 +55,7 @@ def test_munchausen_with_double_is_refused_with_the_fix():
 def test_presets_differ_from_each_other_and_from_the_default():
     configs = [Config(), *(Config.from_preset(name) for name in PRESETS)]
 
-    assert len(set(configs)) == len(configs)
+    assert len({json.dumps(config.to_json()) for config in configs}) == len(configs)
 
 
 def test_every_preset_says_where_it_comes_from():

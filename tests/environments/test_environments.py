@@ -291,7 +291,7 @@ DISCRETE = gymnasium.spaces.Discrete(2)
     ("observations", "actions", "words"),
     [
         (BOX, BOX, "actions"),
-        (BOX, gymnasium.spaces.MultiDiscrete([2, 2]), "actions"),
+        (BOX, gymnasium.spaces.MultiDiscrete([64, 65]), "4,160 combinations"),
         (gymnasium.spaces.Text(4), DISCRETE, "no number"),
     ],
     ids=["box-actions", "multi-discrete-actions", "text-observations"],

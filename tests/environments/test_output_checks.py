@@ -48,9 +48,7 @@ WRONG_STEPS = {
     "shape": (changed(OBSERVATION, lambda o: o[:2]), ARRAY, "an array of float32 with shape (2,)"),
     "dtype": (changed(OBSERVATION, np.float64), ARRAY, "an array of float64 with shape (3,)"),
     "no array": (changed(OBSERVATION, lambda o: o.tolist()), ARRAY, "(list)"),
-    "above": (changed(OBSERVATION, lambda o: o + 256), "at most 255", "at position (0,)"),
     "below": (changed(OBSERVATION, lambda o: o * [1, 1, -2]), ARRAY, "an array of float64 with shape (3,)"),
-    "negative": (changed(OBSERVATION, lambda o: -1 - o), "at least 0 by its space", "at position (0,)"),
     "nan": (changed(OBSERVATION, lambda o: o + np.float32([0, np.nan, 0])), "finite", "nan at position (1,)"),
     "reward array": (changed(REWARD, np.ones(1)), "a real number", "an array of float64 with shape (1,)"),
     "no reward": (changed(REWARD, None), "a real number", "None (NoneType)"),
@@ -102,7 +100,6 @@ WRONG_VECTOR_STEPS = {
     "four": (lambda r: r[:4], FIVE, "a tuple of 4"),
     "shape": (lambda r: (r[0][:1], *r[1:]), "float32 with shape (2, 3)", "float32 with shape (1, 3)"),
     "nan": (put((1, 2), np.nan), "finite numbers", "nan at position (1, 2)"),
-    "above": (put((0, 1), 256.0), "at most 255", "256.0 at position (0, 1)"),
     "reward": (
         put(0, np.ones((2, 1)), "reward"),
         "real numbers with shape (2,)",
@@ -138,7 +135,7 @@ def test_fault_24_vector_class_of_its_own_is_checked_in_its_reset(monkeypatch):
 @pytest.mark.parametrize("max_episode_steps", [None, 3], ids=["terminated", "time-limit"])
 def test_check_is_gone_after_the_first_episode(max_episode_steps):
     def alter(result, episode, _):
-        return (result[0] + 1_000, *result[1:]) if episode > 0 else result
+        return (np.float64(result[0] + 1_000), *result[1:]) if episode > 0 else result
 
     register_altered("ToyAltered-v0", max_episode_steps, alter_step=alter, **LONG)
     try:
@@ -170,6 +167,54 @@ def test_check_of_a_vector_is_gone_after_the_first_episode_of_each(monkeypatch):
         step_once(vector, [0, 0])  # NaN of the first, whose first episode is over by then
     step_once(vector, [0, 0])
     assert vector._check is None
+
+
+class Beyond(CountingEnvironment):
+    """Its third number is the step of the episode, and its space says at most 2."""
+
+    def __init__(self, is_discrete=False):
+        super().__init__(lengths=(6,))
+        self.observation_space = gymnasium.spaces.Box(0, np.float32([255, 255, 2]), (3,), np.float32)
+        if is_discrete:
+            self.observation_space = gymnasium.spaces.MultiDiscrete([256, 256, 3])
+
+    def _observe(self):
+        return (
+            super()._observe()
+            if isinstance(self.observation_space, gymnasium.spaces.Box)
+            else self._numbers()
+        )
+
+    def _numbers(self):
+        return super()._observe().astype(np.int64)
+
+
+def test_fault_24_number_outside_the_bounds_of_a_box_is_a_warning_with_the_worst_value():
+    actor = make_actor(Beyond, envs_per_actor=2, rollout_length=9)
+    first, second = (actor.rollout(RolloutRequest(0, 10**9))[0] for _ in range(2))
+
+    assert first.env_warnings == {
+        "observation": "The environment `Beyond` returned 6 at position (2,) of an observation, which is at "
+        "most 2 by its space: training continues (correct the space)."
+    }
+    assert (first.env_faults, len(first.episode_returns)) == (0, 2)
+    assert second.env_warnings == {}
+
+
+def test_fault_24_vector_class_of_its_own_warns_of_numbers_outside_its_bounds(monkeypatch):
+    def make(_source, environments):
+        return OwnVector([Beyond] * environments, alter_step=lambda r, calls: put((1, 0), -0.5 * calls)(r))
+
+    monkeypatch.setattr(environments_module, "make_vector_environment", make)
+    actor = make_actor(Beyond, COUNTING_SPEC, envs_per_actor=2, rollout_length=9)
+    (line,) = actor.rollout(RolloutRequest(0, 10**9))[0].env_warnings.values()
+
+    assert "6 at position (0, 2) of an observation, which is at most 2 by" in line
+
+
+def test_fault_24_discrete_number_outside_its_space_is_an_error():
+    with pytest.raises(EnvironmentFault, match="at most 2 by its space and got 3 at position"):
+        make_actor(partial(Beyond, is_discrete=True)).rollout(RolloutRequest(0, 10**9))
 
 
 @pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.name)

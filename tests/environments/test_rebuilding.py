@@ -54,7 +54,7 @@ def test_fault_22_every_real_step_starts_one_window_whatever_raises(mode, n_step
     plan = Plan(steps=set(generator.integers(600, size=12)), resets=set(generator.integers(200, size=6)))
 
     def make(source, environments):
-        return SyncVectorEnv([source] * environments, autoreset_mode=mode)
+        return SyncVectorEnv([source.env] * environments, autoreset_mode=mode)
 
     monkeypatch.setattr(environments_module, "make_vector_environment", make)
     actor = make_actor(plan, 3, 20, lengths=(3, 1, 4, 2, 5), n_step=n_step)

@@ -318,3 +318,35 @@ def test_status_is_replaced_in_one_step(metrics: Metrics) -> None:
         assert reader.read() == old
 
     assert json.loads(path.read_text())["state"] == "goal_reached"
+
+
+@pytest.fixture
+def notes(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines that the user sees."""
+    lines: list[str] = []
+    monkeypatch.setattr(metrics, "note", lines.append)
+    return lines
+
+
+def test_warning_about_the_same_thing_is_shown_once(metrics: Metrics, notes: list[str]) -> None:
+    for warnings in ({"observation": "1.5"}, {"observation": "1.7", "observation `x`": "8"}, {}):
+        metrics.add_rollout(rollout(env_warnings=warnings), 0)
+
+    assert notes == ["1.5", "8"]
+
+
+def test_episodes_that_never_end_are_noticed_once(metrics: Metrics, notes: list[str]) -> None:
+    for longest in (0, 999, 1000, 1016):
+        assert not notes or longest > 1000
+        metrics.add_rollout(rollout(longest_open_episode=longest), 0)
+
+    (line,) = notes
+    assert "No episode has ended yet, and one has taken 1,000 env steps" in line
+    assert "`--max-episode-steps`" in line
+
+
+def test_long_episode_is_no_matter_once_another_has_ended(metrics: Metrics, notes: list[str]) -> None:
+    metrics.add_rollout(rollout(episode_returns=[1.0], episode_lengths=[3], longest_open_episode=5000), 0)
+    metrics.add_rollout(rollout(longest_open_episode=6000), 0)
+
+    assert notes == []

@@ -1,0 +1,132 @@
+"""What makes an environment: imported names, their arguments, wrappers and time limits."""
+
+import functools
+import importlib
+import inspect
+import operator
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gymnasium.vector import VectorEnv
+
+from distdqn.config.config import EnvironmentOptions
+from distdqn.config.model import did_you_mean
+from distdqn.config.validation import parse_wrapper
+from distdqn.errors import ConfigError, one_line
+
+# An id, `module:Name`, a function, or one of these with arguments, wrappers and a time limit.
+EnvironmentSource = str | Callable[..., Any] | EnvironmentOptions
+
+
+def environment_options(env: EnvironmentSource) -> EnvironmentOptions:
+    """An environment with its arguments, wrappers and time limit."""
+    return env if isinstance(env, EnvironmentOptions) else EnvironmentOptions(env=env)
+
+
+def environment_name(env: EnvironmentSource) -> str:
+    """The name to show to the user."""
+    env = environment_options(env).env
+    return env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__)
+
+
+def import_named(option: str, text: str) -> Any:
+    """What `module:Name` names; None if there is nothing of this name.
+
+    Raises:
+        ConfigError: the module cannot be imported.
+    """
+    module_name, _, name = text.rpartition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise ConfigError(
+            f"`{option}`: cannot import `{module_name}` of `{text}`: {type(error).__name__}: "
+            f"{one_line(error)} (is its folder on the Python path, and does it import by itself?)"
+        ) from error
+    try:
+        return operator.attrgetter(name)(module)
+    except AttributeError:
+        return None
+
+
+def why_forgotten(env: EnvironmentSource) -> str | None:
+    """Why another process cannot import a function by its recorded name; None if it can, or needs not."""
+    options = environment_options(env)
+    if isinstance(options.env, str):
+        return None
+    name, arguments = options.recorded_env()
+    function, is_whole = options.env, True
+    if isinstance(function, functools.partial):
+        is_whole = not function.args and function.keywords.keys() <= arguments.keys()
+        function = function.func
+    module_name, _, path = name.partition(":")
+    try:
+        found = operator.attrgetter(path)(sys.modules[module_name])
+    except (KeyError, AttributeError):
+        found = None
+    if found == function and is_whole and module_name != "__main__":
+        return None
+    return (
+        f"`env` is `{name}`, which `evaluate` cannot make again (define a function in a module, or give "
+        "`evaluate` its `--env`)."
+    )
+
+
+@dataclass(frozen=True)
+class Called:
+    """What is called to make or wrap an environment."""
+
+    option: str  # that names it
+    name: str
+    function: Callable[..., Any]
+    arguments: Mapping[str, Any]
+    takes_environment: bool = True  # as its first argument
+
+    def __call__(self, *environment: Any) -> Any:
+        """What it makes."""
+        return self.function(*environment, **self.arguments)
+
+    @property
+    def is_of_vector(self) -> bool:
+        """Whether it is for vector environments."""
+        return isinstance(self.function, type) and issubclass(self.function, VectorEnv)
+
+    def mistake(self) -> str | None:
+        """A line about arguments that it lacks or does not take; None if they fit."""
+        try:
+            signature = inspect.signature(self.function)
+        except (TypeError, ValueError):  # some builtins have none
+            return None
+        try:
+            signature.bind(*[None] * self.takes_environment, **self.arguments)
+        except TypeError as error:
+            what, argument, *_ = str(error).split("'")
+            option = "--env-kwargs " if self.option == "env" else f"--wrapper {self.name},"
+            if "missing" in what:
+                cure = f"needs the argument `{argument}` (give `{option}{argument}=VALUE`)"
+            else:
+                cure = f"takes no argument `{argument}` ({did_you_mean(argument, signature.parameters)})"
+            return f"`{self.option}`: `{self.name}` {cure}."
+        return None
+
+
+def import_wrappers(texts: Sequence[str]) -> list[Called]:
+    """Wrappers from texts as in the option; `ConfigError` if one cannot be imported."""
+    wrappers = []
+    for name, arguments in map(parse_wrapper, texts):
+        if not callable(wrapper := import_named("wrapper", name)):
+            raise ConfigError(f"`wrapper`: there is no `{name}` (name a class or a function).")
+        wrappers.append(Called("wrapper", name, wrapper, arguments))
+    return wrappers
+
+
+def takes_number(found: EnvironmentSource) -> bool:
+    """Whether it makes a vector environment with as many environments as its argument `num_envs` says."""
+    if isinstance(found, type) and issubclass(found, VectorEnv):
+        return True
+    try:
+        return callable(found) and "num_envs" in inspect.signature(found).parameters
+    except (TypeError, ValueError):
+        return False
