@@ -164,14 +164,13 @@ class _Runner:
         actors = int(config.actors)  # `auto` is for `async` alone
         team = WorkerGroup(calls, config, actors)
         seconds, note = config.start_timeout_seconds, self.run.metrics.note
-        startup_check, watchdog = (
-            StartupCheck(calls.backend, actors, seconds, note),
-            Watchdog(self.run, calls, team),
-        )
+        startup_check = StartupCheck(calls.backend, actors, seconds, note)
+        watchdog = Watchdog(self.run, calls, team) if config.mode == "lockstep" else None
 
         def check(workers: Sequence[Worker]) -> None:
             startup_check.check(workers)
-            watchdog.check()
+            if watchdog is not None:
+                watchdog.check()
 
         if notice := team.wait_until_ready(check):
             note(notice)
