@@ -14,11 +14,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from distdqn.config.command_line import Command, print_mistakes
-from distdqn.config.config import Config, Positive
-from distdqn.config.model import Options, Text
-from distdqn.environments.registry import inspect_environment, resolve_environment
+from distdqn.config.config import Config, EnvironmentOptions, Positive
+from distdqn.environments.registry import inspect_environment, make_vector_environment
 from distdqn.errors import DistdqnError, one_line
 from distdqn.networks.numpy_policy import load_policy
 from distdqn.networks.tensorflow_setup import import_tensorflow
@@ -29,17 +29,15 @@ _SLOW_FRACTION = 0.5  # of an actor's time inside the environments
 _LARGE_REWARD = 10.0  # mean size of a step's reward above which learning is less stable
 
 
-class CheckOptions(Options):
+class CheckOptions(EnvironmentOptions):
     """The environment to check."""
 
-    env: Text
-    """Gymnasium id, or `module:Name`."""
     seconds: Positive = 10.0
     """Seconds of training, in one process."""
 
 
 _COMMAND = Command(
-    "distdqn check ENV [--seconds S]",
+    "distdqn check ENV [OPTION VALUE ...]",
     "Look at an environment as a run will: its spaces, its speed, Gymnasium's checks, and some seconds of "
     "training.",
     CheckOptions,
@@ -51,40 +49,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Prints what is found; returns the exit code."""
     try:
         options = _COMMAND.read(arguments)
-        for line in check(options.env, options.seconds):
+        for line in check(options):
             print(line, flush=True)
     except DistdqnError as error:
         return print_mistakes(error)
     return 0
 
 
-def check(env: str, seconds: float = 10.0) -> Iterator[str]:
+def check(options: CheckOptions) -> Iterator[str]:
     """Sentences about an environment, as they are found.
-
-    Args:
-        env: its name.
-        seconds: to train.
 
     Raises:
         ConfigError: DQN cannot use it.
         EnvironmentFault: it returns wrong values, or raises too many errors.
     """
-    spec = inspect_environment(env)
+    given = {name: getattr(options, name) for name in EnvironmentOptions.model_fields}
+        {name: getattr(options, name) for name in EnvironmentOptions.model_fields},
+        options.seconds,
+    )
+    environment = EnvironmentOptions(**given)
+    spec = inspect_environment(environment, options.action_masks)
     yield from _describe_spaces(spec)
-    yield f"A step takes {1_000.0 * _seconds_per_step(env):.2g} ms, measured with random actions."
-    yield from _gymnasium_warnings(env)
+    with contextlib.closing(make_vector_environment(environment, 1)) as vector:
+        yield f"A step takes {1_000.0 * _seconds_per_step(vector):.2g} ms, measured with random actions."
+        yield from _gymnasium_warnings(vector, environment)
     import_tensorflow(threads=1)  # its seconds are no training
     from distdqn.runner import train
 
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder) / "run"
-        budget: Tree = {"max_env_steps": 10**9, "max_seconds": seconds, "target_return": None}
-        config = Config(env=env, mode="serial", actors=1, run_dir=str(run_dir), report_period=64, **budget)
+        budget: Tree = {"max_env_steps": 10**9, "max_seconds": options.seconds, "target_return": None}
+        budget |= {"mode": "serial", "actors": 1, "run_dir": str(run_dir), "report_period": 64}
+        config = Config(**given, **budget)
         summary = train(config, quiet=True)
         metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text("utf-8").splitlines()]
         if summary["learner_steps"]:
             yield _describe_network(run_dir / "final.npz")
-    yield from _judge(summary, metrics, seconds)
+    yield from _judge(summary, metrics, options.seconds)
 
 
 def _describe_spaces(spec: EnvironmentSpec) -> Iterator[str]:
@@ -98,31 +99,30 @@ def _describe_spaces(spec: EnvironmentSpec) -> Iterator[str]:
         yield f"It counts as solved at a mean return of {spec.reward_threshold:g}."
 
 
-def _make(env: str) -> gymnasium.Env[Any, Any]:
-    found = resolve_environment(env)
-    return gymnasium.make(found) if isinstance(found, str) else found()
+def _seconds_per_step(vector: VectorEnv[Any, Any, Any]) -> float:
+    """Mean seconds of a step of one environment with random actions, resets included."""
+    vector.reset(seed=0)
+    vector.action_space.seed(0)
+    begin, steps = time.perf_counter(), 0
+    while steps < _TIMED_STEPS and time.perf_counter() - begin < _TIMED_SECONDS:
+        vector.step(vector.action_space.sample())
+        steps += 1
+    return (time.perf_counter() - begin) / steps
 
 
-def _seconds_per_step(env: str) -> float:
-    """Mean seconds of a step with random actions, resets included."""
-    with contextlib.closing(_make(env)) as environment:
-        environment.reset(seed=0)
-        environment.action_space.seed(0)
-        begin, steps = time.perf_counter(), 0
-        while steps < _TIMED_STEPS and time.perf_counter() - begin < _TIMED_SECONDS:
-            _, _, terminated, truncated, _ = environment.step(environment.action_space.sample())
-            if terminated or truncated:
-                environment.reset()
-            steps += 1
-        return (time.perf_counter() - begin) / steps
-
-
-def _gymnasium_warnings(env: str) -> Iterator[str]:
-    """What Gymnasium's own checker finds."""
-    with warnings.catch_warnings(record=True) as found, contextlib.closing(_make(env)) as environment:
+def _gymnasium_warnings(vector: VectorEnv[Any, Any, Any], options: EnvironmentOptions) -> Iterator[str]:
+    """What Gymnasium's own checker finds in a single environment, if there is one."""
+    base, single = vector.unwrapped, None
+    if isinstance(base, SyncVectorEnv):
+        single = base.envs[0].unwrapped
+    elif isinstance(options.env, str) and options.env in gymnasium.registry:
+        single = gymnasium.make(options.env, **options.env_kwargs).unwrapped
+    if single is None:
+        return
+    with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         try:
-            check_env(environment.unwrapped, skip_render_check=True)
+            check_env(single, skip_render_check=True)
         except Exception as error:  # it raises any kind
             yield f"Gymnasium's checker fails: {type(error).__name__}: {one_line(error)}"
     for text in dict.fromkeys(str(each.message) for each in found):

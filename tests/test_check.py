@@ -5,7 +5,8 @@ from toy_environments import CountingEnvironment
 
 from distdqn import check
 from distdqn.cli import main
-from distdqn.environments.registry import inspect_environment
+from distdqn.config.config import EnvironmentOptions
+from distdqn.environments.registry import inspect_environment, make_vector_environment
 
 SUMMARY = {
     "env_steps": 5_000,
@@ -46,7 +47,8 @@ def test_what_is_odd_or_slow_is_told(line, changes, words):
 
 
 def test_warnings_of_gymnasium_are_told_without_colours():
-    found = list(check._gymnasium_warnings("CartPole-v1"))
+    vector = make_vector_environment("CartPole-v1", 1)
+    found = list(check._gymnasium_warnings(vector, EnvironmentOptions(env="CartPole-v1")))
     assert found
     assert all(text.startswith("Gymnasium's checker warns: A Box observation space") for text in found)
 
@@ -57,7 +59,8 @@ def test_spaces_are_told_in_words():
 
 
 def test_step_of_an_environment_that_ends_at_once_is_timed():
-    assert 0.0 < check._seconds_per_step("toy_environments:ShortAndLongEnvironment") < 0.1
+    vector = make_vector_environment("toy_environments:ShortAndLongEnvironment", 1)
+    assert 0.0 < check._seconds_per_step(vector) < 0.1
 
 
 def test_unknown_environment_is_refused(capsys):
@@ -65,10 +68,11 @@ def test_unknown_environment_is_refused(capsys):
     assert "CartPole" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_command_trains_and_tells_what_it_found(capsys):
-    assert main(["check", "CartPole-v1", "--seconds", "4"]) == 0
+    assert main(["check", "CartPole-v1", "--seconds", "15"]) == 0
     text = capsys.readouterr().out
     assert "It counts as solved at a mean return of 475." in text
     assert "Network: dense 4x128" in text
-    assert "4 s of training in one process" in text
+    assert "15 s of training in one process" in text
