@@ -64,9 +64,6 @@ def check(options: CheckOptions) -> Iterator[str]:
         EnvironmentFault: it returns wrong values, or raises too many errors.
     """
     given = {name: getattr(options, name) for name in EnvironmentOptions.model_fields}
-        {name: getattr(options, name) for name in EnvironmentOptions.model_fields},
-        options.seconds,
-    )
     environment = EnvironmentOptions(**given)
     spec = inspect_environment(environment, options.action_masks)
     yield from _describe_spaces(spec)
