@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from driver import Driver, close_when_terminated, newest_whole
 from slow_evaluation import SECONDS
-from stopped_run import ENDS, MODES, NEVER, PATIENCE_SECONDS, Cell, StoppedRun
+from stopped_run import ENDS, MODES, NEVER, PATIENCE_SECONDS, SOURCE_OPTIONS, Cell, StoppedRun
 
 Json = dict[str, Any]
 
@@ -40,8 +40,7 @@ def make_source(folder: Path) -> Path:
     source = folder / "source"
     if newest_whole(source) is None:
         shutil.rmtree(source, ignore_errors=True)
-        options = ["--actors", 2, "--target-return", "none", "--min-replay-size", 180_000]
-        options += ["--replay-capacity", 200_000]
+        options = ["--actors", 2, "--target-return", "none", *SOURCE_OPTIONS]
         options += ["--max-env-steps", 200_000, "--eval-period", NEVER, "--eval-episodes", 2]
         driver = Driver(source, [*options, "--env", "slow_evaluation:SlowEvaluation"], {SECONDS: "0"})
         driver.wait_until(lambda: False, 2 * PATIENCE_SECONDS)

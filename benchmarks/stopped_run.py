@@ -34,6 +34,7 @@ LEARNED = ("learning", "evaluation", "checkpoint", "last evaluation")
 _ROUNDS = ("learning", "last evaluation")
 MODES = {"async": STAGES, "lockstep": _ROUNDS, "serial": _ROUNDS}
 NETWORKS = ("policy.npz", "final.npz", "policy.keras", "final.keras")
+SOURCE_OPTIONS = ("--min-replay-size", 180_000, "--replay-capacity", 200_000)  # of the run to restore
 LIMIT_SECONDS = 15.0  # from the request to the end
 _BUDGET_SECONDS = {"start": 1.0, "restore": 4.0}  # of `max_seconds`; else
 _BUDGET = 20.0
@@ -79,6 +80,8 @@ class Cell:
         options += ["--eval-period", 400 if self.stage == "evaluation" else NEVER, "--report-seconds", 0.5]
         if self.stage == "checkpoint":
             options += ["--checkpoint-seconds", 1 if self.end != "max_seconds" else 0.1]
+        if self.stage == "restore":
+            options += SOURCE_OPTIONS
         if self.stage == "filling" and self.end not in ENDURED:
             options += ["--min-replay-size", 900_000, "--replay-capacity", 1_000_000]
         return options
@@ -300,7 +303,9 @@ class StoppedRun:
         counters = Store(str(place / "checkpoints")).read_manifest(number)["metrics"]["counters"]
         again = self.folder / "again"
         options = [*self.cell.options, "--max-env-steps", counters["env_steps"] + 3_000]
-        options += ["--resume", place / "checkpoints", "--min-replay-size", 1_000, "--eval-episodes", 2]
+        options += ["--resume", place / "checkpoints", "--eval-episodes", 2]
+        if self.cell.stage == "filling":
+            options += ["--min-replay-size", 1_000]
         options += ["--mode", "serial"]  # which starts soonest
         driver = Driver(again, options, {SECONDS: "0"})
         driver.wait_until(lambda: False, PATIENCE_SECONDS)

@@ -196,6 +196,8 @@ class RayBackend(Backend):
             yield
         except (RayError, RuntimeError, OSError) as error:
             raise self._gone(error) from error
+        except SystemError as error:  # what a signal handler has raised inside Ray's compiled code
+            raise error.__cause__ or error from None
 
     def _gone(self, why: object) -> ClusterError:
         return ClusterError(

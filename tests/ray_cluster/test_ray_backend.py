@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import signal
+import threading
 import time
 
 import psutil
@@ -258,3 +259,26 @@ def test_fault_7_cluster_that_does_not_answer_is_told_with_how_to_go_on(backend,
     for ask in (backend.capacity, backend.lost_nodes, lambda: backend.missing(actor)):
         with pytest.raises(ClusterError, match=r"The Ray at .* is gone: .*`--resume auto` resumes"):
             ask()
+
+
+def test_what_a_signal_handler_raises_ends_a_wait_for_a_call(backend, start):
+    class Stop(BaseException):
+        pass
+
+    def stop(*_):
+        raise Stop
+
+    handle = start("actor")
+    backend.get(backend.call(handle, "name")[0])
+    before = signal.signal(signal.SIGUSR1, stop)
+    try:
+        for seconds in (0.05, 0.3, 0.45):
+            (ref,) = backend.call(handle, "sleep", 2.0)
+            threading.Timer(seconds, signal.raise_signal, (signal.SIGUSR1,)).start()
+            begin = time.monotonic()
+            with pytest.raises(Stop):
+                backend.get(ref)
+            assert time.monotonic() - begin < 1.5
+            backend.get(ref)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
