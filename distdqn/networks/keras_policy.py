@@ -162,18 +162,22 @@ def _translate(
         prefix: of the names of its layers.
         arguments: names of the layers that `model` is called with; none: it is the whole network.
     """
+    is_inner = [hasattr(layer, "operations") for layer in model.operations]  # a model, too
+    settings = [
+        {"kind": "identity"} if inner else _settings(layer)
+        for layer, inner in zip(model.operations, is_inner, strict=True)
+    ]
     nodes = {entry["name"]: entry["inbound_nodes"] for entry in model.get_config()["layers"]}
     translated: list[Layer] = []
-    for layer in model.operations:
-        name, is_model = prefix + layer.name, hasattr(layer, "operations")
-        of_kind = {"kind": "identity"} if is_model else _settings(layer)
+    for layer, is_model, of_kind in zip(model.operations, is_inner, settings, strict=True):
+        name = prefix + layer.name
         inputs = [prefix + each for each in _input_names(layer.name, of_kind["kind"], nodes[layer.name])]
         if is_model:
             translated += _translate(layer, position, f"{name}/", inputs)
             inputs = [f"{name}/{layer.outputs[0]._keras_history.operation.name}"]
         elif of_kind["kind"] == "input" and arguments:
             own = [tensor._keras_history.operation for tensor in model.inputs]
-            of_kind, inputs = {"kind": "identity"}, [arguments[own.index(layer)]]
+            of_kind["kind"], inputs = "identity", [arguments[own.index(layer)]]
         arrays = [] if is_model else [position[id(variable)] for variable in _inner(layer).weights]
         translated.append({"name": name, "inputs": inputs, "arrays": arrays, **of_kind})
     return translated
