@@ -63,7 +63,7 @@ for line in sys.stdin:
 ENVIRONMENTS = """
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Tuple
+from gymnasium.spaces import Box, Discrete, MultiDiscrete, Text
 
 BOX = Box(-1.0, 1.0, (2,), np.float32)
 
@@ -78,23 +78,16 @@ class Plain(gymnasium.Env):
         return np.zeros(2, np.float32), 0.0, True, False, {}
 
 class ManyActions(Plain):
-    action_space = MultiDiscrete([2, 3])
+    action_space = MultiDiscrete([100, 100])
 
-class DictObservations(Plain):
-    observation_space = Dict(left=BOX, right=BOX)
-
-class TupleObservations(Plain):
-    observation_space = Tuple((BOX, BOX))
+class Talking(Plain):
+    observation_space = Text(4)
 
 class Pixels(Plain):
     observation_space = Box(0, 255, (84, 84, 4), np.uint8)
 
 class FirstAxisPixels(Plain):
     observation_space = Box(0, 255, (4, 84, 84), np.uint8)
-
-class AllWrong(Plain):
-    observation_space = Dict(left=BOX)
-    action_space = BOX
 
 class Broken(Plain):
     def __init__(self):
