@@ -102,8 +102,9 @@ def report_of(results: dict[Cell, Json]) -> Json:
         "says": [
             f"`python benchmarks/stop_matrix.py` stopped {len(results)} runs, and {len(right)} ended as",
             "promised. A cell has the seconds from the request to the end of the command. In the four rows",
-            "in which training continues, the request is the SIGTERM that follows. In the last it is the end",
-            "of the budget.",
+            "in which training continues, the request is the SIGTERM that follows; a last evaluation ends by",
+            "itself there, so its cell has the time of the evaluation. In the last row the request is the",
+            "end of the budget.",
             "",
             *tables(results),
         ],

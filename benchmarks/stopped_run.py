@@ -60,6 +60,11 @@ class Cell:
         return f"{self.mode}-{self.stage}-{self.end}".replace(" ", "_").replace(",", "")
 
     @property
+    def ends_by_itself(self) -> bool:
+        """Whether nobody asks the run to end: what it endures comes in its last evaluation."""
+        return self.end in ENDURED and self.stage == "last evaluation"
+
+    @property
     def budget(self) -> float:
         """Seconds of `max_seconds`, from the start of the command."""
         return _BUDGET_SECONDS.get(self.stage, _BUDGET)
@@ -89,7 +94,7 @@ class Cell:
     @property
     def expected(self) -> tuple[int, str]:
         """Exit code and reason."""
-        if self.end == "max_seconds" or (self.stage == "last evaluation" and self.end in ENDURED):
+        if self.end == "max_seconds" or self.ends_by_itself:
             return 0, "max_env_steps" if self.stage == "last evaluation" else "max_seconds"
         return (130, "interrupted") if self.end == "SIGINT" else (143, "terminated")
 
@@ -240,7 +245,8 @@ class StoppedRun:
         cell, process = self.cell, driver.process
         if cell.end in ENDURED:
             self._harm()
-            if cell.stage == "last evaluation":
+            if cell.ends_by_itself:
+                self._free_disk()
                 return time.monotonic()
             self._await_progress()
         if cell.end == "closed terminal":
@@ -268,6 +274,10 @@ class StoppedRun:
                     file.write(bytes(65_536))
                     file.flush()
 
+    def _free_disk(self) -> None:
+        if self.cell.end == "full disk, freed":
+            (self.folder / "disk" / "filler").unlink()
+
     def _await_progress(self) -> None:
         """Waits until the run has learned more than it had."""
         before = self._counter("learner_steps")
@@ -275,8 +285,7 @@ class StoppedRun:
         if self.cell.end == "full disk":  # its status cannot tell
             self._wait_until(lambda: re.search(r"learner steps (?!0 )\d", self._text()) is not None)
             return
-        if self.cell.end == "full disk, freed":
-            (self.folder / "disk" / "filler").unlink()
+        self._free_disk()
         self._wait_until(lambda: self._counter("learner_steps") > before + 100)
 
     def _await_end(self) -> int:
@@ -327,7 +336,7 @@ class StoppedRun:
         can_tell = cell.end != "full disk"  # nothing can be written into the folder
         checks = {
             f"exit code {result['exit_code']}, not {code}": result["exit_code"] == code,
-            f"ended after {result['seconds']} s": result["seconds"] <= LIMIT_SECONDS,
+            f"ended after {result['seconds']} s": result["seconds"] <= LIMIT_SECONDS or cell.ends_by_itself,
             f"{result['left']} processes left": not result["left"],
             f"state {result['state']}, not {reason}": result["state"] == reason or not can_tell,
             "the folder is still in use": not result["is_owned"],
@@ -335,7 +344,8 @@ class StoppedRun:
         if has_learned and can_tell:
             checks[f"reason {result['reason']}, not {reason}"] = result["reason"] == reason
             checks[f"{result['networks']} networks"] = result["networks"] == len(NETWORKS)
-        if has_learned or cell.stage == "restore":
+        is_kept = not (cell.ends_by_itself and cell.end == "deleted folder")  # it was made before
+        if (has_learned and is_kept) or cell.stage == "restore":
             kept, learned = result["checkpoint"], result.get("at_learner_steps", 0)
             resumed = result.get("resumed_learner_steps", 0)
             checks[f"the checkpoint has {kept} learner steps of {learned}"] = (
