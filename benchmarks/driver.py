@@ -126,6 +126,13 @@ def close_when_terminated() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
+def heed_signals() -> None:
+    """Lets the runs that this process starts heed what it ignores itself, as under `nohup`."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+
+
 def newest_whole(run_dir: Path) -> int | None:
     """The newest complete checkpoint of a run, or None. A damaged one is an error."""
     try:

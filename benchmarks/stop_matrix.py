@@ -20,7 +20,6 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -28,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from driver import Driver, close_when_terminated, newest_whole
+from driver import Driver, close_when_terminated, heed_signals, newest_whole
 from slow_evaluation import SECONDS
 from stopped_run import ENDS, MODES, NEVER, PATIENCE_SECONDS, SOURCE_OPTIONS, Cell, StoppedRun
 
@@ -122,9 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="file for the results as JSON")
     options = parser.parse_args(arguments)
     close_when_terminated()
-    for number in (signal.SIGINT, signal.SIGHUP):  # what is ignored here, as by `nohup`, runs would ignore
-        if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, lambda *_: None)
+    heed_signals()
     folder = options.folder.resolve()
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))

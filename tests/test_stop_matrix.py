@@ -1,9 +1,11 @@
 """Runs that are stopped in every way: what counts as right, the table, and a sample of the cells."""
 
 import dataclasses
+import signal
 
 import benchmark_runs  # makes the modules of benchmarks/ importable
 import pytest
+from driver import heed_signals
 from stop_matrix import cells, make_source, report_of, run_cell
 from stopped_run import ENDS, STAGES, Cell, StoppedRun
 
@@ -70,7 +72,17 @@ def test_report_has_a_table_for_each_mode_and_counts_what_is_right():
     assert "| SIGINT | **wrong** | not run |" in lines
 
 
+@pytest.fixture
+def heeded_signals():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    heed_signals()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("heeded_signals")
 @pytest.mark.parametrize(
     "cell",
     [
