@@ -357,7 +357,7 @@ def test_prioritized_lockstep_and_serial_end_alike_and_unlike_uniform_ones(alike
 
 @pytest.mark.slow
 def test_observations_of_parts_and_masks_end_alike_in_lockstep_and_serial(run_alike):
-    serial, lockstep = run_alike("--env", "toy_spaces:BothTogether", "--torso", "small")
+    serial, lockstep = run_alike("--env", "Taxi-v4")
 
     assert _is_equal(lockstep, serial.run_dir)
     assert _comparable(lockstep) == _comparable(serial.run_dir)

@@ -140,4 +140,4 @@ def test_logs_of_roles_on_every_node_come_into_the_folder_of_the_run(watched):
         text = (watched.run_dir / "logs" / f"{name}.log").read_text()
         assert "built and ready" in text
         assert "reset and complaining" in text
-    assert "reset and complaining" not in watched.output()
+    assert watched.output().count("reset and complaining") == 1  # where the run looks at it first

@@ -169,5 +169,5 @@ def test_run_learns_beside_a_gpu_and_ends_with_exit_3_where_it_asks_for_more_tha
     finally:
         cluster.close()
     assert "1 GPU, 1 fast on one node" in more.output().splitlines()[-1]
-    assert "The learner has a GPU that TensorFlow cannot use" in run.output()
+    assert "TensorFlow finds no GPU for the learner" in run.output()
     assert run.read("summary.json")["learner_steps"] > 0
