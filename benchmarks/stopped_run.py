@@ -246,6 +246,7 @@ class StoppedRun:
         if cell.end in ENDURED:
             self._harm()
             if cell.ends_by_itself:
+                time.sleep(_ENDURE_SECONDS / 2)
                 self._free_disk()
                 return time.monotonic()
             self._await_progress()

@@ -176,11 +176,12 @@ def _find_spec(weights: PolicyWeights, source: EnvironmentOptions) -> Environmen
 
     `ConfigError` if it does not fit the network, or if the network cannot be evaluated.
     """
+    policy = None
     for masks in (True, False):
         spec = inspect_environment(source, masks)
         observation = np.zeros((1, *spec.observation_shape), spec.observation_dtype)
         with restoring("The network"):
-            policy = make_policy(weights)
+            policy = policy or make_policy(weights)
             with contextlib.suppress(ValueError):
                 if policy.q_values(observation).shape == (1, spec.actions):
                     return spec

@@ -156,10 +156,10 @@ class Learner:
         Only the first call compares both, on the first of `observation` `[U, B, *observation_shape]`: one
         alone, and as many as there are actions.
         """
-        from distdqn.networks.keras_policy import difference, keras_layers
-
         if self._unchecked is None:
             return None
+        from distdqn.networks.keras_policy import difference, keras_layers
+
         flat = observation.reshape(-1, *self._spec.observation_shape)
         reason = difference(self._unchecked, self._q_network, flat[: max(2, self._spec.actions)])
         self._unchecked = None
