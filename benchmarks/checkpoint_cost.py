@@ -33,7 +33,7 @@ from distdqn.distributed.checkpointing import AsyncCheckpointer
 from distdqn.environments.registry import inspect_environment
 from distdqn.learning.learner import Learner
 from distdqn.replay.replay import Replay
-from distdqn.reporting.console import Console
+from distdqn.reporting.callbacks import Callbacks
 from distdqn.reporting.metrics import Counters, Metrics
 from distdqn.reporting.run_directory import RunDirectory
 from distdqn.training import builders
@@ -164,7 +164,7 @@ def measure(
     spec = inspect_environment(config.env)
     given, config = config, resolve(config, spec)
     directory = RunDirectory(str(folder / "run"), spec.name)
-    metrics = Metrics(directory, Console(10**9, None, quiet=True), config, time.monotonic())
+    metrics = Metrics(directory, Callbacks([directory], print), config, time.monotonic())
     store = Store(str(folder / "checkpoints"))
     store.check_writable()
     stopping = Windows(builders.make_goal(config), config)

@@ -10,11 +10,13 @@ from distdqn.errors import ClusterError, ConfigError, DistdqnError, EnvironmentF
 
 if TYPE_CHECKING:
     from distdqn.config.config import Config
+    from distdqn.reporting.callbacks import Callback
     from distdqn.runner import train
 
-_HOMES = {"Config": "config.config", "train": "runner"}
+_HOMES = {"Callback": "reporting.callbacks", "Config": "config.config", "train": "runner"}
 
 __all__ = [
+    "Callback",
     "ClusterError",
     "Config",
     "ConfigError",
@@ -23,6 +25,10 @@ __all__ = [
     "RoleFailure",
     "train",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def __getattr__(name: str) -> Any:

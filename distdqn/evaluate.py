@@ -13,7 +13,7 @@ from pydantic import Field
 from distdqn.acting.evaluator import Evaluator
 from distdqn.checkpoints.resume import locate_checkpoints
 from distdqn.config.command_line import Command, print_mistakes
-from distdqn.config.config import Arguments, Count, EnvironmentOptions, Seed, SharedOptions, Wrappers
+from distdqn.config.config import Arguments, Count, EnvironmentOptions, Names, Seed, SharedOptions
 from distdqn.config.model import Options, Text
 from distdqn.environments.registry import EnvironmentMaker, inspect_environment
 from distdqn.errors import ConfigError, DistdqnError, NoCheckpoint, collecting, restoring
@@ -42,7 +42,7 @@ class EvaluateOptions(Options):
     """Another environment than the run's, without the run's arguments; none means the run's."""
     env_kwargs: Arguments | None = None
     """Its arguments, as in `size=5` or as JSON, in place of the run's."""
-    wrapper: Wrappers | None = None
+    wrapper: Names | None = None
     """Its wrappers, each as `module:Name,size=5`, in place of the run's."""
     max_episode_steps: Annotated[int, Field(ge=1)] | None = None
     """Its time limit in place of the run's."""

@@ -1,5 +1,6 @@
 """`python -m distdqn.run`: train."""
 
+import json
 import os
 import sys
 import time
@@ -29,9 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(config_yaml(given.config), end="")
             return 0
         # NumPy and Gymnasium take half a second to import, and help is given without them.
+        from distdqn.reporting.run_directory import finite
         from distdqn.runner import train
 
-        summary = train(given.config, started=_process_start())
+        quiet = given.quiet or given.prints_json
+        summary = train(given.config, quiet=quiet, verbose=given.verbose, started=_process_start())
+        if given.prints_json:
+            print(json.dumps(finite(summary)))
     except DistdqnError as error:
         if "--debug" in arguments:
             raise

@@ -20,28 +20,38 @@ from distdqn.distributed.watchdog import StartupCheck, Watchdog
 from distdqn.errors import TERMINATED, CheckpointError, ConfigError, DistdqnError, restoring
 from distdqn.learning.learner import export_network
 from distdqn.networks.numpy_policy import policy_bytes
-from distdqn.reporting.console import Console, number
+from distdqn.reporting.callbacks import Callbacks, RunInfo
+from distdqn.reporting.console import Console
 from distdqn.reporting.metrics import Metrics
 from distdqn.reporting.run_directory import RunDirectory, describe_process
 from distdqn.training.backend import LocalBackend
-from distdqn.training.builders import make_goal, make_rate_limiter, role_parts
+from distdqn.training.builders import make_callbacks, make_goal, make_rate_limiter, role_parts
 from distdqn.training.checkpointing import RoundCheckpointer, restore_progress
 from distdqn.training.loop import Run, evaluate_if_due, run_rounds
 from distdqn.training.resolve import check_fit, check_surroundings, describe_resolution, resolve
 from distdqn.training.stopping import BUDGET_SPENT, REQUESTED, Stopping, ended_by_signals
-from distdqn.types import EnvironmentSpec, Tree
+from distdqn.types import EnvironmentSpec
 
 _HURRY_SECONDS = 4.0  # for each answer of a role while a run ends after a signal or an error
 
 
-def train(config: Config, *, quiet: bool = False, started: float | None = None) -> dict[str, Any]:
+def train(
+    config: Config,
+    *,
+    callbacks: Sequence[Any] = (),
+    quiet: bool = False,
+    verbose: bool = False,
+    started: float | None = None,
+) -> dict[str, Any]:
     """Trains with these options and returns the run's summary.
 
     Ctrl-C ends the run in order: it saves what was learned, and the summary's `reason` says so.
 
     Args:
         config: the options.
+        callbacks: follow the run, before those that the options name; see `distdqn.Callback`.
         quiet: show nothing.
+        verbose: show every line of metrics.
         started: `time.monotonic()` when the program started; None means now.
 
     Raises:
@@ -53,11 +63,13 @@ def train(config: Config, *, quiet: bool = False, started: float | None = None) 
     spec = check_surroundings(config, folder, config.network, is_resuming, config.action_masks)
     given, config = config, resolve(config, spec)
     check_fit(config, spec)
+    followers = [*callbacks, *make_callbacks(config)]
     about = describe_run(given, config, spec)
     with contextlib.closing(RunDirectory(folder, spec.name, is_resuming)) as directory:
         stopping = Stopping(make_goal(config), config)
-        console = Console(config.max_env_steps, stopping.goal.target_return, quiet)
-        metrics = Metrics(directory, console, config, started)
+        console = Console(quiet, verbose)
+        every = Callbacks([directory, *followers, console], console.note)
+        metrics = Metrics(directory, every, config, started)
         with directory.removed_if_refused():
             resume_from, notes = find_start(config, about)
             with restoring("The checkpoint to resume from"):
@@ -70,12 +82,9 @@ def train(config: Config, *, quiet: bool = False, started: float | None = None) 
         directory.write_json("run.json", {"resolved_options": config.to_json(), **describe_process()})
         directory.note = metrics.note  # from now on, a full disk ends nothing
         runner = _Runner(run, spec, directory, [*describe_resolution(given, config, spec), *notes])
-        with contextlib.closing(console):
-            reason = runner.run_to_end()
-        summary = runner.summarize(reason)
-        directory.write_json("summary.json", summary)
-        metrics.note(_closing_words(summary))
-        return summary
+        target = stopping.goal.target_return
+        metrics.callbacks.call("on_start", RunInfo(directory.path, config, spec, target, metrics.note))
+        return runner.run_to_end()
 
 
 def _make_checkpointer(
@@ -111,14 +120,14 @@ class _Runner:
     train_seconds: float | None = None  # from the first call of the learner until the goal was reached
     has_saved: bool = False  # networks of this run
 
-    def run_to_end(self) -> str:
-        """Trains and saves what was learned; returns why the run ended."""
+    def run_to_end(self) -> dict[str, Any]:
+        """Trains and saves what was learned; returns the summary."""
         metrics, state = self.run.metrics, "failed"
         metrics.write_status("starting")
         try:
             with ended_by_signals() as raise_again:
-                reason = self._run_mode(raise_again)
-            state = reason
+                state = self._run_mode(raise_again)
+            self.has_saved = True  # if only a summary
         except (KeyboardInterrupt, SystemExit) as error:
             if isinstance(error, KeyboardInterrupt):
                 state = "interrupted"
@@ -128,10 +137,12 @@ class _Runner:
                 metrics.note(f"{state.title()} before training started: there is nothing to save.")
             raise
         finally:
+            summary = self.summarize(state)
             if self.has_saved:
-                self.directory.write_json("summary.json", self.summarize(state))
+                self.directory.write_json("summary.json", summary)
             metrics.write_status(state)
-        return reason
+            metrics.callbacks.call("on_end", summary)
+        return summary
 
     def _run_mode(self, raise_again: Callable[[], None]) -> str:
         """Starts the roles, in this process or on Ray, and trains; returns why the run ended."""
@@ -280,6 +291,7 @@ class _Runner:
             "target_return": goal.target_return,
             "eval_return_mean": goal.best and goal.best.mean,
             "eval_return_min": goal.best and min(goal.best.returns),
+            "eval_return_lower_bound": goal.best and goal.best.lower_bound,
             "eval_episodes": goal.best and len(goal.best.returns),
             **asdict(metrics.counters),
             "train_returns": metrics.recent_returns,
@@ -291,16 +303,3 @@ class _Runner:
             "env": self.spec.name,
             "run_dir": str(self.directory.path),
         }
-
-
-def _closing_words(summary: Tree) -> str:
-    """The last lines of a run: the result, and what to type next."""
-    outcome = {True: "Solved", False: "Not solved", None: "Finished"}[summary["solved"]]
-    words = (
-        f"{outcome} ({summary['reason']}): mean return {number(summary['eval_return_mean'])} over "
-        f"{summary['eval_episodes'] or 0} greedy episodes, after {summary['env_steps']:,} env steps and "
-        f"{summary['learner_steps']:,} learner steps, {summary['total_seconds']:.1f} s in all."
-    )
-    if summary["eval_episodes"]:
-        words += f"\nPlay it: python -m distdqn.evaluate {summary['run_dir']} --episodes 100"
-    return words

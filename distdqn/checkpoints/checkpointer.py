@@ -100,8 +100,8 @@ class Checkpointer:
             self._written[segment] = document
         return document
 
-    def write(self, number: int, tree: Tree, indexes: Sequence[Tree], fresh: dict[Segment, Tree]) -> None:
-        """Completes checkpoint `number` and deletes those that are no longer kept.
+    def write(self, number: int, tree: Tree, indexes: Sequence[Tree], fresh: dict[Segment, Tree]) -> int:
+        """Completes checkpoint `number` and deletes those that are no longer kept; returns its number.
 
         Args:
             number: learner steps. After a return to an older checkpoint the next free number is
@@ -131,6 +131,7 @@ class Checkpointer:
         self._store.write_manifest(number, {**document, "replay": replay})
         self._store.prune(self._keep, self._find_best())
         self._failures.reset()
+        return number
 
     def _find_best(self) -> tuple[int, ...]:
         """The checkpoint with the best weights, unless it is damaged: later ones have these weights, too."""

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from distdqn.checkpoints.store import CheckpointRef, Store, find_checkpoints
-from distdqn.config.config import Config
+from distdqn.config.config import NOT_RESUMED, Config
 from distdqn.errors import CheckpointDamaged, CheckpointError, ConfigError, NoCheckpoint
 from distdqn.reporting.run_directory import read_options, read_status
 from distdqn.types import EnvironmentSpec, Tree
 
 _RESULTS = ("policy.keras", "policy.npz", "final.keras", "final.npz", "summary.json")
-_NOT_COMPARED = ("resume", "run_dir", "checkpoint_dir", "address")
 
 
 def describe_run(given: Config, config: Config, spec: EnvironmentSpec) -> Tree:
@@ -158,7 +157,7 @@ def _compare(now: Tree, number: int, about: Tree) -> list[str]:
         what = f"Checkpoint {number} is of a run with another network or other transitions"
         title = f"{what} (give its options, or start a new run). Option: checkpoint / now"
         raise CheckpointError([title, *structural])
-    options = {name: value for name, value in now["config"].items() if name not in _NOT_COMPARED}
+    options = {name: value for name, value in now["config"].items() if name not in NOT_RESUMED}
     others = _changed(about["config"], options)
     title = "Resumes with options that differ from the checkpoint's. Option: checkpoint / now"
     return [title, *others] if others else []

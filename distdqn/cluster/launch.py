@@ -53,7 +53,7 @@ def launched(
         try:
             if cluster.cpus_per_role:
                 actors = initial_actors(config, backend.capacity().actors - others)
-            run.metrics.sinks.append(_RayMetrics(folder.resolve().name).export)
+            run.metrics.callbacks.prepend(_RayMetrics(folder.resolve().name))
             yield calls, actors
         finally:
             with contextlib.suppress(ClusterError):  # it is gone, and the request with it
@@ -69,7 +69,7 @@ class _RayMetrics:
         self._run = run
         self._gauges: dict[str, Gauge] = {}
 
-    def export(self, line: dict[str, Any]) -> None:
+    def on_report(self, line: dict[str, Any]) -> None:
         """Exports every number of a line of `metrics.jsonl` as a gauge `distdqn_<name>`.
 
         Counters are gauges, too: a learner that is restored from a checkpoint sets some of them back.

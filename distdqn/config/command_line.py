@@ -6,6 +6,7 @@ import sys
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 from cyclopts import App, Group, Parameter
@@ -13,7 +14,7 @@ from cyclopts.exceptions import CoercionError, MissingArgumentError
 from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, HelpEntry, NameRenderer
 from pydantic.fields import FieldInfo
 
-from distdqn.config.config import HEADINGS, Config
+from distdqn.config.config import HEADINGS, NOT_RESUMED, Config
 from distdqn.config.model import (
     PRESETS,
     InvalidOptions,
@@ -214,6 +215,12 @@ class RunOnly(Options):
     """Print all options as YAML for `--config`, and stop."""
     debug: bool = False
     """Show the tracebacks of mistakes, too."""
+    quiet: bool = False
+    """Show nothing but mistakes."""
+    verbose: bool = False
+    """Show every line of metrics, and no panel."""
+    json_: bool = False
+    """Show nothing but the summary, as JSON, and mistakes."""
 
 
 _USAGE, _DESCRIPTION = "distdqn run [OPTION VALUE ...]", "Train a distributed DQN on a Gymnasium environment."
@@ -248,12 +255,15 @@ class RunArguments:
 
     config: Config
     prints_config: bool  # in place of a run
+    quiet: bool
+    verbose: bool
+    prints_json: bool  # and nothing else
 
 
 def parse_run(
     arguments: Sequence[str], check: Callable[[dict[str, Any]], list[str]] = lambda _: []
 ) -> RunArguments:
-    """Options from a preset, a file and the command line; each replaces those before it.
+    """Options from the run to resume, a preset, a file and the command line; each replaces those before it.
 
     If they have mistakes, `check` receives all values, right or not, and returns further mistakes.
 
@@ -266,12 +276,14 @@ def parse_run(
         if "address" in given:
             mistakes.append("`--local` and `--address` exclude each other (give one of them).")
         given["address"] = "local"
-    read: dict[str, dict[str, Any]] = {"preset": {}, "config": {}}
+    read: dict[str, dict[str, Any]] = {"resume": {}, "preset": {}, "config": {}}
     for source, reader in (("preset", read_preset), ("config", read_options)):
         with collecting(mistakes):
             if only[source] is not None:
                 read[source] = values_from_text(Config.model_fields, reader(only[source]))
-    values = read["preset"] | read["config"] | given
+    if not mistakes:
+        read["resume"] = _options_of_run(given.get("resume"))
+    values = read["resume"] | read["preset"] | read["config"] | given
     try:
         config = Config(**values)
     except InvalidOptions as error:
@@ -281,7 +293,20 @@ def parse_run(
         mistakes += error.contradictions
     if mistakes:
         raise ConfigError([*mistakes, *check(values)])
-    return RunArguments(config, bool(only["print_config"]))
+    shown = [bool(only[name]) for name in ("print_config", "quiet", "verbose", "json_")]
+    return RunArguments(config, *shown)
+
+
+def _options_of_run(resume: Any) -> dict[str, Any]:
+    """The options of the run whose folder `resume` names, without those of its place; else none.
+
+    Raises:
+        ConfigError: its file of options is damaged.
+    """
+    file = Path(str(resume)) / "config.json"
+    if resume is None or not file.is_file():
+        return {}
+    return {name: value for name, value in read_options(file).items() if name not in NOT_RESUMED}
 
 
 def prints_run_help(arguments: Sequence[str]) -> bool:

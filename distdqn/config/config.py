@@ -34,7 +34,7 @@ Sizes = Annotated[
     listed("whole numbers separated by commas"),
 ]
 Arguments = Annotated[dict[str, Any], BeforeValidator(validation.parse_arguments)]
-Wrappers = Annotated[tuple[Text, ...], BeforeValidator(validation.parse_wrappers)]
+Names = Annotated[tuple[Text, ...], BeforeValidator(validation.parse_names)]
 Points = Annotated[tuple[tuple[int, T], ...], Field(min_length=1), listed("points like `0:1,5000:0.1`")]
 
 
@@ -49,7 +49,7 @@ class EnvironmentOptions(Options):
     argument `num_envs` makes a vector environment."""
     env_kwargs: Arguments = Field(default={})
     """Arguments of the environment, as in `size=5,slippery=false` or as JSON; repeat it for more."""
-    wrapper: Wrappers = ()
+    wrapper: Names = ()
     """Wrapper around each environment, as `module:Name` or `module:Name,size=5`; repeat it for further ones,
     from the inside out."""
     max_episode_steps: Annotated[int, Field(ge=1)] | None = None
@@ -106,7 +106,7 @@ class PlacementOptions(SharedOptions):
 
 
 class GoalOptions(SharedOptions):
-    """When a run ends; evaluations and reports."""
+    """When a run ends; evaluations."""
 
     heading = "goal and budget"
 
@@ -125,10 +125,20 @@ class GoalOptions(SharedOptions):
     """Episodes of a regular evaluation."""
     confirm_episodes: Annotated[int, Field(ge=2, le=100_000)] = 200
     """Fresh episodes of the evaluation that confirms that the goal is reached."""
+
+
+class ReportOptions(SharedOptions):
+    """Lines of metrics, and where they go."""
+
+    heading = "reports"
+
     report_period: Count = 1024
     """Learner steps from one line of metrics to the next in `lockstep` and `serial`."""
     report_seconds: Positive = 1.0
     """Seconds from one line of metrics to the next in `async`."""
+    callback: Names = ()
+    """Class, or function that makes one, whose methods follow the run, as `module:Name` or
+    `module:Name,size=5`; repeat it for further ones."""
 
 
 class CheckpointOptions(SharedOptions):
@@ -167,7 +177,7 @@ class FaultOptions(SharedOptions):
     replay to answer."""
 
 
-class RunOptions(FaultOptions, CheckpointOptions, GoalOptions, PlacementOptions):
+class RunOptions(FaultOptions, CheckpointOptions, ReportOptions, GoalOptions, PlacementOptions):
     """Mode, actors, folder, Ray cluster."""
 
     heading = "run"
@@ -361,12 +371,15 @@ class Config(LearningOptions, ReplayOptions, ActingOptions, RunOptions):
         return {"env": env, "env_kwargs": arguments, **values}
 
 
+# Options that say where a run is, not what it does: a resumed run may have others.
+NOT_RESUMED = ("resume", "run_dir", "checkpoint_dir", "address")
+
 # Of options in `--help`, each with what stands under it.
 HEADINGS = {
     group.heading: (group.__doc__ or "").removesuffix(".")
     for group in (
-        *(EnvironmentOptions, RunOptions, PlacementOptions, GoalOptions, CheckpointOptions, FaultOptions),
-        *(ActingOptions, ReplayOptions, LearningOptions),
+        *(EnvironmentOptions, RunOptions, PlacementOptions, GoalOptions, ReportOptions, CheckpointOptions),
+        *(FaultOptions, ActingOptions, ReplayOptions, LearningOptions),
     )
 }
 

@@ -93,19 +93,19 @@ def _value(text: str) -> Any:
         return text
 
 
-def parse_wrappers(given: Any) -> tuple[str, ...]:
-    """Wrappers as texts that `parse_wrapper` takes; `ValueError` if one is malformed."""
+def parse_names(given: Any) -> tuple[str, ...]:
+    """Texts that `parse_name` takes; `ValueError` if one is malformed."""
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"must be a list of texts like `module:Name,size=5`, not `{given}`")
     texts = [text for text in texts if text != "none"]
     for text in texts:
-        parse_wrapper(text)
+        parse_name(text)
     return tuple(texts)
 
 
-def parse_wrapper(text: str) -> tuple[str, dict[str, Any]]:
-    """`module:Name` of a wrapper and its arguments, from text like `module:Name,size=5`; or `ValueError`."""
+def parse_name(text: str) -> tuple[str, dict[str, Any]]:
+    """`module:Name` and its arguments, from text like `module:Name,size=5`; or `ValueError`."""
     name, _, arguments = text.partition(",")
     if not all(name.partition(":")):
         raise ValueError(f"must be like `module:Name` or `module:Name,size=5`, not `{text}`")

@@ -194,12 +194,15 @@ class AsyncCheckpointer:
             return False
         if not self._task.done():
             return True
-        error, self._task = self._task.exception(), None
+        task, self._task = self._task, None
+        error = task.exception()
         if isinstance(error, OSError) and self._checkpointer is not None:
             self.cancel()
             self._checkpointer.add_failure(error)
         elif error is not None:
             raise error
+        elif (number := task.result()) is not None:  # not a segment
+            self._run.metrics.callbacks.call("on_checkpoint", number)
         return False
 
     def _end(self) -> None:

@@ -23,8 +23,8 @@ from distdqn.environments.sources import (
     EnvironmentSource,
     environment_name,
     environment_options,
+    import_all,
     import_named,
-    import_wrappers,
     takes_number,
 )
 from distdqn.errors import ConfigError, DistdqnError, EnvironmentFault, one_line
@@ -53,7 +53,7 @@ class EnvironmentMaker:
         self._name = environment_name(options)
         self._arguments = dict(options.env_kwargs)
         self._limit = options.max_episode_steps
-        self._wrappers = import_wrappers(options.wrapper)
+        self._wrappers = import_all("wrapper", options.wrapper)
         self._of_one = [wrapper for wrapper in self._wrappers if not wrapper.is_of_vector]
         self._is_vector = takes_number(self._found)
         if isinstance(self._found, str) and gymnasium.spec(self._found).vector_entry_point is not None:

@@ -13,7 +13,7 @@ from gymnasium.vector import VectorEnv
 
 from distdqn.config.config import EnvironmentOptions
 from distdqn.config.model import did_you_mean
-from distdqn.config.validation import parse_wrapper
+from distdqn.config.validation import parse_name
 from distdqn.errors import ConfigError, one_line
 
 # An id, `module:Name`, a function, or one of these with arguments, wrappers and a time limit.
@@ -103,7 +103,7 @@ class Called:
             signature.bind(*[None] * self.takes_environment, **self.arguments)
         except TypeError as error:
             what, argument, *_ = str(error).split("'")
-            option = "--env-kwargs " if self.option == "env" else f"--wrapper {self.name},"
+            option = "--env-kwargs " if self.option == "env" else f"--{self.option} {self.name},"
             if "missing" in what:
                 cure = f"needs the argument `{argument}` (give `{option}{argument}=VALUE`)"
             else:
@@ -112,14 +112,14 @@ class Called:
         return None
 
 
-def import_wrappers(texts: Sequence[str]) -> list[Called]:
-    """Wrappers from texts as in the option; `ConfigError` if one cannot be imported."""
-    wrappers = []
-    for name, arguments in map(parse_wrapper, texts):
-        if not callable(wrapper := import_named("wrapper", name)):
-            raise ConfigError(f"`wrapper`: there is no `{name}` (name a class or a function).")
-        wrappers.append(Called("wrapper", name, wrapper, arguments))
-    return wrappers
+def import_all(option: str, texts: Sequence[str]) -> list[Called]:
+    """What texts of an option name, such as wrappers; `ConfigError` if one cannot be imported."""
+    found = []
+    for name, arguments in map(parse_name, texts):
+        if not callable(function := import_named(option, name)):
+            raise ConfigError(f"`{option}`: there is no `{name}` (name a class or a function).")
+        found.append(Called(option, name, function, arguments, takes_environment=option == "wrapper"))
+    return found
 
 
 def takes_number(found: EnvironmentSource) -> bool:

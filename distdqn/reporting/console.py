@@ -1,18 +1,36 @@
-"""The progress of a run, on a terminal and elsewhere."""
+"""The progress of a run: a panel on a terminal and in a notebook, plain lines elsewhere."""
 
 import contextlib
+import itertools
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console as RichConsole
+from rich.console import Group, RenderableType
 from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
 from rich.text import Text
 from typing_extensions import override
 
-_PLAIN_SECONDS = 3.0  # between two lines without a terminal
+from distdqn.reporting.callbacks import Callback, RunInfo
+
+_MIN_SECONDS, _MAX_SECONDS = 3.0, 300.0  # between two plain lines
+_OF_AGE = 0.05  # of a run's age is between two plain lines
+_MAX_ROWS = 4  # for roles of one kind
+_CURVE_POINTS = 24
+_BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 class Output(RichConsole):
@@ -23,51 +41,88 @@ class Output(RichConsole):
         raise BrokenPipeError
 
 
-class Console:
-    """A refreshed block on a terminal; a plain line every few seconds elsewhere; silent once nobody reads."""
+class Console(Callback):
+    """A refreshed panel on a terminal and in a notebook; plain lines elsewhere; silent once nobody reads.
+
+    Args:
+        quiet: show nothing.
+        verbose: a plain line for every line of metrics.
+        rich_console: writes; None means one for the standard output.
+        clock: in seconds.
+    """
 
     def __init__(
         self,
-        max_env_steps: int,
-        target_return: float | None,
         quiet: bool = False,
+        verbose: bool = False,
         rich_console: RichConsole | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._max_env_steps = max_env_steps
-        self._goal = "none" if target_return is None else f"{target_return:g}"
-        self._rich = rich_console or Output(quiet=quiet, highlight=False, soft_wrap=True)
+        self._rich = rich_console or Output(quiet=quiet, highlight=False)
+        self._verbose = verbose
         self._clock = clock
-        self._live: Live | None = None
-        self._evaluated: tuple[float, float] | None = None  # newest, best
+        self._panel: Panel | None = None
+        self._live: Any = None
         self._last_line = float("-inf")  # when it was printed
 
     def note(self, text: str) -> None:
-        """Prints a message above the refreshed block."""
+        """Prints a message above the panel."""
         with self._while_read():
-            self._rich.print(text, markup=False)
+            self._rich.print(text, markup=False, soft_wrap=True)
 
-    def progress(self, line: dict[str, Any]) -> None:
-        """Shows a line of metrics."""
-        newest = line["eval_return_mean"]
-        if newest is not None:
-            self._evaluated = (newest, max(newest, self._evaluated[1]) if self._evaluated else newest)
-        with self._while_read():
-            if self._rich.is_terminal:
-                if self._live is None:
-                    self._live = Live(console=self._rich, auto_refresh=False, transient=True)
-                    self._live.start()
-                self._live.update(Text("\n".join(self._lines(line))), refresh=True)
-            elif self._clock() - self._last_line >= _PLAIN_SECONDS:
+    @override
+    def on_start(self, run: RunInfo) -> None:
+        config = run.config
+        self._panel = Panel(config.max_env_steps, config.max_seconds, run.target_return, self._clock)
+
+    @override
+    def on_status(self, status: dict[str, Any]) -> None:
+        if self._panel is not None:
+            self._panel.roles = status["roles"]
+            self._refresh()
+
+    @override
+    def on_report(self, metrics: dict[str, Any]) -> None:
+        if self._panel is None:
+            return
+        self._panel.add(metrics)
+        if self._is_refreshed:
+            self._refresh()
+        else:
+            wait = min(_MAX_SECONDS, max(_MIN_SECONDS, _OF_AGE * metrics["wall_seconds"]))
+            if self._verbose or self._clock() - self._last_line >= wait:
                 self._last_line = self._clock()
-                self._rich.print(" | ".join(text.strip() for text in self._lines(line)), markup=False)
+                self.note(self._panel.line())
+
+    @override
+    def on_end(self, summary: dict[str, Any]) -> None:
+        self.close()
+        if summary["reason"] != "failed" and summary["env_steps"]:
+            self.note(closing_words(summary))
 
     def close(self) -> None:
-        """Removes the refreshed block."""
+        """Removes the panel."""
         live, self._live = self._live, None
         with self._while_read():
             if live is not None:
                 live.stop()
+
+    @property
+    def _is_refreshed(self) -> bool:
+        return (self._rich.is_terminal or self._rich.is_jupyter) and not self._verbose
+
+    def _refresh(self) -> None:
+        if self._panel is None or self._panel.metrics is None or not self._is_refreshed or self._rich.quiet:
+            return
+        with self._while_read():
+            if self._live is None and self._rich.is_jupyter:
+                from distdqn.reporting.notebook import NotebookDisplay
+
+                self._live = NotebookDisplay(self._panel)
+            elif self._live is None:
+                self._live = Live(console=self._rich, auto_refresh=False, transient=True)
+                self._live.start()
+            self._live.update(self._panel.render(), refresh=True)
 
     @contextlib.contextmanager
     def _while_read(self) -> Iterator[None]:
@@ -80,21 +135,151 @@ class Console:
             with contextlib.suppress(OSError, ValueError), Path(os.devnull).open("wb") as null:
                 os.dup2(null.fileno(), self._rich.file.fileno())
 
-    def _lines(self, line: dict[str, Any]) -> list[str]:
-        """A line of metrics as four lines of text."""
-        evaluated = "-" if self._evaluated is None else "{:.1f}  best {:.1f}".format(*self._evaluated)
-        return [
-            f" {line['wall_seconds']:.0f} s  {line['env_steps'] / self._max_env_steps:.0%} "
-            f"of {count(self._max_env_steps)} env steps: {count(line['env_steps'])}  "
-            f"learner steps {count(line['learner_steps'])}  episodes {count(line['episodes'])}",
-            f" return    train {number(line['train_return_mean'])}  evaluation {evaluated}  "
-            f"goal {self._goal}",
-            f" speed     env steps/s {count(line['env_steps_per_second'])}  "
-            f"learner steps/s {count(line['learner_steps_per_second'])}  "
+
+class Panel:
+    """What a run is doing, from its lines of metrics and its roles.
+
+    Args:
+        max_env_steps: budget.
+        max_seconds: budget; None means no limit.
+        target_return: the goal; None means no goal.
+        clock: in seconds.
+    """
+
+    def __init__(
+        self,
+        max_env_steps: int,
+        max_seconds: float | None,
+        target_return: float | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.metrics: dict[str, Any] | None = None  # the newest line
+        self.evaluations: deque[tuple[int, float]] = deque(maxlen=1000)  # env steps, mean return
+        self.roles: list[dict[str, Any]] = []  # as in `status.json`
+        self.target_return = target_return
+        self._best: float | None = None
+        self._max_env_steps, self._max_seconds = max_env_steps, max_seconds
+        self._bar = Progress(
+            BarColumn(20),
+            TaskProgressColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TextColumn("·"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            auto_refresh=False,
+            get_time=clock,
+        )
+        self._task = self._bar.add_task("", total=1.0)
+
+    def add(self, metrics: dict[str, Any]) -> None:
+        """Adds a line of metrics."""
+        self.metrics = metrics
+        if (mean := metrics["eval_return_mean"]) is not None:
+            self.evaluations.append((metrics["env_steps"], mean))
+            self._best = mean if self._best is None else max(mean, self._best)
+        self._bar.update(self._task, completed=self._fraction(metrics), description=self._steps(metrics))
+
+    def render(self) -> RenderableType:
+        """The bar, returns, rates, and a row for each role."""
+        line = self.metrics or {}
+        grid = Table.grid(padding=(0, 2))
+        rows = {
+            "return": f"train {number(line['train_return_mean'])}  {self._evaluated()}  {self._curve()}",
+            "speed": f"{count(line['env_steps_per_second'])} env steps/s  "
+            f"{count(line['learner_steps_per_second'])} learner steps/s  "
             f"samples per insert {number(line['samples_per_insert'])}",
-            f" learning  epsilon {line['epsilon']:.2f}  loss {number(line['loss'], 4)}  "
-            f"Q {number(line['q_mean'])}  {describe_waits(line)}",
-        ]
+            "learning": f"epsilon {line['epsilon']:.2f}  loss {number(line['loss'], 4)}  "
+            f"Q {number(line['q_mean'])}  weights {number(line['weights_age_steps'], 0)} learner steps old",
+            "time": f"{_busy(line)}{describe_waits(line)}",
+        }
+        for label, text in rows.items():
+            grid.add_row(Text(f" {label}", "bold"), Text(text))
+        for label, text in _describe_roles(self.roles):
+            grid.add_row(Text(f" {label}", "bold"), Text(text))
+        return Group(self._bar.get_renderable(), grid)
+
+    def line(self) -> str:
+        """The same in one line of at most 160 columns."""
+        line = self.metrics or {}
+        return (
+            f"{line['wall_seconds']:.0f} s  {self._fraction(line):.0%}  {self._steps(line)}  "
+            f"{count(line['learner_steps'])} learner steps  train {number(line['train_return_mean'])}  "
+            f"{self._evaluated()}  {count(line['env_steps_per_second'])} env steps/s  "
+            f"epsilon {line['epsilon']:.2f}  {describe_waits(line)}"
+        )[:160]
+
+    def _fraction(self, line: dict[str, Any]) -> float:
+        """How much of the budget is spent: of env steps or of time, whichever ends first."""
+        seconds = 0.0 if self._max_seconds is None else line["wall_seconds"] / self._max_seconds
+        return float(min(1.0, max(seconds, line["env_steps"] / self._max_env_steps)))
+
+    def _steps(self, line: dict[str, Any]) -> str:
+        return f"{count(line['env_steps'])} of {count(self._max_env_steps)} env steps"
+
+    def _evaluated(self) -> str:
+        goal = "none" if self.target_return is None else f"{self.target_return:g}"
+        newest = self.evaluations[-1][1] if self.evaluations else None
+        return f"evaluation {number(newest)}  best {number(self._best)}  goal {goal}"
+
+    def _curve(self) -> str:
+        """The last evaluations as blocks, the highest for the best of them."""
+        means = [mean for _, mean in self.evaluations][-_CURVE_POINTS:]
+        low, high = min(means, default=0.0), max(means, default=0.0)
+        places = [(mean - low) / (high - low) if high > low else 0.0 for mean in means]
+        return "".join(_BLOCKS[round(place * (len(_BLOCKS) - 1))] for place in places)
+
+
+def _busy(line: dict[str, Any]) -> str:
+    """What actors and learner do with their time."""
+    environment, network = line["actor_env_fraction"], line["actor_network_fraction"]
+    words = ""
+    if environment is not None and network is not None:
+        words += f"actors: env {environment:.0%}, network {network:.0%}  "
+    if line["seconds_per_update"] is not None:
+        words += f"learner: {1e3 * line['seconds_per_update']:.2f} ms an update  "
+    return words
+
+
+def _describe_roles(roles: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Name and state of each role; many of one kind share a row."""
+    for kind, members in itertools.groupby(roles, lambda role: str(role["role"]).partition("-")[0]):
+        found = list(members)
+        if len(found) <= _MAX_ROWS:
+            for role in found:
+                state = "starting" if role["pid"] is None else f"up on {role['host']}"
+                yield role["role"], f"{state}  {_restarts(role['restarts'])}"
+        else:
+            up = sum(role["pid"] is not None for role in found)
+            restarts = sum(role["restarts"] for role in found)
+            yield f"{kind}s", f"{up} up, {len(found) - up} starting  {_restarts(restarts)}"
+
+
+def _restarts(restarts: int) -> str:
+    return "" if not restarts else "1 restart" if restarts == 1 else f"{restarts} restarts"
+
+
+def closing_words(summary: dict[str, Any]) -> str:
+    """The last lines of a run: the result, the files, and what to type next."""
+    outcome = {True: "Solved", False: "Not solved", None: "Finished"}[summary["solved"]]
+    words = (
+        f"{outcome} ({summary['reason']}): mean return {number(summary['eval_return_mean'])} over "
+        f"{summary['eval_episodes'] or 0} greedy episodes, after {summary['env_steps']:,} env steps and "
+        f"{summary['learner_steps']:,} learner steps, {summary['total_seconds']:.1f} s in all."
+    )
+    if summary["solved"] is False and summary["eval_episodes"]:
+        words += (
+            f"\nThe goal of {summary['target_return']:g} is reached when two standard errors below the mean "
+            f"reach it; here they are {number(summary['eval_return_lower_bound'])}."
+        )
+    folder = summary["run_dir"]
+    words += f"\nFiles: {folder}"
+    if summary["eval_episodes"]:
+        words += f"\nWatch it: distdqn play {folder}\nEvaluate it: distdqn evaluate {folder} --episodes 100"
+    words += f"\nPlot it: distdqn plot {folder}"
+    if summary["solved"] is not True:
+        words += f"\nTrain on: distdqn run --resume {folder} --max-env-steps {2 * summary['env_steps']}"
+    return words
 
 
 def describe_waits(line: dict[str, Any]) -> str:
@@ -109,9 +294,11 @@ def describe_waits(line: dict[str, Any]) -> str:
     return f"learner waits for actors {learner:.0%}"
 
 
-def number(value: float | None, digits: int = 1) -> str:
-    """A number with fixed digits, or a dash for None."""
-    return "-" if value is None else f"{value:.{digits}f}"
+def number(value: float | None, digits: int | None = None) -> str:
+    """A number, without `digits` with one that shows small returns, too; a dash for None."""
+    if value is None:
+        return "-"
+    return f"{value:.{(1 if abs(value) >= 10 else 3) if digits is None else digits}f}"
 
 
 def count(value: float) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter
 
 from distdqn.config.config import Config
-from distdqn.reporting.console import Console
+from distdqn.reporting.callbacks import Callbacks
 from distdqn.reporting.run_directory import RunDirectory
 from distdqn.types import Evaluation, FlushReport, LearnReport, RolloutReport
 
@@ -102,7 +102,7 @@ class Metrics:
     def __init__(
         self,
         run_directory: RunDirectory,
-        console: Console,
+        callbacks: Callbacks,
         config: Config,
         started: float,
         clock: Callable[[], float] = time.monotonic,
@@ -111,10 +111,9 @@ class Metrics:
         self.epsilon = 1.0  # of the last accepted rollout
         self.train_seconds_begin: float | None = None  # time of the first learner call
         self.replay_size = 0  # as replay reported it
-        # Each receives every line of metrics.
-        self.sinks: list[Callable[[dict[str, Any]], None]] = [run_directory.add_metrics, console.progress]
+        self.callbacks = callbacks
+        self.note = callbacks.note  # shows the user a message
         self._directory = run_directory
-        self._console = console
         self._min_size = config.min_replay_size
         self._support = (config.v_min, config.v_max) if config.head == "categorical" else None
         self._started = started
@@ -146,10 +145,6 @@ class Metrics:
     def recent_returns(self) -> list[float]:
         """Returns of the last hundred training episodes, oldest first."""
         return list(self._returns)
-
-    def note(self, text: str) -> None:
-        """Shows the user a message."""
-        self._console.note(text)
 
     def write_file(self, name: str, content: bytes) -> None:
         """Replaces a file in the run's folder."""
@@ -209,7 +204,7 @@ class Metrics:
         self._waited[side] += seconds
 
     def report(self, evaluation: Evaluation | None = None, actors_alive: int = 0) -> dict[str, Any]:
-        """Sends a line of metrics to every sink and returns it; means and rates are since the last one."""
+        """Sends a line of metrics to the callbacks and returns it; means and rates are since the last one."""
         now, counters = self._clock(), self.counters
         then, env_steps, learner_steps = self._last
         period = max(now - then, 1e-9)
@@ -240,8 +235,9 @@ class Metrics:
         self._last = (now, *self._steps)
         self._waited = dict.fromkeys(self._waited, 0.0)
         self._check_support(line["q_mean"])
-        for sink in self.sinks:
-            sink(line)
+        self.callbacks.call("on_report", line)
+        if evaluation is not None:
+            self.callbacks.call("on_evaluation", evaluation)
         return line
 
     def _check_support(self, q_mean: float | None) -> None:
@@ -337,3 +333,4 @@ class Metrics:
             **self._processes,
         }
         self._directory.write_json("status.json", status)
+        self.callbacks.call("on_status", status)

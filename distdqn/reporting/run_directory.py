@@ -24,6 +24,7 @@ from distdqn.errors import ConfigError
 
 M = TypeVar("M", bound=BaseModel)
 
+_MAX_GIT = 1_000_000  # characters of the diff in `run.json`
 _PACKAGES = ("distdqn", "tensorflow", "keras", "gymnasium", "numpy", "ray")
 
 
@@ -86,7 +87,7 @@ class RunDirectory:
             aside.write_bytes(content)
             aside.replace(self.path / name)
 
-    def add_metrics(self, line: dict[str, Any]) -> None:
+    def on_report(self, line: dict[str, Any]) -> None:
         """Appends a line to `metrics.jsonl`; it survives the end of the process."""
         with self._tolerant("metrics.jsonl"):
             self._restore_folder()
@@ -161,17 +162,23 @@ def check_folder(path: str | None, is_resuming: bool = False) -> None:
 
 
 def describe_process() -> dict[str, Any]:
-    """What a result depends on besides its options: command line, git revision, host and versions."""
+    """What a result depends on besides its options: command line, git revision and diff, host, versions."""
     packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    git, revision = ["git", "rev-parse", "HEAD"], ""
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        revision = subprocess.run(git, capture_output=True, text=True, timeout=5, check=False).stdout  # noqa: S603
     return {
         "command_line": sys.orig_argv,
-        "git_revision": revision.strip() or None,  # None outside a git repository
+        "git_revision": _ask_git("rev-parse", "HEAD"),
+        "git_diff": _ask_git("diff", "HEAD"),
         "host": socket.gethostname(),
         "versions": {"python": platform.python_version(), **packages},
     }
+
+
+def _ask_git(*arguments: str) -> str | None:
+    """What `git` prints, at most a million characters; None if it prints nothing or fails."""
+    with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
+        git = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=5, check=True)  # noqa: S603, S607
+        return git.stdout.strip()[:_MAX_GIT] or None
+    return None
 
 
 def _lock(folder: Path) -> int:

@@ -1,8 +1,12 @@
 """From resolved options to the parts of a run."""
 
+from typing import Any
+
 from distdqn.acting.actor import Actor
 from distdqn.acting.evaluator import Evaluator
 from distdqn.config.config import Config, resolved
+from distdqn.environments.sources import import_all
+from distdqn.errors import ConfigError, one_line
 from distdqn.learning.learner import Learner
 from distdqn.replay.rate_limiter import RateLimiter
 from distdqn.replay.replay import Replay
@@ -27,6 +31,18 @@ def role_parts(config: Config, spec: EnvironmentSpec, role: str, index: int, res
         case "evaluator":
             return Evaluator, (config, spec.mask is not None)
     raise ValueError(f"There is no role `{role}`.")
+
+
+def make_callbacks(config: Config) -> list[Any]:
+    """The callbacks that the options name; `ConfigError` if one cannot be made."""
+    callbacks = []
+    for called in import_all("callback", config.callback):
+        try:
+            callbacks.append(called())
+        except Exception as error:
+            why = called.mistake() or f"`callback`: `{called.name}` fails: {one_line(error)} (repair it)."
+            raise ConfigError(why) from error
+    return callbacks
 
 
 def learn_request(config: Config, env_steps: int) -> LearnRequest:

@@ -36,16 +36,18 @@ def save(run: Run, tree: Tree, ask_shards: Sequence[Callable[..., Any]]) -> None
         return
     try:
         try:
-            _write(checkpointer, tree, ask_shards)
+            number = _write(checkpointer, tree, ask_shards)
         except FileNotFoundError:  # somebody has deleted files of an earlier checkpoint
             checkpointer.forget_segments()
-            _write(checkpointer, tree, ask_shards)
+            number = _write(checkpointer, tree, ask_shards)
     except OSError as error:
         checkpointer.add_failure(error)
+    else:
+        run.metrics.callbacks.call("on_checkpoint", number)
 
 
-def _write(checkpointer: Checkpointer, tree: Tree, ask_shards: Sequence[Callable[..., Any]]) -> None:
-    """Makes a checkpoint; `OSError` if it cannot be written."""
+def _write(checkpointer: Checkpointer, tree: Tree, ask_shards: Sequence[Callable[..., Any]]) -> int:
+    """Makes a checkpoint and returns its number; `OSError` if it cannot be written."""
     indexes = [ask("get_index") for ask in ask_shards]
     fresh = {
         segment: checkpointer.add_segment(
@@ -53,7 +55,7 @@ def _write(checkpointer: Checkpointer, tree: Tree, ask_shards: Sequence[Callable
         )
         for segment in checkpointer.missing(indexes)
     }
-    checkpointer.write(tree["learner"]["learner_steps"], tree, indexes, fresh)
+    return checkpointer.write(tree["learner"]["learner_steps"], tree, indexes, fresh)
 
 
 def restore_progress(run: Run) -> None:

@@ -32,7 +32,7 @@ from distdqn.types import (
     Tree,
 )
 
-_AT_ONCE = ("goal_reached", "interrupted", "terminated", "max_seconds")  # these end a round early
+_AT_ONCE = ("goal_reached", "interrupted", "terminated", "max_seconds", "callback")  # these end a round early
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ class Run:
     @property
     def stop_reason(self) -> str | None:
         """Why the run ends now, or None."""
-        return self.stopping.reason(self.metrics.counters, self.metrics.seconds)
+        reason = self.stopping.reason(self.metrics.counters, self.metrics.seconds)
+        return reason or ("callback" if self.metrics.callbacks.asks_to_stop else None)
 
 
 class Team(Protocol):

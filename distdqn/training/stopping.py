@@ -17,8 +17,8 @@ from distdqn.networks.numpy_policy import tree_from_weights, weights_from_tree
 from distdqn.reporting.metrics import Counters
 from distdqn.types import Evaluation, EvaluationRequest, PolicyWeights
 
-# The reasons of a run that has used its budget: its last weights are evaluated, too.
-BUDGET_SPENT = ("max_env_steps", "max_seconds", "max_episodes")
+# The reasons of a run that has used its budget, or that a callback ends: its last weights are evaluated, too.
+BUDGET_SPENT = ("max_env_steps", "max_seconds", "max_episodes", "callback")
 
 REQUESTED = ("interrupted", "terminated")  # by a signal
 

@@ -14,6 +14,7 @@ from distdqn.config.config import Config, RunOptions
 from distdqn.distributed.calls import Calls
 from distdqn.distributed.supervisor import Supervisor
 from distdqn.replay.rate_limiter import RateLimiter
+from distdqn.reporting.callbacks import Callbacks
 from distdqn.reporting.metrics import Metrics
 from distdqn.training.checkpointing import restore_progress
 from distdqn.training.loop import Run
@@ -51,7 +52,7 @@ class FakeConsole:
     def note(self, text):
         self.notes.append(text)
 
-    def progress(self, line):
+    def on_report(self, line):
         self.lines.append(line)
 
 
@@ -69,7 +70,7 @@ class FakeDirectory:
     def write_bytes(self, name, content):
         self.files[name] = content
 
-    def add_metrics(self, line):
+    def on_report(self, line):
         self.files["metrics.jsonl"] = line
 
 
@@ -214,7 +215,9 @@ def make_run(
         {"config": {"actors": "auto", "envs_per_actor": 16}},
         Stopping(Goal(target_return, config.eval_period, eval_episodes=5, confirm_episodes=10), config),
         RateLimiter(samples_per_insert, tolerance, min_replay_size, slack, slack_per_actor),
-        Metrics(directory, console, config, backend.now, clock=backend.clock),
+        Metrics(
+            directory, Callbacks([directory, console], console.note), config, backend.now, clock=backend.clock
+        ),
         saving.get("checkpoints"),
         start,
     )

@@ -1,15 +1,24 @@
-"""A refreshed block on a terminal, a plain line every few seconds elsewhere."""
+"""A refreshed panel on a terminal, plain lines elsewhere."""
 
 import os
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console as RichConsole
+from rich.text import Text
 
-from distdqn.reporting.console import Console, Output, count, describe_waits, number
+from distdqn.config.config import Config
+from distdqn.reporting.callbacks import RunInfo
+from distdqn.reporting.console import Console, Output, closing_words, count, describe_waits, number
+from distdqn.types import EnvironmentSpec
 
 ERASE_LINE, CURSOR_UP = "\x1b[2K", "\x1b[1A"
+ROLES = [
+    {"role": role, "pid": 1, "host": "here", "restarts": 0, "last_sign_of_life": 0.0}
+    for role in ("learner", "replay", "evaluator", "actor-0", "actor-1")
+]
 
 
 class Clock:
@@ -37,17 +46,32 @@ def make_line(**changes: Any) -> dict[str, Any]:
         "env_steps_per_second": 7612.0,
         "learner_steps_per_second": 2900.0,
         "samples_per_insert": 16.0,
+        "weights_age_steps": 128.0,
+        "actor_env_fraction": 0.54,
+        "actor_network_fraction": 0.31,
+        "seconds_per_update": 0.0005,
         "actors_wait_fraction": 0.0,
         "learner_wait_fraction": 0.0,
     }
     return line | changes
 
 
-def make_console(is_terminal: bool, clock: Clock | None = None) -> tuple[Console, StringIO]:
-    """A console that writes to memory, and that memory."""
+def start(console: Console, target_return: float | None = 475.0) -> None:
+    """The start of a run with a budget of 100,000 env steps."""
+    spec = EnvironmentSpec("CartPole-v1", (4,), 2, 475.0, "float32", -1.0, 1.0, None)
+    config = Config(max_env_steps=100_000)
+    console.on_start(RunInfo(Path("run"), config, spec, target_return, console.note))
+
+
+def make_console(
+    is_terminal: bool, clock: Clock | None = None, width: int | None = None, verbose: bool = False
+) -> tuple[Console, StringIO]:
+    """A console of a run that has started, which writes to memory, and that memory."""
     file = StringIO()
-    rich_console = RichConsole(file=file, force_terminal=is_terminal, highlight=False, soft_wrap=True)
-    return Console(100_000, 475.0, rich_console=rich_console, clock=clock or Clock()), file
+    rich_console = RichConsole(file=file, force_terminal=is_terminal, highlight=False, width=width)
+    console = Console(verbose=verbose, rich_console=rich_console, clock=clock or Clock())
+    start(console)
+    return console, file
 
 
 @pytest.mark.parametrize("is_terminal", [False, True])
@@ -57,13 +81,14 @@ def test_fault_38_console_is_silent_once_nobody_reads(is_terminal: bool, end: st
     if end == "full":
         writer = os.open("/dev/full", os.O_WRONLY)
     with os.fdopen(writer, "w") as file:
-        console = Console(100_000, 475.0, rich_console=Output(file=file, force_terminal=is_terminal))
+        console = Console(rich_console=Output(file=file, force_terminal=is_terminal))
+        start(console)
         if end == "closed":
             file.close()
         os.close(reader)
         for _ in range(2):
             console.note("A note.")
-            console.progress(make_line())
+            console.on_report(make_line())
         console.close()
 
 
@@ -72,7 +97,7 @@ def test_plain_line_comes_at_most_every_three_seconds_without_a_terminal() -> No
     console, file = make_console(False, clock)
     for tenth in range(100):  # ten seconds, ten reports a second
         clock.now = 50.0 + tenth / 10
-        console.progress(make_line(wall_seconds=tenth / 10))
+        console.on_report(make_line(wall_seconds=tenth / 10))
     console.close()
 
     lines = file.getvalue().splitlines()
@@ -83,7 +108,7 @@ def test_plain_line_comes_at_most_every_three_seconds_without_a_terminal() -> No
 def test_plain_line_holds_no_control_characters() -> None:
     console, file = make_console(False)
     console.note("distdqn  CartPole-v1")
-    console.progress(make_line())
+    console.on_report(make_line())
     console.close()
 
     assert "\x1b" not in file.getvalue()
@@ -93,55 +118,113 @@ def test_plain_line_holds_no_control_characters() -> None:
 def test_plain_line_says_how_far_the_run_is() -> None:
     console, file = make_console(False)
 
-    console.progress(make_line(eval_return_mean=488.0))
+    console.on_report(make_line(eval_return_mean=488.0))
 
     (line,) = file.getvalue().splitlines()
-    for text in (
-        "12 s",
-        "25% of 100 k env steps",
-        "learner steps 4.3 k",
-        "episodes 812",
-        "train 412.6",
-        "evaluation 488.0  best 488.0",
-        "goal 475",
-        "env steps/s 7.6 k",
-        "learner steps/s 2.9 k",
-        "samples per insert 16.0",
-        "epsilon 0.40",
-        "loss 0.0213",
-        "Q 61.3",
-    ):
-        assert text in line
+    assert line == (
+        "12 s  25%  25 k of 100 k env steps  4.3 k learner steps  train 412.6  evaluation 488.0  best 488.0  "
+        "goal 475  7.6 k env steps/s  epsilon 0.40  no waits"
+    )
+
+
+@pytest.mark.parametrize("seconds", [0.0, 5.0, 3600.0])
+def test_plain_lines_are_rarer_as_a_run_gets_older(seconds: float) -> None:
+    clock = Clock()
+    console, file = make_console(False, clock)
+    for second in range(400):
+        clock.now = 50.0 + second
+        console.on_report(make_line(wall_seconds=seconds + second))
+
+    lines = len(file.getvalue().splitlines())
+    assert (20 <= lines <= 75) if seconds < 3600 else lines == 3  # 3,600 s / 20 = 180 s between two
+
+
+def test_plain_line_has_at_most_160_columns_whatever_the_numbers() -> None:
+    console, file = make_console(False)
+
+    line = make_line(env_steps=99_999, train_return_mean=-123456.7, eval_return_mean=-123456.7)
+    console.on_report(line | {"actors_wait_fraction": 0.97, "wall_seconds": 1e7, "learner_steps": 10**9})
+
+    (text,) = file.getvalue().splitlines()
+    assert 130 < len(text) <= 160
+
+
+def test_every_line_of_metrics_is_shown_when_verbose() -> None:
+    for is_terminal in (False, True):
+        console, file = make_console(is_terminal, verbose=True)
+        for _ in range(3):
+            console.on_report(make_line())
+
+        assert len(file.getvalue().splitlines()) == 3
 
 
 def test_numbers_that_are_not_there_yet_are_shown_as_dashes() -> None:
     console, file = make_console(False)
 
-    console.progress(make_line(train_return_mean=None, loss=None, q_mean=None, samples_per_insert=None))
+    console.on_report(make_line(train_return_mean=None, loss=None, q_mean=None, samples_per_insert=None))
 
-    for text in ("train -", "evaluation -", "loss -", "Q -", "samples per insert -"):
-        assert text in file.getvalue()
+    assert "train -  evaluation -  best -  goal 475" in file.getvalue()
 
 
-def test_block_is_refreshed_in_place_on_a_terminal() -> None:
-    console, file = make_console(True)
-    console.progress(make_line(episodes=1))
+@pytest.mark.parametrize("width", [80, 160])
+def test_panel_shows_budget_returns_rates_and_roles(width: int) -> None:
+    console, file = make_console(True, width=width)
+    console.on_report(make_line(eval_return_mean=100.0))
+    console.on_status({"roles": [*ROLES, ROLES[-1] | {"role": "actor-2", "pid": None, "restarts": 2}]})
+    shown = file.getvalue().rpartition(CURSOR_UP)[2]
+
+    for text in (
+        " 25%",
+        "25 k of 100 k env steps",
+        "train 412.6  evaluation 100.0  best 100.0  goal 475",
+        "7.6 k env steps/s  2.9 k learner steps/s  samples per insert 16.0",
+        "epsilon 0.40  loss 0.0213  Q 61.3  weights 128 learner steps old",
+        "actors: env 54%, network 31%  learner: 0.50 ms an update  no waits",
+        "learner",
+        "up on here",
+        "starting  2 restarts",
+    ):
+        assert text in shown
+    assert all(Text.from_ansi(line).cell_len <= width for line in shown.splitlines())
+
+
+def test_many_actors_share_a_row_of_the_panel() -> None:
+    console, file = make_console(True, width=80)
+    console.on_report(make_line())
+    actors = [ROLES[-1] | {"role": f"actor-{index}", "restarts": index % 2} for index in range(32)]
+    console.on_status({"roles": [*ROLES[:3], *actors, ROLES[0] | {"role": "actor-32", "pid": None}]})
+
+    assert "32 up, 1 starting  16 restarts" in file.getvalue()
+    assert "actor-7" not in file.getvalue()
+
+
+def test_evaluations_are_drawn_as_blocks() -> None:
+    console, file = make_console(True, width=160)
+    for mean in (0.0, 50.0, 100.0):
+        console.on_report(make_line(eval_return_mean=mean))
+
+    assert "▁▅█" in file.getvalue()
+
+
+def test_panel_is_refreshed_in_place_on_a_terminal() -> None:
+    console, file = make_console(True, width=160)
+    console.on_report(make_line(loss=0.1))
     first = file.getvalue()
-    console.progress(make_line(episodes=2))
+    console.on_report(make_line(loss=0.2))
     second = file.getvalue()[len(first) :]
     console.close()
 
-    assert "episodes 1" in first
-    assert "episodes 2" in second
-    # Each of the block's four lines is erased before the new block is written over it.
-    assert second.count(ERASE_LINE) == 4
-    assert second.count(CURSOR_UP) == 3
-    assert second.index(CURSOR_UP) < second.index("episodes 2")
+    assert "loss 0.1000" in first
+    assert "loss 0.2000" in second
+    # Each of the panel's five lines is erased before the new panel is written over it.
+    assert second.count(ERASE_LINE) == 5
+    assert second.count(CURSOR_UP) == 4
+    assert second.index(CURSOR_UP) < second.index("loss 0.2000")
 
 
-def test_block_is_gone_when_the_run_ends_on_a_terminal() -> None:
+def test_panel_is_gone_when_the_run_ends_on_a_terminal() -> None:
     console, file = make_console(True)
-    console.progress(make_line())
+    console.on_report(make_line())
     before = len(file.getvalue())
     console.close()
 
@@ -156,15 +239,15 @@ def test_console_that_showed_nothing_closes_without_a_trace() -> None:
     assert file.getvalue() == ""
 
 
-def test_note_stays_above_the_block_on_a_terminal() -> None:
+def test_note_stays_above_the_panel_on_a_terminal() -> None:
     console, file = make_console(True)
-    console.progress(make_line())
+    console.on_report(make_line())
     before = len(file.getvalue())
     console.note("actor 3 restarted")
     after = file.getvalue()[before:]
     console.close()
 
-    assert after.index("actor 3 restarted") < after.index("episodes 812")
+    assert after.index("actor 3 restarted") < after.index("412.6")
 
 
 def test_note_is_printed_as_it_is_whatever_brackets_it_holds() -> None:
@@ -175,10 +258,11 @@ def test_note_is_printed_as_it_is_whatever_brackets_it_holds() -> None:
     assert file.getvalue() == "MultiDiscrete[2 3] [bold]\n"
 
 
-@pytest.mark.parametrize("name", ["note", "progress"])
+@pytest.mark.parametrize("name", ["note", "on_report"])
 def test_nothing_is_shown_when_quiet(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     for quiet in (True, False):
-        console = Console(100_000, 475.0, quiet=quiet)
+        console = Console(quiet=quiet)
+        start(console)
         getattr(console, name)("text" if name == "note" else make_line())
         console.close()
         captured = capfd.readouterr()
@@ -191,7 +275,7 @@ def test_best_evaluation_is_kept_and_the_newest_stays_until_the_next() -> None:
     console, file = make_console(False, clock)
     for mean in (300.0, 500.0, None, 400.0):
         clock.now += 10.0
-        console.progress(make_line(eval_return_mean=mean))
+        console.on_report(make_line(eval_return_mean=mean))
 
     shown = [line.split("evaluation ")[1].split("  goal")[0] for line in file.getvalue().splitlines()]
     assert shown == ["300.0  best 300.0", "500.0  best 500.0", "500.0  best 500.0", "400.0  best 500.0"]
@@ -200,17 +284,19 @@ def test_best_evaluation_is_kept_and_the_newest_stays_until_the_next() -> None:
 def test_evaluation_between_two_plain_lines_is_shown_on_the_next() -> None:
     clock = Clock()
     console, file = make_console(False, clock)
-    console.progress(make_line())
-    console.progress(make_line(eval_return_mean=123.0))
+    console.on_report(make_line())
+    console.on_report(make_line(eval_return_mean=123.0))
     clock.now += 3.0
-    console.progress(make_line())
+    console.on_report(make_line())
 
     assert "evaluation 123.0" in file.getvalue().splitlines()[1]
 
 
 def test_run_without_a_goal_says_so() -> None:
     file = StringIO()
-    Console(1000, None, rich_console=RichConsole(file=file, width=300)).progress(make_line(env_steps=10))
+    console = Console(rich_console=RichConsole(file=file, width=300))
+    start(console, target_return=None)
+    console.on_report(make_line(env_steps=10))
 
     assert "goal none" in file.getvalue()
 
@@ -252,4 +338,42 @@ def test_count_is_shown_in_at_most_three_digits(value: float, text: str) -> None
 
 
 def test_number_has_fixed_digits_or_is_a_dash() -> None:
-    assert [number(3.14159), number(3.14159, 3), number(None)] == ["3.1", "3.142", "-"]
+    assert [number(314.159), number(3.14159, 1), number(None)] == ["314.2", "3.1", "-"]
+
+
+def test_returns_below_ten_are_shown_with_enough_digits() -> None:
+    assert [number(0.744), number(-0.0468), number(9.5)] == ["0.744", "-0.047", "9.500"]
+
+
+def make_summary(**changes: Any) -> dict[str, Any]:
+    """The summary of a run that missed its goal."""
+    summary = {
+        "solved": False,
+        "reason": "max_env_steps",
+        "target_return": 475.0,
+        "eval_return_mean": 487.3,
+        "eval_return_lower_bound": 470.9,
+        "eval_episodes": 20,
+        "env_steps": 5000,
+        "learner_steps": 4000,
+        "total_seconds": 20.0,
+        "run_dir": "runs/x",
+    }
+    return summary | changes
+
+
+def test_last_lines_say_why_a_mean_above_the_goal_is_not_enough() -> None:
+    words = closing_words(make_summary())
+
+    assert words.startswith("Not solved (max_env_steps): mean return 487.3 over 20 greedy episodes")
+    assert "The goal of 475 is reached when two standard errors below the mean reach it" in words
+    assert "here they are 470.9" in words
+    assert "distdqn run --resume runs/x --max-env-steps 10000" in words
+
+
+def test_last_lines_offer_no_more_training_once_solved() -> None:
+    words = closing_words(make_summary(solved=True, reason="goal_reached"))
+
+    assert "distdqn play runs/x" in words
+    assert "distdqn plot runs/x" in words
+    assert "--resume" not in words

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from run_contents import METRICS
 
 from distdqn.config.config import Config
-from distdqn.reporting.console import Console
+from distdqn.reporting.callbacks import Callbacks
 from distdqn.reporting.metrics import Mean, Metrics
 from distdqn.reporting.run_directory import RunDirectory
 from distdqn.types import Evaluation, LearnReport, RolloutReport
@@ -35,9 +36,8 @@ def clock() -> Clock:
 def metrics(tmp_path: Path, clock: Clock) -> Iterator[Metrics]:
     """Of a run that began at 90 s, with a capacity of 500 transitions and a minimum of 100."""
     directory = RunDirectory(str(tmp_path / "run"), "CartPole-v1")
-    console = Console(10_000, 475.0, quiet=True)
     config = Config(replay_capacity=500, min_replay_size=100)
-    yield Metrics(directory, console, config, started=90.0, clock=clock)
+    yield Metrics(directory, Callbacks([directory], lambda _: None), config, started=90.0, clock=clock)
     directory.close()
 
 
@@ -92,9 +92,9 @@ def test_line_of_metrics_is_written_to_disk_as_strict_json(metrics: Metrics) -> 
     assert [json.loads(line, parse_constant=refuse) for line in on_disk] == lines
 
 
-def test_every_sink_receives_each_line_of_metrics(metrics: Metrics) -> None:
+def test_every_callback_receives_each_line_of_metrics(metrics: Metrics) -> None:
     received: list[dict[str, Any]] = []
-    metrics.sinks.append(received.append)
+    metrics.callbacks.prepend(SimpleNamespace(on_report=received.append))
 
     assert [metrics.report(), metrics.report()] == received
 

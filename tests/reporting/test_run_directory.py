@@ -105,14 +105,14 @@ def test_fault_39_run_goes_on_in_a_folder_that_is_deleted_or_full(
 ) -> None:
     notes: list[str] = []
     directory.note = notes.append
-    directory.add_metrics({"env_steps": 1})
+    directory.on_report({"env_steps": 1})
     if kind == "deleted":
         shutil.rmtree(directory.path)
     else:  # every write to it fails from now on
         os.dup2(os.open("/dev/full", os.O_WRONLY), directory._metrics.fileno())
         monkeypatch.setattr(Path, "write_bytes", fail)
     for step in (2, 3):
-        directory.add_metrics({"env_steps": step})
+        directory.on_report({"env_steps": step})
         directory.write_json("status.json", {"env_steps": step})
     directory.write_bytes("policy.npz", b"weights")
     monkeypatch.undo()
@@ -135,7 +135,7 @@ def test_fault_40_metrics_of_an_earlier_run_are_set_aside(tmp_path: Path) -> Non
     for step in (1, 2, 3):
         directory = RunDirectory(str(tmp_path), "CartPole-v1", is_resuming=True)
         directory.begin_metrics(0)
-        directory.add_metrics({"env_steps": step})
+        directory.on_report({"env_steps": step})
         directory.close()
 
     texts = [(tmp_path / f"metrics{number}.jsonl").read_text() for number in (".1", ".2", "")]
@@ -151,7 +151,7 @@ def test_folder_is_owned_until_its_run_ends(tmp_path: Path) -> None:
 
 
 def test_folder_of_another_run_is_refused_and_left_alone(directory: RunDirectory) -> None:
-    directory.add_metrics({"env_steps": 1})
+    directory.on_report({"env_steps": 1})
 
     with pytest.raises(ConfigError, match="holds another run"):
         RunDirectory(str(directory.path), "CartPole-v1")
@@ -180,8 +180,8 @@ def test_folder_that_cannot_be_made_is_refused_with_the_reason(tmp_path: Path, n
 
 
 def test_metrics_are_readable_line_by_line_before_the_run_ends(directory: RunDirectory) -> None:
-    directory.add_metrics({"env_steps": 1, "loss": None})
-    directory.add_metrics({"env_steps": 2, "loss": 0.5})
+    directory.on_report({"env_steps": 1, "loss": None})
+    directory.on_report({"env_steps": 2, "loss": 0.5})
 
     lines = (directory.path / "metrics.jsonl").read_text().splitlines()
 
@@ -274,7 +274,7 @@ def test_fault_19_deleted_folder_that_another_run_has_taken_is_left_to_it(tmp_pa
     second = RunDirectory(str(tmp_path / "run"), "Toy-v0")
 
     first.write_json("status.json", {})
-    first.add_metrics({})
+    first.on_report({})
 
     (note,) = notes
     assert f"status.json cannot be written into {tmp_path}/run: it is in use by process {os.getpid()}" in note
@@ -323,14 +323,14 @@ os.kill(os.getpid(), 9)
 
 def test_resumed_run_keeps_only_the_metrics_from_before_its_checkpoint(tmp_path):
     first = RunDirectory(str(tmp_path / "run"), "Toy-v0")
-    first.add_metrics({"learner_steps": 1})
+    first.on_report({"learner_steps": 1})
     kept = first.metrics_bytes
-    first.add_metrics({"learner_steps": 2})
+    first.on_report({"learner_steps": 2})
     first.close()
 
     again = RunDirectory(str(tmp_path / "run"), "Toy-v0", is_resuming=True)
     again.begin_metrics(kept)
-    again.add_metrics({"learner_steps": 3})
+    again.on_report({"learner_steps": 3})
     again.close()
 
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
