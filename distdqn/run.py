@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -12,7 +14,7 @@ from typing import Any
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
-from distdqn.config.command_line import config_yaml, parse_run, print_mistakes, prints_run_help
+from distdqn.config.command_line import RunArguments, config_yaml, parse_run, print_mistakes, prints_run_help
 from distdqn.errors import GOAL_MISSED, INTERRUPTED, TERMINATED, DistdqnError
 
 _IMPORTED = time.monotonic()
@@ -29,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.prints_config:
             print(config_yaml(given.config), end="")
             return 0
+        if given.seeds is not None:
+            return _run_seeds(given, given.seeds)
         # NumPy and Gymnasium take half a second to import, and help is given without them.
         from distdqn.reporting.run_directory import finite
         from distdqn.runner import train
@@ -45,6 +49,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     ends = {"interrupted": INTERRUPTED, "terminated": TERMINATED}
     return ends.get(summary["reason"], GOAL_MISSED if summary["solved"] is False else 0)
+
+
+def _run_seeds(given: RunArguments, seeds: range) -> int:
+    """Runs each seed in a process and a folder of its own, except those that are done, and plots all.
+
+    Returns:
+        The largest exit code; after one that is no result, no further seed runs.
+    """
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", given.config.recorded_env()[0])
+    folder = Path(given.config.run_dir or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}-seeds")
+    folder.mkdir(parents=True, exist_ok=True)
+    options = folder / "config.yaml"
+    options.write_text(config_yaml(given.config))
+    codes = [0]
+    for seed in seeds:
+        run_dir = folder / f"seed-{seed}"
+        if (run_dir / "summary.json").exists():
+            continue
+        own = ["--config", str(options), "--seed", str(seed), "--run-dir", str(run_dir)]
+        shown = [flag for flag, is_set in (("--quiet", given.quiet), ("--verbose", given.verbose)) if is_set]
+        codes.append(subprocess.call([sys.executable, "-m", "distdqn.run", *own, *shown]))  # noqa: S603
+        if codes[-1] not in (0, GOAL_MISSED):
+            return codes[-1]
+    from distdqn.plot import main as plot
+
+    return max(*codes, plot([str(folder)]))
 
 
 def _open_standard_streams() -> None:

@@ -5,6 +5,7 @@ which joining can fail: does anything listen, is it Ray, does it accept this pro
 versions, and is this machine one of its nodes.
 """
 
+import atexit
 import contextlib
 import json
 import logging
@@ -14,6 +15,7 @@ import secrets
 import signal
 import socket
 import stat
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -76,6 +78,8 @@ def connected(
 ) -> Iterator[Cluster]:
     """Connects to Ray for `roles` processes. At the end, stops a private Ray and leaves any other running.
 
+    In an interactive session a private Ray stays until the session ends: later runs use it.
+
     Args:
         address: `auto`, `host:port`, `local` for a private Ray, or None for the Ray that this process is
             connected to already, else RAY_ADDRESS if it is set, else a private Ray.
@@ -104,13 +108,21 @@ def connected(
         ray_output.remove_handler("ray_print_logs")  # `RoleLogs` writes into files what roles print
         yield _describe(is_private=target.address is None)
     finally:
-        try:
-            ray.shutdown()
-        finally:
-            if reaper is not None:
-                reaper.finish()
+        if reaper is not None and hasattr(sys, "ps1"):
+            atexit.register(_shut_down, reaper)
+        else:
+            _shut_down(reaper)
         for number, handler in handlers.items():  # Ray replaces that of SIGTERM
             signal.signal(number, handler)
+
+
+def _shut_down(reaper: Reaper | None) -> None:
+    """Disconnects from Ray; with its `reaper`, ends a private one."""
+    try:
+        ray.shutdown()
+    finally:
+        if reaper is not None:
+            reaper.finish()
 
 
 def choose_target(address: str | None) -> Target:

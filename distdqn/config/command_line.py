@@ -3,6 +3,7 @@
 import inspect
 import itertools
 import sys
+import textwrap
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from cyclopts import App, Group, Parameter
 from cyclopts.exceptions import CoercionError, MissingArgumentError
 from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, HelpEntry, NameRenderer
+from pydantic import AfterValidator
 from pydantic.fields import FieldInfo
 
 from distdqn.config.config import HEADINGS, NOT_RESUMED, Config
@@ -28,9 +30,18 @@ from distdqn.config.model import (
     unknown_option,
     values_from_text,
 )
+from distdqn.config.validation import check_seeds
 from distdqn.errors import ConfigError, DistdqnError, collecting
 
 M = TypeVar("M", bound=Options)
+
+_ALIASES = {"--lr": "--learning-rate", "--gamma": "--discount", "--batch": "--batch-size"}
+
+# In the short `--help`.
+_FIRST = (
+    *("env", "actors", "mode", "max_env_steps", "target_return", "seed", "run_dir"),
+    *("learning_rate", "batch_size", "preset"),
+)
 
 
 def flag(name: str) -> str:
@@ -115,7 +126,8 @@ class Command(Generic[M]):
 
         None stands for the arguments of this process. `--help` prints every option and ends the process.
         """
-        tokens, mistakes = list(sys.argv[1:] if arguments is None else arguments), []
+        given, mistakes = sys.argv[1:] if arguments is None else arguments, []
+        tokens = [_ALIASES.get(name := token.partition("=")[0], name) + token[len(name) :] for token in given]
         if {"--help", "-h"} & set(tokens):
             self.print_options(self.names)
             sys.exit(0)
@@ -199,6 +211,9 @@ def _metavar(kind: Any) -> str:
     return "N" if {int, float} & set(alternatives(kind)) else "TEXT"
 
 
+Seeds = Annotated[Text, AfterValidator(check_seeds)]
+
+
 class RunOnly(Options):
     """What the command line of `run` has besides the options of `Config`."""
 
@@ -209,6 +224,9 @@ class RunOnly(Options):
     preset: Text | None = None
     """Options of a published algorithm: `apex`, `double`, `dqn`, `lecture`, `munchausen`, `qr` or `rainbow`;
     those of `--config` and of the command line replace them."""
+    seeds: Seeds | None = None
+    """First and last of several seeds, as in `0-9`: one run each, one after the other, in a folder each, and
+    a plot of all."""
     local: bool = False
     """Short for `--address local`."""
     print_config: bool = False
@@ -223,19 +241,23 @@ class RunOnly(Options):
     """Show nothing but the summary, as JSON, and mistakes."""
 
 
+_SWITCHES = ("print_config", "quiet", "verbose", "json_")
+
 _USAGE, _DESCRIPTION = "distdqn run [OPTION VALUE ...]", "Train a distributed DQN on a Gymnasium environment."
 
 RUN_COMMAND = Command(_USAGE, _DESCRIPTION, Config, RunOnly, headings=HEADINGS)
+
+_GROUPS = textwrap.fill(", ".join(heading.split()[0] for heading in HEADINGS), 80)
 
 _HELP = f"""Usage: {_USAGE}
 
 {_DESCRIPTION}
 
   distdqn run --env CartPole-v1 --actors 4
-  distdqn run --preset apex --env Acrobot-v1
   distdqn run --config runs/NAME/config.json --seed 1
 
-Options come in groups: `--help GROUP` lists one, `--help all` every option.
+`--help GROUP` lists the options of a group, `--help all` every option. Groups:
+{_GROUPS}.
 """
 
 _PAGE = """# Options
@@ -258,6 +280,7 @@ class RunArguments:
     quiet: bool
     verbose: bool
     prints_json: bool  # and nothing else
+    seeds: range | None  # a run for each
 
 
 def parse_run(
@@ -272,6 +295,8 @@ def parse_run(
     """
     given, mistakes = RUN_COMMAND.collect(arguments)
     only = {name: given.pop(name, None) for name in RunOnly.model_fields}
+    with collecting(mistakes):
+        RunOnly(seeds=only["seeds"] or None)
     if only["local"]:
         if "address" in given:
             mistakes.append("`--local` and `--address` exclude each other (give one of them).")
@@ -293,8 +318,10 @@ def parse_run(
         mistakes += error.contradictions
     if mistakes:
         raise ConfigError([*mistakes, *check(values)])
-    shown = [bool(only[name]) for name in ("print_config", "quiet", "verbose", "json_")]
-    return RunArguments(config, *shown)
+    print_config, quiet, verbose, prints_json = (bool(only[name]) for name in _SWITCHES)
+    first, _, last = (only["seeds"] or "").partition("-")
+    seeds = range(int(first), int(last) + 1) if last else None
+    return RunArguments(config, print_config, quiet, verbose, prints_json, seeds)
 
 
 def _options_of_run(resume: Any) -> dict[str, Any]:
@@ -312,8 +339,8 @@ def _options_of_run(resume: Any) -> dict[str, Any]:
 def prints_run_help(arguments: Sequence[str]) -> bool:
     """Prints help on the words after `--help`, if that is asked for; whether it is.
 
-    Without a word it lists the headings of options. The beginning of a heading stands for the options
-    below it, and `all` for all of them.
+    Without a word it lists a few options and the headings of all. The beginning of a heading stands for the
+    options below it, and `all` for all of them.
 
     Raises:
         ConfigError: there is no such heading.
@@ -330,8 +357,9 @@ def prints_run_help(arguments: Sequence[str]) -> bool:
         RUN_COMMAND.print_options(shown)
     else:
         print(_HELP)
-        for heading, about in HEADINGS.items():
-            print(f"  {heading.split()[0]:12} {about}")
+        for name in _FIRST:
+            about = textwrap.shorten(meaning(RUN_COMMAND.fields[name]), 60, placeholder=" ...")
+            print(f"  {flag(name):17} {about}")
     return True
 
 

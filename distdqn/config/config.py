@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from distdqn.config import validation
-from distdqn.config.model import Options, Text, listed, read_preset
+from distdqn.config.model import Options, Text, document, function_name, listed, read_preset
 
 T = TypeVar("T")
 
@@ -66,9 +66,7 @@ class EnvironmentOptions(Options):
             with contextlib.suppress(ValueError):  # JSON cannot hold them
                 arguments = validation.parse_arguments(env.keywords) | arguments
             env = env.func
-        if not isinstance(env, str):
-            env = f"{env.__module__}:{getattr(env, '__qualname__', type(env).__qualname__)}"
-        return env, arguments
+        return function_name(env), arguments
 
 
 class SharedOptions(EnvironmentOptions):
@@ -284,9 +282,9 @@ class LearningOptions(SharedOptions):
     """Layers before the hidden ones: `dense` none; convolutions: `small` (MinAtar), `nature` (DQN),
     `impala` (residual); `auto`: `dense` for vectors, `small` for images under 36 pixels, else
     `nature`."""
-    network: Text | None = None
+    network: Text | Callable[..., Any] | None = None
     """Keras network of your own in place of torso and layers: `module:function`, called with the observation
-    space and the number of actions."""
+    space and the number of actions; in Python also the function."""
     layer_norm: bool = True
     """Normalize hidden layers before their ReLU."""
     spectral_norm: bool = False
@@ -367,9 +365,13 @@ class Config(LearningOptions, ReplayOptions, ActingOptions, RunOptions):
     def to_json(self) -> dict[str, Any]:
         """Every option as JSON can hold it; see `recorded_env`."""
         env, arguments = self.recorded_env()
-        values = self.model_dump(mode="json", exclude={"env", "env_kwargs"})
-        return {"env": env, "env_kwargs": arguments, **values}
+        network = self.network and function_name(self.network)
+        recorded: dict[str, Any] = {"env": env, "env_kwargs": arguments, "network": network}
+        recorded |= self.model_dump(mode="json", exclude={*recorded})
+        return {name: recorded[name] for name in type(self).model_fields}
 
+
+document(Config)
 
 # Options that say where a run is, not what it does: a resumed run may have others.
 NOT_RESUMED = ("resume", "run_dir", "checkpoint_dir", "address")

@@ -1,6 +1,7 @@
 """What every model of options shares: files and text become values, and mistakes become words."""
 
 import difflib
+import inspect
 import json
 import tomllib
 import types
@@ -20,15 +21,43 @@ Text = Annotated[str, Field(min_length=1)]
 
 PRESETS = {path.stem: path for path in sorted(Path(__file__).with_name("presets").glob("*.yaml"))}
 
+# Names of other projects.
 RENAMED = {
-    "capacity": "replay_capacity",
-    "min_size": "min_replay_size",
-    "publish_period": "weights_update_period",
-    "importance_exponent_start": "importance_sampling_exponent_start",
-    "importance_exponent_end": "importance_sampling_exponent_end",
-    "munchausen_least": "munchausen_clip",
-    "early_end_reward": "failure_reward",
-    "output_kernel_reach": "output_init_scale",
+    "buffer_size": "replay_capacity",
+    "learning_starts": "min_replay_size",
+    "train_batch_size": "batch_size",
+    "total_timesteps": "max_env_steps",
+    "timesteps": "max_env_steps",
+    "n_timesteps": "max_env_steps",
+    "env_id": "env",
+    "num_envs": "envs_per_actor",
+    "n_envs": "envs_per_actor",
+    "workers": "actors",
+    "num_workers": "actors",
+    "num_env_runners": "actors",
+    "train_freq": "samples_per_insert",
+    "gradient_steps": "samples_per_insert",
+    "replay_ratio": "samples_per_insert",
+    "target_update_interval": "target_update_period",
+    "target_update_freq": "target_update_period",
+    "target_network_frequency": "target_update_period",
+    "tau": "target_update_rate",
+    "exploration_fraction": "epsilon_decay_steps",
+    "exploration_initial_eps": "epsilon_start",
+    "exploration_final_eps": "epsilon_end",
+    "start_e": "epsilon_start",
+    "end_e": "epsilon_end",
+    "max_grad_norm": "max_gradient_norm",
+    "grad_clip": "max_gradient_norm",
+    "net_arch": "hidden_sizes",
+    "fcnet_hiddens": "hidden_sizes",
+    "alpha": "priority_exponent",
+    "beta": "importance_sampling_exponent_start",
+    "save_freq": "checkpoint_seconds",
+    "eval_freq": "eval_period",
+    "n_eval_episodes": "eval_episodes",
+    "log_interval": "report_seconds",
+    "algo": "preset",
 }
 
 # What pydantic's types of errors say an option must be.
@@ -99,6 +128,23 @@ class Options(BaseModel):
         return owner.elsewhere.get(name, owner.heading) if issubclass(owner, Options) else ""
 
 
+def function_name(function: str | Callable[..., Any]) -> str:
+    """`module:Name` of a function, or of the class of an object."""
+    if isinstance(function, str):
+        return function
+    return f"{function.__module__}:{getattr(function, '__qualname__', type(function).__qualname__)}"
+
+
+def document(model: type[Options]) -> None:
+    """Lets `help` show what each option of a model means, and its default."""
+    fields = model.model_fields.items()
+    about = [f"{name}: {' '.join((field.description or '').split())}" for name, field in fields]
+    model.__doc__ = "\n    ".join([f"{model.__doc__}\n\nArgs:", *about])
+    kind = inspect.Parameter.KEYWORD_ONLY
+    shown = [inspect.Parameter(name, kind, default=field.default) for name, field in fields]
+    model.__signature__ = inspect.Signature(shown)
+
+
 def listed(form: str) -> BeforeValidator:
     """Takes lists, which files have, for tuples, and says in the words `form` what a value must be."""
 
@@ -167,7 +213,7 @@ def unknown_option(given: str, names: Collection[str], spell: Callable[[str], st
     name = given.partition("=")[0]
     renamed = RENAMED.get(name.removeprefix("--").replace("-", "_"), "")
     if renamed in names:
-        return f"`{name}` is now `{spell(renamed)}`."
+        return f"`{name}` is `{spell(renamed)}` here (see `--help` for its unit)."
     return f"Unknown option `{given}` ({did_you_mean(name, map(spell, names))})."
 
 
@@ -235,4 +281,6 @@ def _mistake(model: type[Options], name: str, errors: list[ErrorDetails]) -> str
     is_part = isinstance(found[0]["loc"][-1], int) or found[0]["type"] in _BOUNDS
     if not is_part and types.NoneType in alternatives(model.model_fields[name].annotation):
         words.append("`none`")
-    return f"`{name}` must be {' or '.join(dict.fromkeys(words))}, not `{found[0]['input']}`."
+    is_zero = name == "actors" and found[0]["input"] == 0 and "mode" in model.model_fields
+    hint = " (for a run in one process, give `--mode serial`)" if is_zero else ""
+    return f"`{name}` must be {' or '.join(dict.fromkeys(words))}, not `{found[0]['input']}`{hint}."

@@ -61,6 +61,14 @@ def check_url(url: str) -> str:
     return url
 
 
+def check_seeds(text: str) -> str:
+    """First and last seed; `ValueError` unless they are like `0-9`."""
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+        raise ValueError(f"must be like `0-9`, not `{text}`")
+    return text
+
+
 def parse_arguments(given: Any) -> dict[str, Any]:
     """Arguments by name, from a dictionary, text like `size=5,name=ice`, JSON, or a list of texts.
 

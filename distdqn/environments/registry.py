@@ -319,7 +319,8 @@ def _suggestion(name: str, message: str) -> str:
     if "Did you mean" in message or "`" in message.replace(f"`{name}`", ""):
         return ""
     near = difflib.get_close_matches(name, gymnasium.registry, n=1)
-    return f" (did you mean `{near[0]}`?)" if near else ""
+    hint = "if a package of your own registers it, give `package:" + f"{name}`"
+    return f" (did you mean `{near[0]}`?)" if near else f" ({hint})"
 
 
 def _register(name: str) -> None:

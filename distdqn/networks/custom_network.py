@@ -2,12 +2,14 @@
 
 import contextlib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import keras
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
+from distdqn.config.model import function_name
 from distdqn.errors import ConfigError, one_line
 from distdqn.types import EnvironmentSpec
 
@@ -28,12 +30,12 @@ def make_observation_space(spec: EnvironmentSpec) -> Box | Dict:
 
 
 def build_custom_network(
-    name: str, spec: EnvironmentSpec, output_shape: tuple[int, ...], seed: int
+    network: str | Callable[..., Any], spec: EnvironmentSpec, output_shape: tuple[int, ...], seed: int
 ) -> keras.Model:
-    """The Keras model that `function(space, actions)` of `module:function` returns.
+    """The Keras model that `function(space, actions)` returns.
 
     Args:
-        name: `module:function`.
+        network: the function, or `module:function`.
         spec: of the environment.
         output_shape: `(A,)`, or `(A, K)` under a distributional head.
         seed: set as the global seed of Keras, Python, NumPy and TensorFlow before the call.
@@ -45,13 +47,15 @@ def build_custom_network(
     Raises:
         ConfigError: it cannot be imported, called, or used.
     """
-    module_name, _, function_name = name.partition(":")
-    hint = " (is its folder on the Python path, and does it import by itself?)"
-    with _as_config_error(f"cannot import `{module_name}` of `{name}`", hint):
-        module = importlib.import_module(module_name)
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise ConfigError(f"`network`: `{module_name}` has no function `{function_name}`.")
+    name, function = function_name(network), cast("Any", network)
+    if isinstance(function, str):
+        module_name, _, attribute = name.partition(":")
+        hint = " (is its folder on the Python path, and does it import by itself?)"
+        with _as_config_error(f"cannot import `{module_name}` of `{name}`", hint):
+            module = importlib.import_module(module_name)
+        function = getattr(module, attribute, None)
+        if not callable(function):
+            raise ConfigError(f"`network`: `{module_name}` has no function `{attribute}`.")
     space = make_observation_space(spec)
     keras.utils.set_random_seed(seed)
     with _as_config_error(f"`{name}` fails"):
@@ -67,8 +71,10 @@ def build_custom_network(
     for kind, (tensors, shape) in expected.items():
         found = [tuple(tensor.shape[1:]) for tensor in tensors]
         if found != [shape]:
+            cure = "; give `--head value`" if found == [(spec.actions,)] and kind == "output" else ""
             raise ConfigError(
-                f"`network`: the model of `{name}` must have one {kind} of the shape {shape}, not {found}."
+                f"`network`: the model of `{name}` must have one {kind} of the shape {shape}, not "
+                f"{found}{cure}."
             )
     if isinstance(space, Dict):
         return model

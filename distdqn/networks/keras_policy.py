@@ -14,6 +14,7 @@ from keras import layers
 from typing_extensions import override
 
 from distdqn.config.config import LearningOptions, SharedOptions
+from distdqn.config.model import function_name
 from distdqn.errors import ConfigError, one_line
 from distdqn.networks.layers import NoisyDense, Unpack
 from distdqn.networks.numpy_policy import ACTIVATIONS, NumpyPolicy, Policy, factorised_noise
@@ -98,6 +99,12 @@ def keras_layers(options: LearningOptions, spec: EnvironmentSpec, reason: str) -
     """One layer of the kind `keras`, which says how to build the network, and a line for the user."""
     names = LearningOptions.model_fields.keys() - SharedOptions.model_fields.keys()
     chosen = {name: getattr(options, name) for name in sorted(names)}
+    if callable(options.network):
+        chosen["network"] = name = function_name(options.network)
+        if "__main__:" in name or "<" in name:  # of a notebook, a lambda, or inside a function
+            raise ConfigError(
+                f"`network`: {reason}, and actors cannot import `{name}` (move it to a module)."
+            )
     notice = f"{reason}: actors evaluate this network with Keras, which is slower."
     return [{"kind": "keras", "options": chosen, "spec": asdict(spec)}], notice
 

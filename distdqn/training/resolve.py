@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ _ATOMS = {"value": None, "quantile": 11, "categorical": 51}  # measured; Bellema
 def check_surroundings(
     env: EnvironmentSource,
     run_dir: str | None,
-    network: str | None = None,
+    network: str | Callable[..., Any] | None = None,
     is_resuming: bool = False,
     masks: bool = True,
 ) -> EnvironmentSpec:
@@ -34,7 +35,7 @@ def check_surroundings(
     Args:
         env: the environment.
         run_dir: folder for results, or None.
-        network: `module:function` of the user's network, or None.
+        network: the user's function, or its `module:function`, or None.
         is_resuming: the folder may hold a run.
         masks: see `inspect_environment`.
 
@@ -51,7 +52,7 @@ def check_surroundings(
     except ConfigError as error:
         errors.append(error)
     try:
-        if network is not None:
+        if isinstance(network, str):
             check_importable(network)
     except ConfigError as error:
         errors.append(error)

@@ -93,18 +93,15 @@ def test_unknown_option_is_sent_to_the_help_when_nothing_is_near() -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("--capacity", "--replay-capacity"),
-        ("--min-size=5", "--min-replay-size"),
-        ("--publish-period", "--weights-update-period"),
-        ("--importance-exponent-start", "--importance-sampling-exponent-start"),
-        ("--importance-exponent-end", "--importance-sampling-exponent-end"),
-        ("--munchausen-least", "--munchausen-clip"),
-        ("--early-end-reward", "--failure-reward"),
-        ("--output-kernel-reach", "--output-init-scale"),
+        ("--buffer-size", "--replay-capacity"),
+        ("--learning-starts=5", "--min-replay-size"),
+        ("--total-timesteps", "--max-env-steps"),
+        ("--num-env-runners", "--actors"),
+        ("--tau", "--target-update-rate"),
     ],
 )
-def test_old_name_of_an_option_is_answered_with_its_new_one(old: str, new: str) -> None:
-    assert mistakes_of(old, "3") == [f"`{old.split('=')[0]}` is now `{new}`."]
+def test_name_of_another_project_is_answered_with_the_one_here(old: str, new: str) -> None:
+    assert mistakes_of(old, "3") == [f"`{old.split('=')[0]}` is `{new}` here (see `--help` for its unit)."]
 
 
 def test_unknown_options_are_all_listed_and_known_ones_are_kept() -> None:
@@ -132,11 +129,11 @@ def test_option_without_its_value_is_a_mistake_that_names_it(arguments: list[str
 
 def test_every_kind_of_mistake_is_listed_in_one_error() -> None:
     with pytest.raises(ConfigError) as caught:
-        ALL.read(["--actor", "4", "--seed", "--double=maybe", "--discount", "2", "--loss", "--capacity=3"])
+        ALL.read(["--actor", "4", "--seed", "--double=maybe", "--discount", "2", "--loss", "--buffer-size=3"])
 
     assert [text.split("`")[1] for text in caught.value.mistakes] == [
         "--actor",
-        "--capacity",
+        "--buffer-size",
         "--seed",
         "--double",
         "--loss",

@@ -50,7 +50,7 @@ def test_every_option_says_its_heading_and_meaning(name: str) -> None:
 @pytest.mark.parametrize(
     ("value", "complaint"),
     [
-        (0, "at least 1, not `0`"),
+        (0, "at least 1, not `0` (for a run in one process, give `--mode serial`)"),
         (-1, "at least 1, not `-1`"),
         (10**9, "at most 10000, not `1000000000`"),
         (1.5, "a whole number or `auto`, not `1.5`"),
@@ -269,10 +269,10 @@ def test_config_travels_to_another_process_with_a_function_in_it() -> None:
 
 
 def test_config_that_does_not_exist_in_python_is_answered_with_the_nearest_name() -> None:
-    assert mistakes_of(batchsize=3, capacity=5, actors=0) == [
-        "`actors` must be at least 1, not `0`.",
+    assert mistakes_of(batchsize=3, buffer_size=5, actors=0) == [
+        "`actors` must be at least 1, not `0` (for a run in one process, give `--mode serial`).",
         "Unknown option `batchsize` (did you mean `batch_size`?).",
-        "`capacity` is now `replay_capacity`.",
+        "`buffer_size` is `replay_capacity` here (see `--help` for its unit).",
     ]
 
 
