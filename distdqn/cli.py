@@ -1,4 +1,4 @@
-"""The console script: `distdqn run | evaluate | inspect | check | scale`, each the module of that name."""
+"""The console script `distdqn`: each command is the module of its name."""
 
 import importlib
 import importlib.metadata
@@ -13,6 +13,7 @@ _COMMANDS = {
     "evaluate": "play a run's best network greedily",
     "inspect": "show what is in the checkpoints of a run, and whether they are whole",
     "check": "look at an environment as a run will, and say what is odd or slow about it",
+    "tune": "search options with Ray Tune",
     "scale": "change how many actors a run has while it trains",
 }
 

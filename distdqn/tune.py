@@ -1,0 +1,124 @@
+"""`python -m distdqn.tune --space FILE`: search options with Ray Tune."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator
+
+from distdqn.config.command_line import Command, config_yaml, print_mistakes
+from distdqn.config.config import Config, Count
+from distdqn.config.model import Options, Text, read_options, unknown_option
+from distdqn.config.validation import check_address
+from distdqn.errors import INTERRUPTED, ConfigError, DistdqnError, collecting
+
+_DISTRIBUTIONS = ("choice", "uniform", "loguniform", "randint", "lograndint", "quniform")
+_OURS = ("mode", "run_dir", "resume", "checkpoint_dir", "address")  # each trial has its own
+
+
+class TuneOptions(Options):
+    """What is searched, how, and where the results go."""
+
+    space: Text
+    """YAML, TOML or JSON file of options, each with a value, or with one of Ray Tune's distributions, as in
+    `learning_rate: {loguniform: [0.0001, 0.01]}` and `n_step: {choice: [1, 3]}`."""
+    trials: Count = 20
+    """Number of runs, each in mode `serial` with one CPU, as many at once as the cluster has CPUs."""
+    search: Literal["random", "optuna"] = "random"
+    """`random`, or `optuna`: by what earlier trials found."""
+    scheduler: Literal["asha", "none"] = "asha"
+    """`asha` ends trials early that are worse than others at the same env steps; `none` ends none."""
+    output: Text | None = None
+    """Folder for the trials and the best options; none means `runs/tune-<time>`."""
+    address: Annotated[Text, AfterValidator(check_address)] | None = None
+    """Ray cluster to join, as in `run`."""
+
+
+_COMMAND = Command(
+    "distdqn tune --space FILE [OPTION VALUE ...]",
+    "Search options for the largest mean return, and write the best ones as a file for `run --config`.",
+    TuneOptions,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs all trials, writes the best options and prints the command for them; returns the exit code."""
+    try:
+        options = _COMMAND.read(arguments)
+        space = _read_space(options.space)
+        output = Path(options.output or f"runs/tune-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
+        # Importing Ray takes seconds, and mistakes are reported without it.
+        from distdqn.cluster.tuning import search
+        from distdqn.tune import run_trial  # `__main__` is another module in the process of a trial
+
+        searched = {name: next(iter(value.items())) for name, value in space.items() if _is_drawn(value)}
+        fixed = {name: value for name, value in space.items() if name not in searched}
+        best, score, failed = search(run_trial, fixed, searched, options, output)
+    except DistdqnError as error:
+        return print_mistakes(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    file = output / "best.yaml"
+    file.write_text(config_yaml(Config(**fixed, **best)))
+    found = ", ".join(f"{name} {value}" for name, value in best.items())
+    print(f"Best of {options.trials} trials ({failed} failed): mean return {score:.4g} with {found}.")
+    print(f"Train with these options: distdqn run --config {file}")
+    return 0
+
+
+def _is_drawn(value: Any) -> bool:
+    return isinstance(value, dict) and len(value) == 1 and next(iter(value)) in _DISTRIBUTIONS
+
+
+def _read_space(path: str) -> dict[str, Any]:
+    """Options by name with a value or a distribution.
+
+    Raises:
+        ConfigError: a name is unknown, a distribution malformed, or the options are wrong at one of its ends.
+    """
+    space, mistakes = read_options(path), []
+    for name, value in space.items():
+        if name not in Config.model_fields:
+            mistakes.append(f"`space`: {unknown_option(name, Config.model_fields)}")
+        elif name in _OURS:
+            mistakes.append(f"`space`: each trial has a `{name}` of its own (leave it out).")
+        elif _is_drawn(value) and not (isinstance(ends := next(iter(value.values())), list) and ends):
+            mistakes.append(f"`space`: `{name}` needs a list, as in `{name}: {{choice: [1, 3]}}`.")
+    if not any(map(_is_drawn, space.values())):
+        mistakes.append(f"`space`: {path} searches nothing (give an option a distribution; see `--help`).")
+    if mistakes:
+        raise ConfigError(mistakes)
+    for end in (0, -1):
+        with collecting(mistakes):
+            Config(**{name: _end(value, end) for name, value in space.items()})
+    if mistakes:
+        raise ConfigError([f"`space`: {mistake}" for mistake in dict.fromkeys(mistakes)])
+    return space
+
+
+def _end(value: Any, index: int) -> Any:
+    """A value, or the first or last one of a distribution."""
+    if not _is_drawn(value):
+        return value
+    ((kind, ends),) = value.items()
+    if kind == "choice":
+        return ends[index]
+    return ends[:2][index] - (1 if index and kind in ("randint", "lograndint") else 0)
+
+
+def run_trial(options: dict[str, Any], folder: Path, report: Callable[[float, int], None]) -> None:
+    """One run in this process; `report` gets the mean return and env steps of each evaluation."""
+    from distdqn.runner import train
+
+    class Report:
+        def on_report(self, metrics: dict[str, Any]) -> None:
+            if metrics["eval_return_mean"] is not None:
+                report(metrics["eval_return_mean"], metrics["env_steps"])
+
+    train(Config(**options, mode="serial", run_dir=str(folder)), callbacks=[Report()], quiet=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
