@@ -10,9 +10,10 @@ from distdqn.errors import ClusterError, ConfigError, DistdqnError, EnvironmentF
 
 if TYPE_CHECKING:
     from distdqn.config.config import Config
+    from distdqn.loading import load
     from distdqn.runner import train
 
-_HOMES = {"Config": "config.config", "train": "runner"}
+_HOMES = {"Config": "config.config", "load": "loading", "train": "runner"}
 
 __all__ = [
     "ClusterError",
@@ -21,6 +22,7 @@ __all__ = [
     "DistdqnError",
     "EnvironmentFault",
     "RoleFailure",
+    "load",
     "train",
 ]
 
