@@ -1,4 +1,4 @@
-"""The console script: `distdqn run | evaluate | inspect | check | scale`, each the module of that name."""
+"""The console script: `distdqn run`, `evaluate`, `play` and others, each the module of that name."""
 
 import importlib
 import importlib.metadata
@@ -11,6 +11,8 @@ from distdqn.config.model import did_you_mean
 _COMMANDS = {
     "run": "train a distributed DQN",
     "evaluate": "play a run's best network greedily",
+    "play": "watch a run's best network play, in a window or as a GIF",
+    "plot": "draw the learning curves of runs, or what a network does",
     "inspect": "show what is in the checkpoints of a run, and whether they are whole",
     "check": "look at an environment as a run will, and say what is odd or slow about it",
     "scale": "change how many actors a run has while it trains",

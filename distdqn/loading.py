@@ -194,19 +194,29 @@ def find_policy(
             weights = _read_policy(path if is_file else path / ("final.npz" if final else "policy.npz"))
         else:
             weights, recorded = _read_checkpoint(place, checkpoint)
-    kept = [name for name in _OF_ENVIRONMENT if name != "env_kwargs" or "env" not in chosen]
-    found = {name: recorded.get(name) for name in kept} | chosen
-    values: dict[str, Any] = {name: value for name, value in found.items() if value is not None}
     with collecting(mistakes):
-        if "env" in values:
-            source = EnvironmentOptions(**values)
-            EnvironmentMaker(source)  # finds what does not exist
-        elif not mistakes:
-            file = folder / "config.json"
-            raise ConfigError(f"`run_dir`: {file} does not name an environment (give `--env`).")
+        if not mistakes or recorded.get("env") or "env" in chosen:
+            source = find_environment(folder, recorded, chosen)
     if mistakes:
         raise ConfigError(mistakes)
     return weights, source, _find_spec(weights, source)
+
+
+def find_environment(folder: Path, recorded: dict[str, Any], chosen: dict[str, Any]) -> EnvironmentOptions:
+    """The environment that options of the run in `folder` name, `chosen` ones in place of the `recorded`.
+
+    Raises:
+        ConfigError: none is named, or there is no such environment.
+    """
+    kept = [name for name in _OF_ENVIRONMENT if name != "env_kwargs" or "env" not in chosen]
+    found = {name: recorded.get(name) for name in kept} | chosen
+    values: dict[str, Any] = {name: value for name, value in found.items() if value is not None}
+    if "env" not in values:
+        file = folder / "config.json"
+        raise ConfigError(f"`run_dir`: {file} does not name an environment (give `--env`).")
+    source = EnvironmentOptions(**values)
+    EnvironmentMaker(source)  # finds what does not exist
+    return source
 
 
 def _read_policy(path: Path) -> PolicyWeights:

@@ -3,7 +3,8 @@
 import json
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 _CROSSED = "raise the one or lower the other"
@@ -110,6 +111,19 @@ def parse_wrapper(text: str) -> tuple[str, dict[str, Any]]:
     if not all(name.partition(":")):
         raise ValueError(f"must be like `module:Name` or `module:Name,size=5`, not `{text}`")
     return name, parse_arguments(arguments or "none")
+
+
+def check_file(*endings: str) -> Callable[[str], str]:
+    """Checks the path of a file to write; `ValueError` for another ending, or if its folder is missing."""
+
+    def check(path: str) -> str:
+        if Path(path).suffix not in endings:
+            raise ValueError(f"must end in {' or '.join(f'`{each}`' for each in endings)}, not `{path}`")
+        if not Path(path).parent.is_dir():
+            raise ValueError(f"must be in a folder that exists, not `{path}`")
+        return path
+
+    return check
 
 
 def check_amounts(text: str) -> str:

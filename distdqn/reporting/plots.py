@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from distdqn.errors import ConfigError
 from distdqn.reporting.run_directory import read_metrics
@@ -26,7 +27,7 @@ _MAX_DIFFERENCES = 3  # named in the label of a group; if there are more, a fold
 _GRID_POINTS, _RESAMPLES = 120, 1000
 _CONFIDENCE = 0.95
 _LABEL_COLUMNS = 26
-# Okabe and Ito's colours, which stay apart for colour-blind readers, each with a line and a marker of its own.
+# Okabe and Ito's colours, safe for colour-blind readers; each has a line and a marker of its own.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555", "#E69F00")
 _TRAINING = "#777777"
 _LINES: tuple[Any, ...] = ("-", "--", "-.", (0, (1, 1)), (0, (6, 1, 1, 1, 1, 1)), (0, (8, 2)))
@@ -42,7 +43,7 @@ _PANELS = {
 _TIME_UNITS = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 
 Axis = Literal["steps", "time"]
-Points = tuple[FloatArray, FloatArray]
+Points = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def draw_runs(
         OSError: a file cannot be written.
     """
     groups = group_runs(runs)
-    rows = [["returns"] * 3]
+    rows: list[Any] = [["returns"] * 3]
     names = list(_PANELS)
     if has_panels:
         rows += [names[:3], names[3:]]
@@ -207,7 +208,7 @@ def _explain(groups: Sequence[RunGroup]) -> str:
 def _draw_returns(
     axes: Axes, group: RunGroup, axis: Axis, size: float, look: dict[str, Any], marker: str, is_only: bool
 ) -> list[tuple[float, float, str, str]]:
-    """Draws a group's returns over `size` env steps or seconds; returns position, label, colour of each end."""
+    """Draws a group's returns; gives position, label and colour of each end. `size` is the unit of `axis`."""
     (x, y), interval = group.curve("eval_return_mean", axis)
     if interval is None and len(x):
         spread = next(s for s in (run.points("eval_return_std", axis)[1] for run in group.runs) if len(s))
@@ -296,14 +297,16 @@ def draw_policy(
     actions: IntArray = q_values.argmax(axis=2)  # [Y, X]
     hatches = ("", "///", "\\\\\\", "...", "xxx", "ooo")
     shown = np.unique(actions).tolist()
-    looks = {
+    looks: dict[int, dict[str, Any]] = {
         action: {"facecolor": str(0.97 - 0.5 * place / max(1, len(shown) - 1)), "hatch": hatches[place % 6]}
         for place, action in enumerate(shown)
     }
     for action, look in looks.items():
         regions = left.contourf(*values, actions == action, levels=[0.5, 1.5], colors=[look["facecolor"]])
         regions.set(hatch=look["hatch"], edgecolor="#00000055")
-    patches = [Patch(**look, edgecolor="#00000099", label=f"action {action}") for action, look in looks.items()]
+    patches = [
+        Patch(**look, edgecolor="#00000099", label=f"action {action}") for action, look in looks.items()
+    ]
     figure.legend(handles=patches, loc="outside lower left", ncols=8, frameon=False, fontsize=9)
     left.set_title("greedy action", fontsize=11, loc="left")
     height = q_values.max(axis=2)  # [Y, X]
