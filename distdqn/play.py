@@ -2,39 +2,42 @@
 
 import contextlib
 import itertools
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-from pydantic import AfterValidator
+import numpy as np
 
-from distdqn.acting.player import play_episode
+from distdqn.acting.exploration import greedy_actions, random_actions
 from distdqn.config.command_line import Command, print_mistakes
 from distdqn.config.config import Count, EnvironmentOptions, Positive, Seed
 from distdqn.config.model import Text
-from distdqn.config.validation import check_file
 from distdqn.environments.registry import EnvironmentMaker, inspect_environment, make_vector_environment
-from distdqn.environments.sources import environment_name
 from distdqn.environments.vector import FaultLog, VectorEnvironment
 from distdqn.errors import INTERRUPTED, ConfigError, DistdqnError
 from distdqn.loading import PolicyOptions, find_environment, find_policy
 from distdqn.networks.numpy_policy import Policy, make_policy
 from distdqn.reporting.run_directory import read_options
-from distdqn.reporting.video import FramePainter, GifFile, Mp4File, VideoOutput, Window
+from distdqn.reporting.video import draw_picture, show, write_gif, write_mp4
 from distdqn.seeding import make_generator, make_integer_seed
+from distdqn.types import EnvironmentSpec
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_MAX_STEPS = 27_000  # of an episode, as in an evaluation
 _DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
-_QUIET = {"SDL_AUDIODRIVER": "dummy", "PYGAME_HIDE_SUPPORT_PROMPT": "1"}
 
 
 class PlayOptions(PolicyOptions):
     """What to play, and where to show it."""
 
-    gif: Annotated[Text, AfterValidator(check_file(".gif"))] | None = None
-    """Write an animated GIF instead of opening a window."""
-    mp4: Annotated[Text, AfterValidator(check_file(".mp4"))] | None = None
+    gif: Text | None = None
+    """Write an animated GIF, of at most 600 frames, instead of opening a window."""
+    mp4: Text | None = None
     """Write a video instead, with the extra `distdqn[mp4]`."""
     random: bool = False
     """Take random actions; the run needs no network."""
@@ -47,7 +50,7 @@ class PlayOptions(PolicyOptions):
 
 
 _COMMAND = Command(
-    "distdqn play RUN [OPTION VALUE ...]",
+    "distdqn play RUN_DIR [OPTION VALUE ...]",
     "Watch a run's best network play, with its Q-values beside the picture.",
     PlayOptions,
     positional="run_dir",
@@ -57,8 +60,7 @@ _COMMAND = Command(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the return and length of each episode; returns the exit code."""
     try:
-        for line in play(_COMMAND.read(arguments)):
-            print(line, flush=True)
+        play(_COMMAND.read(arguments))
     except DistdqnError as error:
         return print_mistakes(error)
     except KeyboardInterrupt:
@@ -66,17 +68,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def play(options: PlayOptions) -> Iterator[str]:
-    """Plays and shows episodes; yields a line for each, and one for the file.
+def play(options: PlayOptions) -> None:
+    """Plays episodes in a window or into a file, and prints a line for each.
 
     Raises:
         DistdqnError: there is no such policy, display or package, or the environment cannot be drawn.
     """
-    is_file = bool(options.gif or options.mp4)
-    if not is_file and sys.platform != "darwin" and not any(map(os.environ.get, _DISPLAYS)):
+    file = options.gif or options.mp4
+    if file is None and sys.platform != "darwin" and not any(map(os.environ.get, _DISPLAYS)):
         raise ConfigError("There is no display for a window (write a file: `--gif play.gif`).")
-    for name, value in (_QUIET | ({"SDL_VIDEODRIVER": "dummy"} if is_file else {})).items():
-        os.environ.setdefault(name, value)
+    if file is not None:
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        if not Path(file).absolute().parent.is_dir():
+            raise ConfigError(f"`{'gif' if options.gif else 'mp4'}`: the folder of {file} does not exist.")
     folder, chosen = Path(options.run_dir), options.chosen_environment()
     policy: Policy | None = None
     if options.random:
@@ -85,48 +89,58 @@ def play(options: PlayOptions) -> Iterator[str]:
     else:
         weights, source, spec = find_policy(str(folder), chosen, options.final, options.checkpoint)
         policy = make_policy(weights)
-    source = _with_frames(source)
+    source = _drawn(source, spec.name)
     seeds = (make_integer_seed(options.seed, "evaluation", episode) for episode in itertools.count())
     environments = VectorEnvironment(source, 1, seeds, FaultLog(source, 1), has_mask=spec.mask is not None)
-    generator, painter = make_generator(options.seed, "evaluation", 0), FramePainter()
     with contextlib.closing(environments):
-        outputs = _open_outputs(options, spec.name, options.slow / environments.render_fps)
-        try:
-            for episode in range(1, (options.episodes or (1 if is_file else 3)) + 1):
-                if episode > 1:
-                    environments.restart(seeds)
-                for step in play_episode(environments, spec, policy, generator):
-                    lines = f"episode {episode}\nstep {step.length}\nreturn {step.episode_return:g}"
-                    picture = painter.draw(environments.render(), lines, step.q_values, step.action)
-                    if not all(output.add(picture) for output in outputs):
-                        return
-                yield f"Episode {episode}: return {step.episode_return:g}, length {step.length}"
-        finally:
-            written = [output.close() for output in outputs]
-    yield from filter(None, written)
+        seconds = options.slow / environments.render_fps
+        episodes = options.episodes or (3 if file is None else 1)
+        pictures = _play(environments, spec, policy, options.seed, episodes)
+        if file is None:
+            show(pictures, f"distdqn {spec.name}", seconds)
+        else:
+            (write_gif if options.gif else write_mp4)(pictures, Path(file), seconds)
+            print(f"{file}: {Path(file).stat().st_size / 1e6:.1f} MB")
 
 
-def _with_frames(source: EnvironmentOptions) -> EnvironmentOptions:
+def _drawn(source: EnvironmentOptions, name: str) -> EnvironmentOptions:
     """The environment with frames as arrays; `ConfigError` if it has none."""
     with contextlib.closing(make_vector_environment(source, 1)) as vector:
         modes = vector.metadata.get("render_modes") or []
     drawn = source.model_copy(update={"env_kwargs": {**source.env_kwargs, "render_mode": "rgb_array"}})
-    why = f"its `render_modes` are {modes}" if modes else "it has no `render_modes`"
-    if "rgb_array" in modes:
-        if not (mistakes := EnvironmentMaker(drawn).mistakes()):
-            return drawn
-        why = mistakes[0].rstrip(".")
-    name = environment_name(source)
-    raise ConfigError(f"`env`: `{name}` cannot be drawn: {why} (let it take the `render_mode` `rgb_array`).")
+    mistakes = EnvironmentMaker(drawn).mistakes()
+    if "rgb_array" in modes and not mistakes:
+        return drawn
+    why = mistakes[0].rstrip(".") if "rgb_array" in modes else f"its `render_modes` are {modes}"
+    raise ConfigError(f'`env`: `{name}` cannot be drawn: {why} (let it take `render_mode="rgb_array"`).')
 
 
-def _open_outputs(options: PlayOptions, name: str, seconds: float) -> list[VideoOutput]:
-    outputs: list[VideoOutput] = []
-    if options.mp4:
-        outputs.append(Mp4File(Path(options.mp4), seconds))
-    if options.gif:
-        outputs.append(GifFile(Path(options.gif), seconds))
-    return outputs or [Window(f"distdqn {name}", seconds)]
+def _play(
+    environments: VectorEnvironment, spec: EnvironmentSpec, policy: Policy | None, seed: int, episodes: int
+) -> "Iterator[Image]":
+    """Pictures of each step and of the end of each episode."""
+    generator, steps = make_generator(seed, "evaluation", 0), environments.empty_steps(1)
+    limits, values = [math.inf, -math.inf], np.zeros(0, np.float32)
+    seeds = (make_integer_seed(seed, "evaluation", episode) for episode in itertools.count(1))
+    for episode in range(1, episodes + 1):
+        total, length, ended = 0.0, 0, False
+        while not ended and length < _MAX_STEPS:
+            observation = environments.observation  # [1, *observation_shape]
+            if policy is None:
+                allowed = None if spec.mask is None else spec.mask.read(observation)
+                action = random_actions(1, spec.actions, generator, allowed)
+            else:
+                q_values = policy.q_values(observation)  # [1, A]
+                action, values = greedy_actions(q_values, generator), q_values[0]
+            text = f"episode {episode}\nstep {length}\nreturn {total:g}"
+            yield draw_picture(environments.render(), text, values, int(action[0]), limits)
+            ended = bool(environments.step(action, steps, 0))
+            total, length = total + float(steps.reward[0, 0]), length + 1
+        text = f"episode {episode}\nstep {length}\nreturn {total:g}"
+        yield draw_picture(environments.render(), text, values, None, limits)
+        print(f"Episode {episode}: return {total:g}, length {length}", flush=True)
+        if episode < episodes:
+            environments.restart(seeds)
 
 
 if __name__ == "__main__":

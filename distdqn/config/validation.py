@@ -3,8 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 _CROSSED = "raise the one or lower the other"
@@ -113,19 +112,6 @@ def parse_wrapper(text: str) -> tuple[str, dict[str, Any]]:
     return name, parse_arguments(arguments or "none")
 
 
-def check_file(*endings: str) -> Callable[[str], str]:
-    """Checks the path of a file to write; `ValueError` for another ending, or if its folder is missing."""
-
-    def check(path: str) -> str:
-        if Path(path).suffix not in endings:
-            raise ValueError(f"must end in {' or '.join(f'`{each}`' for each in endings)}, not `{path}`")
-        if not Path(path).parent.is_dir():
-            raise ValueError(f"must be in a folder that exists, not `{path}`")
-        return path
-
-    return check
-
-
 def check_amounts(text: str) -> str:
     """Amounts of custom resources as text; `ValueError` as from `parse_amounts`."""
     parse_amounts(text)
@@ -215,6 +201,8 @@ def _without_effect(options: Mapping[str, Any], changed: Collection[str]) -> Ite
     """Options that others leave without effect; `changed` ones do not have their defaults."""
     if options.get("final") and options.get("checkpoint") is not None:
         yield "`final` and `checkpoint` exclude each other (give one of them)."
+    if options.get("gif") and options.get("mp4"):
+        yield "`gif` and `mp4` exclude each other (give one of them)."
     if options.get("munchausen") and options.get("double"):
         yield "`munchausen` has a softmax policy, so `double` has no effect (add `--no-double`)."
     if options.get("output_bias") and options.get("head") == "categorical":

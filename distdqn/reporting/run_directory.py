@@ -248,19 +248,6 @@ def read_status(folder: Path) -> RunStatus | None:
     return status
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`, oldest first; a line that is half written is left out.
-
-    Raises:
-        OSError: there is no such file, or it cannot be read.
-    """
-    lines = []
-    for line in (folder / "metrics.jsonl").read_bytes().splitlines():
-        with contextlib.suppress(ValueError):
-            lines.append(json.loads(line))
-    return [line for line in lines if isinstance(line, dict)]
-
-
 def _read(path: Path, model: type[M]) -> M | None:
     try:
         return model.model_validate_json(path.read_bytes(), strict=True)
