@@ -108,10 +108,12 @@ def _drawn(source: EnvironmentOptions, name: str) -> EnvironmentOptions:
     with contextlib.closing(make_vector_environment(source, 1)) as vector:
         modes = vector.metadata.get("render_modes") or []
     drawn = source.model_copy(update={"env_kwargs": {**source.env_kwargs, "render_mode": "rgb_array"}})
-    mistakes = EnvironmentMaker(drawn).mistakes()
-    if "rgb_array" in modes and not mistakes:
+    if "rgb_array" not in modes:
+        why = f"its `render_modes` are {modes}"
+    elif EnvironmentMaker(drawn).mistakes():
+        why = "it takes no argument `render_mode`"
+    else:
         return drawn
-    why = mistakes[0].rstrip(".") if "rgb_array" in modes else f"its `render_modes` are {modes}"
     raise ConfigError(f'`env`: `{name}` cannot be drawn: {why} (let it take `render_mode="rgb_array"`).')
 
 

@@ -157,11 +157,11 @@ class VectorEnvironment:
     def render(self) -> AnyArray:
         """The frame `[H, W, 3]` uint8 of the first environment; `EnvironmentFault` if it draws none."""
         try:
-            frame: AnyArray = np.asarray(self._vector.render()[0], np.uint8)  # type: ignore[index]
+            frame: AnyArray = np.asarray(self._vector.render()[0])  # type: ignore[index]
+            return (frame * (255 if frame.dtype.kind == "f" else 1)).astype(np.uint8)
         except Exception as error:
             why = f"cannot be drawn: {type(error).__name__}: {one_line(error)}"
             raise EnvironmentFault(f"The environment `{self._name}` {why}") from error
-        return frame
 
     @property
     def render_fps(self) -> float:

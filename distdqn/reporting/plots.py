@@ -7,6 +7,7 @@ import functools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,15 +19,17 @@ from distdqn.types import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _OF_ONE_RUN = {"seed", "run_dir", "checkpoint_dir", "resume", "address"}  # may differ in a group
 _MAX_DIFFERENCES = 3  # that label a group; if there are more, the name of a folder does
-_GRID_POINTS, _RATE_POINTS, _MARKERS_SHOWN = 120, 30, 12
+_GRID_POINTS, _RATE_POINTS = 120, 30
+_GREY = "#777777"
 # Okabe and Ito's colours, safe for colour-blind readers; each has a line and a marker of its own.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000")
-_LINES: tuple[Any, ...] = ("-", "--", "-.", (0, (1, 1)), (0, (6, 1, 1, 1, 1, 1)), (0, (8, 2)))
-_MARKERS, _GREY = "os^DvP", "#777777"
+_LOOKS: tuple[Any, ...] = (
+    ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000"),
+    ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 2))),
+    "os^DvP",
+)
 _RETURN = "eval_return_mean"
 _PANELS = {
     "train_return_mean": "training return",
@@ -82,24 +85,17 @@ def read_run(folder: Path) -> RecordedRun:
 
 
 def group_runs(runs: Sequence[RecordedRun]) -> dict[str, list[RecordedRun]]:
-    """Runs whose options differ in the seed alone, by the options in which these groups differ."""
-
-    def options(run: RecordedRun, names: Iterable[str]) -> dict[str, Any]:
-        return {name: run.options.get(name) for name in sorted(names)}
-
-    names = {name for run in runs for name in run.options} - _OF_ONE_RUN
-    differing = [
-        name for name in names if any(r.options.get(name) != runs[0].options.get(name) for r in runs)
-    ]
-    keyed: dict[str, list[RecordedRun]] = {}
+    """Runs whose options differ in the seed alone, by a label: the options in which the groups differ."""
+    names = sorted({name for run in runs for name in run.options} - _OF_ONE_RUN)
+    differing = [name for name in names if len({json.dumps(run.options.get(name)) for run in runs}) > 1]
+    groups: dict[str, list[RecordedRun]] = {}
     for run in runs:
-        keyed.setdefault(json.dumps(options(run, differing)), []).append(run)
-    labelled = {}
-    for group in keyed.values():
-        told = "\n".join(f"{name} {value}" for name, value in options(group[0], differing).items())
-        is_short = 0 < len(differing) <= _MAX_DIFFERENCES
-        labelled[told if is_short else group[0].folder.resolve().name] = group
-    return labelled
+        told = "\n".join(f"{name} {run.options.get(name)}" for name in differing)
+        groups.setdefault(told, []).append(run)
+    if len(groups) == 1:
+        return {"evaluation": list(runs)}
+    is_short = len(differing) <= _MAX_DIFFERENCES
+    return groups if is_short else {str(group[0].folder): group for group in groups.values()}
 
 
 def _curve(runs: Sequence[RecordedRun], name: str, axis: Axis) -> tuple[Numbers, Numbers, Numbers, Numbers]:
@@ -134,56 +130,41 @@ def draw_runs(
     runs: Sequence[RecordedRun], files: Iterable[Path], axis: Axis = "steps", has_panels: bool = True
 ) -> None:
     """Draws returns over env steps or time, and, if `has_panels`, loss, rates and waits below."""
+    from matplotlib.figure import Figure  # not pyplot, which a notebook may be using
+
     groups, panels = group_runs(runs), list(_PANELS)
     rows: Any = [[_RETURN] * 3, panels[:3], panels[3:]][: 3 if has_panels else 1]
-    figure = _new_figure(9.5, 8.5 if has_panels else 4.2)
+    figure = Figure((9.5, 8.5 if has_panels else 4.2), dpi=120, layout="constrained")
     axes = figure.subplot_mosaic(rows, height_ratios=[2.4, 1, 1][: len(rows)])
-    unit, size = "env steps", 1.0
-    if axis == "time":
-        last = max(run.lines[-1]["wall_seconds"] for run in runs)
-        unit, size = next(
-            u for u in (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0)) if last >= 3 * u[1]
-        )
+    last = max(run.lines[-1]["wall_seconds"] for run in runs)
+    unit, size = ("hours", 3600.0) if last > 7200 else ("minutes", 60.0) if last > 120 else ("seconds", 1.0)
+    unit, size = (unit, size) if axis == "time" else ("env steps", 1.0)
     ends = []
-    for place, (label, group) in enumerate(groups.items()):
-        colour = _COLOURS[place % 6]
+    for (label, group), colour, line, marker in zip(groups.items(), *map(cycle, _LOOKS), strict=False):
         for name, panel in axes.items():
             x, y, low, high = _curve(group, str(name), axis)
-            panel.plot(x / size, y, color=colour, linestyle=_LINES[place % 6], linewidth=1.5)
+            look = {"linestyle": line, "marker": marker, "markevery": max(1, len(x) // 12), "color": colour}
+            panel.plot(x / size, y, markersize=4, **look)
             panel.fill_between(x / size, low, high, color=colour, alpha=0.18, linewidth=0)
             if name == _RETURN and len(x):
-                shown = slice(None, None, max(1, len(x) // _MARKERS_SHOWN))
-                panel.plot(x[shown] / size, y[shown], _MARKERS[place % 6], color=colour, markersize=4.5)
-                ends.append((x[-1] / size, y[-1], label if len(groups) > 1 else "evaluation", colour))
+                ends.append((x[-1] / size, y[-1], label, colour))
     if len(groups) == 1:
         x, y, *_ = _curve(runs, "train_return_mean", axis)
-        axes[_RETURN].plot(x / size, y, color=_GREY, linestyle="--", linewidth=1.2)
+        axes[_RETURN].plot(x / size, y, "--", color=_GREY)
         ends += [(x[-1] / size, y[-1], "training,\nlast 100 episodes", _GREY)] if len(x) else []
     for goal in {run.goal for run in runs} - {None}:
         axes[_RETURN].axhline(goal, color="black", linewidth=0.8, linestyle=":")
         ends.append((axes[_RETURN].get_xlim()[1], goal, f"goal {goal:g}", "black"))
+    environments = ", ".join(sorted({str(run.options.get("env")) for run in runs}))
+    what = "mean and standard deviation of episodes"
+    if len(runs) > len(groups):
+        what = f"interquartile mean of runs and 95 % interval ({len(runs)} runs)"
     for name, panel in axes.items():
-        _finish(panel, _PANELS.get(str(name), _title(list(groups.values()))), unit)
+        _finish(panel, _PANELS.get(str(name), f"{environments}: evaluation, {what}"), unit)
     axes[_RETURN].set_ylabel("return")
     _label_ends(axes[_RETURN], ends)
     for file in files:
         figure.savefig(file)
-
-
-def _title(groups: Sequence[Sequence[RecordedRun]]) -> str:
-    names = sorted({str(run.options.get("env", "Return")) for group in groups for run in group})
-    what = "evaluation, mean and standard deviation of episodes"
-    if sizes := sorted({len(group) for group in groups} - {1}):
-        what = f"evaluation, interquartile mean of {'/'.join(map(str, sizes))} runs and 95 % interval"
-    return f"{', '.join(names)}: {what}"
-
-
-def _new_figure(width: float, height: float) -> Figure:
-    """A figure that leaves pyplot, and with it whatever a notebook draws, alone."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    return FigureCanvasAgg(Figure((width, height), dpi=120, layout="constrained")).figure
 
 
 def _finish(axes: Axes, title: str, unit: str) -> None:
@@ -223,7 +204,9 @@ def draw_policy(
 
     `q_values` is `[Y, X, A]` at the `places` `[X]` and `[Y]`; `visited` `[N, 2]` is drawn as points.
     """
-    figure = _new_figure(10, 4.4)
+    from matplotlib.figure import Figure
+
+    figure = Figure((10, 4.4), dpi=120, layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     actions = np.arange(q_values.shape[2])
     greys = [str(grey) for grey in np.linspace(0.95, 0.5, len(actions))]

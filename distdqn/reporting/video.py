@@ -47,11 +47,9 @@ def draw_picture(
         y, value = 62 + row * step, float(q_values[each])
         length = _BAR * max(0.0, value - limits[0]) / max(limits[1] - limits[0], 1e-9)
         colour = "#0072B2" if each == action else "#B0B0B0"
-        pen.text((left, y), f"{each:>2}", "black", font)
+        pen.text((left - 10, y), f"{'>' if each == action else '  '}  {each}", "black", font)
         pen.rectangle((left + 22, y + 2, left + 22 + length, y + step - 5), colour)
         pen.text((left + 108, y), f"{value:.4g}" if value > _MASKED else "-", "black", font)
-        if each == action:
-            pen.polygon([(left - 8, y + 3), (left - 2, y + 8), (left - 8, y + 13)], colour)
     return picture
 
 
