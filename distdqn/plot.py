@@ -11,7 +11,7 @@ import numpy as np
 
 from distdqn.config.command_line import Command, print_mistakes
 from distdqn.config.model import Options, Text, listed
-from distdqn.errors import ConfigError, DistdqnError, collecting, one_line
+from distdqn.errors import ConfigError, DistdqnError, collecting
 from distdqn.reporting.plots import Axis, RecordedRun, draw_policy, draw_runs, read_run
 
 _ENVIRONMENTS, _STEPS, _POINTS = 8, 300, 120  # to find what is visited; along each dimension
@@ -68,19 +68,14 @@ def plot(options: PlotOptions) -> list[Path]:
                 runs.append(read_run(each))
     if mistakes or not runs:
         raise ConfigError(mistakes or "`runs` is missing (name the folder of a run).")
-    home = runs[0].folder if len(runs) == 1 else Path()
-    files = [Path(file) for file in options.output] or [
-        home / ("policy.png" if options.policy else "plot.png")
-    ]
-    try:
-        if options.policy:
-            _draw_policy(runs[0].folder, files, options.dimensions)
-        else:
-            draw_runs(runs, files, options.x)
-    except (OSError, ValueError) as error:
-        if isinstance(error, DistdqnError):
-            raise
-        raise ConfigError(f"`output` cannot be written: {one_line(error)} (name another file).") from error
+    if options.policy and len(runs) > 1:
+        raise ConfigError("`policy` draws one run (name one folder of a run).")
+    name = "policy.png" if options.policy else "plot.png"
+    files = [Path(file) for file in options.output] or [(runs[0].folder if len(runs) == 1 else Path()) / name]
+    if options.policy:
+        _draw_policy(runs[0].folder, files, options.dimensions)
+    else:
+        draw_runs(runs, files, options.x)
     return files
 
 
@@ -94,10 +89,8 @@ def _draw_policy(folder: Path, files: Sequence[Path], dimensions: tuple[int, ...
 
     weights, source, spec = find_policy(str(folder), {}, False, None)
     size = spec.observation_shape[0]
-    if len(spec.observation_shape) > 1 or spec.parts or size < 2:
-        raise ConfigError(
-            f"`policy` needs observations of two numbers or more, not {spec.observation_shape}."
-        )
+    if len(spec.observation_shape) > 1 or spec.parts or size < 2 or "one-hot" in (spec.conversion or ""):
+        raise ConfigError(f"`policy` needs observations of two numbers or more: `{spec.name}` has others.")
     if dimensions and (len({*dimensions}) != 2 or not {*dimensions} <= {*range(size)}):
         raise ConfigError(f"`dimensions` must be two different numbers from 0 to {size - 1}, as in `0,1`.")
     policy, generator = make_policy(weights), make_generator(0, "evaluation", 0)

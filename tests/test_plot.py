@@ -1,6 +1,5 @@
 """`plot`: curves of runs and groups of runs, and policies; drawn from files that may be half written."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -11,8 +10,11 @@ import pytest
 from matplotlib.axes import Axes
 from PIL import Image
 
+from distdqn import plot
+from distdqn.networks.numpy_policy import policy_bytes
 from distdqn.plot import main
 from distdqn.reporting.plots import draw_learning_curve, group_runs, read_run
+from distdqn.types import PolicyWeights
 
 FLAT = {"train_return_mean": 5.0, "loss": 0.5, "actors_wait_fraction": 0.2, "learner_wait_fraction": 0.0}
 
@@ -76,7 +78,7 @@ def test_picture_of_several_runs_goes_into_this_folder_or_where_told(tmp_path, c
         make_run(tmp_path / "runs" / f"s{seed}", [1.0, 2.0], seed=seed)
 
     assert main(["runs"]) == 0
-    assert main(["runs/s0", "runs/s1", "--output", "a.svg", "--output", "b.png"]) == 0
+    assert main(["runs/s0", "--output", "a.svg", "--output", "b.png"]) == 0
 
     assert capsys.readouterr().out.split() == ["plot.png", "a.svg", "b.png"]
     assert "<svg" in Path("a.svg").read_text("utf-8")
@@ -193,10 +195,53 @@ def test_learning_curve_is_drawn_beside_the_metrics(tmp_path, drawn) -> None:
     assert len(drawn) == 2  # evaluation and training
 
 
+@pytest.fixture
+def cart_pole(tmp_path: Path) -> Path:
+    """A run on CartPole whose Q-values depend on the dimensions 1 and 3 of observations alone."""
+    run = make_run(tmp_path / "run", [1.0])
+    layers = [
+        {"name": "x", "kind": "input", "inputs": [], "arrays": []},
+        {"name": "q", "kind": "dense", "inputs": ["x"], "arrays": [0, 1], "activation": "linear"},
+    ]
+    kernel = np.array([[0.0, 0.0], [0.0, 1.0], [0.0, 0.0], [1.0, 3.0]], np.float32)
+    weights = PolicyWeights(layers, [kernel, np.zeros(2, np.float32)], (0, 1), 1)
+    (run / "policy.npz").write_bytes(policy_bytes(weights))
+    return run
+
+
+def test_policy_is_drawn_over_the_dimensions_that_matter(cart_pole, monkeypatch) -> None:
+    calls = []
+    monkeypatch.setattr(plot, "draw_policy", lambda *values: calls.append(values))
+
+    assert main([str(cart_pole), "--policy"]) == 0
+
+    ((files, (x, y), q_values, visited, dimensions),) = calls
+    assert files == [cart_pole / "policy.png"]
+    assert dimensions == (1, 3)
+    assert q_values[2, 5] == pytest.approx([y[2], x[5] + 3 * y[2]], abs=1e-5)
+    assert x[0] < visited[:, 0].min() < visited[:, 0].max() < x[-1]
+    assert y[0] < visited[:, 1].min() < visited[:, 1].max() < y[-1]
+
+
+def test_policy_is_drawn_over_the_dimensions_asked_for(cart_pole) -> None:
+    file = cart_pole / "policy.png"
+    assert main([str(cart_pole), "--policy", "--dimensions", "2,3"]) == 0
+
+    with Image.open(file) as picture:
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 50
+
+
+@pytest.mark.parametrize("dimensions", ["2", "1,1", "0,4", "0,1,2"])
+def test_dimensions_that_are_not_two_of_the_observations_are_refused(cart_pole, capsys, dimensions) -> None:
+    assert main([str(cart_pole), "--policy", "--dimensions", dimensions]) == 2
+    assert "`dimensions` must be two different numbers from 0 to 3" in capsys.readouterr().err
+
+
 def test_drawing_loads_no_library_that_it_does_not_need(tmp_path) -> None:
     run = make_run(tmp_path / "a", [1.0, 2.0])
     unneeded = ("tensorflow", "ray", "gymnasium", "matplotlib.pyplot", "scipy")
-    code = f"import sys; from distdqn.plot import main; main(sys.argv[1:]); print([m for m in {unneeded} if m in sys.modules])"
+    code = "import sys; from distdqn.plot import main; main(sys.argv[1:]); "
+    code += f"print([name for name in {unneeded} if name in sys.modules])"
 
     result = subprocess.run(
         [sys.executable, "-c", code, str(run)], capture_output=True, text=True, check=True, timeout=60

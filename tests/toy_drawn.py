@@ -5,7 +5,7 @@ import numpy as np
 
 
 class DrawnEnvironment(gymnasium.Env):
-    """Five steps that pay 1; action 1 is forbidden by the mask; the row of a frame that is white is the step."""
+    """Five steps that pay 1; the mask forbids action 1; the white row of a frame is the step."""
 
     metadata: dict[str, object] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
     observation_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)

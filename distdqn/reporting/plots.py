@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from distdqn.errors import ConfigError
+from distdqn.errors import ConfigError, one_line
 from distdqn.types import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _OF_ONE_RUN = {"seed", "run_dir", "checkpoint_dir", "resume", "address"}  # may differ in a group
 _MAX_DIFFERENCES = 3  # that label a group; if there are more, the name of a folder does
@@ -74,9 +75,7 @@ def read_run(folder: Path) -> RecordedRun:
             with contextlib.suppress(ValueError):  # the last one may be half written
                 lines.append(json.loads(text))
     if not lines:
-        raise ConfigError(
-            f"`runs`: {folder} holds no metrics of a run (name a run, or wait for its first report)."
-        )
+        raise ConfigError(f"`runs`: {folder} holds no metrics (name a run, or wait for its first report).")
     for name in read:
         with contextlib.suppress(OSError, ValueError):
             read[name] = json.loads((folder / name).read_bytes())
@@ -129,7 +128,11 @@ def draw_learning_curve(run_dir: Path) -> None:
 def draw_runs(
     runs: Sequence[RecordedRun], files: Iterable[Path], axis: Axis = "steps", has_panels: bool = True
 ) -> None:
-    """Draws returns over env steps or time, and, if `has_panels`, loss, rates and waits below."""
+    """Draws returns over env steps or time, and, if `has_panels`, loss, rates and waits below.
+
+    Raises:
+        ConfigError: a file cannot be written.
+    """
     from matplotlib.figure import Figure  # not pyplot, which a notebook may be using
 
     groups, panels = group_runs(runs), list(_PANELS)
@@ -163,8 +166,17 @@ def draw_runs(
         _finish(panel, _PANELS.get(str(name), f"{environments}: evaluation, {what}"), unit)
     axes[_RETURN].set_ylabel("return")
     _label_ends(axes[_RETURN], ends)
+    _save(figure, files)
+
+
+def _save(figure: Figure, files: Iterable[Path]) -> None:
     for file in files:
-        figure.savefig(file)
+        try:
+            figure.savefig(file)
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"`output` cannot be written: {one_line(error)} (name another file)."
+            ) from error
 
 
 def _finish(axes: Axes, title: str, unit: str) -> None:
@@ -208,19 +220,15 @@ def draw_policy(
 
     figure = Figure((10, 4.4), dpi=120, layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    actions = np.arange(q_values.shape[2])
-    greys = [str(grey) for grey in np.linspace(0.95, 0.5, len(actions))]
-    hatches = ["", "///", "...", "\\\\\\", "xxx", "ooo"]
-    regions = left.contourf(
-        *places, q_values.argmax(axis=2), np.arange(len(actions) + 1) - 0.5, colors=greys, hatches=hatches
-    )
+    actions, hatches = np.arange(q_values.shape[2] + 1), ["", "///", "...", "\\\\\\", "xxx", "ooo"]
+    greys = [str(grey) for grey in np.linspace(0.95, 0.5, len(actions) - 1)]
+    best, highest = q_values.argmax(axis=2), q_values.max(axis=2)  # [Y, X]
+    regions = left.contourf(*places, best, actions - 0.5, colors=greys, hatches=hatches)
     figure.colorbar(regions, ax=left, ticks=actions, label="action")
-    heights = right.contourf(*places, q_values.max(axis=2), 14, cmap="cividis")
-    figure.colorbar(heights, ax=right)
+    figure.colorbar(right.contourf(*places, highest, 14, cmap="cividis"), ax=right)
     x, y = dimensions
     for axes, title in ((left, "greedy action, others at their median"), (right, "largest Q-value")):
         axes.plot(*visited.T, ".", color="black", markersize=1.5, alpha=0.35)
         axes.set(xlabel=f"observation[{x}]", ylabel=f"observation[{y}]", title=title)
         axes.set(xlim=places[0][[0, -1]], ylim=places[1][[0, -1]])
-    for file in files:
-        figure.savefig(file)
+    _save(figure, files)
