@@ -1,4 +1,4 @@
-"""The console script: `distdqn run | evaluate | inspect | check | scale`, each the module of that name."""
+"""The console script `distdqn`: its commands are the modules of the same names."""
 
 import importlib
 import importlib.metadata
@@ -11,6 +11,7 @@ from distdqn.config.model import did_you_mean
 _COMMANDS = {
     "run": "train a distributed DQN",
     "evaluate": "play a run's best network greedily",
+    "export": "write a run's network as a file for another runtime",
     "inspect": "show what is in the checkpoints of a run, and whether they are whole",
     "check": "look at an environment as a run will, and say what is odd or slow about it",
     "scale": "change how many actors a run has while it trains",
