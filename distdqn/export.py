@@ -5,7 +5,7 @@ import importlib.util
 import itertools
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,8 +30,7 @@ class ExportOptions(PolicyOptions):
     """The network to export, the format and the file."""
 
     to: Literal["policy", "saved-model", "litert", "onnx"]
-    """Format: the NumPy file of this package, or one whose function takes packed observations and returns
-    `action` and `q_values`."""
+    """Format: the NumPy file of this package, or one whose function returns `action` and `q_values`."""
     output: Text | None = None
     """File to write, a folder for `saved-model`; none means `policy` with the suffix of the format, here."""
 
@@ -54,12 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def export(options: ExportOptions) -> str:
-    """Writes the export, unless it differs from the policy; returns a line about both.
+    """Writes the export, unless it differs from the policy; returns a line about the two.
 
     Raises:
-        ConfigError: there is no such policy, a package is missing, or the file cannot be written.
-        CheckpointError: there is no such checkpoint, or it is damaged.
-        DistdqnError: Keras cannot export this network, or the export differs.
+        DistdqnError: there is no such policy, the export differs from it, or cannot be made or written.
     """
     path = Path(options.output or f"policy{_SUFFIXES[options.to]}")
     if path.exists():
@@ -70,59 +67,55 @@ def export(options: ExportOptions) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
             policy = load(**options.model_dump(include={*PolicyOptions.model_fields}))
-            observation = _random_observations(policy)
             written = Path(folder) / f"policy{_SUFFIXES[options.to]}"
-            line = _compare(policy, observation, _write(policy, observation, options.to, written))
+            line = _compare(policy, _write(policy, options.to, written))
             written.rename(path)
     except OSError as error:
         why = error.strerror or error
         raise ConfigError(f"`output`: cannot write {path}: {why} (name another place).") from error
-    return f"{path}: {line}"
+    return f"{path}: {line}."
 
 
-def _write(policy: LoadedPolicy, observation: AnyArray, to: str, path: Path) -> dict[str, Any]:
-    """Writes the export to `path`; returns `action` and `q_values` that it gives for `observation`."""
+def _write(policy: LoadedPolicy, to: str, path: Path) -> Callable[[AnyArray], dict[str, Any]]:
+    """Writes the export to `path`; returns the function in it."""
     if to == "policy":
         path.write_bytes(policy_bytes(policy.weights))
-        q_values = make_policy(load_policy(path)).q_values(observation)
-        return {"q_values": q_values, "action": q_values.argmax(axis=1)}
+        q_values = make_policy(load_policy(path)).q_values
+        return lambda observation: {"q_values": (found := q_values(observation)), "action": found.argmax(1)}
     import_tensorflow(threads=1)
     from distdqn.networks.export import export_policy
 
     try:
-        return export_policy(policy.weights, policy.spec, to, path)(observation)
-    except OSError:
-        raise
+        return export_policy(policy.weights, policy.spec, to, path)
     except Exception as error:  # the layers may be the user's
         why = f"{type(error).__name__}: {one_line(error)[:300]}"
-        raise DistdqnError(f"`to`: this network cannot be exported to `{to}`: {why}") from error
+        raise DistdqnError(f"`to`: `{to}` cannot hold this network (name another): {why}") from error
 
 
-def _compare(policy: LoadedPolicy, observation: AnyArray, found: dict[str, Any]) -> str:
+def _compare(policy: LoadedPolicy, exported: Callable[[AnyArray], dict[str, Any]]) -> str:
     """A line about the differences; `DistdqnError` if they exceed rounding."""
-    expected = make_policy(policy.weights).q_values(observation)  # [B, A]
-    difference = np.abs(found["q_values"] - expected) / np.maximum(1.0, np.abs(expected))
+    observation = _random_observations(policy)
+    expected, found = make_policy(policy.weights).q_values(observation), exported(observation)  # [B, A]
+    difference = np.max(np.abs(found["q_values"] - expected) / np.maximum(1.0, np.abs(expected)))
     equal = np.mean(found["action"] == expected.argmax(axis=1))
     line = (
-        f"on {len(observation):,} observations of random steps, Q-values differ by at most "
-        f"{difference.max():.1e} times max(1, |Q|), and {equal:.1%} of the actions are equal"
+        f"on {len(observation):,} observations of random steps, Q-values differ by at most {difference:.1e} "
+        f"times max(1, |Q|), and {equal:.1%} of the actions are equal"
     )
-    if not difference.max() <= _TOLERANCE:
+    if not difference <= _TOLERANCE:
         raise DistdqnError(f"`to`: the export differs from the policy: {line} (choose another format).")
-    return f"{line}."
+    return line
 
 
 def _random_observations(policy: LoadedPolicy) -> AnyArray:
     """Packed observations `[B, *observation_shape]` of random allowed actions in the environment."""
-    spec, generator = policy.spec, np.random.default_rng(0)
-    faults = FaultLog(policy.environment, max_failures=5)
-    environments = VectorEnvironment(
-        policy.environment, _ENVIRONMENTS, itertools.count(), faults, has_mask=spec.mask is not None
-    )
+    env, spec, generator = policy.environment, policy.spec, np.random.default_rng(0)
+    mask, faults = spec.mask, FaultLog(env, max_failures=5)
+    environments = VectorEnvironment(env, _ENVIRONMENTS, itertools.count(), faults, has_mask=mask is not None)
     with contextlib.closing(environments):
         steps = environments.empty_steps(_STEPS)
         for row in range(_STEPS):
-            allowed = None if spec.mask is None else spec.mask.read(environments.observation)
+            allowed = mask.read(environments.observation) if mask else None
             environments.step(random_actions(_ENVIRONMENTS, spec.actions, generator, allowed), steps, row)
     return steps.observation.reshape(-1, *spec.observation_shape)
 

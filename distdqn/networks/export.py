@@ -10,105 +10,90 @@ import numpy as np
 import tensorflow as tf
 from keras import KerasTensor
 
-from distdqn.networks.keras_policy import KERAS_CLASSES, KerasPolicy
-from distdqn.networks.layers import Unpack
+from distdqn.config.config import LearningOptions
+from distdqn.networks.keras_policy import KERAS_CLASSES
+from distdqn.networks.q_network import make_inputs, plain_q_network
 from distdqn.networks.tensorflow_setup import without_stderr
-from distdqn.types import AnyArray, EnvironmentSpec, FloatArray, Layer, ObservationPart, PolicyWeights
+from distdqn.types import AnyArray, EnvironmentSpec, FloatArray, Layer, PolicyWeights
 
-# By format: Keras's name of it.
-_FORMATS = {"saved-model": "tf_saved_model", "litert": "litert", "onnx": "onnx"}
-
-Exported = Callable[[AnyArray], dict[str, Any]]  # from observations to `action` and `q_values`
+_OUTPUTS = ("action", "q_values")
 
 
-def export_policy(weights: PolicyWeights, spec: EnvironmentSpec, to: str, path: Path) -> Exported:
-    """Writes the mean network, without noise, to `path`; returns the function that the file holds.
+def export_policy(
+    weights: PolicyWeights, spec: EnvironmentSpec, to: str, path: Path
+) -> Callable[[AnyArray], dict[str, Any]]:
+    """Writes the mean network to `path` in the format `to`; returns what it computes of packed observations.
 
-    The function takes packed observations `[B, *observation_shape]` and returns `action` `[B]` int32, the
-    number of the greedy action, and `q_values` `[B, A]` float32.
-
-    Args:
-        weights: of the network.
-        spec: of the environment.
-        to: `saved-model`, `litert` or `onnx`.
-        path: a new folder for `saved-model`, else a file with the suffix of its format.
+    The exported function takes `observation` `[B, *observation_shape]`, or the parts of a packed one by
+    name. It returns `action` `[B]` int32, from 0, and `q_values` `[B, A]` float32.
     """
+
+    def unpack(packed: AnyArray) -> dict[str, AnyArray]:
+        return {part.name: part.read(packed) for part in spec.parts} or {"observation": packed}
+
     model = make_serving_model(weights, spec)
-    example = np.zeros((1, *model.inputs[0].shape[1:]), model.inputs[0].dtype)
-    model(example)  # Keras exports to ONNX only what it has called
+    example = unpack(np.zeros((1, *spec.observation_shape), spec.observation_dtype))
+    model(example if spec.parts else example["observation"])  # Keras exports to ONNX only what was called
     with without_stderr(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model.export(path, format=_FORMATS[to], verbose=False)
-        run = _READERS[to](str(path))
-        run(example)  # LiteRT prints at its first call
-    return lambda observation: run(observation.astype(example.dtype))
+        model.export(path, format="tf_saved_model" if to == "saved-model" else to, verbose=False)
+        function = _read(to, str(path))
+        function(example)  # LiteRT prints at its first call
+    return lambda packed: function(unpack(packed))
 
 
 def make_serving_model(weights: PolicyWeights, spec: EnvironmentSpec) -> keras.Model:
-    """Standard Keras layers from packed observations to `action` and `q_values`; see `export_policy`."""
-    if weights.layers[0]["kind"] == "keras":
-        model = KerasPolicy(weights).model()
-        observation, result = model.inputs[0], model.outputs[0]
-    else:
-        observation = keras.Input(spec.observation_shape, dtype=spec.observation_dtype, name="observation")
-        takes_bytes = any(layer["kind"] == "unpack" for layer in weights.layers)
-        result = observation if takes_bytes else keras.ops.cast(observation, "float32")
-        values: dict[str, KerasTensor] = {}
-        for layer in weights.layers:
-            inputs = [values[name] for name in layer["inputs"]] or [result]
-            result = _apply(layer, weights.arrays, inputs)
-            values[layer["name"]] = result
-    return keras.Model(observation, {"action": _Argmax()(result), "q_values": result})
-
-
-class _Argmax(keras.layers.Layer):  # type: ignore[misc]
-    """The position `[B]` int32 of the largest of `[B, A]`; LiteRT has not all operations of Keras's."""
-
-    def call(self, values: tf.Tensor) -> tf.Tensor:
-        return tf.argmax(values, axis=-1, output_type=tf.int32)
-
-    def compute_output_spec(self, values: KerasTensor) -> KerasTensor:
-        return KerasTensor(values.shape[:1], "int32")
+    """The Keras model of standard layers, or of a user's own, that `export_policy` writes."""
+    inputs, parts = make_inputs(spec, spec.parts, by_name=True)
+    result = None if spec.parts else keras.ops.cast(inputs, "float32")
+    values: dict[str, KerasTensor] = {}
+    for layer in weights.layers:
+        if layer["kind"] == "keras":
+            own = plain_q_network(LearningOptions(**layer["options"]), spec, weights.arrays)
+            result = own(inputs if spec.parts else keras.ops.cast(inputs, own.inputs[0].dtype))
+            continue
+        before = [values[name] for name in layer["inputs"]] or [result]
+        if layer["kind"] == "unpack":  # of neighbouring vectors together
+            numbers = range(layer["part"]["begin"], layer["part"]["end"])
+            before = [parts[part.name] for part in spec.parts if part.begin in numbers]
+        values[layer["name"]] = result = _apply(layer, weights.arrays, before)
+    _, positions = keras.ops.top_k(result, 1)  # LiteRT lacks an operation of `argmax`
+    return keras.Model(inputs, dict(zip(_OUTPUTS, (positions[:, 0], result), strict=True)))
 
 
 def _apply(layer: Layer, arrays: list[FloatArray], inputs: list[KerasTensor]) -> KerasTensor:
     """The outputs of a layer of `PolicyWeights.layers`, made in Keras."""
     kind = layer["kind"]
-    if kind in ("input", "identity"):
-        return inputs[0]
-    if kind == "unpack":
-        return Unpack(ObservationPart(**layer["part"]))(inputs[0])
+    if kind in ("input", "identity", "unpack"):
+        return keras.layers.Concatenate()(inputs) if len(inputs) > 1 else inputs[0]
     settings = {name: layer[name] for name in layer.keys() - {"name", "kind", "inputs", "arrays"}}
     own = [arrays[i] for i in layer["arrays"]]
-    if kind == "noisy_dense":
-        own = own[:2]  # the means
-    if kind in ("dense", "noisy_dense", "conv2d"):
-        *kernel_size, _, size = own[0].shape
-        settings |= {"use_bias": len(own) > 1, "filters" if kernel_size else "units": size}
-        settings |= {"kernel_size": kernel_size} if kernel_size else {}
+    if "dense" in kind:
+        own = own[:2]  # of a noisy layer, the means
+        settings |= {"units": own[0].shape[1], "use_bias": len(own) > 1}
+    elif kind == "conv2d":
+        *kernel_size, _, filters = own[0].shape
+        settings |= {"filters": filters, "kernel_size": kernel_size, "use_bias": len(own) > 1}
     made = getattr(keras.layers, KERAS_CLASSES[kind])(**settings)
     result = made(inputs if len(inputs) > 1 else inputs[0])
     made.set_weights(own)
     return result
 
 
-def _read_saved_model(path: str) -> Exported:
-    loaded = tf.saved_model.load(path)
-    return lambda observation: {name: value.numpy() for name, value in loaded.serve(observation).items()}
+def _read(to: str, path: str) -> Callable[[dict[str, AnyArray]], dict[str, Any]]:
+    """The function in an exported file."""
+    if to == "saved-model":
+        loaded = tf.saved_model.load(path)
 
+        def call(inputs: dict[str, AnyArray]) -> dict[str, Any]:
+            outputs = loaded.signatures["serving_default"](**tf.nest.map_structure(tf.constant, inputs))
+            return {name: value.numpy() for name, value in outputs.items()}
 
-def _read_litert(path: str) -> Exported:
-    runner = tf.lite.Interpreter(path).get_signature_runner()
-    (name,) = runner.get_input_details()
-    return lambda observation: dict(runner(**{name: observation}))
-
-
-def _read_onnx(path: str) -> Exported:
+        return call
+    if to == "litert":
+        runner = tf.lite.Interpreter(path).get_signature_runner()
+        return lambda inputs: dict(runner(**inputs))
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    name, outputs = session.get_inputs()[0].name, [output.name for output in session.get_outputs()]
-    return lambda observation: dict(zip(outputs, session.run(None, {name: observation}), strict=True))
-
-
-_READERS = {"saved-model": _read_saved_model, "litert": _read_litert, "onnx": _read_onnx}
+    return lambda inputs: dict(zip(_OUTPUTS, session.run(_OUTPUTS, inputs), strict=True))

@@ -274,40 +274,32 @@ class KerasPolicy(Policy):
     def q_values(self, observation: AnyArray) -> FloatArray:
         return self._network.q_values(self._arrays, observation)
 
-    def model(self) -> keras.Model:
-        """The model from observations to Q-values `[B, A]`, with these weights until another policy acts."""
-        self._network.set_weights(self._arrays)
-        return self._network.model
-
 
 class _Network:
     """A compiled Keras model and the arrays that are its weights now."""
 
     def __init__(self, options: LearningOptions, spec: EnvironmentSpec) -> None:
-        _, self.model = make_networks(options, spec, seed=0)
+        _, self._model = make_networks(options, spec, seed=0)
         self._name = options.network
         self._shape = spec.observation_shape
-        self._dtype = np.dtype(self.model.inputs[0].dtype)
+        self._dtype = np.dtype(self._model.inputs[0].dtype)
         self._arrays: list[FloatArray] | None = None
-        noise = {id(variable) for variable in _noise(self.model)}
-        self.is_noise = [id(variable) in noise for variable in self.model.weights]
-        self._function = _function(self.model)
+        noise = {id(variable) for variable in _noise(self._model)}
+        self.is_noise = [id(variable) in noise for variable in self._model.weights]
+        self._function = _function(self._model)
 
     def q_values(self, arrays: list[FloatArray], observation: AnyArray) -> FloatArray:
         if observation.shape[1:] != self._shape:
             raise ValueError(f"Observations must have the shape {self._shape}, not {observation.shape[1:]}.")
-        self.set_weights(arrays)
-        q_values: FloatArray = self._function(tf.constant(observation.astype(self._dtype))).numpy()
-        return q_values
-
-    def set_weights(self, arrays: list[FloatArray]) -> None:
         if self._arrays is not arrays:
             try:
-                self.model.set_weights(arrays)
+                self._model.set_weights(arrays)
             except ValueError as error:
                 why = f"makes another network than the one of these weights: {one_line(error)}"
                 raise ConfigError(f"`network`: `{self._name}` {why} (restore its code).") from error
             self._arrays = arrays
+        q_values: FloatArray = self._function(tf.constant(observation.astype(self._dtype))).numpy()
+        return q_values
 
 
 @functools.lru_cache(maxsize=2)
