@@ -1,4 +1,4 @@
-"""The console script: `distdqn run`, `evaluate`, `play` and others, each the module of that name."""
+"""The console script `distdqn`: its commands are the modules of the same names."""
 
 import importlib
 import importlib.metadata
@@ -13,6 +13,7 @@ _COMMANDS = {
     "evaluate": "play a run's best network greedily",
     "play": "watch a run's best network play, in a window or as a GIF",
     "plot": "draw the learning curves of runs, or what a network does",
+    "export": "write a run's network as a file for another runtime",
     "inspect": "show what is in the checkpoints of a run, and whether they are whole",
     "check": "look at an environment as a run will, and say what is odd or slow about it",
     "scale": "change how many actors a run has while it trains",

@@ -11,8 +11,8 @@ from pydantic import Field
 from distdqn.checkpoints.resume import locate_checkpoints
 from distdqn.config.config import Arguments, EnvironmentOptions, Wrappers
 from distdqn.config.model import Options, Text
-from distdqn.environments.actions import NumberedActions
-from distdqn.environments.observations import MASK, leaves, mask_from_info, value_at
+from distdqn.environments.actions import NumberedActions, expand_mask
+from distdqn.environments.observations import leaves, value_at
 from distdqn.environments.registry import (
     EnvironmentMaker,
     inspect_environment,
@@ -60,19 +60,15 @@ class PolicyOptions(Options):
 class LoadedPolicy:
     """A trained network that acts greedily, without TensorFlow unless it has a user's own Keras layers.
 
-    Observations are those of the environment's own space, one or a batch. In a batch, every part of a
-    `Dict` or `Tuple` has a leading axis `B`, as in Gymnasium's vector environments.
-
-    Args:
-        weights: of the network.
-        environment: with its arguments, wrappers and time limit.
-        spec: of the environment, as the network was trained on it.
+    An observation is one of the environment's own space, or a batch, in which every part of a `Dict` or
+    `Tuple` has a leading axis `B`, as in Gymnasium's vector environments.
     """
 
     def __init__(
         self, weights: PolicyWeights, environment: EnvironmentOptions, spec: EnvironmentSpec
     ) -> None:
-        self.weights, self.environment, self.spec = weights, environment, spec
+        self.weights, self.environment = weights, environment
+        self.spec = spec  # of the environment, as the network was trained on it
         self._policy = make_policy(weights)
         with contextlib.closing(make_vector_environment(environment, 1)) as vector:
             self._space = vector.single_observation_space
@@ -80,42 +76,38 @@ class LoadedPolicy:
             self._packer = make_packer(vector, self._actions, spec.mask is not None)
 
     def __repr__(self) -> str:
-        spec, weights = self.spec, self.weights
-        words = f"{spec.name}, {spec.actions} actions, layers: {describe_layers(weights)}"
-        return f"LoadedPolicy({words}, {weights.learner_steps:,} learner steps)"
+        steps, layers = self.weights.learner_steps, describe_layers(self.weights)
+        spec = self.spec
+        return f"LoadedPolicy({spec.name}, {spec.actions} actions, layers: {layers}, {steps:,} learner steps)"
 
     def act(self, observation: Any, action_mask: Any = None) -> int | IntArray:
-        """The greedy action, as the environment takes it; of equal ones the first.
+        """The greedy action, of equal ones the first, as the environment takes it.
 
         Args:
-            observation: one, or a batch of `B`.
-            action_mask: `[A]` or `[B, A]`, not 0 where an action is allowed, or for choices as in `info`.
+            observation: one, or a batch.
+            action_mask: `[A]` or `[B, A]`, not 0 where an action is allowed; for choices also as in `info`.
 
         Returns:
-            An `int`, or an array of the shape of a `MultiDiscrete` or `MultiBinary` space; for a batch, an
-            array with a leading axis `B`.
+            An `int`, or an array of a `MultiDiscrete` or `MultiBinary` space; of a batch `[B, ...]`.
 
         Raises:
             ConfigError: the observation or the mask does not fit the environment.
         """
-        values = self.q_values(observation, action_mask)
-        actions = self._actions.decode(np.atleast_2d(values).argmax(axis=1))
-        if values.ndim == 2:
+        q_values = self.q_values(observation, action_mask)
+        actions = self._actions.decode(np.atleast_2d(q_values).argmax(axis=1))
+        if q_values.ndim == 2:
             return actions
         return actions[0] if self._actions.choices else int(actions[0])
 
     def q_values(self, observation: Any, action_mask: Any = None) -> FloatArray:
-        """Q-values `[A]` of one observation or `[B, A]` of a batch, in the order of the actions' numbers.
-
-        Args and errors are those of `act`. Where `action_mask` does not allow an action, minus infinity.
-        """
+        """Q-values `[A]`, or `[B, A]` of a batch, minus infinity where not allowed; see `act`."""
         leading = self._leading_axes(observation)
-        allowed = None if action_mask is None else self._allowed(action_mask, leading)
+        allowed = None if action_mask is None else self._allowed(action_mask, *leading)
         packed = self._packer.pack(observation, allowed, is_batch=bool(leading))  # [B, *observation_shape]
-        values = self._policy.q_values(packed)
+        q_values = self._policy.q_values(packed)
         if allowed is not None:
-            values = np.where(allowed, values, np.float32(-np.inf))  # [B, A]
-        return values if leading else values[0]
+            q_values = np.where(allowed, q_values, np.float32(-np.inf))
+        return q_values if leading else q_values[0]
 
     def _leading_axes(self, observation: Any) -> tuple[int, ...]:
         """`(B,)` of a batch, `()` of one observation; `ConfigError` if it is neither."""
@@ -125,27 +117,24 @@ class LoadedPolicy:
                 if leaf.shape is not None:  # else it is left out
                     shape = np.shape(value_at(observation, path))
                     axes = len(shape) - len(leaf.shape)
-                    found.add(shape[:axes] if axes in (0, 1) and shape[axes:] == leaf.shape else (-1,))
+                    found.add(shape[:axes] if axes in (0, 1) and shape[axes:] == leaf.shape else (-1, -1))
             (leading,) = found
-            if leading != (-1,):
+            if len(leading) < 2:
                 return leading
         space = " ".join(str(self._space).split())
         raise ConfigError(f"`observation` must be one of {space}, or a batch of them.")
 
-    def _allowed(self, mask: Any, leading: tuple[int, ...]) -> BoolArray:
+    def _allowed(self, mask: Any, batch: int = 1) -> BoolArray:
         """The mask as `[B, A]`."""
-        batch = leading[0] if leading else 1
-        parts = [np.asarray(each) for each in (mask if isinstance(mask, tuple) else [mask])]
-        if not leading:
-            parts = [part[None] for part in parts]
-        with contextlib.suppress(EnvironmentFault, LookupError, TypeError, ValueError):
-            told = {MASK: tuple(parts) if isinstance(mask, tuple) else parts[0]}
-            allowed = np.asarray(mask_from_info(told, batch, self._actions.choices), np.bool_)
-            if allowed.shape == (batch, self.spec.actions) and allowed.any(axis=1).all():
+        is_tuple, actions = isinstance(mask, tuple), self.spec.actions
+        with contextlib.suppress(EnvironmentFault, TypeError, ValueError):
+            parts = [np.reshape(part, (batch, -1)) for part in (mask if is_tuple else [mask])]
+            allowed = expand_mask(np.concatenate(parts, axis=1), self._actions.choices, is_tuple)
+            if allowed.shape == (batch, actions) and allowed.any(axis=1).all():
                 return allowed
         raise ConfigError(
-            f"`action_mask` must say which of the {self.spec.actions} actions each observation allows, and "
-            "allow at least one."
+            f"`action_mask` must be {actions} numbers for each observation, not all of them 0 (1 for each "
+            "action that is allowed)."
         )
 
 
@@ -164,7 +153,7 @@ def load(
             checkpoints.
         checkpoint: a number, `newest` or `best`.
         final: take the run's last network.
-        env: another environment than the run's. A file without its run's `config.json` beside it needs it.
+        env: another environment than the run's. A file needs it where no `config.json` of its run is.
         environment: `env_kwargs`, `wrapper` and `max_episode_steps` in place of those of the run.
 
     Raises:

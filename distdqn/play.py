@@ -87,7 +87,7 @@ def play(options: PlayOptions) -> None:
         source = find_environment(folder, read_options(folder).model_dump(), chosen)
         spec = inspect_environment(source)
     else:
-        weights, source, spec = find_policy(str(folder), chosen, options.final, options.checkpoint)
+        weights, source, spec = find_policy(options.run_dir, chosen, options.final, options.checkpoint)
         policy = make_policy(weights)
     source = _drawn(source, spec.name)
     seeds = (make_integer_seed(options.seed, "evaluation", episode) for episode in itertools.count())
@@ -134,11 +134,11 @@ def _play(
             else:
                 q_values = policy.q_values(observation)  # [1, A]
                 action, values = greedy_actions(q_values, generator), q_values[0]
-            text = f"episode {episode}\nstep {length}\nreturn {total:g}"
+            text = f"episode {episode}, step {length}\nreturn {total:g}\naction {action[0]}"
             yield draw_picture(environments.render(), text, values, int(action[0]), limits)
             ended = bool(environments.step(action, steps, 0))
             total, length = total + float(steps.reward[0, 0]), length + 1
-        text = f"episode {episode}\nstep {length}\nreturn {total:g}"
+        text = f"episode {episode}, step {length}\nreturn {total:g}\nend"
         yield draw_picture(environments.render(), text, values, None, limits)
         print(f"Episode {episode}: return {total:g}, length {length}", flush=True)
         if episode < episodes:
