@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pygame
 import pytest
 from PIL import Image, ImageSequence
 
@@ -99,6 +100,14 @@ def test_picture_shows_the_largest_of_many_values_alone() -> None:
 def test_window_shows_as_many_episodes_as_asked_for(run_dir, capsys) -> None:
     assert main([str(run_dir), "--episodes", "2", "--slow", "0.01"]) == 0
     assert capsys.readouterr().out.count("return 5, length 5") == 2
+
+
+def test_window_that_the_user_closes_ends_the_command(run_dir, capsys, monkeypatch) -> None:
+    events = iter([[], [], [pygame.event.Event(pygame.QUIT)]])
+    monkeypatch.setattr(pygame.event, "get", lambda: next(events))
+
+    assert main([str(run_dir), "--slow", "0.01"]) == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_window_is_refused_in_one_line_without_a_display(run_dir, capsys, monkeypatch) -> None:

@@ -156,8 +156,9 @@ def test_rates_are_those_between_lines(tmp_path, drawn) -> None:
 def test_half_written_line_of_a_running_run_is_left_out(tmp_path) -> None:
     run = make_run(tmp_path / "a", [1.0, 2.0])
     with (run / "metrics.jsonl").open("a") as file:
-        file.write('{"env_steps": 300, "wall_sec')
+        file.write('5\n{"of another release": 1}\n{"env_steps": 300, "wall_sec')
     (run / "run.json").unlink()
+    (run / "config.json").write_text("[1]")
 
     assert [line["env_steps"] for line in read_run(run).lines] == [100, 200]
     assert main([str(run)]) == 0

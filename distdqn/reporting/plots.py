@@ -68,17 +68,18 @@ class RecordedRun:
 
 def read_run(folder: Path) -> RecordedRun:
     """Reads the folder of a run that may still be running; `ConfigError` if it holds no metrics."""
-    read: dict[str, dict[str, Any]] = {"config.json": {}, "run.json": {}}
-    lines = []
-    with contextlib.suppress(FileNotFoundError):
+    lines, needed = [], {"env_steps", "wall_seconds"}
+    with contextlib.suppress(OSError):
         for text in (folder / "metrics.jsonl").read_bytes().splitlines():
             with contextlib.suppress(ValueError):  # the last one may be half written
                 lines.append(json.loads(text))
+    lines = [line for line in lines if isinstance(line, dict) and needed <= line.keys()]
     if not lines:
         raise ConfigError(f"`runs`: {folder} holds no metrics (name a run, or wait for its first report).")
+    read: dict[str, dict[str, Any]] = {"config.json": {}, "run.json": {}}
     for name in read:
-        with contextlib.suppress(OSError, ValueError):
-            read[name] = json.loads((folder / name).read_bytes())
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            read[name] = dict(json.loads((folder / name).read_bytes()))
     goal = read["run.json"].get("resolved_options", {}).get("target_return")
     return RecordedRun(folder, read["config.json"], goal, lines)
 
