@@ -203,7 +203,7 @@ def find_environment(folder: Path, recorded: dict[str, Any], chosen: dict[str, A
     if "env" not in values:
         file = folder / "config.json"
         raise ConfigError(f"`run_dir`: {file} does not name an environment (give `--env`).")
-    if "<" in str(values["env"]):  # `<lambda>` or `<locals>`
+    if isinstance(values["env"], str) and "<" in values["env"]:  # `<lambda>` or `<locals>`
         raise ConfigError(f"`env` was `{values['env']}`, which no module names (give `--env module:Name`).")
     source = EnvironmentOptions(**values)
     EnvironmentMaker(source)  # finds what does not exist

@@ -75,12 +75,13 @@ def play(options: PlayOptions) -> None:
         DistdqnError: there is no such policy, display or package, or the environment cannot be drawn.
     """
     file = options.gif or options.mp4
-    if file is None and sys.platform != "darwin" and not any(map(os.environ.get, _DISPLAYS)):
+    has_display = sys.platform == "darwin" or any(map(os.environ.get, _DISPLAYS))
+    if file is None and not has_display:
         raise ConfigError("There is no display for a window (write a file: `--gif play.gif`).")
-    if file is not None:
-        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-        if not Path(file).absolute().parent.is_dir():
-            raise ConfigError(f"`{'gif' if options.gif else 'mp4'}`: the folder of {file} does not exist.")
+    if not has_display:
+        os.environ["SDL_VIDEODRIVER"] = "dummy"  # many environments draw with SDL, which looks for a display
+    if file is not None and not Path(file).absolute().parent.is_dir():
+        raise ConfigError(f"`{'gif' if options.gif else 'mp4'}`: the folder of {file} does not exist.")
     folder, chosen = Path(options.run_dir), options.chosen_environment()
     policy: Policy | None = None
     if options.random:

@@ -11,6 +11,7 @@ import pygame
 import pytest
 from PIL import Image, ImageSequence
 
+from distdqn.loading import find_environment
 from distdqn.networks.numpy_policy import policy_bytes
 from distdqn.play import main
 from distdqn.reporting.video import draw_picture, write_gif
@@ -61,8 +62,10 @@ def test_gif_is_slower_when_asked_for(run_dir, tmp_path) -> None:
         assert gif.info["duration"] == 250
 
 
-def test_frame_stands_beside_bars_of_the_chosen_action(run_dir, tmp_path) -> None:
+@pytest.mark.parametrize("name", ["DrawnEnvironment", "FloatEnvironment"])
+def test_frame_stands_beside_bars_of_the_chosen_action(run_dir, tmp_path, name) -> None:
     file = tmp_path / "play.gif"
+    set_environment(run_dir, env=f"toy_drawn:{name}")
     main([str(run_dir), "--gif", str(file)])
 
     with Image.open(file) as gif:
@@ -85,6 +88,12 @@ def test_long_gif_leaves_pictures_out_and_keeps_its_speed(tmp_path) -> None:
         durations = [frame.info["duration"] for frame in ImageSequence.Iterator(gif)]
     assert len(durations) <= 601
     assert sum(durations) == pytest.approx(1500 * 30, rel=0.01)
+
+
+def test_environment_given_as_a_function_is_made_again() -> None:
+    source = find_environment(Path(), {}, {"env": lambda: None})
+
+    assert callable(source.env)
 
 
 def test_picture_shows_the_largest_of_many_values_alone() -> None:
@@ -142,6 +151,7 @@ REFUSED = {
     "no mode": ("toy_drawn:UndrawnEnvironment", 2, "its `render_modes` are []"),
     "no argument": ("toy_drawn:make_without_mode", 2, "it takes no argument `render_mode`"),
     "fails": ("toy_drawn:FailingEnvironment", 5, "cannot be drawn: RuntimeError: no screen"),
+    "no colours": ("toy_drawn:GreyEnvironment", 5, "its frames have the shape (1, 8, 8)"),
     "lambda": ("toy_drawn:<lambda>", 2, "which no module names (give `--env module:Name`)"),
 }
 

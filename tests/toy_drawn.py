@@ -49,6 +49,20 @@ class FailingEnvironment(DrawnEnvironment):
         raise RuntimeError("no\nscreen")
 
 
+class GreyEnvironment(DrawnEnvironment):
+    """Draws a frame without colours."""
+
+    def render(self):
+        return super().render()[:, :, 0]
+
+
+class FloatEnvironment(DrawnEnvironment):
+    """Draws in numbers from 0 to 1, as MinAtar does."""
+
+    def render(self):
+        return super().render() / 255.0
+
+
 class HalfEnvironment(gymnasium.RewardWrapper):
     """Halves rewards."""
 
