@@ -159,7 +159,7 @@ class VectorEnvironment:
         try:
             frame: AnyArray = np.asarray(self._vector.render())  # [1, H, W, 3], or [H, W, 3] of some classes
             frame = frame.reshape(frame.shape[-3:])
-            if frame.ndim != 3 or frame.shape[2] != 3:
+            if [*frame.shape][2:] != [3]:
                 raise ValueError(f"its frames have the shape {frame.shape}, not height, width and 3")  # noqa: TRY301
             return (frame * (255 if frame.dtype.kind == "f" else 1)).astype(np.uint8)
         except Exception as error:
