@@ -164,6 +164,16 @@ def test_half_written_line_of_a_running_run_is_left_out(tmp_path) -> None:
     assert main([str(run)]) == 0
 
 
+def test_long_run_is_read_in_part_with_every_evaluation(tmp_path) -> None:
+    returns = [None] * 10_000
+    returns[777] = 3.0
+
+    lines = read_run(make_run(tmp_path / "a", returns)).lines
+
+    assert 1000 < len(lines) < 3000
+    assert [line["env_steps"] for line in lines if line["eval_return_mean"] == 3.0] == [77_800]
+
+
 @pytest.mark.parametrize("returns", [[None], [None, None], [3.0]])
 def test_run_with_hardly_any_line_is_drawn(tmp_path, returns) -> None:
     assert main([str(make_run(tmp_path / "a", returns))]) == 0

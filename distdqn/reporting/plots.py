@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _OF_ONE_RUN = {"seed", "run_dir", "checkpoint_dir", "resume", "address"}  # may differ in a group
 _MAX_DIFFERENCES = 3  # that label a group; if there are more, the name of a folder does
 _GRID_POINTS, _RATE_POINTS = 120, 30
+_MAX_LINES, _NO_EVALUATION = 2000, b'"eval_return_mean": null'  # of metrics, besides those of evaluations
 _GREY = "#777777"
 # Okabe and Ito's colours, safe for colour-blind readers; each has a line and a marker of its own.
 _LOOKS: tuple[Any, ...] = (
@@ -70,9 +71,11 @@ def read_run(folder: Path) -> RecordedRun:
     """Reads the folder of a run that may still be running; `ConfigError` if it holds no metrics."""
     lines, needed = [], {"env_steps", "wall_seconds"}
     with contextlib.suppress(OSError):
-        for text in (folder / "metrics.jsonl").read_bytes().splitlines():
-            with contextlib.suppress(ValueError):  # the last one may be half written
-                lines.append(json.loads(text))
+        texts = (folder / "metrics.jsonl").read_bytes().splitlines()
+        for number, text in enumerate(texts):
+            if number % (len(texts) // _MAX_LINES + 1) == 0 or _NO_EVALUATION not in text:
+                with contextlib.suppress(ValueError):  # the last one may be half written
+                    lines.append(json.loads(text))
     lines = [line for line in lines if isinstance(line, dict) and needed <= line.keys()]
     if not lines:
         raise ConfigError(f"`runs`: {folder} holds no metrics (name a run, or wait for its first report).")
@@ -159,7 +162,7 @@ def draw_runs(
     for goal in {run.goal for run in runs} - {None}:
         axes[_RETURN].axhline(goal, color="black", linewidth=0.8, linestyle=":")
         ends.append((axes[_RETURN].get_xlim()[1], goal, f"goal {goal:g}", "black"))
-    environments = ", ".join(sorted({str(run.options.get("env")) for run in runs}))
+    environments = ", ".join(sorted({str(run.options.get("env", "run")) for run in runs}))
     what = "mean and standard deviation of episodes"
     if len(runs) > len(groups):
         what = f"interquartile mean of runs and 95 % interval ({len(runs)} runs)"
@@ -190,6 +193,7 @@ def _finish(axes: Axes, title: str, unit: str) -> None:
     axes.set_xlabel(unit, fontsize=9)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     if "second" in title:
+        axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     if "fraction" in title:
         axes.set_ylim(-0.03, 1.03)
