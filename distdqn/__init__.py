@@ -10,10 +10,16 @@ from distdqn.errors import ClusterError, ConfigError, DistdqnError, EnvironmentF
 
 if TYPE_CHECKING:
     from distdqn.config.config import Config
+    from distdqn.loading import load
     from distdqn.reporting.callbacks import Callback
     from distdqn.runner import train
 
-_HOMES = {"Callback": "reporting.callbacks", "Config": "config.config", "train": "runner"}
+_HOMES = {
+    "Callback": "reporting.callbacks",
+    "Config": "config.config",
+    "load": "loading",
+    "train": "runner",
+}
 
 __all__ = [
     "Callback",
@@ -23,6 +29,7 @@ __all__ = [
     "DistdqnError",
     "EnvironmentFault",
     "RoleFailure",
+    "load",
     "train",
 ]
 

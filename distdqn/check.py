@@ -20,7 +20,7 @@ from distdqn.config.command_line import Command, print_mistakes
 from distdqn.config.config import Config, EnvironmentOptions, Positive
 from distdqn.environments.registry import inspect_environment, make_vector_environment
 from distdqn.errors import DistdqnError, one_line
-from distdqn.networks.numpy_policy import load_policy
+from distdqn.networks.numpy_policy import describe_layers, load_policy
 from distdqn.networks.tensorflow_setup import import_tensorflow
 from distdqn.types import EnvironmentSpec, Tree
 
@@ -81,7 +81,9 @@ def check(options: CheckOptions) -> Iterator[str]:
         summary = train(config, quiet=True)
         metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text("utf-8").splitlines()]
         if summary["learner_steps"]:
-            yield _describe_network(run_dir / "final.npz")
+            weights = load_policy(run_dir / "final.npz")
+            count = sum(array.size for array in weights.arrays)
+            yield f"Network: {describe_layers(weights)}; {count:,} numbers."
     yield from _judge(summary, metrics, options.seconds)
 
 
@@ -125,18 +127,6 @@ def _gymnasium_warnings(vector: VectorEnv[Any, Any, Any], options: EnvironmentOp
     for text in dict.fromkeys(str(each.message) for each in found):
         plain = re.sub(r"\x1b\[\d+m|^WARN: ", "", re.sub(r"\x1b\[\d+m", "", text)).strip()
         yield f"Gymnasium's checker warns: {plain}"
-
-
-def _describe_network(path: Path) -> str:
-    """The layers that have weights, and how many numbers they are."""
-    weights = load_policy(path)
-    layers = [
-        " ".join(filter(None, [layer["kind"], "x".join(map(str, weights.arrays[layer["arrays"][0]].shape))]))
-        for layer in weights.layers
-        if layer.get("arrays")
-    ]
-    count = sum(int(np.size(array)) for array in weights.arrays)
-    return f"Network: {', '.join(layers) or 'evaluated with Keras'}; {count:,} numbers."
 
 
 def _judge(summary: Tree, metrics: Sequence[Tree], seconds: float) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The console script `distdqn`: each command is the module of its name."""
+"""The console script `distdqn`: its commands are the modules of the same names."""
 
 import importlib
 import importlib.metadata
@@ -11,6 +11,9 @@ from distdqn.config.model import did_you_mean
 _COMMANDS = {
     "run": "train a distributed DQN",
     "evaluate": "play a run's best network greedily",
+    "play": "watch a run's best network play, in a window or as a GIF",
+    "plot": "draw the learning curves of runs, or what a network does",
+    "export": "write a run's network as a file for another runtime",
     "inspect": "show what is in the checkpoints of a run, and whether they are whole",
     "check": "look at an environment as a run will, and say what is odd or slow about it",
     "tune": "search options with Ray Tune",

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from distdqn.checkpoints.checkpointer import Checkpointer
 from distdqn.checkpoints.resume import checkpoint_dir, checkpoint_root, describe_run, find_start, run_folder
 from distdqn.checkpoints.store import CheckpointRef, Store
@@ -21,8 +23,9 @@ from distdqn.errors import TERMINATED, CheckpointError, ConfigError, DistdqnErro
 from distdqn.learning.learner import export_network
 from distdqn.networks.numpy_policy import policy_bytes
 from distdqn.reporting.callbacks import Callbacks, RunInfo
-from distdqn.reporting.console import Console
+from distdqn.reporting.console import Console, closing_words
 from distdqn.reporting.metrics import Metrics
+from distdqn.reporting.plots import LearningCurve, draw_runs, read_run
 from distdqn.reporting.run_directory import RunDirectory, describe_process
 from distdqn.training.backend import LocalBackend
 from distdqn.training.builders import make_callbacks, make_goal, make_rate_limiter, role_parts
@@ -42,7 +45,7 @@ def train(
     quiet: bool = False,
     verbose: bool = False,
     started: float | None = None,
-) -> dict[str, Any]:
+) -> "Result":
     """Trains with these options and returns the run's summary.
 
     Ctrl-C ends the run in order: it saves what was learned, and the summary's `reason` says so.
@@ -68,7 +71,7 @@ def train(
     with contextlib.closing(RunDirectory(folder, spec.name, is_resuming)) as directory:
         stopping = Stopping(make_goal(config), config)
         console = Console(quiet, verbose)
-        every = Callbacks([directory, *followers, console], console.note)
+        every = Callbacks([directory, *followers, LearningCurve(), console], console.note)
         metrics = Metrics(directory, every, config, started)
         with directory.removed_if_refused():
             resume_from, notes = find_start(config, about)
@@ -84,7 +87,19 @@ def train(
         runner = _Runner(run, spec, directory, [*describe_resolution(given, config, spec), *notes])
         target = stopping.goal.target_return
         metrics.callbacks.call("on_start", RunInfo(directory.path, config, spec, target, metrics.note))
-        return runner.run_to_end()
+        return Result(runner.run_to_end())
+
+
+class Result(dict[str, Any]):
+    """The summary of a run, as in `summary.json`; printed, it says what was reached and what to type next."""
+
+    @override
+    def __repr__(self) -> str:
+        return closing_words(self)
+
+    def plot(self) -> Any:
+        """The learning curve, losses, rates and waits as a figure of `matplotlib`."""
+        return draw_runs([read_run(Path(self["run_dir"]))], [])
 
 
 def _make_checkpointer(

@@ -207,6 +207,10 @@ def _of_mode(options: Mapping[str, Any]) -> Iterator[str]:
 
 def _without_effect(options: Mapping[str, Any], changed: Collection[str]) -> Iterator[str]:
     """Options that others leave without effect; `changed` ones do not have their defaults."""
+    if options.get("final") and options.get("checkpoint") is not None:
+        yield "`final` and `checkpoint` exclude each other (give one of them)."
+    if options.get("gif") and options.get("mp4"):
+        yield "`gif` and `mp4` exclude each other (give one of them)."
     if options.get("munchausen") and options.get("double"):
         yield "`munchausen` has a softmax policy, so `double` has no effect (add `--no-double`)."
     if options.get("output_bias") and options.get("head") == "categorical":

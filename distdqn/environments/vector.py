@@ -19,6 +19,7 @@ from distdqn.errors import ConsecutiveFailures, DistdqnError, EnvironmentFault, 
 from distdqn.types import AnyArray, BoolArray, IntArray, Steps
 
 _SURROUNDINGS = ("distdqn", "gymnasium")
+_RENDER_FPS = 15.0  # of an environment that does not say it
 
 
 class EpisodeEnd(NamedTuple):
@@ -152,6 +153,23 @@ class VectorEnvironment:
         else:
             self._recover(_error_of(lambda: self._reset(next(seeds))))
         return episodes_lost
+
+    def render(self) -> AnyArray:
+        """The frame `[H, W, 3]` uint8 of a lone environment; `EnvironmentFault` if it draws none."""
+        try:
+            frame: AnyArray = np.asarray(self._vector.render())  # [1, H, W, 3], or [H, W, 3] of some classes
+            frame = frame.reshape(frame.shape[-3:])
+            if [*frame.shape][2:] != [3]:
+                raise ValueError(f"its frames have the shape {frame.shape}, not height, width and 3")  # noqa: TRY301
+            return (frame * (255 if frame.dtype.kind == "f" else 1)).astype(np.uint8)
+        except Exception as error:
+            why = f"cannot be drawn: {type(error).__name__}: {one_line(error)}"
+            raise EnvironmentFault(f"The environment `{self._name}` {why}") from error
+
+    @property
+    def render_fps(self) -> float:
+        """Frames per second, as the environment says."""
+        return float(self._vector.metadata.get("render_fps") or _RENDER_FPS)
 
     def close(self) -> None:
         """Closes the environments and ignores errors in doing so."""

@@ -59,6 +59,8 @@ _LAYERS: dict[str, tuple[str, ...]] = {
     "SpatialDropout2D": ("identity",),
     "GaussianNoise": ("identity",),
 }
+# By kind: a Keras class that evaluates it from its mean weights.
+KERAS_CLASSES = {kind: keras_class for keras_class, (kind, *_) in _LAYERS.items()} | {"noisy_dense": "Dense"}
 # Settings that the arrays show, or that act in training only.
 _IRRELEVANT = re.compile(
     "name|trainable|dtype|batch_shape|units|filters|kernel_size|use_bias|momentum|renorm_momentum|seed|rate|sigma"

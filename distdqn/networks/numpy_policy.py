@@ -142,6 +142,16 @@ def load_policy(path: Path) -> PolicyWeights:
     raise ConfigError(f"{path} has format {written}, this release reads {FORMAT} (use that release).")
 
 
+def describe_layers(weights: PolicyWeights) -> str:
+    """The layers that have weights, each with the shape of its first array."""
+    layers = [
+        " ".join(filter(None, [layer["kind"], "x".join(map(str, weights.arrays[layer["arrays"][0]].shape))]))
+        for layer in weights.layers
+        if layer.get("arrays")
+    ]
+    return ", ".join(layers) or "evaluated with Keras"
+
+
 def _bind_layer(layer: Layer, arrays: list[FloatArray]) -> _Operation:
     """The layer as a function of its inputs; `arrays` `[...]` are those of the whole network."""
     kind, activation = layer["kind"], layer.get("activation", "linear")

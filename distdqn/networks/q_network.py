@@ -33,7 +33,7 @@ def make_networks(
         ConfigError: the torso does not fit the observations, or the user's network fails or does not fit.
     """
     parts = spec.parts if plain or options.network else _joined(spec.parts)
-    inputs, values = _make_inputs(spec, parts, by_name=plain)
+    inputs, values = make_inputs(spec, parts, by_name=plain)
     if options.network is None:
         outputs = _build_outputs(options, spec, LayerFactory(options, seed, plain), parts, values)
     else:
@@ -62,7 +62,7 @@ def _joined(parts: Sequence[ObservationPart]) -> list[ObservationPart]:
     return joined
 
 
-def _make_inputs(
+def make_inputs(
     spec: EnvironmentSpec, parts: Sequence[ObservationPart], by_name: bool
 ) -> tuple[Any, dict[str, KerasTensor]]:
     """Inputs of a model, and the values of `parts` that they hold, `[B, ...]` by name.
