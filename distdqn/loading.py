@@ -179,6 +179,8 @@ def find_policy(
     folder = path.parent if is_file else path
     recorded = read_options(folder).model_dump()
     with collecting(mistakes):
+        if is_file and (final or checkpoint is not None):
+            raise ConfigError(f"`run_dir`: {path} is one network (leave out `final` and `checkpoint`).")
         if checkpoint is None:
             weights = _read_policy(path if is_file else path / ("final.npz" if final else "policy.npz"))
         else:

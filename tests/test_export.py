@@ -47,7 +47,7 @@ QUICK = {
     ("noisy", "saved-model"),
     ("own layers", "litert"),
     ("masks and bytes", "onnx"),
-    ("pixels", "litert"),
+    ("own standard layers", "litert"),
 }
 CASES = [
     pytest.param(

@@ -133,6 +133,8 @@ def test_file_alone_is_loaded_when_its_environment_is_named(run_dir: Path, tmp_p
     [
         ({"run_dir": "nowhere"}, ConfigError, "nowhere holds no `policy.npz`"),
         ({"run_dir": "nowhere.npz"}, ConfigError, "holds no `nowhere.npz`"),
+        ({"run_dir": "policy.npz", "final": True}, ConfigError, "is one network"),
+        ({"run_dir": "policy.npz", "checkpoint": 7}, ConfigError, "is one network"),
         ({"env": "Acrobot-v1"}, ConfigError, "does not fit `Acrobot-v1`"),
         ({"checkpoint": 7}, CheckpointError, "holds no checkpoint 7"),
         ({"checkpoint": "oldest"}, ConfigError, "`checkpoint` must be"),
