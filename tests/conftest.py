@@ -45,6 +45,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True)
+def no_learning_curve(monkeypatch):
+    """Runs in the process of the tests draw nothing, which would take longer than most of them."""
+    monkeypatch.setattr("distdqn.reporting.plots.LearningCurve.on_end", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def ray_session():
     """One real Ray for all tests that ask for it, started when the first one does."""

@@ -12,6 +12,7 @@ FILES = {
     "policy.npz",
     "status.json",
 }
+OPTIONAL = {"checkpoints", "logs", "learning_curve.png"}  # a signal leaves no curve
 METRICS = {
     "wall_seconds",
     "env_steps",

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from light_run import CountingLearner, light_parts
-from run_contents import FILES
+from run_contents import FILES, OPTIONAL
 
 from distdqn.acting.evaluator import Evaluator
 from distdqn.checkpoints.store import Store
@@ -63,7 +63,7 @@ def test_fault_37_last_evaluation_that_fails_or_is_stopped_loses_nothing(
     reason = "max_env_steps" if fault == "error" else "interrupted"
     assert code == (0 if fault == "error" else 130)
     assert (read(folder, "summary.json")["reason"], read(folder, "status.json")["state"]) == (reason, reason)
-    assert {path.name for path in folder.iterdir()} - {"checkpoints", "logs"} == FILES
+    assert {path.name for path in folder.iterdir()} - OPTIONAL == FILES
     assert Store(str(folder / "checkpoints")).newest_whole()[0].number > 0
     said = "The last weights could not be evaluated: It fails." in capsys.readouterr().out
     assert said == (fault == "error")

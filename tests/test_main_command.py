@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 from light_run import light_parts
-from run_contents import FILES, METRICS
+from run_contents import FILES, METRICS, OPTIONAL
 
 from distdqn.checkpoints.store import Store
 from distdqn.config.command_line import parse_run
@@ -125,7 +125,8 @@ def test_summary_holds_every_key_with_a_value_that_makes_sense(solved):
 
 def test_run_directory_holds_every_file_and_nothing_half_written(solved):
     names = {path.name for path in solved.run_dir.iterdir()}
-    assert names - {"checkpoints", "logs"} == FILES
+    assert "learning_curve.png" in names
+    assert names - OPTIONAL == FILES
     assert solved.read("config.json")["actors"] == 4
     assert solved.read("status.json")["state"] == "goal_reached"
 
@@ -213,7 +214,7 @@ def test_fault_10_signal_ends_the_run_in_order_and_leaves_nothing_behind(
     summary = run.read("summary.json")
     assert (summary["reason"], summary["solved"]) == (reason, None)
     assert summary["learner_steps"] > 0
-    assert {path.name for path in run.run_dir.iterdir()} - {"checkpoints", "logs"} == FILES
+    assert {path.name for path in run.run_dir.iterdir()} - OPTIONAL == FILES
     for name in ("policy.keras", "final.keras"):
         if learner == "real":
             assert "model.weights.h5" in zipfile.ZipFile(run.run_dir / name).namelist()
@@ -250,4 +251,4 @@ def test_goal_missed_within_the_budget_exits_with_eight(tmp_path, monkeypatch):
     summary = json.loads((run_dir / "summary.json").read_text())
     assert (summary["solved"], summary["reason"]) == (False, "max_env_steps")
     assert (summary["env_steps"], summary["train_seconds"]) == (2000, None)
-    assert {path.name for path in run_dir.iterdir()} - {"checkpoints", "logs"} == FILES
+    assert {path.name for path in run_dir.iterdir()} - OPTIONAL == FILES

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from PIL import Image
 from distdqn import plot
 from distdqn.networks.numpy_policy import policy_bytes
 from distdqn.plot import main
-from distdqn.reporting.plots import draw_learning_curve, group_runs, read_run
+from distdqn.reporting.plots import LearningCurve, group_runs, read_run
 from distdqn.types import PolicyWeights
 
+_DRAW_AT_END = LearningCurve.on_end  # the tests replace it
 FLAT = {"train_return_mean": 5.0, "loss": 0.5, "actors_wait_fraction": 0.2, "learner_wait_fraction": 0.0}
 
 
@@ -200,13 +202,26 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(tmp_path, capsys, monkeypat
     assert words in line
 
 
-def test_learning_curve_is_drawn_beside_the_metrics(tmp_path) -> None:
+def end_of_run(run: Path, **summary: object) -> bool:
+    """Whether the end of a run leaves a learning curve."""
+    curve = LearningCurve()
+    curve.on_start(SimpleNamespace(run_dir=run))
+    _DRAW_AT_END(curve, {"reason": "max_env_steps", "learner_steps": 5, **summary})
+    return (run / "learning_curve.png").exists()
+
+
+def test_learning_curve_is_drawn_beside_the_metrics(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", [1.0, 2.0])
 
-    draw_learning_curve(run)
+    assert end_of_run(run)
 
     with Image.open(run / "learning_curve.png") as picture:
         assert picture.width > 2 * picture.height
+
+
+@pytest.mark.parametrize("summary", [{"reason": "terminated"}, {"reason": "failed"}, {"learner_steps": 0}])
+def test_run_that_is_cut_short_draws_nothing(summary: dict[str, object], tmp_path: Path) -> None:
+    assert not end_of_run(make_run(tmp_path / "a", [1.0, 2.0]), **summary)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 from ray.cloudpickle import register_pickle_by_value, unregister_pickle_by_value
-from run_contents import FILES
+from run_contents import FILES, OPTIONAL
 
 import distdqn
 import distdqn.runner
@@ -73,7 +73,7 @@ def test_run_on_ray_spends_its_budget_exactly(short_run):
 
 def test_run_on_ray_writes_every_file_of_its_directory(short_run):
     run_dir, summary, _, _ = short_run
-    assert {path.name for path in run_dir.iterdir()} - {"checkpoints", "logs"} == FILES
+    assert {path.name for path in run_dir.iterdir()} - OPTIONAL == FILES
     assert json.loads((run_dir / "summary.json").read_text()) == summary
     assert load_policy(run_dir / "policy.npz").arrays[0].shape[0] == 4
 
