@@ -1,4 +1,4 @@
-"""The console script: `distdqn run | evaluate | inspect | check | scale`, each the module of that name."""
+"""The console script: `distdqn COMMAND`, each command the module of that name."""
 
 import importlib
 import importlib.metadata
@@ -14,6 +14,7 @@ _COMMANDS = {
     "inspect": "show what is in the checkpoints of a run, and whether they are whole",
     "check": "look at an environment as a run will, and say what is odd or slow about it",
     "scale": "change how many actors a run has while it trains",
+    "status": "show what a run is doing",
 }
 
 

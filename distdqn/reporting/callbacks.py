@@ -7,7 +7,7 @@ from typing import Any
 
 from distdqn.config.config import Config
 from distdqn.errors import one_line
-from distdqn.types import EnvironmentSpec, Evaluation
+from distdqn.types import EnvironmentSpec, Evaluation, LearnReport
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,9 @@ class Callback:
 
     def on_status(self, status: dict[str, Any]) -> None:
         """`status.json` was written, about once a second."""
+
+    def on_learn(self, report: LearnReport) -> None:
+        """A call of the learner ended; this comes many times a second."""
 
     def on_report(self, metrics: dict[str, Any]) -> bool | None:
         """A line of metrics; docs/metrics.md says what it holds."""

@@ -1,5 +1,6 @@
 """From resolved options to the parts of a run."""
 
+import importlib
 from typing import Any
 
 from distdqn.acting.actor import Actor
@@ -42,7 +43,25 @@ def make_callbacks(config: Config) -> list[Any]:
         except Exception as error:
             why = called.mistake() or f"`callback`: `{called.name}` fails: {one_line(error)} (repair it)."
             raise ConfigError(why) from error
+    for name, kind, is_asked in (
+        ("tensorboard", "TensorBoardLogger", config.tensorboard),
+        ("wandb", "WandbLogger", config.wandb),
+        ("mlflow", "MlflowLogger", config.mlflow),
+    ):
+        if is_asked:
+            callbacks.append(_make_logger(name, kind))
     return callbacks
+
+
+def _make_logger(name: str, kind: str) -> Any:
+    """A callback that logs to another tool; `ConfigError` if it is not installed or cannot be used."""
+    try:
+        return getattr(importlib.import_module(f"distdqn.reporting.{name}"), kind)()
+    except ImportError as error:
+        extra = "" if name == "tensorboard" else f"[{name}]"
+        raise ConfigError(f"`{name}` needs `pip install 'distdqn{extra}'` ({one_line(error)}).") from error
+    except Exception as error:
+        raise ConfigError(f"`{name}` cannot be used: {one_line(error)} (repair it).") from error
 
 
 def learn_request(config: Config, env_steps: int) -> LearnRequest:
