@@ -1,4 +1,4 @@
-"""What the loggers of other tools share: names of metrics, and runs that continue."""
+"""What the loggers to other tools share: names of metrics, and what a resumed run continues."""
 
 import json
 import math
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# As in Stable-Baselines3.
+# As in Stable-Baselines3, where they mean the same.
 _NAMES = {
     "env_steps": "time/total_timesteps",
     "episodes": "time/episodes",
@@ -19,27 +19,21 @@ _NAMES = {
     "loss": "train/loss",
     "learning_rate": "train/learning_rate",
     "learner_steps": "train/n_updates",
+    "q_mean": "train/q_mean",
+    "gradient_norm": "train/gradient_norm",
 }
-_TRAINING = ("q_mean", "gradient_norm", "weights_age_steps", "samples_per_insert", "replay_size")
-_FAULTS = (
-    *("lost_rollouts", "episodes_lost", "env_faults", "not_finite_steps", "not_finite_updates"),
-    *("actor_restarts", "actors_alive"),
-)
 
 
 def tag(key: str) -> str:
-    """The name of a metric, from its key in a line of metrics."""
-    if key in _NAMES:
-        return _NAMES[key]
-    if key.startswith("eval_"):
-        return f"eval/{key.removeprefix('eval_')}"
-    return f"{'train' if key in _TRAINING else 'faults' if key in _FAULTS else 'time'}/{key}"
+    """The name of a metric in other tools, from its key in a line of metrics."""
+    group, _, rest = key.partition("_")
+    return _NAMES.get(key) or (f"eval/{rest}" if group == "eval" else f"run/{key}")
 
 
 def scalars(line: dict[str, Any]) -> dict[str, float]:
     """The finite numbers of a line of metrics, by `tag`."""
-    numbers = {tag(key): float(value) for key, value in line.items() if isinstance(value, int | float)}
-    return {name: number for name, number in numbers.items() if math.isfinite(number)}
+    numbers = ((tag(key), float(value)) for key, value in line.items() if isinstance(value, int | float))
+    return {name: number for name, number in numbers if math.isfinite(number)}
 
 
 def env_steps_before(folder: Path) -> int | None:
@@ -52,5 +46,5 @@ def kept_id(folder: Path, name: str, make: Callable[[], str]) -> str:
     """The id of a run in another tool, from `make` for a new run; `NAME.id` keeps it for a resume."""
     path = folder / f"{name}.id"
     if env_steps_before(folder) is None or not path.exists():
-        path.write_text(make(), encoding="utf-8")
-    return path.read_text(encoding="utf-8")
+        path.write_text(make())
+    return path.read_text()

@@ -12,13 +12,7 @@ from distdqn.reporting.loggers import kept_id, scalars, tag
 
 
 class WandbLogger(Callback):
-    """Logs scalars over total env steps, the options and the summary; files are in `RUN/wandb`.
-
-    The project is `distdqn`, or `WANDB_PROJECT`; wandb's other variables hold, too.
-    """
-
-    def __init__(self) -> None:
-        self._run: Any = None
+    """Logs scalars by env steps, options and summary to the project `distdqn`, or to `WANDB_PROJECT`."""
 
     @override
     def on_start(self, run: RunInfo) -> None:
@@ -31,16 +25,14 @@ class WandbLogger(Callback):
             config=run.config.to_json(),
             settings=wandb.Settings(console="off"),  # else it wraps the standard streams
         )
-        # Its own steps must not fall, and those of a resumed run do.
+        # Steps of its own must not fall, and those of a resumed run do.
         self._run.define_metric("*", step_metric=tag("env_steps"))
 
     @override
     def on_report(self, metrics: dict[str, Any]) -> None:
-        if self._run is not None:
-            self._run.log(scalars(metrics))
+        self._run.log(scalars(metrics))
 
     @override
     def on_end(self, summary: dict[str, Any]) -> None:
-        if self._run is not None:
-            self._run.summary.update(summary)
-            self._run.finish(exit_code=int(summary["reason"] == "failed"))
+        self._run.summary.update(summary)
+        self._run.finish(exit_code=int(summary["reason"] == "failed"))

@@ -1,6 +1,6 @@
 """From resolved options to the parts of a run."""
 
-import importlib
+import importlib.util
 from typing import Any
 
 from distdqn.acting.actor import Actor
@@ -36,32 +36,20 @@ def role_parts(config: Config, spec: EnvironmentSpec, role: str, index: int, res
 
 def make_callbacks(config: Config) -> list[Any]:
     """The callbacks that the options name; `ConfigError` if one cannot be made."""
+    asked = {"tensorboard": config.tensorboard, "wandb": config.wandb, "mlflow": config.mlflow}
+    loggers = [name for name, is_asked in asked.items() if is_asked]
+    for name in loggers:
+        if name != "tensorboard" and not importlib.util.find_spec(name):  # the base install writes its files
+            raise ConfigError(f"`{name}` is not installed (`pip install 'distdqn[{name}]'`).")
+    names = [f"distdqn.reporting.{name}:{name.title()}Logger" for name in loggers]
     callbacks = []
-    for called in import_all("callback", config.callback):
+    for called in import_all("callback", [*config.callback, *names]):
         try:
             callbacks.append(called())
         except Exception as error:
             why = called.mistake() or f"`callback`: `{called.name}` fails: {one_line(error)} (repair it)."
             raise ConfigError(why) from error
-    for name, kind, is_asked in (
-        ("tensorboard", "TensorBoardLogger", config.tensorboard),
-        ("wandb", "WandbLogger", config.wandb),
-        ("mlflow", "MlflowLogger", config.mlflow),
-    ):
-        if is_asked:
-            callbacks.append(_make_logger(name, kind))
     return callbacks
-
-
-def _make_logger(name: str, kind: str) -> Any:
-    """A callback that logs to another tool; `ConfigError` if it is not installed or cannot be used."""
-    try:
-        return getattr(importlib.import_module(f"distdqn.reporting.{name}"), kind)()
-    except ImportError as error:
-        extra = "" if name == "tensorboard" else f"[{name}]"
-        raise ConfigError(f"`{name}` needs `pip install 'distdqn{extra}'` ({one_line(error)}).") from error
-    except Exception as error:
-        raise ConfigError(f"`{name}` cannot be used: {one_line(error)} (repair it).") from error
 
 
 def learn_request(config: Config, env_steps: int) -> LearnRequest:
