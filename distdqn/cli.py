@@ -17,6 +17,7 @@ _COMMANDS = {
     "inspect": "show what is in the checkpoints of a run, and whether they are whole",
     "check": "look at an environment as a run will, and say what is odd or slow about it",
     "tune": "search options with Ray Tune",
+    "status": "show what a run is doing",
     "scale": "change how many actors a run has while it trains",
 }
 

@@ -320,6 +320,9 @@ class LearnReport:
     not_finite: int = 0  # updates skipped because of NaN or infinity
     first_not_finite: str | None = None  # the tensor that caused the first of those
     notice: str | None = None  # a line for the user
+    # Of the last update, `[B]` float32: TD errors, and the Q-values of the actions taken.
+    td_error: FloatArray | tuple[()] = field(default=(), compare=False, repr=False)
+    q_values: FloatArray | tuple[()] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ def test_options_are_written_as_given_to_be_run_again_and_as_resolved(solved):
     assert (resolved["batch_size"], resolved["target_return"], resolved["torso"]) == (128, 475.0, "dense")
     assert record["command_line"][1:3] == ["-m", "distdqn.run"]
     assert "--actors" in record["command_line"]
-    assert set(record) == {"resolved_options", "command_line", "git_revision", "host", "versions"}
+    assert set(record) == {"resolved_options", "command_line", "git_revision", "git_diff", "host", "versions"}
 
 
 def test_every_line_of_metrics_holds_every_key(solved):

@@ -137,6 +137,12 @@ class ReportOptions(SharedOptions):
     callback: Names = ()
     """Class, or function that makes one, whose methods follow the run, as `module:Name` or
     `module:Name,size=5`; repeat it for further ones."""
+    tensorboard: bool = False
+    """Write event files for TensorBoard into `tensorboard` in the run's folder."""
+    wandb: bool = False
+    """Log to Weights & Biases, as its own variables such as `WANDB_MODE` say."""
+    mlflow: bool = False
+    """Log to MLflow, at `MLFLOW_TRACKING_URI`."""
 
 
 class CheckpointOptions(SharedOptions):

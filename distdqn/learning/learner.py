@@ -130,6 +130,8 @@ class Learner:
             not_finite=updates - int(np.count_nonzero(result.is_finite)),
             first_not_finite=result.first_not_finite,
             notice=notice,
+            td_error=result.td_error[-1],
+            q_values=result.q_values[-1],
         )
         if self._options.sampler != "prioritized":
             return report, weights, None

@@ -23,6 +23,7 @@ class UpdateResult(NamedTuple):
     q_mean: float  # mean Q-value of the actions taken
     gradient_norm: float  # mean global norm before clipping
     td_error: FloatArray  # [U, B], target minus prediction, before its update; 0 where that was skipped
+    q_values: FloatArray  # [U, B], of the actions taken, before the update
     is_finite: BoolArray  # [U], False where the update was skipped
     first_not_finite: str | None  # the tensor that caused the first skipped update
 
@@ -104,7 +105,7 @@ class UpdateLoop:
             self.optimizer.learning_rate = learning_rate  # a variable, which the compiled loop reads
         columns = self._tensors(transitions, importance_weight)
         results = self._run(columns, tf.constant(len(transitions)), tf.constant(learner_steps, tf.int64))
-        step_metrics, half_squared_norms, td_error = (result.numpy() for result in results)  # see `_loop`
+        step_metrics, half_squared_norms, td_error, q_taken = (result.numpy() for result in results)
         is_finite = step_metrics[:, 0] == 1.0  # [U]
         means = step_metrics[is_finite, 1:].mean(axis=0) if is_finite.any() else np.zeros(3)
         loss, q_mean, gradient_norm = means.tolist()
@@ -113,7 +114,7 @@ class UpdateLoop:
             u = int(np.argmin(is_finite))
             batch = {name: column[u].numpy() for name, column in columns.items()}
             first = self._first_not_finite(batch, step_metrics[u, 1], half_squared_norms[u])
-        return UpdateResult(loss, q_mean, gradient_norm, td_error, is_finite, first)
+        return UpdateResult(loss, q_mean, gradient_norm, td_error, q_taken, is_finite, first)
 
     def get_state(self) -> dict[str, Any]:
         """All variables that updates read or change, in lists of arrays `[...]`, noise and seeds included."""
@@ -180,31 +181,29 @@ class UpdateLoop:
         other = "norm of the gradient or the statistics of a layer"
         return next((name for name, tensor in tensors if not np.isfinite(tensor).all()), other)
 
-    def _loop(
-        self, columns: dict[str, Tensor], updates: Tensor, learner_steps: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Makes `updates` updates and returns the results of `_update`, `[U, 4]`, `[U, V]` and `[U, B]`."""
+    def _loop(self, columns: dict[str, Tensor], updates: Tensor, learner_steps: Tensor) -> tuple[Tensor, ...]:
+        """Makes `updates` updates; returns results of `_update`: `[U, 4]`, `[U, V]`, `[U, B]`, `[U, B]`."""
         # Once for all batches, which costs less than in the loop.
         columns = columns | {"is_finite": _all_finite([*columns.values()], kept_axes=1)}  # [U]
 
         def body(u: Tensor, *results: Tensor) -> tuple[Tensor, ...]:
             batch = {name: column[u] for name, column in columns.items()}  # [B, ...]
-            new = self._update(batch, learner_steps + tf.cast(u, tf.int64))  # [4], [V], [B]
+            new = self._update(batch, learner_steps + tf.cast(u, tf.int64))  # [4], [V], [B], [B]
             pairs = zip(results, new, strict=True)
             return u + 1, *(tf.tensor_scatter_nd_update(all_, [[u]], [one]) for all_, one in pairs)
 
         length, batch_size = columns["action"].shape
-        widths = (4, len(self.online.trainable_variables), batch_size)
+        widths = (4, len(self.online.trainable_variables), batch_size, batch_size)
         start = (tf.constant(0), *(tf.zeros((length, width)) for width in widths))
         _, *results = tf.while_loop(lambda u, *_: u < updates, body, start, maximum_iterations=length)
         return tuple(results)
 
-    def _update(self, batch: dict[str, Tensor], learner_steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _update(self, batch: dict[str, Tensor], learner_steps: Tensor) -> tuple[Tensor, ...]:
         """One update from one batch `[B, ...]`.
 
         Returns:
             Whether it was applied, loss, mean Q-value and gradient norm as `[4]`; half the squared norm of
-            each variable's gradient as `[V]`; and the TD error `[B]`.
+            each variable's gradient as `[V]`; TD errors `[B]`; and Q-values of the actions taken `[B]`.
         """
         self._resample_noise(learner_steps)
         before = [tf.identity(variable.value) for variable in self._restored]
@@ -227,7 +226,7 @@ class UpdateLoop:
         self._update_target_network(learner_steps, is_finite)
         q_taken = tf.gather(self._head.q_values(outputs), batch["action"], batch_dims=1)  # [B]
         step_metrics = tf.stack([tf.cast(is_finite, tf.float32), loss, tf.reduce_mean(q_taken), norm])
-        return step_metrics, half_squared_norms, tf.where(is_finite, td_error, 0.0)
+        return step_metrics, half_squared_norms, tf.where(is_finite, td_error, 0.0), q_taken
 
     def _td_target(self, batch: dict[str, Tensor]) -> Tensor:
         """The target for the outputs of the actions in `batch`, `[B]` or `[B, K]`.

@@ -7,7 +7,7 @@ from typing import Any
 
 from distdqn.config.config import Config
 from distdqn.errors import one_line
-from distdqn.types import EnvironmentSpec, Evaluation
+from distdqn.types import EnvironmentSpec, Evaluation, LearnReport
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Callback:
 
     Training waits for every method, so each should be short. `on_report`, `on_evaluation` and `on_checkpoint`
     may return False: then training ends, what was learned is saved and evaluated, and `callback` is the
-    reason of the run. An exception is shown and ends nothing. A class of another kind will do, too: methods
-    that it lacks are skipped.
+    reason of the run. An exception is shown and ends nothing; after one in `on_start`, no method is called. A
+    class of another kind will do, too: methods that it lacks are skipped.
     """
 
     def on_start(self, run: RunInfo) -> None:
@@ -35,6 +35,9 @@ class Callback:
 
     def on_status(self, status: dict[str, Any]) -> None:
         """`status.json` was written, about once a second."""
+
+    def on_learn(self, report: LearnReport) -> None:
+        """A call of the learner ended; this comes many times a second."""
 
     def on_report(self, metrics: dict[str, Any]) -> bool | None:
         """A line of metrics; docs/metrics.md says what it holds."""
@@ -64,11 +67,13 @@ class Callbacks:
 
     def call(self, method: str, *arguments: Any) -> None:
         """Calls a method of each callback that has it, and shows each distinct error once."""
-        for callback in self._callbacks:
+        for callback in [*self._callbacks]:
             try:
                 if (function := getattr(callback, method, None)) and function(*arguments) is False:
                     self.asks_to_stop = True
             except Exception as error:
+                if method == "on_start":
+                    self._callbacks.remove(callback)
                 name = f"{getattr(type(callback), '__name__', callback)}.{method}"
                 told = f"The callback {name} failed: {type(error).__name__}: {one_line(error)}"
                 if told not in self._failed:

@@ -194,6 +194,7 @@ class Metrics:
         for name in ("loss", "q_mean", "gradient_norm"):
             self._means[name].add(getattr(report, name), applied)
         self._means["seconds_per_update"].add(report.seconds / report.updates)
+        self.callbacks.call("on_learn", report)
 
     def add_published(self, weights_version: tuple[int, int]) -> None:
         """Records the newest version of the weights."""

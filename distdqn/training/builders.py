@@ -1,5 +1,6 @@
 """From resolved options to the parts of a run."""
 
+import importlib.util
 from typing import Any
 
 from distdqn.acting.actor import Actor
@@ -35,8 +36,14 @@ def role_parts(config: Config, spec: EnvironmentSpec, role: str, index: int, res
 
 def make_callbacks(config: Config) -> list[Any]:
     """The callbacks that the options name; `ConfigError` if one cannot be made."""
+    asked = {"tensorboard": config.tensorboard, "wandb": config.wandb, "mlflow": config.mlflow}
+    loggers = [name for name, is_asked in asked.items() if is_asked]
+    for name in loggers:
+        if name != "tensorboard" and not importlib.util.find_spec(name):  # the base install writes its files
+            raise ConfigError(f"`{name}` is not installed (`pip install 'distdqn[{name}]'`).")
+    names = [f"distdqn.reporting.{name}:{name.title()}Logger" for name in loggers]
     callbacks = []
-    for called in import_all("callback", config.callback):
+    for called in import_all("callback", [*config.callback, *names]):
         try:
             callbacks.append(called())
         except Exception as error:

@@ -64,6 +64,18 @@ def test_priorities_are_the_sizes_of_td_errors_and_come_only_when_replay_wants_t
     assert len(np.unique(priorities.priority)) == priorities.priority.size
 
 
+def test_report_holds_td_errors_and_q_values_of_the_last_update() -> None:
+    batches = make_batches(0)
+
+    report, _, _ = new_learner().learn(batches, publish=False)
+    result = new_learner()._loop.run(batches.transitions, 0)
+
+    np.testing.assert_array_equal(report.td_error, result.td_error[-1])
+    np.testing.assert_array_equal(report.q_values, result.q_values[-1])
+    assert result.q_values.shape == (UPDATES, BATCH_SIZE)
+    assert result.q_values.mean() == pytest.approx(report.q_mean, rel=1e-5)
+
+
 def test_parts_of_shards_are_learned_from_as_the_batches_they_make_up() -> None:
     shards = [make_replay(50, seed=seed) for seed in range(2)]
     for shard in shards:

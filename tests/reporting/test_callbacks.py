@@ -8,7 +8,7 @@ import pytest
 
 import distdqn
 from distdqn.reporting.callbacks import Callbacks
-from distdqn.types import Evaluation
+from distdqn.types import Evaluation, LearnReport
 
 
 class Recorder:
@@ -26,6 +26,9 @@ class Recorder:
 
     def on_start(self, run: Any) -> None:
         self._take("on_start", run)
+
+    def on_learn(self, report: LearnReport) -> None:
+        self._take("on_learn", report)
 
     def on_report(self, metrics: dict[str, Any]) -> bool:
         return self._take("on_report", metrics)
@@ -86,6 +89,18 @@ def test_error_of_a_callback_is_told_once_and_the_others_are_called() -> None:
     assert len(last.calls) == 2
 
 
+def test_callback_whose_start_failed_is_not_called_again() -> None:
+    notes: list[str] = []
+    first, last = Recorder(fail_at="on_start"), Recorder()
+    callbacks = Callbacks([first, last], notes.append)
+
+    for name in ("on_start", "on_report", "on_end"):
+        callbacks.call(name, {})
+
+    assert len(notes) == 1
+    assert [len(first.calls), len(last.calls)] == [1, 3]
+
+
 def test_only_false_asks_to_stop() -> None:
     for answer in (None, True, 0, "", False):
         callbacks = Callbacks([type("Answer", (), {"on_report": lambda _, __, a=answer: a})()], print)
@@ -106,6 +121,9 @@ def test_run_calls_every_hook_with_what_it_promises(tmp_path: Path) -> None:
     assert [line["env_steps"] for line in recorder.values("on_report")] == [
         json.loads(line)["env_steps"] for line in lines
     ]
+    learned = recorder.values("on_learn")
+    assert sum(report.updates for report in learned) == summary["learner_steps"]
+    assert {report.td_error.shape for report in learned} == {(16,)}
     evaluations = recorder.values("on_evaluation")
     assert len(evaluations) == summary["evaluations"] > 3
     assert all(len(evaluation.returns) == 2 for evaluation in evaluations)
