@@ -16,10 +16,10 @@ import numpy as np
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
-from distdqn.config.command_line import Command, print_mistakes
+from distdqn.config.command_line import command
 from distdqn.config.config import Config, EnvironmentOptions, Positive
 from distdqn.environments.registry import inspect_environment, make_vector_environment
-from distdqn.errors import DistdqnError, one_line
+from distdqn.errors import one_line
 from distdqn.networks.numpy_policy import describe_layers, load_policy
 from distdqn.networks.tensorflow_setup import import_tensorflow
 from distdqn.types import EnvironmentSpec, Tree
@@ -36,24 +36,11 @@ class CheckOptions(EnvironmentOptions):
     """Seconds of training, in one process."""
 
 
-_COMMAND = Command(
-    "distdqn check ENV [OPTION VALUE ...]",
-    "Look at an environment as a run will: its spaces, its speed, Gymnasium's checks, and some seconds of "
-    "training.",
-    CheckOptions,
-    positional="env",
-)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints what is found; returns the exit code."""
-    try:
-        options = _COMMAND.read(arguments)
-        for line in check(options):
-            print(line, flush=True)
-    except DistdqnError as error:
-        return print_mistakes(error)
-    return 0
+@command("distdqn check ENV [OPTION VALUE ...]", CheckOptions, positional="env")
+def main(options: CheckOptions) -> None:
+    """Look at an environment as a run will: spaces, speed, Gymnasium's checks, some seconds of training."""
+    for line in check(options):
+        print(line, flush=True)
 
 
 def check(options: CheckOptions) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from distdqn.config.config import ActingOptions
-from distdqn.schedules import make_schedule
+from distdqn.schedules import Schedule
 from distdqn.types import AnyArray, FloatArray, IntArray, RolloutRequest
 
 
@@ -19,7 +19,7 @@ def epsilon_by_environment(options: ActingOptions, request: RolloutRequest) -> F
             request.actors * environments, options.epsilon_ladder_base, options.epsilon_ladder_exponent
         )
         return ladder[request.position :: request.actors]
-    schedule = make_schedule(
+    schedule = Schedule(
         options.epsilon_schedule,
         options.epsilon_start,
         options.epsilon_end,
