@@ -42,11 +42,7 @@ def main(options: ExportOptions) -> None:
 
 
 def export(options: ExportOptions) -> str:
-    """Writes the export, unless it differs from the policy; returns a line about the two.
-
-    Raises:
-        DistdqnError: there is no such policy, the export differs from it, or cannot be made or written.
-    """
+    """Writes the export unless it differs from the policy, a `DistdqnError`; returns a line about the two."""
     path = Path(options.output or f"policy{_SUFFIXES[options.to]}")
     if path.exists():
         raise ConfigError(f"`output`: {path} exists already (name another).")

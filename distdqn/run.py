@@ -56,8 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run_seeds(config: Config, asked: RunOnly) -> int:
     """Runs each seed in a process and a folder of its own, except those that are done, and plots all.
 
-    Returns:
-        The largest exit code; after one that is no result, no further seed runs.
+    Returns the largest exit code; after one that is no result, no further seed runs.
     """
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", config.recorded_env()[0])
     folder = Path(config.run_dir or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}-seeds")

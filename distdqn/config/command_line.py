@@ -65,11 +65,7 @@ def default_text(value: Any) -> str:
 
 
 def print_mistakes(error: DistdqnError) -> int:
-    """Prints one line for each mistake on stderr, a failed role's traceback above it.
-
-    Returns:
-        The exit code.
-    """
+    """Prints a line for each mistake on stderr, below a failed role's traceback; returns the exit code."""
     if len(error.details.splitlines()) > 1:
         print(error.details.rstrip(), file=sys.stderr)
     for mistake in error.mistakes:
@@ -78,15 +74,10 @@ def print_mistakes(error: DistdqnError) -> int:
 
 
 class Command(Generic[M]):
-    """A command line whose options are models.
+    """A command line of the options of `model`, which `read` returns, and of `others`.
 
-    Args:
-        usage: the command and what follows it.
-        description: what it does, in a sentence.
-        model: what `read` returns.
-        others: models of options that `read` leaves out.
-        positional: the option that is given without its name, if there is one.
-        headings: of options, in the order of help; others come after them.
+    `usage` is the command and what follows it. The option `positional` is given without its name. Help shows
+    `headings` in this order, and then all others.
     """
 
     def __init__(
@@ -109,11 +100,7 @@ class Command(Generic[M]):
             self.names.setdefault(owner.heading_of(name), []).append(name)
 
     def read(self, arguments: Sequence[str] | None) -> M:
-        """The options of a command line; see `collect`.
-
-        Raises:
-            ConfigError: lists all mistakes.
-        """
+        """The options of a command line, see `collect`; a `ConfigError` lists all mistakes."""
         values, mistakes = self.collect(arguments)
         with collecting(mistakes):
             options = self._model(**values)
@@ -302,9 +289,7 @@ def parse_run(
     """Options from the run to resume, a preset, a file and the command line; each replaces those before it.
 
     If they have mistakes, `check` receives all values, right or not, and returns further mistakes.
-
-    Raises:
-        ConfigError: lists all mistakes.
+    A `ConfigError` lists all of them.
     """
     given, mistakes = RUN_COMMAND.collect(arguments)
     own = {name: given.pop(name) for name in RunOnly.model_fields if name in given}
@@ -342,10 +327,7 @@ def prints_run_help(arguments: Sequence[str]) -> bool:
     """Prints help on the words after `--help`, if that is asked for; whether it is.
 
     Without a word it lists a few options and the headings of all. The beginning of a heading stands for the
-    options below it, and `all` for all of them.
-
-    Raises:
-        ConfigError: there is no such heading.
+    options below it, and `all` for all of them. `ConfigError` if there is no such heading.
     """
     asked = list(itertools.dropwhile(lambda token: token not in ("--help", "-h"), arguments))
     if not asked:

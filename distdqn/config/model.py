@@ -1,8 +1,10 @@
 """What every model of options shares: files and text become values, and mistakes become words."""
 
 import difflib
+import importlib
 import inspect
 import json
+import operator
 import tomllib
 import types
 import typing
@@ -80,11 +82,7 @@ class InvalidOptions(ConfigError):
 
 
 class Options(BaseModel):
-    """Options, each with its type, range and default, and its meaning as the docstring below it.
-
-    Raises:
-        InvalidOptions: lists all mistakes.
-    """
+    """Options, each with its type, range and default, and its meaning as the docstring below it."""
 
     model_config = ConfigDict(
         frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
@@ -122,6 +120,22 @@ def function_name(function: str | Callable[..., Any]) -> str:
     return f"{function.__module__}:{getattr(function, '__qualname__', type(function).__qualname__)}"
 
 
+def import_named(option: str, text: str) -> Any:
+    """What `module:Name` names; None without such a name, `ConfigError` without such a module."""
+    module_name, _, name = text.rpartition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise ConfigError(
+            f"`{option}`: cannot import `{module_name}` of `{text}`: {type(error).__name__}: "
+            f"{one_line(error)} (is its folder on the Python path, and does it import by itself?)"
+        ) from error
+    try:
+        return operator.attrgetter(name)(module)
+    except AttributeError:
+        return None
+
+
 def document(model: type[Options]) -> None:
     """Lets `help` show what each option of a model means, and its default."""
     fields = model.model_fields.items()
@@ -152,11 +166,7 @@ def read_preset(name: str) -> dict[str, Any]:
 
 
 def read_options(path: str | Path) -> dict[str, Any]:
-    """Options by name from a YAML, TOML or JSON file; nothing about them is checked.
-
-    Raises:
-        ConfigError: the file cannot be read, or holds no options.
-    """
+    """Options by name, unchecked, from a YAML, TOML or JSON file; `ConfigError` if it cannot be read."""
     import yaml  # 20 ms that most runs do not need
 
     path = Path(path)

@@ -50,13 +50,12 @@ class Head(Protocol):
         mixed = tf.reduce_sum(probability * (outputs + bonus), axis=1)  # [B] or [B, K]
         return self.target(reward, discount, mixed)
 
-    def loss(self, taken: Tensor, target: Tensor, importance_weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss `[]` and TD error `[B]` of a batch.
+    def loss(self, taken: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss `[B]` and TD error `[B]` of each item of a batch.
 
         Args:
             taken: `[B]` or `[B, K]`, the online network's outputs of the actions taken.
             target: `[B]` or `[B, K]`, of `target` or `soft_target`.
-            importance_weight: `[B]` float32.
         """
         ...
 
@@ -87,10 +86,10 @@ class ValueHead(Head):
         return losses.td_target(reward, discount, chosen)
 
     @override
-    def loss(self, taken: Tensor, target: Tensor, importance_weight: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, taken: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         function = {"huber": losses.huber_loss, "squared": losses.squared_loss}[self.loss_name]
         td_error = target - taken  # [B]
-        return function(td_error, importance_weight), td_error
+        return function(td_error), td_error
 
 
 class QuantileHead(Head):
@@ -105,9 +104,9 @@ class QuantileHead(Head):
         return losses.td_target(reward[:, None], discount[:, None], chosen)  # [B, K]
 
     @override
-    def loss(self, taken: Tensor, target: Tensor, importance_weight: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, taken: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         td_error = tf.reduce_mean(target, axis=1) - tf.reduce_mean(taken, axis=1)  # [B]
-        return losses.quantile_huber_loss(taken, target, importance_weight), td_error
+        return losses.quantile_huber_loss(taken, target), td_error
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,7 @@ class CategoricalHead(Head):
         return mixture  # [B, K]
 
     @override
-    def loss(self, taken: Tensor, target: Tensor, importance_weight: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, taken: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         mean = tf.linalg.matvec(tf.nn.softmax(taken, axis=-1), self.support)  # [B]
         td_error = tf.linalg.matvec(target, self.support) - mean  # [B]
-        return losses.cross_entropy_loss(taken, target, importance_weight), td_error
+        return losses.cross_entropy_loss(taken, target), td_error

@@ -28,10 +28,7 @@ def fitting_torso(torso: str, shape: tuple[int, ...]) -> str:
 def spatial_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
     """Height, width and channels of an image of this shape.
 
-    An image with two axes has one channel.
-
-    Raises:
-        ConfigError: the shape does not have two or three axes.
+    An image with two axes has one channel. `ConfigError` if the shape does not have two or three axes.
     """
     match shape:
         case (height, width):
@@ -49,11 +46,7 @@ def is_channel_first(shape: tuple[int, ...]) -> bool:
 
 
 def check_torso(torso: str, shape: tuple[int, ...]) -> None:
-    """Checks that `torso` can process observations of this shape.
-
-    Raises:
-        ConfigError: they are not images, or are too small.
-    """
+    """Raises `ConfigError` if observations of this shape are no images, or too small ones, for `torso`."""
     if torso == "dense":
         return
     height, width, _ = spatial_shape(shape)
@@ -65,11 +58,7 @@ def check_torso(torso: str, shape: tuple[int, ...]) -> None:
 
 
 def check_importable(name: str) -> None:
-    """Checks that the module of the user's network exists, without importing it.
-
-    Raises:
-        ConfigError: `name` is not of the form `module:function`, or there is no such module.
-    """
+    """Raises `ConfigError` unless `name` is `module:function`, and finds the module without importing it."""
     module_name, colon, function_name = name.partition(":")
     parts = module_name.split(".")
     if not colon or not all(part.isidentifier() for part in [*parts, function_name]):
