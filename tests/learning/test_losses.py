@@ -132,8 +132,8 @@ def test_gradient_of_huber_loss_is_the_error_clipped_to_one() -> None:
 
 
 @pytest.mark.parametrize("loss", [huber_loss, squared_loss])
-def test_loss_of_a_batch_of_one_is_a_scalar(loss: Callable[[Any], Any]) -> None:
-    assert loss(tf.constant([2.0])).shape == ()
+def test_loss_keeps_the_axis_of_a_batch_of_one(loss: Callable[[Any], Any]) -> None:
+    assert loss(tf.constant([2.0])).shape == (1,)
 
 
 def test_moved_target_goes_its_share_of_the_way_by_hand() -> None:
