@@ -65,10 +65,7 @@ def random_actions(
 
 
 def epsilon_greedy_actions(
-    q_values: FloatArray,
-    epsilon: FloatArray,
-    generator: np.random.Generator,
-    allowed: AnyArray | None = None,
+    q_values: FloatArray, epsilon: FloatArray, generator: np.random.Generator, allowed: AnyArray | None = None
 ) -> IntArray:
     """Actions `[E]` from 0: uniformly random with probability `epsilon` `[E]` in [0, 1], else greedy.
 

@@ -26,10 +26,8 @@ class Head(Protocol):
     def target(self, reward: Tensor, discount: Tensor, chosen: Tensor) -> Tensor:
         """The target for the outputs of the actions taken, `[B]` or `[B, K]`.
 
-        Args:
-            reward: `[B]` float32, n-step return.
-            discount: `[B]` float32 in [0, 1]; see `Transitions.discount`.
-            chosen: `[B]` or `[B, K]`, the target network's outputs of the next actions.
+        `reward` and `discount` `[B]` are as in `Transitions`, and `chosen` `[B]` or `[B, K]` are the target
+        network's outputs of the next actions.
         """
         ...
 
@@ -38,12 +36,8 @@ class Head(Protocol):
     ) -> Tensor:
         """The mean target, `[B]` or `[B, K]`, over random next actions whose values are raised by `bonus`.
 
-        Args:
-            reward: `[B]` float32.
-            discount: `[B]` float32 in [0, 1].
-            outputs: `[B, A]` or `[B, A, K]`, the target network's, of the next observation.
-            probability: `[B, A]` float32, of each next action.
-            bonus: `[B, A]` float32, in units of reward.
+        `outputs` `[B, A]` or `[B, A, K]` are the target network's, `probability` `[B, A]` is that of each
+        next action, and `bonus` `[B, A]` is in units of reward.
         """
         if outputs.shape.rank == 3:
             probability, bonus = probability[:, :, None], bonus[:, :, None]  # [B, A, 1]
@@ -53,9 +47,7 @@ class Head(Protocol):
     def loss(self, taken: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Loss `[B]` and TD error `[B]` of each item of a batch.
 
-        Args:
-            taken: `[B]` or `[B, K]`, the online network's outputs of the actions taken.
-            target: `[B]` or `[B, K]`, of `target` or `soft_target`.
+        `taken` `[B]` or `[B, K]` are the online network's outputs of the actions taken.
         """
         ...
 

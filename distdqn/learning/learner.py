@@ -62,18 +62,6 @@ class Learner:
         self._skipped = ConsecutiveFailures(_MAX_CONSECUTIVE)
         self._first_skipped: str | None = None  # the tensor that caused the first of those
 
-    def _describe_policy(self) -> dict[str, Any]:
-        """How the arrays of the online network in a checkpoint become `PolicyWeights`."""
-        online, weights = self._loop.online.variables, self._q_network.weights
-        own = {id(variable) for variable in online}
-        others = [variable for variable in weights if id(variable) not in own]  # constants of the head
-        position = {id(variable): i for i, variable in enumerate([*online, *others])}
-        return {
-            "layers": self._layers,
-            "positions": [position[id(variable)] for variable in weights],
-            "other_arrays": [variable.numpy() for variable in others],
-        }
-
     def compile(self) -> str | None:
         """Compiles the update loop ahead of the first batches.
 
@@ -195,9 +183,18 @@ class Learner:
 
     def get_state(self) -> dict[str, Any]:
         """The state for a checkpoint: arrays `[...]`, numbers and text in dictionaries and lists."""
+        online, weights = self._loop.online.variables, self._q_network.weights
+        own = {id(variable) for variable in online}
+        others = [variable for variable in weights if id(variable) not in own]  # constants of the head
+        position = {id(variable): i for i, variable in enumerate([*online, *others])}
+        policy = {  # how the arrays of the online network become `PolicyWeights`
+            "layers": self._layers,
+            "positions": [position[id(variable)] for variable in weights],
+            "other_arrays": [variable.numpy() for variable in others],
+        }
         return {
             "networks": self._loop.get_state(),
-            "policy": self._describe_policy(),
+            "policy": policy,
             "learner_steps": self._learner_steps,
             "weights_version": list(self._weights_version),
             "consecutive_skipped": self._skipped.count,
@@ -209,12 +206,8 @@ class Learner:
 
         A learner of a newer generation than the checkpoint's counts versions from 1, so that none is given
         twice where learning continued after the checkpoint. Otherwise versions follow the checkpoint's.
-
-        Args:
-            state: arrays `[...]` may be read-only; they are copied.
-
-        Raises:
-            CheckpointError: it belongs to a learner with another network; nothing was changed.
+        Arrays `[...]` may be read-only; they are copied. `CheckpointError`, before any change, if the state
+        belongs to a learner with another network.
         """
         from distdqn.networks.keras_policy import keras_layers
 

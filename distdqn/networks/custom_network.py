@@ -36,12 +36,8 @@ def build_custom_network(
     Before the call, `seed` becomes the global seed of Keras, Python, NumPy and TensorFlow. `output_shape` is
     `(A,)`, or `(A, K)` under a distributional head.
 
-    Returns:
-        A functional Keras model with one input `[B, *observation_shape]`, or one for each part by name, and
-        one output `[B, *output_shape]`.
-
-    Raises:
-        ConfigError: it cannot be imported, called, or used.
+    The model is functional, with one input `[B, *observation_shape]`, or one for each part by name, and one
+    output `[B, *output_shape]`. `ConfigError` if it cannot be imported, called, or used.
     """
     name, function = function_name(network), cast("Any", network)
     if isinstance(function, str):
