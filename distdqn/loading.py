@@ -191,8 +191,7 @@ def find_policy(
 def find_environment(folder: Path, recorded: dict[str, Any], chosen: dict[str, Any]) -> EnvironmentOptions:
     """The environment that options of the run in `folder` name, `chosen` ones in place of the `recorded`.
 
-    Raises:
-        ConfigError: none is named, or there is no such environment.
+    `ConfigError` if none is named, or there is no such environment.
     """
     kept = [name for name in _OF_ENVIRONMENT if name != "env_kwargs" or "env" not in chosen]
     found = {name: recorded.get(name) for name in kept} | chosen

@@ -15,8 +15,7 @@ _MAX_COMBINATIONS = 4096
 class NumberedActions:
     """The actions of `space` by number, from 0. The last of several choices changes fastest.
 
-    Raises:
-        ConfigError: DQN cannot offer the actions of this space.
+    `ConfigError` if DQN cannot offer the actions of this space.
     """
 
     choices: tuple[int, ...] = ()  # sizes of several choices; none for `Discrete`

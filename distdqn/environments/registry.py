@@ -41,8 +41,7 @@ _NAMESPACES = {"ALE": ("ale_py", "atari"), "MinAtar": ("minatar.gym", "minatar")
 class EnvironmentMaker:
     """Makes copies of one environment, in its own vector class if it has one.
 
-    Raises:
-        ConfigError: the environment or a wrapper does not exist, or they do not fit each other.
+    `ConfigError` if the environment or a wrapper does not exist, or they do not fit each other.
     """
 
     note: str | None = None  # a line for the user
@@ -256,8 +255,7 @@ def _largest_numbers(
 def autoreset_mode(vector: VectorEnv[Any, Any, Any], name: str) -> tuple[AutoresetMode, str | None]:
     """When `vector` resets an environment whose episode ended, and a line if it does not say so itself.
 
-    Raises:
-        EnvironmentFault: it names a mode that does not exist.
+    `EnvironmentFault` if it names a mode that does not exist.
     """
     mode = vector.metadata.get("autoreset_mode")
     line = f"`{name}` names no `autoreset_mode` in its `metadata`: taken for `NEXT_STEP`."

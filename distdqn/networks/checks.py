@@ -7,22 +7,15 @@ import importlib.util
 from distdqn.errors import ConfigError
 
 # A convolution without padding has no output below these.
-_MIN_PIXELS = {"small": 3, "nature": 36, "impala": 1}
+_MIN_PIXELS = {"dense": 0, "small": 3, "nature": 36, "impala": 1}
 
 
-def choose_torso(shape: tuple[int, ...], is_image: bool) -> str:
-    """The torso, `dense`, `small` or `nature`, for observations of this shape."""
+def choose_torso(shape: tuple[int, ...], is_image: bool, wanted: str = "nature") -> str:
+    """The torso for observations of this shape: `dense`, or for images `wanted` or one for smaller images."""
     if not is_image or len(shape) not in (2, 3):
         return "dense"
     pixels = min(spatial_shape(shape)[:2])
-    return next((torso for torso in ("nature", "small") if pixels >= _MIN_PIXELS[torso]), "dense")
-
-
-def fitting_torso(torso: str, shape: tuple[int, ...]) -> str:
-    """`torso`, or a smaller one if an image of this shape is too small for it."""
-    if torso == "dense" or min(spatial_shape(shape)[:2]) >= _MIN_PIXELS[torso]:
-        return torso
-    return choose_torso(shape, is_image=True)
+    return next((torso for torso in (wanted, "nature", "small") if pixels >= _MIN_PIXELS[torso]), "dense")
 
 
 def spatial_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -9,7 +9,7 @@ import numpy as np
 from keras import KerasTensor, layers
 
 from distdqn.config.config import LearningOptions, resolved
-from distdqn.networks.checks import fitting_torso
+from distdqn.networks.checks import choose_torso
 from distdqn.networks.custom_network import build_custom_network
 from distdqn.networks.layers import LayerFactory, Unpack, masked_q_values, torso_features
 from distdqn.types import EnvironmentSpec, FloatArray, ObservationPart
@@ -26,8 +26,7 @@ def make_networks(
     `options` are resolved. `seed` is that of the initial weights: Glorot uniform kernels, zero biases. If
     `plain`, they have no noise and no spectral normalization, and take the parts of observations by name.
 
-    Raises:
-        ConfigError: the torso does not fit the observations, or the user's network fails or does not fit.
+    `ConfigError` if the torso does not fit the observations, or the user's network fails or does not fit.
     """
     parts = spec.parts if plain or options.network else _joined(spec.parts)
     inputs, values = make_inputs(spec, parts, by_name=plain)
@@ -117,7 +116,7 @@ def _build_outputs(
             features = layers.Rescaling(1.0 / part.high)(features)
         torso: str = options.torso
         if parts:
-            torso = fitting_torso(torso, part.shape) if part.kind == "image" else "dense"
+            torso = choose_torso(part.shape, part.kind == "image", torso)
         columns.append(torso_features(torso, part.shape, features, factory))  # [B, F]
     features = layers.Concatenate()(columns) if len(columns) > 1 else columns[0]
     for units in options.hidden_sizes[:-1] if options.dueling else options.hidden_sizes:

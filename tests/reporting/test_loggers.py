@@ -46,7 +46,7 @@ def follow(logger: Any, info: RunInfo, *env_steps: int) -> None:
 def read_events(folder: Path) -> list[Event]:
     """All events in files of a folder, in their order."""
     events = []
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.glob("events*")):
         content = path.read_bytes()
         while content:  # length, its checksum, event, its checksum
             (length,) = struct.unpack_from("<Q", content)
