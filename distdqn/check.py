@@ -50,13 +50,11 @@ def check(options: CheckOptions) -> Iterator[str]:
         ConfigError: DQN cannot use it.
         EnvironmentFault: it returns wrong values, or raises too many errors.
     """
-    given = {name: getattr(options, name) for name in EnvironmentOptions.model_fields}
-    environment = EnvironmentOptions(**given)
-    spec = inspect_environment(environment, options.action_masks)
+    spec = inspect_environment(options, options.action_masks)
     yield from _describe_spaces(spec)
-    with contextlib.closing(make_vector_environment(environment, 1)) as vector:
+    with contextlib.closing(make_vector_environment(options, 1)) as vector:
         yield f"A step takes {1_000.0 * _seconds_per_step(vector):.2g} ms, measured with random actions."
-        yield from _gymnasium_warnings(vector, environment)
+        yield from _gymnasium_warnings(vector, options)
     import_tensorflow(threads=1)  # its seconds are no training
     from distdqn.runner import train
 
@@ -64,6 +62,7 @@ def check(options: CheckOptions) -> Iterator[str]:
         run_dir = Path(folder) / "run"
         budget: Tree = {"max_env_steps": 10**9, "max_seconds": options.seconds, "target_return": None}
         budget |= {"mode": "serial", "actors": 1, "run_dir": str(run_dir), "report_period": 64}
+        given = {name: getattr(options, name) for name in EnvironmentOptions.model_fields}
         config = Config(**given, **budget)
         summary = train(config, quiet=True)
         metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text("utf-8").splitlines()]

@@ -161,7 +161,7 @@ def load(
 
 
 def find_policy(
-    place: str, chosen: dict[str, Any], final: bool, checkpoint: int | str | None
+    place: str, chosen: dict[str, Any], final: bool = False, checkpoint: int | str | None = None
 ) -> tuple[PolicyWeights, EnvironmentOptions, EnvironmentSpec]:
     """The network in a run, a file or a checkpoint, its environment, and how the network saw that.
 

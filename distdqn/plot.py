@@ -66,7 +66,7 @@ def _draw_policy(folder: Path, files: Sequence[Path], dimensions: tuple[int, ...
     from distdqn.networks.numpy_policy import make_policy
     from distdqn.seeding import make_generator, make_integer_seed
 
-    weights, source, spec = find_policy(str(folder), {}, False, None)
+    weights, source, spec = find_policy(str(folder), {})
     size = spec.observation_shape[0]
     if len(spec.observation_shape) > 1 or spec.parts or size < 2 or "one-hot" in (spec.conversion or ""):
         raise ConfigError(f"`policy` needs observations of two numbers or more: `{spec.name}` has others.")
