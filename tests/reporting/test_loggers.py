@@ -24,7 +24,7 @@ from distdqn.types import EnvironmentSpec, Evaluation, LearnReport
 
 LINE = {"env_steps": 100, "loss": 0.5, "q_mean": None, "eval_cut": False, "weights_version": [0, 3]}
 SPEC = EnvironmentSpec("CartPole-v1", (4,), 2, 475.0, "float32", -1.0, 1.0, None)
-SUMMARY = {"reason": "goal_reached", "solved": True}
+SUMMARY = {"eval_episodes": 0, "reason": "goal_reached", "solved": True}
 
 
 def make_info(folder: Path, resumed_at: int | None = None) -> RunInfo:
