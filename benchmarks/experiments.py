@@ -69,7 +69,7 @@ class Row:
 
     @functools.cached_property  # reading a command line takes a tenth of a second
     def _config(self) -> Config:
-        given = parse_run([*self._task(), *self._own()]).config
+        given = parse_run([*self._task(), *self._own()])[0]
         config = resolve(given, inspect_environment(self.task.env))
         # The option counts learner steps, and one learner step needs this many env steps.
         ratio = resolved(config.samples_per_insert)

@@ -16,10 +16,10 @@ import numpy as np
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
-from distdqn.config.command_line import Command, print_mistakes
+from distdqn.config.command_line import command
 from distdqn.config.config import Config, EnvironmentOptions, Positive
 from distdqn.environments.registry import inspect_environment, make_vector_environment
-from distdqn.errors import DistdqnError, one_line
+from distdqn.errors import one_line
 from distdqn.networks.numpy_policy import describe_layers, load_policy
 from distdqn.networks.tensorflow_setup import import_tensorflow
 from distdqn.types import EnvironmentSpec, Tree
@@ -36,24 +36,11 @@ class CheckOptions(EnvironmentOptions):
     """Seconds of training, in one process."""
 
 
-_COMMAND = Command(
-    "distdqn check ENV [OPTION VALUE ...]",
-    "Look at an environment as a run will: its spaces, its speed, Gymnasium's checks, and some seconds of "
-    "training.",
-    CheckOptions,
-    positional="env",
-)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints what is found; returns the exit code."""
-    try:
-        options = _COMMAND.read(arguments)
-        for line in check(options):
-            print(line, flush=True)
-    except DistdqnError as error:
-        return print_mistakes(error)
-    return 0
+@command("distdqn check ENV [OPTION VALUE ...]", CheckOptions, positional="env")
+def main(options: CheckOptions) -> None:
+    """Look at an environment as a run will: spaces, speed, Gymnasium's checks, some seconds of training."""
+    for line in check(options):
+        print(line, flush=True)
 
 
 def check(options: CheckOptions) -> Iterator[str]:
@@ -63,13 +50,11 @@ def check(options: CheckOptions) -> Iterator[str]:
         ConfigError: DQN cannot use it.
         EnvironmentFault: it returns wrong values, or raises too many errors.
     """
-    given = {name: getattr(options, name) for name in EnvironmentOptions.model_fields}
-    environment = EnvironmentOptions(**given)
-    spec = inspect_environment(environment, options.action_masks)
+    spec = inspect_environment(options, options.action_masks)
     yield from _describe_spaces(spec)
-    with contextlib.closing(make_vector_environment(environment, 1)) as vector:
+    with contextlib.closing(make_vector_environment(options, 1)) as vector:
         yield f"A step takes {1_000.0 * _seconds_per_step(vector):.2g} ms, measured with random actions."
-        yield from _gymnasium_warnings(vector, environment)
+        yield from _gymnasium_warnings(vector, options)
     import_tensorflow(threads=1)  # its seconds are no training
     from distdqn.runner import train
 
@@ -77,6 +62,7 @@ def check(options: CheckOptions) -> Iterator[str]:
         run_dir = Path(folder) / "run"
         budget: Tree = {"max_env_steps": 10**9, "max_seconds": options.seconds, "target_return": None}
         budget |= {"mode": "serial", "actors": 1, "run_dir": str(run_dir), "report_period": 64}
+        given = {name: getattr(options, name) for name in EnvironmentOptions.model_fields}
         config = Config(**given, **budget)
         summary = train(config, quiet=True)
         metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text("utf-8").splitlines()]

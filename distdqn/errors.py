@@ -103,8 +103,7 @@ def collecting(mistakes: list[str]) -> Iterator[None]:
 def restoring(what: str) -> Iterator[None]:
     """Raises errors that an unexpected content of `what` causes as a `CheckpointDamaged` of one line.
 
-    Raises:
-        CheckpointError: a file cannot be read.
+    `CheckpointError` if a file cannot be read.
     """
     try:
         yield

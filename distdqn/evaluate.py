@@ -43,45 +43,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def evaluate(
-    run_dir: Path | str,
-    episodes: int = 100,
-    seed: int = 0,
-    env: str | None = None,
-    final: bool = False,
-    checkpoint: int | str | None = None,
-    **environment: Any,
-) -> dict[str, float | int]:
-    """Greedy undiscounted returns of a run's best network, or of its last if `final`, or of a `checkpoint`.
-
-    `seed` fixes the `episodes`, none of which training saw. `env` is None for the run's environment.
-    `checkpoint` is a number, `newest` or `best`. `env_kwargs`, `wrapper` and `max_episode_steps` replace
-    those of the run.
+def evaluate(run_dir: Path | str, **given: Any) -> dict[str, float | int]:
+    """Greedy undiscounted returns of a run's network; `EvaluateOptions` says what else may be given.
 
     Raises:
         ConfigError: the folder holds no policy, there is no such environment, or the two do not fit.
         CheckpointError: there is no such checkpoint, or it is damaged.
     """
     mistakes: list[str] = []
-    given: dict[str, Any] = {"run_dir": str(run_dir), "episodes": episodes, "seed": seed, "env": env}
-    given |= {"final": final, "checkpoint": checkpoint, **environment}
-    chosen: dict[str, Any] = {} if env is None else {"env": env}
+    options = EvaluateOptions.model_construct(run_dir=str(run_dir), **given)
+    chosen = {} if options.env is None else {"env": options.env}
     with collecting(mistakes):
-        chosen = EvaluateOptions(**given).chosen_environment()
+        options = EvaluateOptions(run_dir=str(run_dir), **given)
+        chosen = options.chosen_environment()
     with collecting(mistakes):
-        if checkpoint is None or not mistakes:
-            weights, source, spec = find_policy(str(run_dir), chosen, final, checkpoint)
+        if options.checkpoint is None or not mistakes:
+            weights, source, spec = find_policy(options.run_dir, chosen, options.final, options.checkpoint)
     if mistakes:
         raise ConfigError(mistakes)
-    evaluator = Evaluator(SharedOptions(**dict(source), seed=seed), spec.mask is not None)
-    evaluation = evaluator.evaluate(weights, episodes, number=0)
+    evaluator = Evaluator(SharedOptions(**dict(source), seed=options.seed), spec.mask is not None)
+    evaluation = evaluator.evaluate(weights, options.episodes, number=0)
     return {
         "mean": evaluation.mean,
         "standard_deviation": evaluation.standard_deviation,
         "minimum": min(evaluation.returns),
         "maximum": max(evaluation.returns),
         "episodes": len(evaluation.returns),
-        "seed": seed,
+        "seed": options.seed,
     }
 
 

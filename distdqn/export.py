@@ -5,14 +5,14 @@ import importlib.util
 import itertools
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from distdqn.acting.exploration import random_actions
-from distdqn.config.command_line import Command, print_mistakes
+from distdqn.config.command_line import command
 from distdqn.config.model import Text
 from distdqn.environments.vector import FaultLog, VectorEnvironment
 from distdqn.errors import ConfigError, DistdqnError, one_line
@@ -35,29 +35,14 @@ class ExportOptions(PolicyOptions):
     """File to write, a folder for `saved-model`; none means `policy` with the suffix of the format, here."""
 
 
-_COMMAND = Command(
-    "distdqn export RUN_DIR --to FORMAT [OPTION VALUE ...]",
-    "Write a run's best network in the format of another runtime, and compare the two.",
-    ExportOptions,
-    positional="run_dir",
-)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints where the export is and how it compares, in one line; returns the exit code."""
-    try:
-        print(export(_COMMAND.read(arguments)))
-    except DistdqnError as error:
-        return print_mistakes(error)
-    return 0
+@command("distdqn export RUN_DIR --to FORMAT [OPTION VALUE ...]", ExportOptions, positional="run_dir")
+def main(options: ExportOptions) -> None:
+    """Write a run's best network in the format of another runtime, and compare the two."""
+    print(export(options))
 
 
 def export(options: ExportOptions) -> str:
-    """Writes the export, unless it differs from the policy; returns a line about the two.
-
-    Raises:
-        DistdqnError: there is no such policy, the export differs from it, or cannot be made or written.
-    """
+    """Writes the export unless it differs from the policy, a `DistdqnError`; returns a line about the two."""
     path = Path(options.output or f"policy{_SUFFIXES[options.to]}")
     if path.exists():
         raise ConfigError(f"`output`: {path} exists already (name another).")

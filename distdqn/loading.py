@@ -12,13 +12,8 @@ from distdqn.checkpoints.resume import locate_checkpoints
 from distdqn.config.config import Arguments, EnvironmentOptions, Names
 from distdqn.config.model import Options, Text
 from distdqn.environments.actions import NumberedActions, expand_mask
-from distdqn.environments.observations import leaves, value_at
-from distdqn.environments.registry import (
-    EnvironmentMaker,
-    inspect_environment,
-    make_packer,
-    make_vector_environment,
-)
+from distdqn.environments.observations import ObservationPacker, leaves, value_at
+from distdqn.environments.registry import EnvironmentMaker, inspect_environment, make_vector_environment
 from distdqn.errors import ConfigError, EnvironmentFault, NoCheckpoint, collecting, restoring
 from distdqn.networks.numpy_policy import (
     describe_layers,
@@ -73,7 +68,7 @@ class LoadedPolicy:
         with contextlib.closing(make_vector_environment(environment, 1)) as vector:
             self._space = vector.single_observation_space
             self._actions = NumberedActions(vector.single_action_space)
-            self._packer = make_packer(vector, self._actions, spec.mask is not None)
+            self._packer = ObservationPacker(self._space, self._actions, spec.mask is not None)
 
     def __repr__(self) -> str:
         steps, layers = self.weights.learner_steps, describe_layers(self.weights)
@@ -166,7 +161,7 @@ def load(
 
 
 def find_policy(
-    place: str, chosen: dict[str, Any], final: bool, checkpoint: int | str | None
+    place: str, chosen: dict[str, Any], final: bool = False, checkpoint: int | str | None = None
 ) -> tuple[PolicyWeights, EnvironmentOptions, EnvironmentSpec]:
     """The network in a run, a file or a checkpoint, its environment, and how the network saw that.
 
@@ -196,8 +191,7 @@ def find_policy(
 def find_environment(folder: Path, recorded: dict[str, Any], chosen: dict[str, Any]) -> EnvironmentOptions:
     """The environment that options of the run in `folder` name, `chosen` ones in place of the `recorded`.
 
-    Raises:
-        ConfigError: none is named, or there is no such environment.
+    `ConfigError` if none is named, or there is no such environment.
     """
     kept = [name for name in _OF_ENVIRONMENT if name != "env_kwargs" or "env" not in chosen]
     found = {name: recorded.get(name) for name in kept} | chosen

@@ -5,19 +5,19 @@ import itertools
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from distdqn.acting.exploration import greedy_actions, random_actions
-from distdqn.config.command_line import Command, print_mistakes
+from distdqn.config.command_line import command
 from distdqn.config.config import Count, EnvironmentOptions, Positive, Seed
 from distdqn.config.model import Text
 from distdqn.environments.registry import EnvironmentMaker, inspect_environment, make_vector_environment
 from distdqn.environments.vector import FaultLog, VectorEnvironment
-from distdqn.errors import INTERRUPTED, ConfigError, DistdqnError
+from distdqn.errors import ConfigError
 from distdqn.loading import PolicyOptions, find_environment, find_policy
 from distdqn.networks.numpy_policy import Policy, make_policy
 from distdqn.reporting.run_directory import read_options
@@ -49,31 +49,9 @@ class PlayOptions(PolicyOptions):
     """Show it so many times slower; below 1, faster."""
 
 
-_COMMAND = Command(
-    "distdqn play RUN_DIR [OPTION VALUE ...]",
-    "Watch a run's best network play, with its Q-values beside the picture.",
-    PlayOptions,
-    positional="run_dir",
-)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the return and length of each episode; returns the exit code."""
-    try:
-        play(_COMMAND.read(arguments))
-    except DistdqnError as error:
-        return print_mistakes(error)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return 0
-
-
-def play(options: PlayOptions) -> None:
-    """Plays episodes in a window or into a file, and prints a line for each.
-
-    Raises:
-        DistdqnError: there is no such policy, display or package, or the environment cannot be drawn.
-    """
+@command("distdqn play RUN_DIR [OPTION VALUE ...]", PlayOptions, positional="run_dir")
+def main(options: PlayOptions) -> None:
+    """Watch a run's best network play, with its Q-values beside the picture."""
     file = options.gif or options.mp4
     has_display = sys.platform == "darwin" or any(map(os.environ.get, _DISPLAYS))
     if file is None and not has_display:

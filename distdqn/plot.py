@@ -9,9 +9,9 @@ from typing import Annotated
 
 import numpy as np
 
-from distdqn.config.command_line import Command, print_mistakes
+from distdqn.config.command_line import command
 from distdqn.config.model import Options, Text, listed
-from distdqn.errors import ConfigError, DistdqnError, collecting
+from distdqn.errors import ConfigError, collecting
 from distdqn.reporting.plots import Axis, RecordedRun, draw_policy, draw_runs, read_run
 
 _ENVIRONMENTS, _STEPS, _POINTS = 8, 300, 120  # to find what is visited; along each dimension
@@ -35,30 +35,9 @@ class PlotOptions(Options):
     change the Q-values most."""
 
 
-_COMMAND = Command(
-    "distdqn plot RUN_DIR ... [OPTION VALUE ...]",
-    "Draw the learning curves of runs, or the policy of a run.",
-    PlotOptions,
-    positional="runs",
-)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the files that it writes; returns the exit code."""
-    try:
-        for file in plot(_COMMAND.read(arguments)):
-            print(file)
-    except DistdqnError as error:
-        return print_mistakes(error)
-    return 0
-
-
-def plot(options: PlotOptions) -> list[Path]:
-    """Draws what the options say; returns the files that it wrote.
-
-    Raises:
-        ConfigError: a folder holds no run, the network cannot be drawn, or a file cannot be written.
-    """
+@command("distdqn plot RUN_DIR ... [OPTION VALUE ...]", PlotOptions, positional="runs")
+def main(options: PlotOptions) -> None:
+    """Draw the learning curves of runs, or the policy of a run."""
     mistakes: list[str] = []
     runs: list[RecordedRun] = []
     for folder in map(Path, options.runs):
@@ -76,7 +55,7 @@ def plot(options: PlotOptions) -> list[Path]:
         _draw_policy(runs[0].folder, files, options.dimensions)
     else:
         draw_runs(runs, files, options.x)
-    return files
+    print(*files, sep="\n")
 
 
 def _draw_policy(folder: Path, files: Sequence[Path], dimensions: tuple[int, ...] | None) -> None:
@@ -87,7 +66,7 @@ def _draw_policy(folder: Path, files: Sequence[Path], dimensions: tuple[int, ...
     from distdqn.networks.numpy_policy import make_policy
     from distdqn.seeding import make_generator, make_integer_seed
 
-    weights, source, spec = find_policy(str(folder), {}, False, None)
+    weights, source, spec = find_policy(str(folder), {})
     size = spec.observation_shape[0]
     if len(spec.observation_shape) > 1 or spec.parts or size < 2 or "one-hot" in (spec.conversion or ""):
         raise ConfigError(f"`policy` needs observations of two numbers or more: `{spec.name}` has others.")

@@ -14,7 +14,9 @@ from typing import Any
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
-from distdqn.config.command_line import RunArguments, config_yaml, parse_run, print_mistakes, prints_run_help
+from distdqn.config.command_line import RunOnly, config_yaml, parse_run, print_mistakes, prints_run_help
+from distdqn.config.config import Config, EnvironmentOptions
+from distdqn.config.model import InvalidOptions
 from distdqn.errors import GOAL_MISSED, INTERRUPTED, TERMINATED, DistdqnError
 
 _IMPORTED = time.monotonic()
@@ -27,19 +29,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if prints_run_help(arguments):
             return 0
-        given = parse_run(arguments, _mistakes_around)
-        if given.prints_config:
-            print(config_yaml(given.config), end="")
+        config, asked = parse_run(arguments, _mistakes_around)
+        if asked.print_config:
+            print(config_yaml(config), end="")
             return 0
-        if given.seeds is not None:
-            return _run_seeds(given, given.seeds)
+        if asked.seeds is not None:
+            return _run_seeds(config, asked)
         # NumPy and Gymnasium take half a second to import, and help is given without them.
         from distdqn.reporting.run_directory import finite
         from distdqn.runner import train
 
-        quiet = given.quiet or given.prints_json
-        summary = train(given.config, quiet=quiet, verbose=given.verbose, started=_process_start())
-        if given.prints_json:
+        quiet = asked.quiet or asked.json_
+        summary = train(config, quiet=quiet, verbose=asked.verbose, started=_process_start())
+        if asked.json_:
             print(json.dumps(finite(summary)))
     except DistdqnError as error:
         if "--debug" in arguments:
@@ -51,24 +53,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return ends.get(summary["reason"], GOAL_MISSED if summary["solved"] is False else 0)
 
 
-def _run_seeds(given: RunArguments, seeds: range) -> int:
+def _run_seeds(config: Config, asked: RunOnly) -> int:
     """Runs each seed in a process and a folder of its own, except those that are done, and plots all.
 
-    Returns:
-        The largest exit code; after one that is no result, no further seed runs.
+    Returns the largest exit code; after one that is no result, no further seed runs.
     """
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", given.config.recorded_env()[0])
-    folder = Path(given.config.run_dir or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}-seeds")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", config.recorded_env()[0])
+    folder = Path(config.run_dir or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}-seeds")
     folder.mkdir(parents=True, exist_ok=True)
     options = folder / "config.yaml"
-    options.write_text(config_yaml(given.config))
+    options.write_text(config_yaml(config))
     codes = [0]
-    for seed in seeds:
+    first, _, last = str(asked.seeds).partition("-")
+    for seed in range(int(first), int(last) + 1):
         run_dir = folder / f"seed-{seed}"
         if (run_dir / "summary.json").exists():
             continue
         own = ["--config", str(options), "--seed", str(seed), "--run-dir", str(run_dir)]
-        shown = [flag for flag, is_set in (("--quiet", given.quiet), ("--verbose", given.verbose)) if is_set]
+        shown = [flag for flag, is_set in (("--quiet", asked.quiet), ("--verbose", asked.verbose)) if is_set]
         codes.append(subprocess.call([sys.executable, "-m", "distdqn.run", *own, *shown]))  # noqa: S603
         if codes[-1] not in (0, GOAL_MISSED):
             return codes[-1]
@@ -88,8 +90,6 @@ def _open_standard_streams() -> None:
 
 def _mistakes_around(values: dict[str, Any]) -> list[str]:
     """Mistakes in the environment, the network and the folder that options name."""
-    from distdqn.config.config import EnvironmentOptions
-    from distdqn.config.model import InvalidOptions
     from distdqn.training.resolve import check_surroundings
 
     env = {name: values[name] for name in EnvironmentOptions.model_fields if name in values}

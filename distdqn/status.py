@@ -3,16 +3,15 @@
 import json
 import sys
 import time
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from distdqn.config.command_line import Command, print_mistakes
+from distdqn.config.command_line import command
 from distdqn.config.model import Options, Text
-from distdqn.errors import ConfigError, DistdqnError, restoring
+from distdqn.errors import ConfigError, restoring
 from distdqn.reporting.console import Panel
 from distdqn.reporting.run_directory import read_status
 
@@ -26,27 +25,20 @@ class StatusOptions(Options):
     """Print `status.json` and the last line of metrics as one line of JSON."""
 
 
-_COMMAND = Command("distdqn status RUN", "Show what a run is doing.", StatusOptions, positional="run")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints state, progress and roles of a run; returns the exit code."""
-    try:
-        options = _COMMAND.read(arguments)
-        folder = Path(options.run)
-        if (found := read_status(folder)) is None:
-            raise ConfigError(f"`run`: {folder} holds no run (name the folder that the run writes to).")
-        with restoring(str(folder)):
-            status = json.loads((folder / "status.json").read_bytes()) | {"state": found.state}
-            with (folder / "metrics.jsonl").open("rb") as file:  # its last line may be half written
-                lines = [json.loads(line) for line in file if line.endswith(b"\n")]
-            if options.json_:
-                print(json.dumps({**status, "metrics": lines[-1] if lines else None}))
-            else:
-                _show(folder, status, lines)
-    except DistdqnError as error:
-        return print_mistakes(error)
-    return 0
+@command("distdqn status RUN", StatusOptions, positional="run")
+def main(options: StatusOptions) -> None:
+    """Show what a run is doing."""
+    folder = Path(options.run)
+    if (found := read_status(folder)) is None:
+        raise ConfigError(f"`run`: {folder} holds no run (name the folder that the run writes to).")
+    with restoring(str(folder)):
+        status = json.loads((folder / "status.json").read_bytes()) | {"state": found.state}
+        with (folder / "metrics.jsonl").open("rb") as file:  # its last line may be half written
+            lines = [json.loads(line) for line in file if line.endswith(b"\n")]
+        if options.json_:
+            print(json.dumps({**status, "metrics": lines[-1] if lines else None}))
+        else:
+            _show(folder, status, lines)
 
 
 def _show(folder: Path, status: dict[str, Any], lines: list[dict[str, Any]]) -> None:

@@ -132,7 +132,7 @@ def test_run_directory_holds_every_file_and_nothing_half_written(solved):
 
 
 def test_options_are_written_as_given_to_be_run_again_and_as_resolved(solved):
-    config = parse_run(["--config", str(solved.run_dir / "config.json")]).config
+    config = parse_run(["--config", str(solved.run_dir / "config.json")])[0]
     assert (config.actors, config.batch_size, config.target_return, config.torso) == (4, None, "auto", "auto")
     record = solved.read("run.json")
     resolved = record["resolved_options"]

@@ -4,12 +4,7 @@ import pytest
 
 from distdqn.config.config import Config
 from distdqn.config.model import PRESETS, read_preset
-from distdqn.schedules import (
-    CosineSchedule,
-    LinearSchedule,
-    PiecewiseSchedule,
-    make_schedule,
-)
+from distdqn.schedules import Schedule
 from distdqn.training.builders import learn_request
 from distdqn.training.resolve import resolve
 from distdqn.types import EnvironmentSpec, LearnRequest
@@ -28,15 +23,15 @@ from distdqn.types import EnvironmentSpec, LearnRequest
     ],
 )
 def test_linear_schedule_falls_evenly_and_then_stays_at_its_end(env_steps, expected):
-    assert LinearSchedule(1.0, 0.2, 200).at(env_steps) == pytest.approx(expected, abs=1e-12)
+    assert Schedule("linear", 1.0, 0.2, 200).at(env_steps) == pytest.approx(expected, abs=1e-12)
 
 
 def test_linear_schedule_is_at_its_end_at_once_when_it_has_no_steps():
-    assert LinearSchedule(1.0, 0.2, 0).at(0) == 0.2
+    assert Schedule("linear", 1.0, 0.2, 0).at(0) == 0.2
 
 
 def test_linear_schedule_may_rise_when_its_end_is_above_its_start():
-    assert LinearSchedule(0.0, 1.0, 10).at(5) == pytest.approx(0.5)
+    assert Schedule("linear", 0.0, 1.0, 10).at(5) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -50,11 +45,11 @@ def test_linear_schedule_may_rise_when_its_end_is_above_its_start():
     ],
 )
 def test_cosine_schedule_falls_along_half_a_wave_and_then_stays(env_steps, expected):
-    assert CosineSchedule(1.0, 0.2, 200).at(env_steps) == pytest.approx(expected, abs=1e-12)
+    assert Schedule("cosine", 1.0, 0.2, 200).at(env_steps) == pytest.approx(expected, abs=1e-12)
 
 
 def test_cosine_schedule_is_at_its_end_at_once_when_it_has_no_steps():
-    assert CosineSchedule(1.0, 0.2, 0).at(0) == 0.2
+    assert Schedule("cosine", 1.0, 0.2, 0).at(0) == 0.2
 
 
 @pytest.mark.parametrize(
@@ -62,7 +57,7 @@ def test_cosine_schedule_is_at_its_end_at_once_when_it_has_no_steps():
     [(0, 0.9), (10, 0.9), (15, 0.9 + (0.1 - 0.9) * 5 / 10), (20, 0.1), (25, 0.3), (30, 0.5), (999, 0.5)],
 )
 def test_piecewise_schedule_goes_straight_from_point_to_point(env_steps, expected):
-    schedule = PiecewiseSchedule(((10, 0.9), (20, 0.1), (30, 0.5)))
+    schedule = Schedule("piecewise", 0.0, 0.0, 0, ((10, 0.9), (20, 0.1), (30, 0.5)))
 
     assert schedule.at(env_steps) == pytest.approx(expected, abs=1e-12)
 
@@ -77,7 +72,7 @@ def test_piecewise_schedule_goes_straight_from_point_to_point(env_steps, expecte
     ],
 )
 def test_schedule_is_of_the_shape_asked_for(shape, expected):
-    schedule = make_schedule(shape, 1.0, 0.0, 100, ((0, 0.5), (50, 0.0)))
+    schedule = Schedule(shape, 1.0, 0.0, 100, ((0, 0.5), (50, 0.0)))
 
     assert [schedule.at(n) for n in (0, 25, 1000)] == pytest.approx(expected)
 

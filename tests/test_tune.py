@@ -59,7 +59,7 @@ def test_search_writes_the_best_options_as_a_file_for_a_run(tmp_path: Path, capf
 
     assert main(["--space", space, "--trials", "2", "--output", str(tmp_path / "out")]) == 0
 
-    best = parse_run(["--config", str(tmp_path / "out" / "best.yaml")]).config
+    best = parse_run(["--config", str(tmp_path / "out" / "best.yaml")])[0]
     assert 0.0001 <= best.learning_rate <= 0.01
     assert (best.batch_size, best.max_env_steps) == (16, 600)
     with (tmp_path / "out" / "trials.csv").open() as file:

@@ -35,12 +35,10 @@ class Evaluator:
 
         In each round, every environment plays one episode: taking the episodes that end first would
         favour short ones. The seeds follow from `number`, that of the evaluation in the run. If an
-        environment raises, all episodes are repeated from another seed.
+        environment raises, all episodes are repeated from another seed, and after `max_failures` consecutive
+        attempts it is an `EnvironmentFault`.
 
         After a restart: the evaluation is requested again.
-
-        Raises:
-            EnvironmentFault: the environment raised in `max_failures` consecutive attempts.
         """
         begin = time.perf_counter()
         end = math.inf if seconds is None else begin + seconds

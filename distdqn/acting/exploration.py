@@ -3,7 +3,7 @@
 import numpy as np
 
 from distdqn.config.config import ActingOptions
-from distdqn.schedules import make_schedule
+from distdqn.schedules import Schedule
 from distdqn.types import AnyArray, BoolArray, FloatArray, IntArray, RolloutRequest
 
 
@@ -19,7 +19,7 @@ def epsilon_by_environment(options: ActingOptions, request: RolloutRequest) -> F
             request.actors * environments, options.epsilon_ladder_base, options.epsilon_ladder_exponent
         )
         return ladder[request.position :: request.actors]
-    schedule = make_schedule(
+    schedule = Schedule(
         options.epsilon_schedule,
         options.epsilon_start,
         options.epsilon_end,
@@ -65,10 +65,7 @@ def random_actions(
 
 
 def epsilon_greedy_actions(
-    q_values: FloatArray,
-    epsilon: FloatArray,
-    generator: np.random.Generator,
-    allowed: AnyArray | None = None,
+    q_values: FloatArray, epsilon: FloatArray, generator: np.random.Generator, allowed: AnyArray | None = None
 ) -> IntArray:
     """Actions `[E]` from 0: uniformly random with probability `epsilon` `[E]` in [0, 1], else greedy.
 

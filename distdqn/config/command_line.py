@@ -1,12 +1,12 @@
 """Command lines, made from models of options by `cyclopts`; that of `run`, and docs/options.md."""
 
+import functools
 import inspect
 import itertools
 import sys
 import textwrap
 import typing
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -31,7 +31,7 @@ from distdqn.config.model import (
     values_from_text,
 )
 from distdqn.config.validation import check_seeds
-from distdqn.errors import ConfigError, DistdqnError, collecting
+from distdqn.errors import INTERRUPTED, ConfigError, DistdqnError, collecting
 
 M = TypeVar("M", bound=Options)
 
@@ -65,11 +65,7 @@ def default_text(value: Any) -> str:
 
 
 def print_mistakes(error: DistdqnError) -> int:
-    """Prints one line for each mistake on stderr, a failed role's traceback above it.
-
-    Returns:
-        The exit code.
-    """
+    """Prints a line for each mistake on stderr, below a failed role's traceback; returns the exit code."""
     if len(error.details.splitlines()) > 1:
         print(error.details.rstrip(), file=sys.stderr)
     for mistake in error.mistakes:
@@ -78,15 +74,10 @@ def print_mistakes(error: DistdqnError) -> int:
 
 
 class Command(Generic[M]):
-    """A command line whose options are models.
+    """A command line of the options of `model`, which `read` returns, and of `others`.
 
-    Args:
-        usage: the command and what follows it.
-        description: what it does, in a sentence.
-        model: what `read` returns.
-        others: models of options that `read` leaves out.
-        positional: the option that is given without its name, if there is one.
-        headings: of options, in the order of help; others come after them.
+    `usage` is the command and what follows it. The option `positional` is given without its name. Help shows
+    `headings` in this order, and then all others.
     """
 
     def __init__(
@@ -109,11 +100,7 @@ class Command(Generic[M]):
             self.names.setdefault(owner.heading_of(name), []).append(name)
 
     def read(self, arguments: Sequence[str] | None) -> M:
-        """The options of a command line; see `collect`.
-
-        Raises:
-            ConfigError: lists all mistakes.
-        """
+        """The options of a command line, see `collect`; a `ConfigError` lists all mistakes."""
         values, mistakes = self.collect(arguments)
         with collecting(mistakes):
             options = self._model(**values)
@@ -198,6 +185,33 @@ class Command(Generic[M]):
         )
 
 
+def command(
+    usage: str, model: type[M], positional: str = ""
+) -> Callable[[Callable[[M], None]], Callable[..., int]]:
+    """Makes the `main` of a command from a function of its options, whose docstring says what it does.
+
+    `main` takes the words of a command line, or None for those of this process. It prints a line for each
+    mistake and returns the exit code.
+    """
+
+    def decorate(function: Callable[[M], None]) -> Callable[..., int]:
+        command_line = Command(usage, inspect.getdoc(function) or "", model, positional=positional)
+
+        @functools.wraps(function)
+        def main(arguments: Sequence[str] | None = None) -> int:
+            try:
+                function(command_line.read(arguments))
+            except DistdqnError as error:
+                return print_mistakes(error)
+            except KeyboardInterrupt:
+                return INTERRUPTED
+            return 0
+
+        return main
+
+    return decorate
+
+
 def _columns(console: Any, options: Any, entries: list[HelpEntry]) -> tuple[ColumnSpec, ...]:  # noqa: ARG001
     """The columns of help: options, none of them broken by the end of the line, and their meaning."""
     width = max(len(label) for entry in entries for label in entry.display_labels)
@@ -219,9 +233,9 @@ class RunOnly(Options):
 
     heading = "run"
 
-    config: Text | None = None
+    config: str | None = None
     """YAML, TOML or JSON file of options, for example the `config.json` of another run."""
-    preset: Text | None = None
+    preset: str | None = None
     """Options of a published algorithm: `apex`, `double`, `dqn`, `lecture`, `munchausen`, `qr` or `rainbow`;
     those of `--config` and of the command line replace them."""
     seeds: Seeds | None = None
@@ -240,8 +254,6 @@ class RunOnly(Options):
     json_: bool = False
     """Show nothing but the summary, as JSON, and mistakes."""
 
-
-_SWITCHES = ("print_config", "quiet", "verbose", "json_")
 
 _USAGE, _DESCRIPTION = "distdqn run [OPTION VALUE ...]", "Train a distributed DQN on a Gymnasium environment."
 
@@ -271,79 +283,51 @@ After a change of an option, write this page again: `python -m distdqn.config.co
 """
 
 
-@dataclass(frozen=True)
-class RunArguments:
-    """What a command line of `run` asks for."""
-
-    config: Config
-    prints_config: bool  # in place of a run
-    quiet: bool
-    verbose: bool
-    prints_json: bool  # and nothing else
-    seeds: range | None  # a run for each
-
-
 def parse_run(
     arguments: Sequence[str], check: Callable[[dict[str, Any]], list[str]] = lambda _: []
-) -> RunArguments:
+) -> tuple[Config, RunOnly]:
     """Options from the run to resume, a preset, a file and the command line; each replaces those before it.
 
     If they have mistakes, `check` receives all values, right or not, and returns further mistakes.
-
-    Raises:
-        ConfigError: lists all mistakes.
+    A `ConfigError` lists all of them.
     """
     given, mistakes = RUN_COMMAND.collect(arguments)
-    only = {name: given.pop(name, None) for name in RunOnly.model_fields}
+    own = {name: given.pop(name) for name in RunOnly.model_fields if name in given}
+    only = RunOnly.model_construct(**own)
     with collecting(mistakes):
-        RunOnly(seeds=only["seeds"] or None)
-    if only["local"]:
+        only = RunOnly(**own)
+    if only.local:
         if "address" in given:
             mistakes.append("`--local` and `--address` exclude each other (give one of them).")
         given["address"] = "local"
     read: dict[str, dict[str, Any]] = {"resume": {}, "preset": {}, "config": {}}
     for source, reader in (("preset", read_preset), ("config", read_options)):
         with collecting(mistakes):
-            if only[source] is not None:
-                read[source] = values_from_text(Config.model_fields, reader(only[source]))
-    if not mistakes:
-        read["resume"] = _options_of_run(given.get("resume"))
+            if (named := getattr(only, source)) is not None:
+                read[source] = values_from_text(Config.model_fields, reader(named))
+    resumed = Path(str(given.get("resume"))) / "config.json"
+    if not mistakes and given.get("resume") and resumed.is_file():
+        read["resume"] = {
+            name: value for name, value in read_options(resumed).items() if name not in NOT_RESUMED
+        }
     values = read["resume"] | read["preset"] | read["config"] | given
     try:
         config = Config(**values)
     except InvalidOptions as error:
         in_file = read["config"].keys() - given.keys()
         for name, line in error.single.items():
-            mistakes.append(f"{only['config']}: {line}" if name in in_file else line)
+            mistakes.append(f"{only.config}: {line}" if name in in_file else line)
         mistakes += error.contradictions
     if mistakes:
         raise ConfigError([*mistakes, *check(values)])
-    print_config, quiet, verbose, prints_json = (bool(only[name]) for name in _SWITCHES)
-    first, _, last = (only["seeds"] or "").partition("-")
-    seeds = range(int(first), int(last) + 1) if last else None
-    return RunArguments(config, print_config, quiet, verbose, prints_json, seeds)
-
-
-def _options_of_run(resume: Any) -> dict[str, Any]:
-    """The options of the run whose folder `resume` names, without those of its place; else none.
-
-    Raises:
-        ConfigError: its file of options is damaged.
-    """
-    file = Path(str(resume)) / "config.json"
-    if resume is None or not file.is_file():
-        return {}
-    return {name: value for name, value in read_options(file).items() if name not in NOT_RESUMED}
+    return config, only
 
 
 def prints_run_help(arguments: Sequence[str]) -> bool:
     """Prints help on the words after `--help`, if that is asked for; whether it is.
 
     Without a word it lists a few options and the headings of all. The beginning of a heading stands for the
-    options below it, and `all` for all of them.
-
-    Raises:
-        ConfigError: there is no such heading.
+    options below it, and `all` for all of them. `ConfigError` if there is no such heading.
     """
     asked = list(itertools.dropwhile(lambda token: token not in ("--help", "-h"), arguments))
     if not asked:

@@ -1,8 +1,10 @@
 """What every model of options shares: files and text become values, and mistakes become words."""
 
 import difflib
+import importlib
 import inspect
 import json
+import operator
 import tomllib
 import types
 import typing
@@ -21,43 +23,30 @@ Text = Annotated[str, Field(min_length=1)]
 
 PRESETS = {path.stem: path for path in sorted(Path(__file__).with_name("presets").glob("*.yaml"))}
 
-# Names of other projects.
-RENAMED = {
-    "buffer_size": "replay_capacity",
-    "learning_starts": "min_replay_size",
-    "train_batch_size": "batch_size",
-    "total_timesteps": "max_env_steps",
-    "timesteps": "max_env_steps",
-    "n_timesteps": "max_env_steps",
-    "env_id": "env",
-    "num_envs": "envs_per_actor",
-    "n_envs": "envs_per_actor",
-    "workers": "actors",
-    "num_workers": "actors",
-    "num_env_runners": "actors",
-    "train_freq": "samples_per_insert",
-    "gradient_steps": "samples_per_insert",
-    "replay_ratio": "samples_per_insert",
-    "target_update_interval": "target_update_period",
-    "target_update_freq": "target_update_period",
-    "target_network_frequency": "target_update_period",
-    "tau": "target_update_rate",
-    "exploration_fraction": "epsilon_decay_steps",
-    "exploration_initial_eps": "epsilon_start",
-    "exploration_final_eps": "epsilon_end",
-    "start_e": "epsilon_start",
-    "end_e": "epsilon_end",
-    "max_grad_norm": "max_gradient_norm",
-    "grad_clip": "max_gradient_norm",
-    "net_arch": "hidden_sizes",
-    "fcnet_hiddens": "hidden_sizes",
-    "alpha": "priority_exponent",
-    "beta": "importance_sampling_exponent_start",
-    "save_freq": "checkpoint_seconds",
-    "eval_freq": "eval_period",
-    "n_eval_episodes": "eval_episodes",
-    "log_interval": "report_seconds",
-    "algo": "preset",
+# Names of other projects, by the option here.
+_OTHER_NAMES = {
+    "replay_capacity": ["buffer_size"],
+    "min_replay_size": ["learning_starts"],
+    "batch_size": ["train_batch_size"],
+    "max_env_steps": ["total_timesteps", "timesteps", "n_timesteps"],
+    "env": ["env_id"],
+    "envs_per_actor": ["num_envs", "n_envs"],
+    "actors": ["workers", "num_workers", "num_env_runners"],
+    "samples_per_insert": ["train_freq", "gradient_steps", "replay_ratio"],
+    "target_update_period": ["target_update_interval", "target_update_freq", "target_network_frequency"],
+    "target_update_rate": ["tau"],
+    "epsilon_decay_steps": ["exploration_fraction"],
+    "epsilon_start": ["exploration_initial_eps", "start_e"],
+    "epsilon_end": ["exploration_final_eps", "end_e"],
+    "max_gradient_norm": ["max_grad_norm", "grad_clip"],
+    "hidden_sizes": ["net_arch", "fcnet_hiddens"],
+    "priority_exponent": ["alpha"],
+    "importance_sampling_exponent_start": ["beta"],
+    "checkpoint_seconds": ["save_freq"],
+    "eval_period": ["eval_freq"],
+    "eval_episodes": ["n_eval_episodes"],
+    "report_seconds": ["log_interval"],
+    "preset": ["algo"],
 }
 
 # What pydantic's types of errors say an option must be.
@@ -93,11 +82,7 @@ class InvalidOptions(ConfigError):
 
 
 class Options(BaseModel):
-    """Options, each with its type, range and default, and its meaning as the docstring below it.
-
-    Raises:
-        InvalidOptions: lists all mistakes.
-    """
+    """Options, each with its type, range and default, and its meaning as the docstring below it."""
 
     model_config = ConfigDict(
         frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
@@ -135,6 +120,22 @@ def function_name(function: str | Callable[..., Any]) -> str:
     return f"{function.__module__}:{getattr(function, '__qualname__', type(function).__qualname__)}"
 
 
+def import_named(option: str, text: str) -> Any:
+    """What `module:Name` names; None without such a name, `ConfigError` without such a module."""
+    module_name, _, name = text.rpartition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise ConfigError(
+            f"`{option}`: cannot import `{module_name}` of `{text}`: {type(error).__name__}: "
+            f"{one_line(error)} (is its folder on the Python path, and does it import by itself?)"
+        ) from error
+    try:
+        return operator.attrgetter(name)(module)
+    except AttributeError:
+        return None
+
+
 def document(model: type[Options]) -> None:
     """Lets `help` show what each option of a model means, and its default."""
     fields = model.model_fields.items()
@@ -165,11 +166,7 @@ def read_preset(name: str) -> dict[str, Any]:
 
 
 def read_options(path: str | Path) -> dict[str, Any]:
-    """Options by name from a YAML, TOML or JSON file; nothing about them is checked.
-
-    Raises:
-        ConfigError: the file cannot be read, or holds no options.
-    """
+    """Options by name, unchecked, from a YAML, TOML or JSON file; `ConfigError` if it cannot be read."""
     import yaml  # 20 ms that most runs do not need
 
     path = Path(path)
@@ -211,9 +208,10 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 def unknown_option(given: str, names: Collection[str], spell: Callable[[str], str] = str) -> str:
     """What to say of an option that is not among `names`, where `spell` writes options."""
     name = given.partition("=")[0]
-    renamed = RENAMED.get(name.removeprefix("--").replace("-", "_"), "")
-    if renamed in names:
-        return f"`{name}` is `{spell(renamed)}` here (see `--help` for its unit)."
+    other = name.removeprefix("--").replace("-", "_")
+    for ours, others in _OTHER_NAMES.items():
+        if other in others and ours in names:
+            return f"`{name}` is `{spell(ours)}` here (see `--help` for its unit)."
     return f"Unknown option `{given}` ({did_you_mean(name, map(spell, names))})."
 
 

@@ -70,11 +70,7 @@ def check_seeds(text: str) -> str:
 
 
 def parse_arguments(given: Any) -> dict[str, Any]:
-    """Arguments by name, from a dictionary, text like `size=5,name=ice`, JSON, or a list of texts.
-
-    Raises:
-        ValueError: they are malformed, or JSON cannot hold them.
-    """
+    """Arguments by name, from a dictionary, text like `size=5,name=ice`, JSON or texts; or `ValueError`."""
     if isinstance(given, Mapping):
         try:
             arguments: dict[str, Any] = json.loads(json.dumps(dict(given), allow_nan=False))
@@ -127,11 +123,7 @@ def check_amounts(text: str) -> str:
 
 
 def parse_amounts(text: str) -> dict[str, float]:
-    """Amounts of custom resources by name, from text like `fast=1,simulator=0.5`.
-
-    Raises:
-        ValueError: the text is malformed, or Ray would refuse it.
-    """
+    """Amounts of custom resources by name, from text like `fast=1,simulator=0.5`; or `ValueError`."""
     amounts: dict[str, float] = {}
     for part in filter(None, text.split(",")):
         name, _, number = part.strip().rpartition("=")
@@ -150,12 +142,7 @@ def parse_amounts(text: str) -> dict[str, float]:
 
 
 def contradictions(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
-    """A line for each contradiction between options.
-
-    Args:
-        options: those that are valid by themselves; no line is about any other.
-        defaults: of all options.
-    """
+    """A line for each contradiction between `options`, which are valid by themselves; no others count."""
     changed = {name for name, value in options.items() if _plain(value) != _plain(defaults.get(name))}
     return [*_ranges(options), *_of_mode(options), *_without_effect(options, changed), *_points(options)]
 

@@ -15,8 +15,7 @@ _MAX_COMBINATIONS = 4096
 class NumberedActions:
     """The actions of `space` by number, from 0. The last of several choices changes fastest.
 
-    Raises:
-        ConfigError: DQN cannot offer the actions of this space.
+    `ConfigError` if DQN cannot offer the actions of this space.
     """
 
     choices: tuple[int, ...] = ()  # sizes of several choices; none for `Discrete`
@@ -52,13 +51,9 @@ class NumberedActions:
 def expand_mask(mask: AnyArray, choices: tuple[int, ...], is_by_choice: bool = False) -> BoolArray:
     """Whether each action is allowed, `[E, A]`.
 
-    Args:
-        mask: `[E, ...]`, not 0 where something is allowed: each action, or each value of each choice in turn.
-        choices: see `NumberedActions`.
-        is_by_choice: it is of the choices, which its size may not tell.
-
-    Raises:
-        EnvironmentFault: its size fits neither, or both.
+    A `mask` `[E, ...]` is not 0 where an action is allowed, or a value of each of the choices in turn. If
+    `is_by_choice`, it is the latter, which its size may not tell. `EnvironmentFault` if that fits neither, or
+    both.
     """
     flat: BoolArray = mask.reshape(len(mask), -1) != 0
     size, actions, values = flat.shape[1], math.prod(choices), sum(choices)

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
-from distdqn.environments.actions import expand_mask
+from distdqn.environments.actions import NumberedActions, expand_mask
 from distdqn.errors import EnvironmentFault
 from distdqn.types import AnyArray, BoolArray, IntArray, ObservationPart
 
@@ -57,31 +57,20 @@ class ObservationPacker:
     """Packs observations of `space` into one array.
 
     A lone `Box` stays as it is. All else becomes a vector of float32 or, with an image beside other parts, a
-    vector of bytes, four for each float32. What says which actions are allowed comes last.
-
-    Args:
-        space: of one observation.
-        actions: how many there are.
-        has_mask: whether `info` says which actions are allowed.
-        choices: sizes of the choices that make up an action, if there are several.
+    vector of bytes, four for each float32. If `has_mask`, `info` says which actions are allowed. That, or the
+    part of an observation that says so, comes last.
     """
 
-    def __init__(
-        self,
-        space: gymnasium.Space[Any],
-        actions: int,
-        has_mask: bool = False,
-        choices: tuple[int, ...] = (),
-    ) -> None:
+    def __init__(self, space: gymnasium.Space[Any], actions: NumberedActions, has_mask: bool = False) -> None:
         found = list(leaves(space))
-        mask_sizes = {actions, sum(choices)}
+        mask_sizes = {actions.count, sum(actions.choices)}
         self.left_out = [(name_of(path), leaf) for path, leaf in found if not _size(leaf)]
         self._mask_path = next((path for path, leaf in found if _is_mask(path, leaf, mask_sizes)), None)
         self.has_mask = has_mask or self._mask_path is not None
         kept = [(path, leaf) for path, leaf in found if path != self._mask_path and _size(leaf)]
         self.dtype = np.dtype(np.uint8 if any(is_image(leaf) for _, leaf in kept) else np.float32)
         self._leaves: list[_Leaf] = []
-        self._actions, self._choices = actions, choices
+        self._actions = actions
         end = 0
         for path, leaf in kept:
             part = self._make_part(path, leaf, end)
@@ -89,7 +78,7 @@ class ObservationPacker:
             end = part.end
         lone: Any = kept[0][1] if len(kept) == 1 and not self.has_mask else None
         self._is_plain = isinstance(lone, Box)
-        self.shape: tuple[int, ...] = (end + actions * self._width if self.has_mask else end,)
+        self.shape: tuple[int, ...] = (end + actions.count * self._width if self.has_mask else end,)
         self.low, self.high = -math.inf, math.inf
         if lone is not None:
             bounds = (lone.low.min(), lone.high.max()) if self._is_plain else (0.0, 1.0)
@@ -97,7 +86,9 @@ class ObservationPacker:
             self.shape = lone.shape if self._is_plain else self.shape
         self.parts: tuple[ObservationPart, ...] = ()
         if lone is None:
-            masks = [ObservationPart(MASK, "mask", (actions,), end, self.shape[0])] if self.has_mask else []
+            masks = (
+                [ObservationPart(MASK, "mask", (actions.count,), end, self.shape[0])] if self.has_mask else []
+            )
             self.parts = (*(leaf.part for leaf in self._leaves), *masks)
 
     def pack(
@@ -129,8 +120,10 @@ class ObservationPacker:
         columns = [self._numbers(leaf.encode(read(leaf.path)), leaf.part.kind) for leaf in self._leaves]
         if self.has_mask:
             if self._mask_path is not None:
-                mask = expand_mask(read(self._mask_path), self._choices)
-            columns.append(self._numbers(_allowed(mask, ended, (len(columns[0]), self._actions)), "mask"))
+                mask = expand_mask(read(self._mask_path), self._actions.choices)
+            columns.append(
+                self._numbers(_allowed(mask, ended, (len(columns[0]), self._actions.count)), "mask")
+            )
         return np.concatenate(columns, axis=1)
 
     @property
@@ -209,7 +202,7 @@ def mask_from_info(
 ) -> AnyArray | None:
     """The allowed actions `[E, A]` that a vector environment's `info` tells; None if it tells none.
 
-    An environment that tells none allows all. `choices`: see `ObservationPacker`.
+    An environment that tells none allows all. `choices`: see `NumberedActions`.
     """
     mask = info.get(MASK)
     if mask is None:

@@ -29,14 +29,8 @@ _ADDED_WRAPPERS = (PassiveEnvChecker, OrderEnforcing, TimeLimit)
 class OutputCheck:
     """Compares what `reset` and `step` return with Gymnasium's interface and the observation space.
 
-    A finite number outside the bounds of a `Box` is no error: nothing is computed from them, except how an
-    image is scaled.
-
-    Args:
-        name: of the environment.
-        space: of one observation.
-        warn: receives such numbers.
-        batch_shape: `()` for one environment, `(E,)` for a vector.
+    A finite number outside the bounds of a `Box` is no error, and goes to `warn`: nothing is computed from
+    them, except how an image is scaled. `batch_shape` is `()` for one environment, `(E,)` for a vector.
     """
 
     def __init__(self, name: str, space: Any, warn: Warn, batch_shape: tuple[int, ...] = ()) -> None:
@@ -53,10 +47,7 @@ class OutputCheck:
         self._check_observation("reset", result[0], np.ones(self._batch_shape, np.bool_))
 
     def check_step(self, result: Any, where: BoolArray | None = None) -> None:
-        """Checks what `step` returned, and its values in the environments `where` `[E]`; None means all.
-
-        `EnvironmentFault` says what was expected.
-        """
+        """Checks what `step` returned, its values only where `where` `[E]` says so; or `EnvironmentFault`."""
         if not (isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], dict)):
             expected = "a tuple (observation, reward, terminated, truncated, info) with a dict as info"
             self._fail("step", "value", expected, _describe(result))

@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -16,6 +16,7 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import TimeLimit
 
+from distdqn.config.model import import_named
 from distdqn.environments.actions import NumberedActions
 from distdqn.environments.observations import ObservationPacker, mask_from_info
 from distdqn.environments.sources import (
@@ -24,7 +25,6 @@ from distdqn.environments.sources import (
     environment_name,
     environment_options,
     import_all,
-    import_named,
     takes_number,
 )
 from distdqn.errors import ConfigError, DistdqnError, EnvironmentFault, one_line
@@ -41,8 +41,7 @@ _NAMESPACES = {"ALE": ("ale_py", "atari"), "MinAtar": ("minatar.gym", "minatar")
 class EnvironmentMaker:
     """Makes copies of one environment, in its own vector class if it has one.
 
-    Raises:
-        ConfigError: the environment or a wrapper does not exist, or they do not fit each other.
+    `ConfigError` if the environment or a wrapper does not exist, or they do not fit each other.
     """
 
     note: str | None = None  # a line for the user
@@ -160,9 +159,7 @@ def resolve_environment(env: str | Callable[..., Any]) -> str | Callable[..., An
 def inspect_environment(env: EnvironmentSource, masks: bool = True) -> EnvironmentSpec:
     """Builds the environment once, resets it, and checks that DQN can learn it.
 
-    Args:
-        env: its name, or a function, or one of these with arguments, wrappers and a time limit.
-        masks: honour the `action_mask` of `info`.
+    Only if `masks`, the `action_mask` of `info` counts.
 
     Raises:
         ConfigError: the environment does not exist, lacks an argument, or DQN cannot use its spaces.
@@ -185,8 +182,11 @@ def inspect_environment(env: EnvironmentSource, masks: bool = True) -> Environme
     with contextlib.closing(vector):
         actions = NumberedActions(vector.single_action_space)
         mode_note = autoreset_mode(vector, name)[1]
-        mask = mask_from_info(_first_info(vector), 1, actions.choices) if masks else None
-        packer = make_packer(vector, actions, mask is not None)
+        info: dict[str, Any] = {}
+        with contextlib.suppress(Exception):  # the actors find what is wrong, as they check all outputs
+            info = dict(vector.reset(seed=0)[1])
+        mask = mask_from_info(info, 1, actions.choices) if masks else None
+        packer = ObservationPacker(vector.single_observation_space, actions, mask is not None)
         if 0 in packer.shape:
             raise ConfigError(
                 f"`env`: its observations are {vector.single_observation_space}, which holds no number (wrap "
@@ -216,7 +216,8 @@ def _scaled_codes(
     """Scales small images that hold codes by the largest number seen, not by the 255 of their space."""
     lone = ObservationPart("observation", "image", spec.observation_shape, 0, 0, spec.observation_high)
     parts = spec.parts or ((lone,) if spec.is_image else ())
-    small = [part for part in parts if part.kind == "image" and _may_hold_codes(part)]
+    images = [part for part in parts if part.kind == "image" and part.high == 255]
+    small = [part for part in images if choose_torso(part.shape, is_image=True) != "nature"]
     if not small:
         return spec
     seen = _largest_numbers(vector, packer, small)
@@ -231,10 +232,6 @@ def _scaled_codes(
     return replace(
         spec, parts=tuple(replace(part, high=float(codes.get(part.name, part.high))) for part in parts)
     )
-
-
-def _may_hold_codes(part: ObservationPart) -> bool:
-    return part.high == 255 and choose_torso(part.shape, is_image=True) != "nature"
 
 
 def _largest_numbers(
@@ -255,18 +252,10 @@ def _largest_numbers(
     return largest
 
 
-def make_packer(
-    vector: VectorEnv[Any, Any, Any], actions: NumberedActions, has_mask: bool
-) -> ObservationPacker:
-    """What makes one array of the observations of `vector`, whose `info` has masks if `has_mask`."""
-    return ObservationPacker(vector.single_observation_space, actions.count, has_mask, actions.choices)
-
-
 def autoreset_mode(vector: VectorEnv[Any, Any, Any], name: str) -> tuple[AutoresetMode, str | None]:
     """When `vector` resets an environment whose episode ended, and a line if it does not say so itself.
 
-    Raises:
-        EnvironmentFault: it names a mode that does not exist.
+    `EnvironmentFault` if it names a mode that does not exist.
     """
     mode = vector.metadata.get("autoreset_mode")
     line = f"`{name}` names no `autoreset_mode` in its `metadata`: taken for `NEXT_STEP`."
@@ -278,15 +267,6 @@ def autoreset_mode(vector: VectorEnv[Any, Any, Any], name: str) -> tuple[Autores
             f"The environment `{name}` has a wrong `autoreset_mode` in its `metadata`: `{mode}` (set one of "
             f"{modes})."
         ) from error
-
-
-def _first_info(vector: VectorEnv[Any, Any, Any]) -> dict[str, Any]:
-    """`info` of the first reset. What is wrong with that is found by the actors, which check all outputs."""
-    try:
-        _, info = vector.reset(seed=0)
-        return dict(info)
-    except Exception:
-        return {}
 
 
 def _conversion(space: Any, packer: ObservationPacker) -> str | None:
@@ -329,13 +309,17 @@ def _register(name: str) -> None:
     if namespace not in _NAMESPACES or any(s.namespace == namespace for s in gymnasium.registry.values()):
         return
     module_name, extra = _NAMESPACES[namespace]
+    # MinAtar imports seaborn for the colours of its pictures: 1.3 s and 100 MB in every actor.
+    deferred = sys.modules.setdefault("seaborn", _DeferredModule("seaborn"))
     try:
-        with _deferred("seaborn"):
-            module = importlib.import_module(module_name)
+        module = importlib.import_module(module_name)
     except ImportError as error:
         raise ConfigError(
             f"`env`: `{name}` is not installed: `pip install 'distdqn[{extra}]'` ({one_line(error)})."
         ) from error
+    finally:
+        if isinstance(deferred, _DeferredModule):
+            del sys.modules["seaborn"]
     if namespace == "MinAtar":
         module.register_envs()
 
@@ -347,19 +331,3 @@ class _DeferredModule(ModuleType):
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(importlib.import_module(self.__name__), name)
-
-
-@contextlib.contextmanager
-def _deferred(name: str) -> Iterator[None]:
-    """Defers the import of the module `name` by modules that are imported meanwhile.
-
-    MinAtar imports seaborn for the colours of its pictures: 1.3 s and 100 MB in every actor.
-    """
-    if name in sys.modules:
-        yield
-        return
-    sys.modules[name] = _DeferredModule(name)
-    try:
-        yield
-    finally:
-        del sys.modules[name]

@@ -1,7 +1,6 @@
 """What makes an environment: imported names, their arguments, wrappers and time limits."""
 
 import functools
-import importlib
 import inspect
 import operator
 import sys
@@ -12,9 +11,9 @@ from typing import Any
 from gymnasium.vector import VectorEnv
 
 from distdqn.config.config import EnvironmentOptions
-from distdqn.config.model import did_you_mean
+from distdqn.config.model import did_you_mean, import_named
 from distdqn.config.validation import parse_name
-from distdqn.errors import ConfigError, one_line
+from distdqn.errors import ConfigError
 
 # An id, `module:Name`, a function, or one of these with arguments, wrappers and a time limit.
 EnvironmentSource = str | Callable[..., Any] | EnvironmentOptions
@@ -29,26 +28,6 @@ def environment_name(env: EnvironmentSource) -> str:
     """The name to show to the user."""
     env = environment_options(env).env
     return env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__)
-
-
-def import_named(option: str, text: str) -> Any:
-    """What `module:Name` names; None if there is nothing of this name.
-
-    Raises:
-        ConfigError: the module cannot be imported.
-    """
-    module_name, _, name = text.rpartition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise ConfigError(
-            f"`{option}`: cannot import `{module_name}` of `{text}`: {type(error).__name__}: "
-            f"{one_line(error)} (is its folder on the Python path, and does it import by itself?)"
-        ) from error
-    try:
-        return operator.attrgetter(name)(module)
-    except AttributeError:
-        return None
 
 
 def why_forgotten(env: EnvironmentSource) -> str | None:

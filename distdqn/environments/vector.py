@@ -11,9 +11,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import iterate
 
 from distdqn.environments.actions import NumberedActions
-from distdqn.environments.observations import mask_from_info
+from distdqn.environments.observations import ObservationPacker, mask_from_info
 from distdqn.environments.output_checks import OutputCheck, check_first_episodes
-from distdqn.environments.registry import autoreset_mode, make_packer, make_vector_environment
+from distdqn.environments.registry import autoreset_mode, make_vector_environment
 from distdqn.environments.sources import EnvironmentSource, environment_name
 from distdqn.errors import ConsecutiveFailures, DistdqnError, EnvironmentFault, one_line
 from distdqn.types import AnyArray, BoolArray, IntArray, Steps
@@ -194,7 +194,7 @@ class VectorEnvironment:
         self._opened.callback(vector.close)
         self._mode, self._mode_note = autoreset_mode(vector, self._name)
         self._actions = NumberedActions(vector.single_action_space)
-        self._packer = make_packer(vector, self._actions, self._has_mask)
+        self._packer = ObservationPacker(vector.single_observation_space, self._actions, self._has_mask)
         self._check: OutputCheck | None = None  # of a vector class of its own
         if self._unchecked.any():
             self._check = check_first_episodes(vector, self._name, self._faults.warn)

@@ -26,10 +26,8 @@ class Head(Protocol):
     def target(self, reward: Tensor, discount: Tensor, chosen: Tensor) -> Tensor:
         """The target for the outputs of the actions taken, `[B]` or `[B, K]`.
 
-        Args:
-            reward: `[B]` float32, n-step return.
-            discount: `[B]` float32 in [0, 1]; see `Transitions.discount`.
-            chosen: `[B]` or `[B, K]`, the target network's outputs of the next actions.
+        `reward` and `discount` `[B]` are as in `Transitions`, and `chosen` `[B]` or `[B, K]` are the target
+        network's outputs of the next actions.
         """
         ...
 
@@ -38,25 +36,18 @@ class Head(Protocol):
     ) -> Tensor:
         """The mean target, `[B]` or `[B, K]`, over random next actions whose values are raised by `bonus`.
 
-        Args:
-            reward: `[B]` float32.
-            discount: `[B]` float32 in [0, 1].
-            outputs: `[B, A]` or `[B, A, K]`, the target network's, of the next observation.
-            probability: `[B, A]` float32, of each next action.
-            bonus: `[B, A]` float32, in units of reward.
+        `outputs` `[B, A]` or `[B, A, K]` are the target network's, `probability` `[B, A]` is that of each
+        next action, and `bonus` `[B, A]` is in units of reward.
         """
         if outputs.shape.rank == 3:
             probability, bonus = probability[:, :, None], bonus[:, :, None]  # [B, A, 1]
         mixed = tf.reduce_sum(probability * (outputs + bonus), axis=1)  # [B] or [B, K]
         return self.target(reward, discount, mixed)
 
-    def loss(self, taken: Tensor, target: Tensor, importance_weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss `[]` and TD error `[B]` of a batch.
+    def loss(self, taken: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss `[B]` and TD error `[B]` of each item of a batch.
 
-        Args:
-            taken: `[B]` or `[B, K]`, the online network's outputs of the actions taken.
-            target: `[B]` or `[B, K]`, of `target` or `soft_target`.
-            importance_weight: `[B]` float32.
+        `taken` `[B]` or `[B, K]` are the online network's outputs of the actions taken.
         """
         ...
 
@@ -87,10 +78,10 @@ class ValueHead(Head):
         return losses.td_target(reward, discount, chosen)
 
     @override
-    def loss(self, taken: Tensor, target: Tensor, importance_weight: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, taken: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         function = {"huber": losses.huber_loss, "squared": losses.squared_loss}[self.loss_name]
         td_error = target - taken  # [B]
-        return function(td_error, importance_weight), td_error
+        return function(td_error), td_error
 
 
 class QuantileHead(Head):
@@ -105,9 +96,9 @@ class QuantileHead(Head):
         return losses.td_target(reward[:, None], discount[:, None], chosen)  # [B, K]
 
     @override
-    def loss(self, taken: Tensor, target: Tensor, importance_weight: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, taken: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         td_error = tf.reduce_mean(target, axis=1) - tf.reduce_mean(taken, axis=1)  # [B]
-        return losses.quantile_huber_loss(taken, target, importance_weight), td_error
+        return losses.quantile_huber_loss(taken, target), td_error
 
 
 @dataclass(frozen=True)
@@ -142,7 +133,7 @@ class CategoricalHead(Head):
         return mixture  # [B, K]
 
     @override
-    def loss(self, taken: Tensor, target: Tensor, importance_weight: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, taken: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         mean = tf.linalg.matvec(tf.nn.softmax(taken, axis=-1), self.support)  # [B]
         td_error = tf.linalg.matvec(target, self.support) - mean  # [B]
-        return losses.cross_entropy_loss(taken, target, importance_weight), td_error
+        return losses.cross_entropy_loss(taken, target), td_error

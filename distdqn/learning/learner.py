@@ -34,15 +34,8 @@ class Learner:
     """Trains the Q-network on sampled batches, and publishes its weights.
 
     Weights stay finite: an update that would change that is skipped, and ten consecutive skipped updates
-    end the run.
-
-    Args:
-        options: resolved.
-        spec: of the environment.
-        generation: restarts of the learner before this one; the first number of its weights versions.
-
-    Raises:
-        ConfigError: the network cannot be built.
+    end the run. `options` are resolved. `generation` counts the restarts before this one, and is the first
+    number of the weights versions. `ConfigError` if the network cannot be built.
     """
 
     def __init__(self, options: LearningOptions, spec: EnvironmentSpec, generation: int = 0) -> None:
@@ -69,23 +62,10 @@ class Learner:
         self._skipped = ConsecutiveFailures(_MAX_CONSECUTIVE)
         self._first_skipped: str | None = None  # the tensor that caused the first of those
 
-    def _describe_policy(self) -> dict[str, Any]:
-        """How the arrays of the online network in a checkpoint become `PolicyWeights`."""
-        online, weights = self._loop.online.variables, self._q_network.weights
-        own = {id(variable) for variable in online}
-        others = [variable for variable in weights if id(variable) not in own]  # constants of the head
-        position = {id(variable): i for i, variable in enumerate([*online, *others])}
-        return {
-            "layers": self._layers,
-            "positions": [position[id(variable)] for variable in weights],
-            "other_arrays": [variable.numpy() for variable in others],
-        }
-
     def compile(self) -> str | None:
         """Compiles the update loop ahead of the first batches.
 
-        Returns:
-            A line about what is slower than it could be: updates without XLA or GPU, actors with Keras.
+        Returns a line about what is slower than it could be: updates without XLA or GPU, actors with Keras.
         """
         with without_stderr():
             notice = self._loop.compile(self._options.updates_per_call, resolved(self._options.batch_size))
@@ -140,13 +120,10 @@ class Learner:
     def learn_from_shards(
         self, assignment: ShardAssignment, publish: bool, learning_rate: float | None, *parts: SampledRows
     ) -> tuple[LearnReport, PolicyWeights | None, *tuple[PriorityUpdate | None, ...]]:
-        """Merges `parts` to batches `[U, B]` for `learn`, and returns new priorities for each part.
+        """Merges `parts`, `[C]` transitions each, to batches `[U, B]` for `learn`.
 
-        Args:
-            assignment: the shard of each draw.
-            publish: see `learn`, for the errors too.
-            learning_rate: see `learn`.
-            parts: of the shards that were drawn from, in their order; each `[C]` transitions.
+        The parts are those of the shards that `assignment` draws from, in their order, and so are the new
+        priorities.
         """
         report, weights, update = self.learn(merge(assignment, parts), publish, learning_rate)
         updates = [None for _ in parts] if update is None else split_update(assignment, update)
@@ -189,11 +166,7 @@ class Learner:
                 )
 
     def publish(self) -> PolicyWeights:
-        """The online network's weights as a new version.
-
-        Raises:
-            Diverged: they are not finite.
-        """
+        """The online network's weights as a new version; `Diverged` if they are not finite."""
         arrays = [np.asarray(array) for array in self._q_network.get_weights()]
         for path, array in zip((weight.path for weight in self._q_network.weights), arrays, strict=True):
             if not np.isfinite(array).all():
@@ -210,9 +183,18 @@ class Learner:
 
     def get_state(self) -> dict[str, Any]:
         """The state for a checkpoint: arrays `[...]`, numbers and text in dictionaries and lists."""
+        online, weights = self._loop.online.variables, self._q_network.weights
+        own = {id(variable) for variable in online}
+        others = [variable for variable in weights if id(variable) not in own]  # constants of the head
+        position = {id(variable): i for i, variable in enumerate([*online, *others])}
+        policy = {  # how the arrays of the online network become `PolicyWeights`
+            "layers": self._layers,
+            "positions": [position[id(variable)] for variable in weights],
+            "other_arrays": [variable.numpy() for variable in others],
+        }
         return {
             "networks": self._loop.get_state(),
-            "policy": self._describe_policy(),
+            "policy": policy,
             "learner_steps": self._learner_steps,
             "weights_version": list(self._weights_version),
             "consecutive_skipped": self._skipped.count,
@@ -224,12 +206,8 @@ class Learner:
 
         A learner of a newer generation than the checkpoint's counts versions from 1, so that none is given
         twice where learning continued after the checkpoint. Otherwise versions follow the checkpoint's.
-
-        Args:
-            state: arrays `[...]` may be read-only; they are copied.
-
-        Raises:
-            CheckpointError: it belongs to a learner with another network; nothing was changed.
+        Arrays `[...]` may be read-only; they are copied. `CheckpointError`, before any change, if the state
+        belongs to a learner with another network.
         """
         from distdqn.networks.keras_policy import keras_layers
 
@@ -265,13 +243,7 @@ def _layer_lines(weights: PolicyWeights) -> list[str]:
 
 
 def export_network(options: LearningOptions, spec: EnvironmentSpec, weights: PolicyWeights) -> bytes:
-    """`weights` as a `.keras` file, which plain Keras opens; imports TensorFlow in this process.
-
-    Args:
-        options: resolved, of the network that `weights` belong to.
-        spec: of the environment.
-        weights: any that a learner has published.
-    """
+    """Published `weights` as a `.keras` file, which plain Keras opens; imports TensorFlow in this process."""
     import_tensorflow(options.learner_threads)
     from distdqn.networks.q_network import plain_q_network
 

@@ -1,7 +1,4 @@
-"""The formulas of the update, each a pure function of float32 tensors (actions are int32).
-
-Losses are means over the batch, in which `importance_weight` `[B]`, or 1, multiplies each item.
-"""
+"""The formulas of the update, each a pure function of float32 tensors (actions are int32)."""
 
 import tensorflow as tf
 from tensorflow import Tensor
@@ -52,11 +49,9 @@ def munchausen_bonus(q_values: Tensor, action: Tensor, temperature: float, clip:
 
 
 def soft_policy(q_values: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """`pi = softmax(q_values / temperature)` and `-temperature * log pi`, both `[B, A]`.
+    """`pi = softmax(q_values / temperature)` and `-temperature * log pi`, all `[B, A]`.
 
-    Args:
-        q_values: `[B, A]`.
-        temperature: above 0, in units of reward.
+    The temperature is above 0, in units of reward.
 
     Source: Vieillard, Pietquin, Geist (2020), equation 1, arXiv:2007.14430.
     """
@@ -64,30 +59,25 @@ def soft_policy(q_values: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     return tf.exp(log_policy), -temperature * log_policy
 
 
-def huber_loss(td_error: Tensor, importance_weight: Tensor = 1.0) -> Tensor:
-    """`mean(importance_weight * (0.5 * e^2 if |e| <= 1 else |e| - 0.5))` of TD errors `e` `[B]`.
+def huber_loss(error: Tensor) -> Tensor:
+    """`0.5 * e^2 if |e| <= 1 else |e| - 0.5` of each error `[...]`.
 
     Source: Huber (1964); the same as the clipped derivative of Mnih et al. (2015).
     """
-    return tf.reduce_mean(importance_weight * _huber(td_error))
-
-
-def _huber(error: Tensor) -> Tensor:
-    """`0.5 * e^2 if |e| <= 1 else |e| - 0.5` of each error `[...]`."""
     size = tf.abs(error)
     return tf.where(size <= 1.0, 0.5 * tf.square(error), size - 0.5)
 
 
-def squared_loss(td_error: Tensor, importance_weight: Tensor = 1.0) -> Tensor:
-    """`mean(importance_weight * 0.5 * e^2)` of TD errors `e` `[B]`.
+def squared_loss(error: Tensor) -> Tensor:
+    """`0.5 * e^2` of each error `[...]`.
 
     Source: Watkins and Dayan (1992), whose update is its negative gradient.
     """
-    return tf.reduce_mean(importance_weight * 0.5 * tf.square(td_error))
+    return 0.5 * tf.square(error)
 
 
-def quantile_huber_loss(quantiles: Tensor, target: Tensor, importance_weight: Tensor = 1.0) -> Tensor:
-    """`mean_B(importance_weight * sum_i mean_j |tau_i - 1{u_ij < 0}| * huber(u_ij))`.
+def quantile_huber_loss(quantiles: Tensor, target: Tensor) -> Tensor:
+    """`sum_i mean_j |tau_i - 1{u_ij < 0}| * huber(u_ij)`, `[B]`.
 
     With `u_ij = target_j - quantiles_i` and `tau_i = (i + 0.5) / K`, of predicted quantiles `[B, K]` and
     samples of the target `[B, J]`.
@@ -98,8 +88,7 @@ def quantile_huber_loss(quantiles: Tensor, target: Tensor, importance_weight: Te
     tau = (tf.range(count, dtype=tf.float32) + 0.5) / count  # [K]
     error = target[:, None, :] - quantiles[:, :, None]  # [B, K, J]
     side = tf.abs(tau[None, :, None] - tf.cast(error < 0.0, tf.float32))  # [B, K, J]
-    item = tf.reduce_sum(tf.reduce_mean(side * _huber(error), axis=2), axis=1)  # [B]
-    return tf.reduce_mean(importance_weight * item)
+    return tf.reduce_sum(tf.reduce_mean(side * huber_loss(error), axis=2), axis=1)
 
 
 def categorical_projection(support: Tensor, reward: Tensor, discount: Tensor, chosen: Tensor) -> Tensor:
@@ -124,13 +113,12 @@ def categorical_projection(support: Tensor, reward: Tensor, discount: Tensor, ch
     return tf.stop_gradient(tf.linalg.matvec(share, chosen))  # [B, K]
 
 
-def cross_entropy_loss(logits: Tensor, target: Tensor, importance_weight: Tensor = 1.0) -> Tensor:
-    """`mean_B(importance_weight * -sum_i target_i * log softmax(logits)_i)` of both `[B, K]`.
+def cross_entropy_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """`-sum_i target_i * log softmax(logits)_i`, `[B]`, of both `[B, K]`.
 
     Source: Bellemare, Dabney, Munos (2017), algorithm 1, arXiv:1707.06887.
     """
-    item = -tf.reduce_sum(target * tf.nn.log_softmax(logits, axis=-1), axis=-1)  # [B]
-    return tf.reduce_mean(importance_weight * item)
+    return -tf.reduce_sum(target * tf.nn.log_softmax(logits, axis=-1), axis=-1)
 
 
 def polyak_update(target: Tensor, online: Tensor, rate: float) -> Tensor:

@@ -32,14 +32,8 @@ class UpdateLoop:
     """Online network, target network and Adam, with a compiled loop of `U` updates a call.
 
     An update whose batch, loss, gradient or statistics hold NaN or infinity is skipped: networks and
-    optimizer stay the same to the bit. Only the loss's forward pass runs in training mode.
-
-    Args:
-        online: the trained Keras network.
-        target: its lagging copy.
-        options: resolved.
-        noise_seed: of noisy layers.
-        mask: the part of an observation that says which actions are allowed, if there is one.
+    optimizer stay the same to the bit. Only the loss's forward pass runs in training mode. `options` are
+    resolved. `mask` is the part of an observation that says which actions are allowed, if there is one.
     """
 
     def __init__(
@@ -93,13 +87,9 @@ class UpdateLoop:
         importance_weight: FloatArray | None = None,
         learning_rate: float | None = None,
     ) -> UpdateResult:
-        """Makes one update for each of the `U` batches.
+        """Makes one update for each of the `U` batches `[U, B]`, after `learner_steps` earlier ones.
 
-        Args:
-            transitions: `[U, B]` columns.
-            learner_steps: updates made before.
-            importance_weight: `[U, B]` float32; None means 1 for all.
-            learning_rate: from this call on; None means the same as before.
+        None means an `importance_weight` `[U, B]` of 1 for all, and the same learning rate as before.
         """
         if learning_rate is not None:
             self.optimizer.learning_rate = learning_rate  # a variable, which the compiled loop reads
@@ -122,11 +112,7 @@ class UpdateLoop:
         return {name: [np.asarray(v.numpy()) for v in variables] for name, variables in self._state().items()}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restores the result of `get_state`, arrays `[...]`.
-
-        Raises:
-            ValueError: it belongs to other networks; nothing was changed.
-        """
+        """Restores the result of `get_state`, arrays `[...]`; for other networks only a `ValueError`."""
         pairs = []
         for name, variables in self._state().items():
             arrays = state[name]
@@ -162,12 +148,9 @@ class UpdateLoop:
     def _first_not_finite(
         self, batch: dict[str, AnyArray], loss: float, half_squared_norms: FloatArray
     ) -> str:
-        """The first tensor of an update, in the order of computation, that is not finite.
+        """The first tensor that is not finite, in order of computation, in an update of `batch` `[B, ...]`.
 
-        Args:
-            batch: its inputs, `[B, ...]`.
-            loss: of the batch.
-            half_squared_norms: `[V]`, see `_update`.
+        `half_squared_norms` `[V]`: see `_update`.
         """
         inputs = ("observation", "reward", "discount", "next_observation", "importance_weight")
         weights = (*self.online.variables, *self.target.variables)
@@ -211,7 +194,8 @@ class UpdateLoop:
         with tf.GradientTape() as tape:
             outputs = self.online(batch["observation"], training=True)  # [B, A] or [B, A, K]
             taken = tf.gather(outputs, batch["action"], batch_dims=1)  # [B] or [B, K]
-            loss, td_error = self._head.loss(taken, target, batch["importance_weight"])  # [], [B]
+            item_loss, td_error = self._head.loss(taken, target)  # [B], [B]
+            loss = tf.reduce_mean(batch["importance_weight"] * item_loss)
             regularized = loss + sum(self.online.losses)  # of a user's network
         variables = self.online.trainable_variables
         gradients = tape.gradient(regularized, variables, unconnected_gradients="zero")
@@ -272,16 +256,11 @@ class UpdateLoop:
         return [*changed, *self.online.trainable_variables, *self.optimizer.variables]
 
     def _apply(self, gradients: list[Tensor], is_finite: Tensor, before: list[Tensor]) -> None:
-        """Applies Adam with `gradients`, or, unless `is_finite` `[]`, restores the values of `before`.
+        """Applies Adam with `gradients`, or, unless `is_finite` `[]`, restores the values from `before`.
 
         On a CPU, XLA merges a choice between arrays into Adam's own pass over them (2 % of an update of 64
         and 64 units), but copies arrays for a branch (8 %). Without XLA a branch is nearly free, and choices
         take a fifth of a small convolutional network's update.
-
-        Args:
-            gradients: each `[shape]` of its variable.
-            is_finite: `[]` bool.
-            before: the values of the variables to restore, each `[shape]`.
         """
 
         def apply() -> None:

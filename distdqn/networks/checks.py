@@ -7,31 +7,21 @@ import importlib.util
 from distdqn.errors import ConfigError
 
 # A convolution without padding has no output below these.
-_MIN_PIXELS = {"small": 3, "nature": 36, "impala": 1}
+_MIN_PIXELS = {"dense": 0, "small": 3, "nature": 36, "impala": 1}
 
 
-def choose_torso(shape: tuple[int, ...], is_image: bool) -> str:
-    """The torso, `dense`, `small` or `nature`, for observations of this shape."""
+def choose_torso(shape: tuple[int, ...], is_image: bool, wanted: str = "nature") -> str:
+    """The torso for observations of this shape: `dense`, or for images `wanted` or one for smaller images."""
     if not is_image or len(shape) not in (2, 3):
         return "dense"
     pixels = min(spatial_shape(shape)[:2])
-    return next((torso for torso in ("nature", "small") if pixels >= _MIN_PIXELS[torso]), "dense")
-
-
-def fitting_torso(torso: str, shape: tuple[int, ...]) -> str:
-    """`torso`, or a smaller one if an image of this shape is too small for it."""
-    if torso == "dense" or min(spatial_shape(shape)[:2]) >= _MIN_PIXELS[torso]:
-        return torso
-    return choose_torso(shape, is_image=True)
+    return next((torso for torso in (wanted, "nature", "small") if pixels >= _MIN_PIXELS[torso]), "dense")
 
 
 def spatial_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
     """Height, width and channels of an image of this shape.
 
-    An image with two axes has one channel.
-
-    Raises:
-        ConfigError: the shape does not have two or three axes.
+    An image with two axes has one channel. `ConfigError` if the shape does not have two or three axes.
     """
     match shape:
         case (height, width):
@@ -49,11 +39,7 @@ def is_channel_first(shape: tuple[int, ...]) -> bool:
 
 
 def check_torso(torso: str, shape: tuple[int, ...]) -> None:
-    """Checks that `torso` can process observations of this shape.
-
-    Raises:
-        ConfigError: they are not images, or are too small.
-    """
+    """Raises `ConfigError` if observations of this shape are no images, or too small ones, for `torso`."""
     if torso == "dense":
         return
     height, width, _ = spatial_shape(shape)
@@ -65,11 +51,7 @@ def check_torso(torso: str, shape: tuple[int, ...]) -> None:
 
 
 def check_importable(name: str) -> None:
-    """Checks that the module of the user's network exists, without importing it.
-
-    Raises:
-        ConfigError: `name` is not of the form `module:function`, or there is no such module.
-    """
+    """Raises `ConfigError` unless `name` is `module:function`, and finds the module without importing it."""
     module_name, colon, function_name = name.partition(":")
     parts = module_name.split(".")
     if not colon or not all(part.isidentifier() for part in [*parts, function_name]):

@@ -1,7 +1,6 @@
 """The user's own network: the Keras model that `module:function` makes of a space and a number of actions."""
 
 import contextlib
-import importlib
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -9,7 +8,7 @@ import keras
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
-from distdqn.config.model import function_name
+from distdqn.config.model import function_name, import_named
 from distdqn.errors import ConfigError, one_line
 from distdqn.types import EnvironmentSpec
 
@@ -32,29 +31,19 @@ def make_observation_space(spec: EnvironmentSpec) -> Box | Dict:
 def build_custom_network(
     network: str | Callable[..., Any], spec: EnvironmentSpec, output_shape: tuple[int, ...], seed: int
 ) -> keras.Model:
-    """The Keras model that `function(space, actions)` returns.
+    """The Keras model that the user's function, or `module:function`, makes of `(space, actions)`.
 
-    Args:
-        network: the function, or `module:function`.
-        spec: of the environment.
-        output_shape: `(A,)`, or `(A, K)` under a distributional head.
-        seed: set as the global seed of Keras, Python, NumPy and TensorFlow before the call.
+    Before the call, `seed` becomes the global seed of Keras, Python, NumPy and TensorFlow. `output_shape` is
+    `(A,)`, or `(A, K)` under a distributional head.
 
-    Returns:
-        A functional Keras model with one input `[B, *observation_shape]`, or one for each part by name, and
-        one output `[B, *output_shape]`.
-
-    Raises:
-        ConfigError: it cannot be imported, called, or used.
+    The model is functional, with one input `[B, *observation_shape]`, or one for each part by name, and one
+    output `[B, *output_shape]`. `ConfigError` if it cannot be imported, called, or used.
     """
     name, function = function_name(network), cast("Any", network)
     if isinstance(function, str):
-        module_name, _, attribute = name.partition(":")
-        hint = " (is its folder on the Python path, and does it import by itself?)"
-        with _as_config_error(f"cannot import `{module_name}` of `{name}`", hint):
-            module = importlib.import_module(module_name)
-        function = getattr(module, attribute, None)
+        function = import_named("network", name)
         if not callable(function):
+            module_name, _, attribute = name.partition(":")
             raise ConfigError(f"`network`: `{module_name}` has no function `{attribute}`.")
     space = make_observation_space(spec)
     keras.utils.set_random_seed(seed)
@@ -82,13 +71,13 @@ def build_custom_network(
 
 
 @contextlib.contextmanager
-def _as_config_error(failure: str, hint: str = "") -> Iterator[None]:
+def _as_config_error(failure: str) -> Iterator[None]:
     """Raises any error of the user's code as a `ConfigError` of one line."""
     try:
         yield
     except Exception as error:
         cause = f"{type(error).__name__}: {one_line(error)}"
-        raise ConfigError(f"`network`: {failure}: {cause}{hint}") from error
+        raise ConfigError(f"`network`: {failure}: {cause}") from error
 
 
 def _functional(model: keras.Model, space: Box | Dict) -> keras.Model:

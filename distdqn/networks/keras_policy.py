@@ -82,10 +82,9 @@ _TAKE_BYTES = ("unpack", "flatten", "reshape", "permute", "rescaling", "identity
 def policy_layers(
     options: LearningOptions, spec: EnvironmentSpec, q_network: keras.Model
 ) -> tuple[list[Layer], str | None]:
-    """The value of `PolicyWeights.layers` for a network.
+    """The value of `PolicyWeights.layers` for a network, and None.
 
-    Returns:
-        Its layers and None; or, if NumPy cannot evaluate it, those of `keras_layers` and a line for the user.
+    If NumPy cannot evaluate it, those of `keras_layers` and a line for the user.
     """
     observation = np.zeros((2, *spec.observation_shape), spec.observation_dtype)
     try:
@@ -112,12 +111,10 @@ def keras_layers(options: LearningOptions, spec: EnvironmentSpec, reason: str) -
 
 
 def difference(translated: list[Layer], q_network: keras.Model, observation: AnyArray) -> str | None:
-    """How the NumPy policy fails or differs from Keras by more than rounding, or None.
+    """How the NumPy policy of `translated` layers fails or differs by more than rounding, or None.
 
-    Args:
-        translated: the layers of `q_network`.
-        q_network: from observations to Q-values `[B, A]`; its noise is set to zero.
-        observation: `[B, *observation_shape]`; the first of them is also evaluated alone.
+    Sets the noise of `q_network` to zero. Of observations `[B, *observation_shape]`, the first is also
+    evaluated alone.
     """
     for noise in _noise(q_network):
         noise.assign(tf.zeros_like(noise))
@@ -152,10 +149,8 @@ def _noise(model: keras.Model) -> list[Any]:
 def layers_from_model(model: keras.Model) -> list[Layer]:
     """The functional Keras `model` as the list of layers that `NumpyPolicy` evaluates.
 
-    Array positions refer to `model.get_weights()`.
-
-    Raises:
-        ValueError: a layer, its activation or any of its settings is unknown to the NumPy policy.
+    Array positions refer to `model.get_weights()`. `ValueError` if a layer, its activation or any of its
+    settings is unknown to the NumPy policy.
     """
     return _translate(model, {id(variable): i for i, variable in enumerate(model.weights)})
 
@@ -163,13 +158,10 @@ def layers_from_model(model: keras.Model) -> list[Layer]:
 def _translate(
     model: keras.Model, position: dict[int, int], prefix: str = "", arguments: Sequence[str] = ()
 ) -> list[Layer]:
-    """The layers of `model`, which may be a layer of another one.
+    """The layers of a functional `model`, which may be a layer of another one.
 
-    Args:
-        model: functional.
-        position: of each variable, by its id.
-        prefix: of the names of its layers.
-        arguments: names of the layers that `model` is called with; none: it is the whole network.
+    `position` is that of each variable, by its id. `arguments` are the names of the layers that `model` is
+    called with, none for the whole network.
     """
     is_inner = [hasattr(layer, "operations") for layer in model.operations]  # a model, too
     settings = [

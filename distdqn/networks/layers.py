@@ -96,12 +96,9 @@ def masked_q_values(q_values: KerasTensor, mask: KerasTensor) -> KerasTensor:
 
 
 class LayerFactory:
-    """Makes and applies the layers that the options name, each with weights from its own seed.
+    """Makes and applies the layers that resolved options name, each with weights from its own seed.
 
-    Args:
-        options: resolved.
-        seed: of all initial weights.
-        plain: make dense layers in place of noisy ones, and no spectral normalization.
+    If `plain`, it makes dense layers in place of noisy ones, and no spectral normalization.
     """
 
     def __init__(self, options: LearningOptions, seed: int, plain: bool) -> None:
@@ -168,22 +165,13 @@ class LayerFactory:
 def torso_features(
     torso: str, shape: tuple[int, ...], images: KerasTensor, factory: LayerFactory
 ) -> KerasTensor:
-    """Features `[B, F]` of images.
+    """Features `[B, F]` of images `[B, *shape]` float32; `ConfigError` if they do not fit the torso.
 
     - `dense`: the numbers themselves.
     - `small`: one convolution (Young and Tian 2019, section 3.1, arXiv:1903.03176) with 64 filters: with
       the paper's 16, dense layers are nearly as good on MinAtar's Breakout.
     - `nature`: three convolutions (Mnih et al. 2015, "Model architecture").
     - `impala`: fifteen, in residual blocks (Espeholt et al. 2018, figure 3, arXiv:1802.01561).
-
-    Args:
-        torso: its name.
-        shape: of one observation.
-        images: `[B, *shape]` float32.
-        factory: makes the convolutions.
-
-    Raises:
-        ConfigError: the observations do not fit the torso.
     """
     check_torso(torso, shape)
     if torso == "dense":

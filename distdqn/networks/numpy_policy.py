@@ -37,11 +37,7 @@ class Policy(Protocol):
 
 
 def make_policy(weights: PolicyWeights) -> Policy:
-    """The policy that can evaluate these weights.
-
-    Raises:
-        ConfigError: they belong to the user's own network, which cannot be built here.
-    """
+    """The policy for these weights; `ConfigError` if the user's own network cannot be built here."""
     if [layer["kind"] for layer in weights.layers] != ["keras"]:
         return NumpyPolicy(weights)
     import_tensorflow(threads=1)
@@ -51,11 +47,7 @@ def make_policy(weights: PolicyWeights) -> Policy:
 
 
 class NumpyPolicy(Policy):
-    """The Q-network in NumPy: layers are bound to their arrays once, and evaluated one after the other.
-
-    Raises:
-        ValueError: the kind or the activation of a layer is unknown.
-    """
+    """The Q-network in NumPy, its layers bound to their arrays once; `ValueError` if one is unknown."""
 
     def __init__(self, weights: PolicyWeights) -> None:
         self._steps = [_bind_layer(layer, weights.arrays) for layer in weights.layers]
@@ -93,11 +85,7 @@ def tree_from_weights(weights: PolicyWeights) -> dict[str, Any]:
 
 
 def weights_from_tree(tree: dict[str, Any]) -> PolicyWeights:
-    """The inverse of `tree_from_weights`.
-
-    Raises:
-        LookupError, TypeError, ValueError: `tree` has another structure.
-    """
+    """The inverse of `tree_from_weights`; `LookupError`, `TypeError` or `ValueError` if it is none."""
     if not all(isinstance(array, np.ndarray) and array.dtype.kind in "fiub" for array in tree["arrays"]):
         raise TypeError("`arrays` holds something else than numbers.")
     generation, version = map(int, tree["weights_version"])
@@ -123,12 +111,7 @@ def policy_bytes(weights: PolicyWeights) -> bytes:
 
 
 def load_policy(path: Path) -> PolicyWeights:
-    """Reads a file with the content of `policy_bytes`.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ConfigError: it is damaged, or another release wrote it.
-    """
+    """Reads what `policy_bytes` made; `FileNotFoundError`, or `ConfigError` if it is no such file."""
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = [file[f"array_{i}"] for i in range(len(file.files) - 1)]

@@ -9,7 +9,7 @@ import numpy as np
 from keras import KerasTensor, layers
 
 from distdqn.config.config import LearningOptions, resolved
-from distdqn.networks.checks import fitting_torso
+from distdqn.networks.checks import choose_torso
 from distdqn.networks.custom_network import build_custom_network
 from distdqn.networks.layers import LayerFactory, Unpack, masked_q_values, torso_features
 from distdqn.types import EnvironmentSpec, FloatArray, ObservationPart
@@ -23,14 +23,10 @@ def make_networks(
     Outputs are `[B, A]` or `[B, A, K]`, Q-values `[B, A]`. Under the value head both are the same model,
     unless observations have masks, which lower the Q-values of actions that are not allowed.
 
-    Args:
-        options: resolved.
-        spec: of the environment.
-        seed: of the initial weights: Glorot uniform kernels, zero biases.
-        plain: leave out noise and spectral normalization, and take the parts of observations by name.
+    `options` are resolved. `seed` is that of the initial weights: Glorot uniform kernels, zero biases. If
+    `plain`, they have no noise and no spectral normalization, and take the parts of observations by name.
 
-    Raises:
-        ConfigError: the torso does not fit the observations, or the user's network fails or does not fit.
+    `ConfigError` if the torso does not fit the observations, or the user's network fails or does not fit.
     """
     parts = spec.parts if plain or options.network else _joined(spec.parts)
     inputs, values = make_inputs(spec, parts, by_name=plain)
@@ -65,12 +61,9 @@ def _joined(parts: Sequence[ObservationPart]) -> list[ObservationPart]:
 def make_inputs(
     spec: EnvironmentSpec, parts: Sequence[ObservationPart], by_name: bool
 ) -> tuple[Any, dict[str, KerasTensor]]:
-    """Inputs of a model, and the values of `parts` that they hold, `[B, ...]` by name.
+    """Inputs of a model, and the values that they hold, `[B, ...]` by name.
 
-    Args:
-        spec: of the environment.
-        parts: of a packed observation; none: it is not packed.
-        by_name: one input for each part, in place of one for packed observations.
+    If `by_name`, each of `parts` has an input, else there is one for whole, perhaps packed, observations.
     """
     if parts and by_name:
         dtypes = {"image": "uint8"}
@@ -84,12 +77,7 @@ def plain_q_network(options: LearningOptions, spec: EnvironmentSpec, arrays: lis
     """A model of standard Keras layers from observations `[B, *observation_shape]` to Q-values `[B, A]`.
 
     It has no noise and no spectral normalization, which act in training only, and one input for each part
-    of an observation. A user's own layers are the same.
-
-    Args:
-        options: resolved, of the network that `arrays` belong to.
-        spec: of the environment.
-        arrays: the published weights, `[...]` each.
+    of an observation. A user's own layers are the same. `arrays` `[...]` are the published weights.
     """
     _, source = make_networks(options, spec, seed=0)
     source.set_weights(arrays)
@@ -117,12 +105,7 @@ def _build_outputs(
 ) -> KerasTensor:
     """Torsos, hidden layers and head, from observations to outputs `[B, A]` or `[B, A, K]`.
 
-    Args:
-        options: resolved.
-        spec: of the environment.
-        factory: makes the layers.
-        parts: of an observation; none: it has no parts.
-        values: of the parts, or of the whole `observation`, `[B, ...]` by name.
+    `values` `[B, ...]` are those of the parts, or of the whole `observation`, by name.
     """
     kind = "image" if spec.is_image else "array"
     lone = ObservationPart("observation", kind, spec.observation_shape, 0, 0, spec.image_high)
@@ -133,7 +116,7 @@ def _build_outputs(
             features = layers.Rescaling(1.0 / part.high)(features)
         torso: str = options.torso
         if parts:
-            torso = fitting_torso(torso, part.shape) if part.kind == "image" else "dense"
+            torso = choose_torso(part.shape, part.kind == "image", torso)
         columns.append(torso_features(torso, part.shape, features, factory))  # [B, F]
     features = layers.Concatenate()(columns) if len(columns) > 1 else columns[0]
     for units in options.hidden_sizes[:-1] if options.dueling else options.hidden_sizes:

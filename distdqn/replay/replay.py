@@ -10,14 +10,7 @@ from distdqn.replay.ring_buffer import Ring
 from distdqn.replay.samplers import ItemIds, PrioritizedSampler, UniformSampler
 from distdqn.replay.shards import importance_weights, shard_capacities
 from distdqn.seeding import make_generator
-from distdqn.types import (
-    FrameLayout,
-    PriorityUpdate,
-    ReplayInfo,
-    SampledBatches,
-    SampledRows,
-    Transitions,
-)
+from distdqn.types import FrameLayout, PriorityUpdate, ReplayInfo, SampledBatches, SampledRows, Transitions
 
 _IMAGES = ("observation", "next_observation")
 

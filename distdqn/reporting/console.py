@@ -1,6 +1,8 @@
 """The progress of a run: a panel on a terminal and in a notebook, plain lines elsewhere."""
 
 import contextlib
+import html
+import io
 import itertools
 import os
 import time
@@ -44,11 +46,7 @@ class Output(RichConsole):
 class Console(Callback):
     """A refreshed panel on a terminal and in a notebook; plain lines elsewhere; silent once nobody reads.
 
-    Args:
-        quiet: show nothing.
-        verbose: a plain line for every line of metrics.
-        rich_console: writes; None means one for the standard output.
-        clock: in seconds.
+    It shows nothing if `quiet`, and if `verbose` a plain line for every line of metrics.
     """
 
     def __init__(
@@ -62,7 +60,8 @@ class Console(Callback):
         self._verbose = verbose
         self._clock = clock
         self._panel: Panel | None = None
-        self._live: Any = None
+        self._live: Live | None = None
+        self._notebook: Any = None  # the handle of a notebook's display
         self._last_line = float("-inf")  # when it was printed
 
     def note(self, text: str) -> None:
@@ -115,14 +114,25 @@ class Console(Callback):
         if self._panel is None or self._panel.metrics is None or not self._is_refreshed or self._rich.quiet:
             return
         with self._while_read():
-            if self._live is None and self._rich.is_jupyter:
-                from distdqn.reporting.notebook import NotebookDisplay
-
-                self._live = NotebookDisplay(self._panel)
-            elif self._live is None:
+            if self._rich.is_jupyter:
+                self._show_in_notebook(self._panel)
+                return
+            if self._live is None:
                 self._live = Live(console=self._rich, auto_refresh=False, transient=True)
                 self._live.start()
             self._live.update(self._panel.render(), refresh=True)
+
+    def _show_in_notebook(self, panel: "Panel") -> None:
+        """Shows the panel and the curve of evaluations in place of what was shown before."""
+        from IPython.display import HTML, display
+
+        text = io.StringIO()
+        RichConsole(file=text, width=100, force_jupyter=False, color_system=None).print(panel.render())
+        shown = HTML(f"<pre style='line-height:1.2'>{html.escape(text.getvalue())}</pre>{panel.svg_curve()}")
+        if self._notebook is None:
+            self._notebook = display(shown, display_id=True)
+        else:
+            self._notebook.update(shown)
 
     @contextlib.contextmanager
     def _while_read(self) -> Iterator[None]:
@@ -137,14 +147,7 @@ class Console(Callback):
 
 
 class Panel:
-    """What a run is doing, from its lines of metrics and its roles.
-
-    Args:
-        max_env_steps: budget.
-        max_seconds: budget; None means no limit.
-        target_return: the goal; None means no goal.
-        clock: in seconds.
-    """
+    """What a run is doing, from its lines of metrics and its roles; None is no limit and no goal."""
 
     def __init__(
         self,
@@ -228,6 +231,21 @@ class Panel:
         low, high = min(means, default=0.0), max(means, default=0.0)
         places = [(mean - low) / (high - low) if high > low else 0.0 for mean in means]
         return "".join(_BLOCKS[round(place * (len(_BLOCKS) - 1))] for place in places)
+
+    def svg_curve(self) -> str:
+        """The evaluations as an SVG picture; nothing before the second one."""
+        if len(self.evaluations) < 2:
+            return ""
+        from matplotlib.figure import Figure
+
+        axes = (figure := Figure(figsize=(6.0, 2.2), layout="constrained")).subplots()
+        axes.plot(*zip(*self.evaluations, strict=True), marker=".")
+        if self.target_return is not None:
+            axes.axhline(self.target_return, linestyle="--", color="0.5", label="goal")
+            axes.legend()
+        axes.set(xlabel="env steps", ylabel="mean return")
+        figure.savefig(picture := io.StringIO(), format="svg")
+        return picture.getvalue()
 
 
 def _busy(line: dict[str, Any]) -> str:

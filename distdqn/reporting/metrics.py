@@ -273,11 +273,8 @@ class Metrics:
     def set_state(self, state: dict[str, Any], inserted: int, max_sampled: int) -> None:
         """Restores what `get_state` returned.
 
-        The restored replay was given `inserted` transitions, 0 without one; `sampled` becomes at
-        most `max_sampled`.
-
-        Raises:
-            ValueError: `state` has another structure.
+        The restored replay was given `inserted` transitions, 0 without one; `sampled` becomes at most
+        `max_sampled`. `ValueError` if `state` has another structure.
         """
         saved = TypeAdapter(MetricsState).validate_python(state)
         self.counters = saved.counters

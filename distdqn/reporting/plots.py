@@ -144,8 +144,7 @@ def draw_runs(
 ) -> Figure:
     """Draws returns over env steps or time into files, and, if `has_panels`, loss, rates and waits below.
 
-    Raises:
-        ConfigError: a file cannot be written.
+    `ConfigError` if a file cannot be written.
     """
     from matplotlib.figure import Figure  # not pyplot, which a notebook may be using
 

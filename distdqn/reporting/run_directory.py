@@ -31,10 +31,8 @@ _PACKAGES = ("distdqn", "tensorflow", "keras", "gymnasium", "numpy", "ray")
 class RunDirectory:
     """The folder of one run, created by default (`path` None) as `runs/<environment>-<time>`.
 
-    This process owns it until `close`. If `is_resuming`, it may hold a run.
-
-    Raises:
-        ConfigError: the folder cannot be written to, holds another run, or another process owns it.
+    This process owns it until `close`. If `is_resuming`, it may hold a run. `ConfigError` if the folder
+    cannot be written to, holds another run, or another process owns it.
     """
 
     def __init__(self, path: str | None, environment_name: str, is_resuming: bool = False) -> None:
@@ -138,11 +136,7 @@ def finite(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_folder(path: str | None, is_resuming: bool = False) -> None:
-    """Checks that a run can write its results to `path`, without creating anything.
-
-    Raises:
-        ConfigError: `path` cannot be written to, or holds another run.
-    """
+    """Raises `ConfigError` if a run cannot have `path` for its results, without creating anything."""
     if path is None:
         return
     if "://" in path:

@@ -11,7 +11,7 @@ from distdqn.errors import ConfigError, one_line
 from distdqn.learning.learner import Learner
 from distdqn.replay.rate_limiter import RateLimiter
 from distdqn.replay.replay import Replay
-from distdqn.schedules import LinearSchedule, make_schedule
+from distdqn.schedules import Schedule
 from distdqn.training.backend import Parts
 from distdqn.training.stopping import Goal
 from distdqn.types import EnvironmentSpec, LearnRequest
@@ -57,7 +57,7 @@ def learn_request(config: Config, env_steps: int) -> LearnRequest:
 
     The learning rate falls so that late updates do not undo what was learned.
     """
-    learning_rate = make_schedule(
+    learning_rate = Schedule(
         resolved(config.learning_rate_schedule),
         config.learning_rate,
         config.learning_rate_end,
@@ -66,7 +66,8 @@ def learn_request(config: Config, env_steps: int) -> LearnRequest:
     )
     exponent = 0.0
     if config.sampler == "prioritized":
-        exponent = LinearSchedule(
+        exponent = Schedule(
+            "linear",
             config.importance_sampling_exponent_start,
             config.importance_sampling_exponent_end,
             config.importance_anneal_steps,

@@ -230,7 +230,7 @@ def test_job_for_kubernetes_with_a_mistake_does_not_pass(claim_and_job, path, va
 def test_job_for_kubernetes_resumes_on_storage_that_every_pod_shares(claim_and_job):
     claim, job = claim_and_job
     command = job["spec"]["entrypoint"].split()
-    config = parse_run(command[3:]).config
+    config = parse_run(command[3:])[0]
     cluster = job["spec"]["rayClusterSpec"]
 
     assert command[:3] == ["python", "-m", "distdqn.run"]

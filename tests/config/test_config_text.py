@@ -182,7 +182,7 @@ def test_wrappers_of_another_form_are_refused(given):
 
 def test_repeated_arguments_and_wrappers_add_up_in_order():
     words = "--env-kwargs a=1,b=x --wrapper m:One,k=[1,2] --env-kwargs c=2.5 --wrapper m:Two"
-    config = parse_run([*words.split(), "--max-episode-steps", "9"]).config
+    config = parse_run([*words.split(), "--max-episode-steps", "9"])[0]
 
     assert config.env_kwargs == {"a": 1, "b": "x", "c": 2.5}
     assert config.wrapper == ("m:One,k=[1,2]", "m:Two")
@@ -193,7 +193,7 @@ def test_arguments_and_wrappers_survive_a_file_and_are_replaced_by_the_command_l
     given = Config(env_kwargs={"shape": (4, 4)}, wrapper=["m:One"], max_episode_steps=9)
     for name, text in (("a.json", json.dumps(given.to_json())), ("a.yaml", config_yaml(given))):
         (tmp_path / name).write_text(text)
-        assert parse_run(["--config", str(tmp_path / name)]).config == given
+        assert parse_run(["--config", str(tmp_path / name)])[0] == given
 
     words = ["--config", str(tmp_path / "a.json"), "--env-kwargs", "none", "--wrapper", "none"]
-    assert (parse_run(words).config.env_kwargs, parse_run(words).config.wrapper) == ({}, ())
+    assert (parse_run(words)[0].env_kwargs, parse_run(words)[0].wrapper) == ({}, ())

@@ -14,7 +14,7 @@ def test_preset_makes_a_config_that_has_its_options(name):
 
     for option, value in read_preset(name).items():
         assert getattr(config, option) == (tuple(value) if isinstance(value, list) else value)
-    assert config == parse_run(["--preset", name]).config
+    assert config == parse_run(["--preset", name])[0]
 
 
 def test_presets_are_those_that_were_promised():
@@ -31,7 +31,7 @@ def test_rainbow_and_lecture_hold_the_settings_of_their_sources():
 
 
 def test_single_options_replace_those_of_a_preset():
-    config = parse_run(["--preset", "apex", "--n-step", "7", "--no-dueling"]).config
+    config = parse_run(["--preset", "apex", "--n-step", "7", "--no-dueling"])[0]
 
     assert (config.n_step, config.dueling, config.sampler) == (7, False, "prioritized")
     assert Config.from_preset("apex", n_step=7, dueling=False) == config

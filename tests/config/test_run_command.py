@@ -103,7 +103,7 @@ def test_help_on_a_group_that_does_not_exist_names_the_nearest() -> None:
 
 
 def test_local_is_short_for_the_address_of_a_private_ray() -> None:
-    assert parse_run(["--local"]).config.address == "local"
+    assert parse_run(["--local"])[0].address == "local"
     with pytest.raises(ConfigError, match="`--local` and `--address` exclude each other"):
         parse_run(["--local", "--address", "head:6379"])
 
@@ -112,7 +112,7 @@ def test_file_replaces_the_preset_and_the_command_line_replaces_both(tmp_path: P
     path = tmp_path / "options.yaml"
     path.write_text("n_step: 7\natoms: 33\nhead: quantile\n")
 
-    config = parse_run(["--atoms", "44", "--config", str(path), "--preset", "rainbow"]).config
+    config = parse_run(["--atoms", "44", "--config", str(path), "--preset", "rainbow"])[0]
 
     assert (config.actors, config.noisy, config.n_step, config.atoms) == (4, True, 7, 44)
 
@@ -143,7 +143,7 @@ def test_every_kind_of_file_gives_the_same_options(tmp_path: Path, name: str, co
     (tmp_path / name).write_text(content)
     expected = Config(hidden_sizes=(8, 4), learning_rate=1e-4, double=False)
 
-    assert parse_run(["--config", str(tmp_path / name)]).config == (expected if content else Config())
+    assert parse_run(["--config", str(tmp_path / name)])[0] == (expected if content else Config())
 
 
 def test_mistakes_in_a_file_name_it_unless_the_command_line_replaces_them(tmp_path: Path) -> None:
@@ -162,12 +162,12 @@ def test_mistakes_in_a_file_name_it_unless_the_command_line_replaces_them(tmp_pa
 
 def test_printed_config_gives_the_same_options_again(tmp_path: Path) -> None:
     given = ["--epsilon-schedule", "piecewise", "--epsilon-points", "0:1,5000:0.1", "--adam-epsilon", "1e-7"]
-    config = parse_run([*given, "--preset", "qr", "--run-dir", "runs/x"]).config
+    config = parse_run([*given, "--preset", "qr", "--run-dir", "runs/x"])[0]
     (tmp_path / "again.yaml").write_text(config_yaml(config))
     (tmp_path / "again.json").write_text(json.dumps(config.to_json()))
 
     for name in ("again.yaml", "again.json"):
-        assert parse_run(["--config", str(tmp_path / name)]).config == config
+        assert parse_run(["--config", str(tmp_path / name)])[0] == config
     assert set(yaml.safe_load(config_yaml(config))) == set(Config.model_fields)
 
 

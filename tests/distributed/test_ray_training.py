@@ -308,8 +308,8 @@ def run_alike(ray_session, start_run, tmp_path_factory):  # noqa: ARG001
         arguments = [*common, "--seed", str(seed), *extra]
         serial = start_run("--mode", "serial", *arguments)
         lockstep = tmp_path_factory.mktemp("lockstep") / "run"
-        given = parse_run(["--mode", "lockstep", "--run-dir", str(lockstep), *arguments])
-        distdqn.train(given.config, quiet=True)
+        config, _ = parse_run(["--mode", "lockstep", "--run-dir", str(lockstep), *arguments])
+        distdqn.train(config, quiet=True)
         assert serial.wait() == 0, serial.output()  # no goal: the budget spent is success
         return serial, lockstep
 

@@ -10,6 +10,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array
 from toy_actors import make_vector, step_once
 
+from distdqn.environments.actions import NumberedActions
 from distdqn.environments.observations import ObservationPacker, mask_from_info
 from distdqn.environments.registry import inspect_environment
 from distdqn.errors import ConfigError, EnvironmentFault
@@ -56,7 +57,7 @@ def test_packed_observations_hold_every_part_in_the_order_of_the_space(name):
     space = SPACES[name]
     space.seed(1)
     values = [space.sample() for _ in range(20)]
-    packer = ObservationPacker(space, actions=2)
+    packer = ObservationPacker(space, NumberedActions(Discrete(2)))
 
     packed = packer.pack(batch_of(space, values))
 
@@ -70,7 +71,7 @@ def test_packed_observations_hold_every_part_in_the_order_of_the_space(name):
 
 
 def test_parts_have_names_kinds_and_shapes():
-    packer = ObservationPacker(SPACES["image-and-vector"], 4, has_mask=True)
+    packer = ObservationPacker(SPACES["image-and-vector"], NumberedActions(Discrete(4)), has_mask=True)
     image, speed, mask = packer.parts
 
     assert (image.name, image.kind, image.shape, image.high) == ("image", "image", (3, 4, 3), 255.0)
@@ -80,7 +81,7 @@ def test_parts_have_names_kinds_and_shapes():
 
 
 def test_lone_box_stays_as_it_is():
-    packer = ObservationPacker(Box(-1, 1, (2, 3), np.float32), 2)
+    packer = ObservationPacker(Box(-1, 1, (2, 3), np.float32), NumberedActions(Discrete(2)))
     assert (packer.shape, packer.parts, packer.low, packer.high) == ((2, 3), (), -1.0, 1.0)
 
 
@@ -99,7 +100,7 @@ def test_what_holds_no_number_is_left_out_and_told():
 
 
 def test_discrete_value_outside_its_space_is_an_error():
-    packer = ObservationPacker(Discrete(3), 2)
+    packer = ObservationPacker(Discrete(3), NumberedActions(Discrete(2)))
     for value in (3, -1):
         with pytest.raises(ValueError, match="outside its space"):
             packer.pack(np.array([value]))
@@ -176,7 +177,7 @@ def test_open_episode_that_allows_no_action_is_an_error(monkeypatch):
 
 def test_mask_in_a_dict_observation_needs_no_info():
     space = Dict({"observation": Box(0, 1, (2,), np.float32), "action_mask": MultiBinary(3)})
-    packer = ObservationPacker(space, 3)
+    packer = ObservationPacker(space, NumberedActions(Discrete(3)))
     batch = {"observation": np.ones((2, 2), np.float32), "action_mask": np.array([[1, 0, 1], [0, 1, 0]])}
 
     packed = packer.pack(batch)

@@ -6,6 +6,7 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
 
 from distdqn.config.config import LearningOptions
+from distdqn.environments.actions import NumberedActions
 from distdqn.environments.observations import ObservationPacker
 from distdqn.learning.learner import export_network
 from distdqn.networks.keras_policy import policy_layers
@@ -31,7 +32,7 @@ OPTIONS = {"hidden_sizes": (8,), "torso": "small", "atoms": 5, "v_min": -1.0, "v
 
 
 def make_spec(name, has_mask=True):
-    packer = ObservationPacker(SPACES[name], 4, has_mask)
+    packer = ObservationPacker(SPACES[name], NumberedActions(Discrete(4)), has_mask)
     dtype = packer.dtype.name
     return packer, EnvironmentSpec("toy", packer.shape, 4, None, dtype, 0.0, 1.0, None, packer.parts)
 

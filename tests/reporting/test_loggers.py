@@ -24,7 +24,7 @@ from distdqn.types import EnvironmentSpec, Evaluation, LearnReport
 
 LINE = {"env_steps": 100, "loss": 0.5, "q_mean": None, "eval_cut": False, "weights_version": [0, 3]}
 SPEC = EnvironmentSpec("CartPole-v1", (4,), 2, 475.0, "float32", -1.0, 1.0, None)
-SUMMARY = {"reason": "goal_reached", "solved": True}
+SUMMARY = {"eval_episodes": 0, "reason": "goal_reached", "solved": True}
 
 
 def make_info(folder: Path, resumed_at: int | None = None) -> RunInfo:
@@ -46,7 +46,7 @@ def follow(logger: Any, info: RunInfo, *env_steps: int) -> None:
 def read_events(folder: Path) -> list[Event]:
     """All events in files of a folder, in their order."""
     events = []
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.glob("events*")):
         content = path.read_bytes()
         while content:  # length, its checksum, event, its checksum
             (length,) = struct.unpack_from("<Q", content)
