@@ -15,9 +15,7 @@ from distdqn.checkpoints.checkpointer import Checkpointer
 from distdqn.checkpoints.resume import checkpoint_dir, checkpoint_root, describe_run, find_start, run_folder
 from distdqn.checkpoints.store import CheckpointRef, Store
 from distdqn.config.config import Config
-from distdqn.distributed.calls import Calls, Worker
 from distdqn.distributed.supervisor import Supervisor
-from distdqn.distributed.team import WorkerGroup
 from distdqn.distributed.watchdog import StartupCheck, Watchdog
 from distdqn.errors import TERMINATED, CheckpointError, ConfigError, DistdqnError, restoring
 from distdqn.learning.learner import export_network
@@ -29,10 +27,12 @@ from distdqn.reporting.plots import LearningCurve, draw_runs, read_run
 from distdqn.reporting.run_directory import RunDirectory, describe_process
 from distdqn.training.backend import LocalBackend
 from distdqn.training.builders import make_callbacks, make_goal, make_rate_limiter, role_parts
+from distdqn.training.calls import Calls, Worker
 from distdqn.training.checkpointing import RoundCheckpointer, restore_progress
 from distdqn.training.loop import Run, evaluate_if_due, run_rounds
 from distdqn.training.resolve import check_fit, check_surroundings, describe_resolution, resolve
 from distdqn.training.stopping import BUDGET_SPENT, REQUESTED, Stopping, ended_by_signals
+from distdqn.training.team import Team
 from distdqn.types import EnvironmentSpec
 
 _HURRY_SECONDS = 4.0  # for each answer of a role while a run ends after a signal or an error
@@ -184,14 +184,13 @@ class _Runner:
         for line in [*([f"Ray: {ray}"] if ray else []), head, *self.notes]:
             self.run.metrics.note(line)
 
-    def _make_team(self, calls: Calls) -> WorkerGroup:
+    def _make_team(self, calls: Calls) -> Team:
         """All roles of a `serial` or `lockstep` run, ready."""
         config = self.run.config
         actors = int(config.actors)  # `auto` is for `async` alone
-        team = WorkerGroup(calls, config, actors)
-        seconds, note = config.start_timeout_seconds, self.run.metrics.note
-        startup_check = StartupCheck(calls.backend, actors, seconds, note)
-        watchdog = Watchdog(self.run, calls, team) if config.mode == "lockstep" else None
+        team = Team(calls, config, actors)
+        startup_check = StartupCheck(self.run, calls, actors)
+        watchdog = Watchdog(self.run, team) if config.mode == "lockstep" else None
 
         def check(workers: Sequence[Worker]) -> None:
             startup_check.check(workers)
@@ -199,10 +198,10 @@ class _Runner:
                 watchdog.check()
 
         if notice := team.wait_until_ready(check):
-            note(notice)
+            self.run.metrics.note(notice)
         return team
 
-    def _run_rounds(self, team: WorkerGroup) -> str:
+    def _run_rounds(self, team: Team) -> str:
         """The modes `serial` and `lockstep`, which differ in their backend alone."""
         checkpoints = RoundCheckpointer(self.run)
         checkpoints.restore(team)
@@ -217,7 +216,7 @@ class _Runner:
             return self._train_and_save(supervisor.team, supervisor.run, supervisor.checkpoints.finish)
 
     def _train_and_save(
-        self, team: WorkerGroup, train: Callable[[], str], save_checkpoint: Callable[[], None]
+        self, team: Team, train: Callable[[], str], save_checkpoint: Callable[[], None]
     ) -> str:
         """Trains, then saves the networks and a checkpoint; returns why training ended.
 
@@ -235,7 +234,7 @@ class _Runner:
         if team.newest is not None:  # else nothing was learned
             metrics.write_status("saving", *team.describe())
             if error or reason in REQUESTED:
-                team.hurry(_HURRY_SECONDS)
+                team.calls.limit_seconds(_HURRY_SECONDS)
             alive = sum(actor.is_ready for actor in team.actors)
             if metrics.has_unreported_steps():
                 metrics.report(actors_alive=alive)
@@ -260,7 +259,7 @@ class _Runner:
             reason = requested
         return reason
 
-    def _evaluate_last(self, team: WorkerGroup, actors: int) -> None:
+    def _evaluate_last(self, team: Team, actors: int) -> None:
         """Evaluates the last weights, and saves the networks again if they are the best now."""
         goal, config, seconds = self.run.stopping.goal, self.run.config, self.run.metrics.seconds
         before = goal.best
@@ -277,7 +276,7 @@ class _Runner:
         if goal.best is not before:
             self._save_networks(team)
 
-    def _save_networks(self, team: WorkerGroup) -> None:
+    def _save_networks(self, team: Team) -> None:
         """Writes the last network and the best by evaluation; if the learner is down, from the copy here."""
         last, goal, is_up = team.newest, self.run.stopping.goal, True
         try:

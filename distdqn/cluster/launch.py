@@ -12,9 +12,9 @@ from ray.util.metrics import Gauge
 from distdqn.cluster.connection import connected
 from distdqn.cluster.ray_backend import RayBackend
 from distdqn.distributed.actor_pool import initial_actors
-from distdqn.distributed.calls import Calls
 from distdqn.errors import ClusterError
 from distdqn.training import builders
+from distdqn.training.calls import Calls
 from distdqn.training.limits import available_cpus
 from distdqn.training.loop import Run
 from distdqn.types import EnvironmentSpec

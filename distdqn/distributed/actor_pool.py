@@ -1,16 +1,14 @@
 """How many actors a run has: starting, draining, and the commands that change their number."""
 
 import functools
-import time
-from collections.abc import Callable
 from typing import Any
 
 from distdqn.config.config import Config
-from distdqn.distributed.calls import Call, Calls, Ended, Worker
 from distdqn.distributed.replay_shards import ReplayShards
-from distdqn.distributed.team import WorkerGroup
 from distdqn.distributed.watchdog import StartupCheck
+from distdqn.training.calls import Call, Ended, Worker
 from distdqn.training.loop import Run
+from distdqn.training.team import Team
 from distdqn.types import ActorPoolStatus, FlushReport
 
 _DRAIN_SECONDS = 10.0  # for the rollouts of a draining actor; then its process is ended all the same
@@ -40,34 +38,24 @@ class ActorPool:
     then its process ends.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        calls: Calls,
-        team: WorkerGroup,
-        shards: ReplayShards,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, run: Run, team: Team, shards: ReplayShards) -> None:
         self._run = run
-        self._calls = calls
         self._team = team
         self._shards = shards
-        self._clock = clock
-        config, backend = run.config, calls.backend
+        self._calls = team.calls
+        config, backend, self._clock = run.config, team.calls.backend, team.calls.clock
         self._min_actors, self._max_actors = min_actors(config), config.max_actors
-        self._startup_check = StartupCheck(
-            backend, self._min_actors, config.start_timeout_seconds, run.metrics.note, clock
-        )
+        self._startup_check = StartupCheck(run, team.calls, self._min_actors)
         self._wanted = len(team.actors)
         self._follows = config.actors == "auto" and backend.capacity().cpus_per_role > 0.0
-        self._followed_at = clock()
+        self._followed_at = self._clock()
         self._waiting: list[Worker] = []  # for resources, at the last look
         self._command = 0  # number of the last one
         self._listens_from: float | None = None
         self._listens_to: Worker | None = None
         self._is_listening = False
         self._told: tuple[Worker, ActorPoolStatus] | None = None
-        self._told_at = clock()
+        self._told_at = self._clock()
         if self._follows:
             others = [each.role for each in team.workers if each.role != "actor"]
             backend.request_resources([*others, *["actor"] * (self._max_actors or self._min_actors)])
@@ -108,7 +96,7 @@ class ActorPool:
 
     def _listen(self) -> None:
         """Keeps one call in flight that ends when a command comes."""
-        control = self._team.control or self._team.start_control()
+        control = self._team.control = self._team.control or self._calls.start("control")
         if self._listens_to is not control:
             self._listens_to, self._is_listening = control, False
             self._command = 0  # a new process starts to count at zero

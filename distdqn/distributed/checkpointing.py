@@ -1,7 +1,6 @@
 """Checkpoints of an `async` run, made while it continues."""
 
 import functools
-import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
@@ -10,11 +9,11 @@ from typing import Any
 from distdqn.checkpoints.checkpointer import Segment
 from distdqn.checkpoints.reshard import RestorePlan
 from distdqn.checkpoints.store import CheckpointRef
-from distdqn.distributed.calls import Call, Calls, Worker
 from distdqn.distributed.replay_shards import ReplayShards
-from distdqn.distributed.team import WorkerGroup
+from distdqn.training.calls import Call, Worker
 from distdqn.training.checkpointing import run_tree, save
 from distdqn.training.loop import Run
+from distdqn.training.team import Team
 from distdqn.types import Tree
 
 
@@ -41,24 +40,15 @@ class AsyncCheckpointer:
     what is overwritten before its turn is left out.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        calls: Calls,
-        team: WorkerGroup,
-        shards: ReplayShards,
-        executor: Executor,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, run: Run, team: Team, shards: ReplayShards, executor: Executor) -> None:
         self._run = run
-        self._calls = calls
+        self._calls = team.calls
         self._team = team
         self._shards = shards
         self._executor = executor  # the one that restores shards: it never reads what is being deleted
-        self._clock = clock
         self._checkpointer = run.checkpointer
         seconds = run.config.checkpoint_seconds
-        self._due = None if seconds is None else clock() + seconds
+        self._due = None if seconds is None else team.calls.clock() + seconds
         self._pending: _Pending | None = None
         self._task: Future[Any] | None = None
 
@@ -72,7 +62,7 @@ class AsyncCheckpointer:
             return
         pending = self._pending
         if pending is None:
-            if self._due is not None and self._clock() >= self._due and self._team.learner.is_ready:
+            if self._due is not None and self._calls.clock() >= self._due and self._team.learner.is_ready:
                 self._start()
         elif pending.tree is not None and pending.wanted is not None and not pending.is_asking:
             if pending.wanted:
@@ -126,8 +116,8 @@ class AsyncCheckpointer:
             return
         shards = self._team.shards if self._run.config.checkpoint_replay else []
         if shards:
-            self._shards.complete(self._team.ask)
-        learner = self._team.ask(self._team.learner, "get_state")
+            self._shards.complete(self._calls.ask)
+        learner = self._calls.ask(self._team.learner, "get_state")
         save(self._run, self._make_tree(learner), [self._make_ask(shard) for shard in shards])
 
     def _start(self) -> None:
@@ -175,7 +165,7 @@ class AsyncCheckpointer:
     def _make_ask(self, shard: Worker) -> Callable[..., Any]:
         """Calls a method of a shard; one that is being restored only tells the index that it will have."""
         if (index := self._shards.index_of(shard)) is None:
-            return functools.partial(self._team.ask, shard)
+            return functools.partial(self._calls.ask, shard)
 
         def ask(method: str, *_: int) -> Tree:
             if method == "get_index":
@@ -208,4 +198,4 @@ class AsyncCheckpointer:
     def _end(self) -> None:
         self._pending = None
         if (seconds := self._run.config.checkpoint_seconds) is not None:
-            self._due = self._clock() + seconds
+            self._due = self._calls.clock() + seconds

@@ -2,15 +2,15 @@
 
 from distdqn.checkpoints.reshard import RestorePlan
 from distdqn.checkpoints.store import CheckpointRef
-from distdqn.distributed.calls import Calls, Ended, Failure, Worker, last_line
 from distdqn.distributed.checkpointing import AsyncCheckpointer
 from distdqn.distributed.replay_shards import ReplayShards
 from distdqn.distributed.scheduler import Scheduler
-from distdqn.distributed.team import WorkerGroup
 from distdqn.environments.sources import environment_name
 from distdqn.errors import CheckpointError, EnvironmentFault, RoleFailure, restoring
 from distdqn.reporting.metrics import Counters
+from distdqn.training.calls import Ended, Failure, Worker, last_line
 from distdqn.training.loop import Run
+from distdqn.training.team import Team
 from distdqn.types import ReplayInfo
 
 
@@ -20,14 +20,13 @@ class FaultHandler:
     def __init__(
         self,
         run: Run,
-        calls: Calls,
-        team: WorkerGroup,
+        team: Team,
         shards: ReplayShards,
         scheduler: Scheduler,
         checkpoints: AsyncCheckpointer,
     ) -> None:
         self._run = run
-        self._calls = calls
+        self._calls = team.calls
         self._team = team
         self._shards = shards
         self._scheduler = scheduler

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distdqn.checkpoints.reshard import RestorePlan
-from distdqn.distributed.calls import Call, Calls, Ended, Worker
 from distdqn.errors import CheckpointError
 from distdqn.reporting.metrics import Metrics
 from distdqn.training.backend import Ref
+from distdqn.training.calls import Call, Calls, Ended, Worker
 from distdqn.types import ReplayInfo, Tree
 
 _PARTS_IN_FLIGHT = 2  # to a shard: it restores one, and one waits

@@ -1,13 +1,11 @@
 """Runs that wait, at the start for resources and later for any progress, and when they end."""
 
-import time
 from collections.abc import Callable, Sequence
 
-from distdqn.distributed.calls import Call, Calls, Worker
-from distdqn.distributed.team import WorkerGroup
 from distdqn.errors import ClusterError
-from distdqn.training.backend import Backend, ClusterCapacity
+from distdqn.training.calls import Call, Calls, Worker
 from distdqn.training.loop import Run
+from distdqn.training.team import Team
 
 _START_LINE_SECONDS = 10.0  # between two lines in the first minute of a run that has not learned yet
 _START_SECONDS = 60.0
@@ -29,22 +27,14 @@ class Watchdog:
     `describe_waits` tells which side waits for which.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        calls: Calls,
-        team: WorkerGroup,
-        describe_waits: Callable[[], list[str]] = list,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, run: Run, team: Team, describe_waits: Callable[[], list[str]] = list) -> None:
         self._run = run
-        self._calls = calls
+        self._calls = team.calls
         self._team = team
         self._describe_waits = describe_waits
-        self._clock = clock
         self._progress = self._count_progress()
         self._has_learned = False
-        self._begun_at = self._progress_at = self._told_at = self._worked_at = clock()
+        self._begun_at = self._progress_at = self._told_at = self._worked_at = self._calls.clock()
 
     def check(self) -> None:
         """Shows a line each half minute without progress, and before the first learner step more often.
@@ -52,7 +42,7 @@ class Watchdog:
         Raises:
             ClusterError: no progress and no running call for `stall_timeout_seconds`.
         """
-        now = self._clock()
+        now = self._calls.clock()
         if (progress := self._count_progress()) != self._progress:
             self._has_learned = self._has_learned or progress[1] != self._progress[1]
             self._progress = progress
@@ -112,29 +102,17 @@ class Watchdog:
 class StartupCheck:
     """Tells how many processes wait for resources; ends a run that cannot start for want of them.
 
-    Args:
-        backend: knows the cluster's resources.
-        min_actors: with this many actors a run may start.
-        seconds: how long the run waits for them, unless nodes are starting.
-        note: shows the user a line.
-        clock: in seconds.
+    A run may start with `min_actors`. It waits for them `start_timeout_seconds`, unless nodes are starting.
     """
 
-    def __init__(
-        self,
-        backend: Backend,
-        min_actors: int,
-        seconds: float,
-        note: Callable[[str], None],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._backend = backend
+    def __init__(self, run: Run, calls: Calls, min_actors: int) -> None:
+        self._backend = calls.backend
+        self._clock = calls.clock
+        self._note = run.metrics.note
         self._min_actors = min_actors
-        self._seconds = seconds
-        self._note = note
-        self._clock = clock
-        self._late_at = clock() + seconds
-        self._look_at = clock() + min(seconds, _START_LINE_SECONDS)
+        self._seconds = run.config.start_timeout_seconds
+        self._late_at = self._clock() + self._seconds
+        self._look_at = self._clock() + min(self._seconds, _START_LINE_SECONDS)
         self._has_started = False
         self._told = ""
 
@@ -157,9 +135,14 @@ class StartupCheck:
         if not waiting:
             return
         capacity = self._backend.capacity()
-        found = _describe_startup(workers, waiting, capacity)
+        found = (
+            f"{len(workers) - len(waiting)} of {len(workers)} processes have found resources on the cluster, "
+            f"which has {capacity.cpus:g} CPUs, {capacity.free_cpus:g} of them free; "
+            f"{len(workers) * capacity.cpus_per_role:g} are needed"
+        )
         if is_late and not capacity.is_growing:
-            if not self._can_start(workers, waiting):
+            actors = sum(each.role == "actor" and not each.lacks for each in workers)
+            if actors < self._min_actors or any(each.role != "actor" for each in waiting):
                 raise ClusterError(
                     f"After {self._seconds:g} s {found}; {waiting[0].name} {waiting[0].lacks}; "
                     f"{self._backend.holders()} "
@@ -172,17 +155,3 @@ class StartupCheck:
         elif self._has_started and found != self._told:
             self._told = found
             self._note(f"{found}; the rest is added when nodes join.")
-
-    def _can_start(self, workers: Sequence[Worker], waiting: Sequence[Worker]) -> bool:
-        """Whether only actors wait, and enough of them do not."""
-        actors = sum(each.role == "actor" for each in workers)
-        waiting_actors = sum(each.role == "actor" for each in waiting)
-        return actors - waiting_actors >= self._min_actors and waiting_actors == len(waiting)
-
-
-def _describe_startup(workers: Sequence[Worker], waiting: Sequence[Worker], capacity: ClusterCapacity) -> str:
-    return (
-        f"{len(workers) - len(waiting)} of {len(workers)} processes have found resources on the cluster, "
-        f"which has {capacity.cpus:g} CPUs, {capacity.free_cpus:g} of them free; "
-        f"{len(workers) * capacity.cpus_per_role:g} are needed"
-    )

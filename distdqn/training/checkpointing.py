@@ -7,7 +7,8 @@ from typing import Any
 from distdqn.checkpoints.checkpointer import Checkpointer
 from distdqn.checkpoints.reshard import RestorePlan
 from distdqn.errors import restoring
-from distdqn.training.loop import Run, Team
+from distdqn.training.loop import Run
+from distdqn.training.team import Team
 from distdqn.types import Tree
 
 
@@ -92,10 +93,10 @@ class RoundCheckpointer:
         if (ref := self._run.resume_from) is None:
             return
         with restoring(f"Checkpoint {ref.number}"):
-            team.ask(team.learner, "set_state", ref.read("learner"))
+            team.calls.ask(team.learner, "set_state", ref.read("learner"))
             for method, state in RestorePlan(ref, 1).calls(0):
                 self._run.stopping.request.raise_if_set()
-                team.ask(team.shards[0], method, state)
+                team.calls.ask(team.shards[0], method, state)
         restore_progress(self._run)
         self._saved = self._run.metrics.counters.learner_steps
         for _, info in team.flush(self._saved):
@@ -124,6 +125,6 @@ class RoundCheckpointer:
         for report, info in team.flush(steps):
             run.metrics.add_flush(report, info.inserted)
             run.metrics.replay_size = info.size
-        tree = run_tree(run, team.ask(team.learner, "get_state"))
-        shards = [functools.partial(team.ask, shard) for shard in team.shards]
+        tree = run_tree(run, team.calls.ask(team.learner, "get_state"))
+        shards = [functools.partial(team.calls.ask, shard) for shard in team.shards]
         save(run, tree, shards if run.config.checkpoint_replay else [])

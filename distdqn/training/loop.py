@@ -7,9 +7,8 @@ stands and end with the same weights, bit for bit. `async` lets the same calls o
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 from distdqn.checkpoints.checkpointer import Checkpointer
 from distdqn.checkpoints.store import CheckpointRef
@@ -19,18 +18,8 @@ from distdqn.replay.rate_limiter import RateLimiter
 from distdqn.reporting.metrics import Metrics
 from distdqn.training.builders import learn_request
 from distdqn.training.stopping import Stopping, StopRequested
-from distdqn.types import (
-    Evaluation,
-    EvaluationRequest,
-    FlushReport,
-    LearnReport,
-    LearnRequest,
-    PolicyWeights,
-    ReplayInfo,
-    RolloutReport,
-    RolloutRequest,
-    Tree,
-)
+from distdqn.training.team import Team
+from distdqn.types import Evaluation, EvaluationRequest, LearnRequest, RolloutRequest, Tree
 
 _AT_ONCE = ("goal_reached", "interrupted", "terminated", "max_seconds", "callback")  # these end a round early
 
@@ -69,47 +58,6 @@ class Run:
         """Why the run ends now, or None."""
         reason = self.stopping.reason(self.metrics.counters, self.metrics.seconds)
         return reason or ("callback" if self.metrics.callbacks.asks_to_stop else None)
-
-
-class Team(Protocol):
-    """All roles of a run; each method waits for its result."""
-
-    learner: Any
-    shards: list[Any]  # of replay; one in `serial` and `lockstep`
-
-    def rollout(
-        self, requests: Sequence[RolloutRequest], weights: PolicyWeights
-    ) -> list[tuple[RolloutReport, ReplayInfo]]:
-        """Every actor acts and inserts in its turn; reports, and what replay holds after each."""
-        ...
-
-    def learn(self, request: LearnRequest) -> LearnReport:
-        """Samples `U` batches, makes `U` updates, and returns new priorities to replay."""
-        ...
-
-    def flush(self, number: int) -> list[tuple[FlushReport, ReplayInfo]]:
-        """Every actor ends its episodes and inserts its open windows; reports, and what replay then holds."""
-        ...
-
-    def publish(self) -> PolicyWeights:
-        """The newest weights as a new version."""
-        ...
-
-    def evaluate(self, request: EvaluationRequest) -> Evaluation:
-        """Plays the requested greedy episodes."""
-        ...
-
-    def export(self, weights: Any) -> bytes:
-        """`weights`, or what a reference to them stands for, as a `.keras` file."""
-        ...
-
-    def ask(self, role: Any, method: str, *arguments: Any) -> Any:
-        """Calls a method of `learner` or of one of `shards`."""
-        ...
-
-    def describe(self) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-        """For `status.json`: the Ray cluster, and process, host and restarts of each role."""
-        ...
 
 
 def run_rounds(run: Run, team: Team, save_if_due: Callable[[Team], None]) -> str:

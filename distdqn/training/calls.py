@@ -130,7 +130,7 @@ class Calls:
         self.backend = backend
         self.env_timeout_seconds = options.env_timeout_seconds
         self.start_timeout_seconds = options.start_timeout_seconds
-        self._clock = clock
+        self.clock = clock
         self._place_seconds = min(_PLACE_SECONDS, self.start_timeout_seconds / 4)
         self._place_look_at = clock() + self._place_seconds
         self._calls: dict[Ref, Call] = {}
@@ -143,7 +143,7 @@ class Calls:
         worker = Worker(role, index, handle, restarts, is_numbered)
         refs = (self.backend.identify(handle),)
         is_work = role == "control"  # it does no work that could prove that it is well
-        self._add(Call(worker, "identify", refs, self._clock(), is_work=is_work))
+        self._add(Call(worker, "identify", refs, self.clock(), is_work=is_work))
         return worker
 
     def send(
@@ -175,7 +175,7 @@ class Calls:
         """
         refs = self.backend.call(worker.handle, method, *arguments, returns=returns)
         ends, is_work = (on_result, on_lost, find_culprit), plays or is_work
-        self._add(Call(worker, method, refs, self._clock(), *ends, turns, plays, is_work))
+        self._add(Call(worker, method, refs, self.clock(), *ends, turns, plays, is_work))
         return refs
 
     def count(self, *methods: str) -> int:
@@ -199,7 +199,7 @@ class Calls:
             else:
                 self._note_success(ended[-1])
             self._renew(call.worker)
-        now = self._clock()
+        now = self.clock()
         self._find_waiting(now)
         for call in [call for call in self._calls.values() if call.deadline <= now]:
             del self._calls[call.refs[0]]
@@ -240,13 +240,13 @@ class Calls:
         self, worker: Worker, method: str, *arguments: Any, turns: float = 1.0
     ) -> tuple[Any, Ref]:
         """The same, with the reference to the result."""
-        deadline = self._clock() + self.start_timeout_seconds * turns
+        deadline = self.clock() + self.start_timeout_seconds * turns
         while True:
             (ref,) = self.backend.call(worker.handle, method, *arguments)
             try:
                 return self.backend.get(ref, self.start_timeout_seconds * turns), ref
             except CallFailed as error:
-                if not error.is_lost or method not in _REPEATABLE or self._clock() >= deadline:
+                if not error.is_lost or method not in _REPEATABLE or self.clock() >= deadline:
                     raise _role_failure(worker, method, error) from error
             self.backend.wait([], _RETRY_SECONDS)
 
@@ -279,7 +279,7 @@ class Calls:
 
     def _renew(self, worker: Worker) -> None:
         """Lets the time of a role's calls, one after another, run from now on."""
-        deadline = self._clock()
+        deadline = self.clock()
         for call in self.in_flight(worker):
             call.begins_at, deadline = deadline, deadline + self._seconds(call)
             call.deadline = deadline
