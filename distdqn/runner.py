@@ -234,10 +234,9 @@ class _Runner:
         if team.newest is not None:  # else nothing was learned
             metrics.write_status("saving", *team.describe())
             if error or reason in REQUESTED:
-                team.calls.limit_seconds(_HURRY_SECONDS)
-            alive = sum(actor.is_ready for actor in team.actors)
+                team.calls.start_timeout_seconds = min(team.calls.start_timeout_seconds, _HURRY_SECONDS)
             if metrics.has_unreported_steps():
-                metrics.report(actors_alive=alive)
+                metrics.report(actors_alive=len(team.acting))
             self._save_networks(team)
             if not isinstance(error, CheckpointError):
                 try:
@@ -245,7 +244,7 @@ class _Runner:
                 except DistdqnError as failure:  # the networks are saved
                     metrics.note(f"The last checkpoint could not be made: {failure}")
             if reason in BUDGET_SPENT:
-                self._evaluate_last(team, alive)
+                self._evaluate_last(team)
                 reason = self.run.stopping.request.reason or reason
             if self.run.stopping.goal.reached:
                 reason = "goal_reached"
@@ -259,7 +258,7 @@ class _Runner:
             reason = requested
         return reason
 
-    def _evaluate_last(self, team: Team, actors: int) -> None:
+    def _evaluate_last(self, team: Team) -> None:
         """Evaluates the last weights, and saves the networks again if they are the best now."""
         goal, config, seconds = self.run.stopping.goal, self.run.config, self.run.metrics.seconds
         before = goal.best
@@ -270,7 +269,7 @@ class _Runner:
             self.run.metrics.note("`max_seconds` leaves no time to evaluate the last weights.")
             return
         try:
-            evaluate_if_due(self.run, team, True, actors, until)
+            evaluate_if_due(self.run, team, True, until)
         except DistdqnError as error:
             self.run.metrics.note(f"The last weights could not be evaluated: {error}")
         if goal.best is not before:

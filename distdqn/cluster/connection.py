@@ -174,22 +174,13 @@ def choose_target(address: str | None) -> Target:
 
 
 def probe(address: str, timeout_seconds: float) -> None:
-    """Connects to an address and disconnects again.
-
-    Raises:
-        OSError: nothing listens there, or it does not answer.
-        ValueError: the address is not `host:port`.
-    """
+    """Connects to `host:port` and disconnects; `OSError` if nothing answers, `ValueError` if malformed."""
     host, _, port = address.rpartition(":")
     socket.create_connection((host.strip("[]"), int(port)), timeout_seconds).close()
 
 
 def _join(target: Target) -> None:
-    """Connects to a running cluster.
-
-    Raises:
-        ClusterError: what prevents it, and how to fix it.
-    """
+    """Connects to a running cluster; a `ClusterError` says what prevents it, and how to fix it."""
     named = address = target.address or ""
     try:
         address = services.canonicalize_bootstrap_address(named) or ""

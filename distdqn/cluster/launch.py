@@ -26,13 +26,9 @@ _TELL_SECONDS = 10.0  # until a line says that Ray is still starting
 def launched(
     run: Run, spec: EnvironmentSpec, folder: Path, tell: Callable[[str], None]
 ) -> Iterator[tuple[Calls, int]]:
-    """Connects to Ray; at the end every process of the run is gone.
+    """Connects to Ray, which gets the run's metrics, too; at the end every process of the run is gone.
 
-    Args:
-        run: what all modes share; Ray gets its metrics, too.
-        spec: of the environment.
-        folder: of the run.
-        tell: told which Ray is joined, and why.
+    `tell` is told which Ray is joined, and why.
 
     Yields:
         Calls to the roles, and the number of actors to start with.

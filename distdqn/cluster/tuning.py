@@ -38,8 +38,15 @@ def search(
     try:
         from ray import tune
         from ray.tune.schedulers import ASHAScheduler
-    except ImportError as error:
-        raise _missing(error) from error
+
+        search_alg = None
+        if settings.search == "optuna":
+            from ray.tune.search.optuna import OptunaSearch
+
+            search_alg = OptunaSearch()
+    except (ImportError, AssertionError) as error:
+        why = f"`distdqn tune` needs more packages: `pip install 'distdqn[tune]'` ({one_line(error)})."
+        raise ConfigError(why) from error
     sampled = {name: _distribution(tune, name, *value) for name, value in searched.items()}
     budget = fixed.get("max_env_steps", 500_000)
     scheduler = None
@@ -61,7 +68,7 @@ def search(
                 mode="max",
                 num_samples=settings.trials,
                 scheduler=scheduler,
-                search_alg=_make_search(settings.search),
+                search_alg=search_alg,
             ),
             run_config=tune.RunConfig(name="ray", storage_path=str(folder), verbose=1),
         ).fit()
@@ -78,20 +85,3 @@ def _distribution(tune: Any, name: str, kind: str, arguments: list[Any]) -> Any:
         return tune.choice(arguments) if kind == "choice" else getattr(tune, kind)(*arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"`space`: `{name}`: {kind} fails: {one_line(error)} (see Ray Tune).") from error
-
-
-def _make_search(name: str) -> Any:
-    if name == "random":
-        return None
-    try:
-        from ray.tune.search.optuna import OptunaSearch
-
-        return OptunaSearch()
-    except (ImportError, AssertionError) as error:
-        raise _missing(error) from error
-
-
-def _missing(error: BaseException) -> ConfigError:
-    return ConfigError(
-        f"`distdqn tune` needs more packages: `pip install 'distdqn[tune]'` ({one_line(error)})."
-    )

@@ -61,14 +61,7 @@ class ActorPool:
             backend.request_resources([*others, *["actor"] * (self._max_actors or self._min_actors)])
 
     def advance(self, is_training: bool) -> None:
-        """Takes the next steps, if there are any to take.
-
-        Args:
-            is_training: the learner is ready.
-
-        Raises:
-            ClusterError: the cluster is too small for the run to start.
-        """
+        """Takes the next steps. `is_training`: the learner is ready. `ClusterError`: see `StartupCheck`."""
         now = self._clock()
         if is_training and self._listens_from is None:
             self._listens_from = now + _LISTEN_SECONDS
@@ -144,8 +137,7 @@ class ActorPool:
             wanted = len(staying) + self._calls.backend.capacity().actors
         else:
             return
-        limit = wanted if self._max_actors is None else min(self._max_actors, wanted)
-        self._wanted = max(self._min_actors, limit)
+        self._wanted = max(self._min_actors, min(wanted, self._max_actors or wanted))
 
     def _start_and_drain(self, now: float) -> None:
         """Starts the actors that are missing, and drains those that are too many."""

@@ -53,11 +53,7 @@ class AsyncCheckpointer:
         self._task: Future[Any] | None = None
 
     def advance(self) -> None:
-        """Takes the next step of a checkpoint, if there is one to take.
-
-        Raises:
-            CheckpointError: five consecutive checkpoints could not be written.
-        """
+        """Takes the next step of a checkpoint; `CheckpointError` if five in a row could not be written."""
         if self._checkpointer is None or self._is_writing():
             return
         pending = self._pending
@@ -72,16 +68,17 @@ class AsyncCheckpointer:
                 self._task = self._executor.submit(
                     self._checkpointer.write, number, pending.tree, pending.sorted_indexes, pending.fresh
                 )
-                self._end()
+                self.reset()  # all parts are there
 
-    def cancel(self) -> None:
-        """Gives up the checkpoint that is being made: one of its roles has died."""
-        if self._pending is not None:
-            self._end()
+    def reset(self) -> None:
+        """Gives up the checkpoint whose parts are being asked for, if there is one, until the next is due."""
+        if self._pending is not None and (seconds := self._run.config.checkpoint_seconds) is not None:
+            self._due = self._calls.clock() + seconds
+        self._pending = None
 
     def forget_shard(self, shard: int) -> None:
         """A shard of replay has died: what was saved of it is no part of what the next one will hold."""
-        self.cancel()
+        self.reset()
         if self._task is not None:
             self._task.exception()  # a segment may still be written
         if self._checkpointer is not None:
@@ -107,7 +104,7 @@ class AsyncCheckpointer:
         metrics = self._run.metrics
         if self._checkpointer is None:
             return
-        self.cancel()
+        self.reset()
         if self._task is not None and (error := self._task.exception()) is not None:
             metrics.note(f"A checkpoint could not be written ({type(error).__name__}: {error}).")
         self._task = None
@@ -187,15 +184,10 @@ class AsyncCheckpointer:
         task, self._task = self._task, None
         error = task.exception()
         if isinstance(error, OSError) and self._checkpointer is not None:
-            self.cancel()
+            self.reset()
             self._checkpointer.add_failure(error)
         elif error is not None:
             raise error
         elif (number := task.result()) is not None:  # not a segment
             self._run.metrics.callbacks.call("on_checkpoint", number)
         return False
-
-    def _end(self) -> None:
-        self._pending = None
-        if (seconds := self._run.config.checkpoint_seconds) is not None:
-            self._due = self._calls.clock() + seconds

@@ -42,12 +42,7 @@ class FaultHandler:
         self._scheduler.start_learner()
 
     def handle(self, ended: Ended) -> None:
-        """Answers a failed call, usually with a new process.
-
-        Raises:
-            RoleFailure: too many consecutive failures.
-            EnvironmentFault: in each of them, the environment did not respond.
-        """
+        """Answers a failed call, usually with a new process; see `_count_failure` for its errors."""
         call, why = ended.call, ended.failure or ""
         worker = call.find_culprit(ended)
         # Nobody is to blame for a lost argument. Of several calls that fail together the first counts.
@@ -78,7 +73,12 @@ class FaultHandler:
         self._run.metrics.note(f"{shard.name} cannot be restored and is replaced{losses}: {error}")
 
     def _count_failure(self, worker: Worker, ended: Ended, name: str) -> str:
-        """Counts a failure, unless its node is lost; says how the role failed."""
+        """Counts a failure, unless its node is lost; says how the role failed.
+
+        Raises:
+            RoleFailure: too many consecutive failures.
+            EnvironmentFault: in each of them, the environment did not respond.
+        """
         method, why = ended.call.method, ended.failure or ""
         node = worker.process.get("node") or ended.node
         worker.failures += (Failure(node, ended.is_hang),)
@@ -117,7 +117,7 @@ class FaultHandler:
 
     def _restore_learner(self) -> str:
         """Puts a new learner where the newest checkpoint was; says what that loses."""
-        self._checkpoints.cancel()
+        self._checkpoints.reset()
         ref, counters = self._newest(), self._run.metrics.counters
         lost = count_lost_learner(counters, ref)
         self._run.stopping.goal.rewind(counters.learner_steps)

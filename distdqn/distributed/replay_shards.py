@@ -52,10 +52,7 @@ class ReplayShards:
         return bool(self._restoring)
 
     def restore(self, shard: Worker, plan: RestorePlan, index: Tree | None) -> None:
-        """Starts to restore a new process of a shard.
-
-        `index` is that of the restored shard, where all that it will hold is saved already.
-        """
+        """Starts to restore a new process of a shard; `index` is its index if all of it is saved already."""
         parts = plan.calls(shard.index)
         before = self._restoring.get(shard.index)
         held = before.held if before else []
@@ -68,11 +65,7 @@ class ReplayShards:
         return None if restoring is None else restoring.index
 
     def insert(
-        self,
-        shard: Worker,
-        chunk: Ref,
-        on_stored: Callable[[], None],
-        on_lost: Callable[[Ended], None],
+        self, shard: Worker, chunk: Ref, on_stored: Callable[[], None], on_lost: Callable[[Ended], None]
     ) -> None:
         """Stores a chunk in a shard, once it is restored."""
         if (restoring := self._restoring.get(shard.index)) is not None:

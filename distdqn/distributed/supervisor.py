@@ -29,13 +29,9 @@ _KEEP_SECONDS = 10.0  # between two copies of the newest weights in the run's fo
 
 
 class Supervisor:
-    """Starts, paces, watches and replaces the roles of one run.
+    """Starts, paces, watches and replaces the roles of one run, whose goal and metrics are restored already.
 
-    Args:
-        run: what all modes share; goal and metrics are restored already.
-        calls: to the roles.
-        actors: how many to start with.
-        executor: reads and writes checkpoints, one task at a time.
+    It starts with `actors`. The executor reads and writes checkpoints, one task at a time.
     """
 
     def __init__(self, run: Run, calls: Calls, actors: int, executor: Executor) -> None:
@@ -106,7 +102,7 @@ class Supervisor:
         """Restores shards, or else makes checkpoints: a checkpoint that is being read must stay."""
         if not self.shards.is_restoring:
             self.checkpoints.advance()
-        elif (unreadable := self.shards.advance()) is not None:
+        elif unreadable := self.shards.advance():
             self._faults.replace_unreadable(*unreadable)
 
     def _handle(self, ended: Ended) -> None:

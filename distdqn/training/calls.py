@@ -216,10 +216,6 @@ class Calls:
         self._end(worker.handle)
         return [Ended(call, failure="its process was ended") for call in lost]
 
-    def limit_seconds(self, seconds: float) -> None:
-        """Limits every later call that waits for its result to `seconds`."""
-        self.start_timeout_seconds = min(self.start_timeout_seconds, seconds)
-
     def end_all(self) -> None:
         """Ends the process of every role that was started."""
         self._calls.clear()
@@ -227,12 +223,9 @@ class Calls:
             self._end(handle)
 
     def ask(self, worker: Worker, method: str, *arguments: Any, turns: float = 1.0) -> Any:
-        """Calls a role and waits for the result, `turns` times the usual deadline at most.
+        """Calls a role and waits for the result, `turns` times the usual deadline; `RoleFailure` without one.
 
         A call whose message is lost is repeated if that has no side effects.
-
-        Raises:
-            RoleFailure: there is no result.
         """
         return self.ask_with_ref(worker, method, *arguments, turns=turns)[0]
 
@@ -251,11 +244,7 @@ class Calls:
             self.backend.wait([], _RETRY_SECONDS)
 
     def fetch(self, worker: Worker, method: str, ref: Ref) -> Any:
-        """Waits for the result of a call of `method`.
-
-        Raises:
-            RoleFailure: there is none.
-        """
+        """Waits for the result of a call of `method`; `RoleFailure` if there is none."""
         try:
             return self.backend.get(ref, self.start_timeout_seconds)
         except CallFailed as error:

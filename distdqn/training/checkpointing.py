@@ -23,12 +23,9 @@ def run_tree(run: Run, learner: Tree) -> Tree:
 
 
 def save(run: Run, tree: Tree, ask_shards: Sequence[Callable[..., Any]]) -> None:
-    """Makes a checkpoint at once, if the run makes any.
+    """Makes a checkpoint at once, if the run makes any; `tree` holds all but replay.
 
-    Args:
-        run: what all modes share.
-        tree: all but replay.
-        ask_shards: each calls a method of one shard of replay and waits; none leave replay out.
+    Each of `ask_shards` calls a method of one shard of replay and waits; none leave replay out.
 
     Raises:
         CheckpointError: five consecutive checkpoints could not be written.
@@ -85,10 +82,9 @@ class RoundCheckpointer:
         self._saved = 0  # learner steps of the last checkpoint
 
     def restore(self, team: Team) -> None:
-        """Restores the checkpoint to resume from, if there is one, unless a stop is requested meanwhile.
+        """Restores the checkpoint to resume from, if there is one.
 
-        Raises:
-            KeyboardInterrupt, SystemExit: it was; the checkpoint stays the one to resume from.
+        A stop that is requested meanwhile raises `KeyboardInterrupt` or `SystemExit`; the checkpoint stays.
         """
         if (ref := self._run.resume_from) is None:
             return
@@ -103,21 +99,13 @@ class RoundCheckpointer:
             self._run.metrics.replay_size = info.size
 
     def save_if_due(self, team: Team) -> None:
-        """Flushes and saves once `checkpoint_period` learner steps have passed.
-
-        Raises:
-            CheckpointError: five consecutive checkpoints could not be written.
-        """
+        """Saves once `checkpoint_period` learner steps have passed."""
         period = self._run.config.checkpoint_period
         if period is not None and self._run.metrics.counters.learner_steps // period > self._saved // period:
             self.save(team)
 
     def save(self, team: Team) -> None:
-        """Flushes and saves, unless nothing was learned since the last checkpoint.
-
-        Raises:
-            CheckpointError: five consecutive checkpoints could not be written.
-        """
+        """Flushes and saves, see `save`, unless nothing was learned since the last checkpoint."""
         run, steps = self._run, self._run.metrics.counters.learner_steps
         if run.checkpointer is None or steps == self._saved:
             return

@@ -61,21 +61,15 @@ class Run:
 
 
 def run_rounds(run: Run, team: Team, save_if_due: Callable[[Team], None]) -> str:
-    """Trains until the goal is reached, a budget is spent or a stop is requested.
+    """Trains until the goal is reached, a budget is spent or a stop is requested; returns which.
 
-    Args:
-        run: what all modes share.
-        team: its roles.
-        save_if_due: makes a checkpoint between two rounds if one is due.
-
-    Returns:
-        The reason, such as `goal_reached`.
+    `save_if_due` makes a checkpoint between two rounds if one is due.
     """
     metrics, counters = run.metrics, run.metrics.counters
     while True:
         weights = team.publish()
         metrics.add_published(weights.weights_version)
-        for report, info in team.rollout(_rollout_requests(run), weights):
+        for report, info in team.rollout(_rollout_requests(run, len(team.actors)), weights):
             metrics.add_rollout(report, info.inserted)
             metrics.replay_size = info.size
         while run.rate_limiter.can_sample(counters.inserted, counters.sampled, run.samples_per_call):
@@ -90,9 +84,8 @@ def run_rounds(run: Run, team: Team, save_if_due: Callable[[Team], None]) -> str
         save_if_due(team)
 
 
-def _rollout_requests(run: Run) -> list[RolloutRequest]:
+def _rollout_requests(run: Run, actors: int) -> list[RolloutRequest]:
     """One request for each actor; together they stay within the budget."""
-    actors = int(run.config.actors)  # `auto` is for `async` alone
     env_steps = requested = run.metrics.counters.env_steps
     requests = []
     for position in range(actors):
@@ -110,19 +103,16 @@ def _learn(run: Run, team: Team, request: LearnRequest) -> None:
     before = metrics.counters.learner_steps
     metrics.add_learn(team.learn(request), run.samples_per_call, request.learning_rate)
     if metrics.counters.learner_steps // period > before // period:
-        metrics.report(actors_alive=int(run.config.actors))
+        metrics.report(actors_alive=len(team.acting))
 
 
-def evaluate_if_due(
-    run: Run, team: Team, final: bool = False, actors: int | None = None, until: float | None = None
-) -> None:
+def evaluate_if_due(run: Run, team: Team, final: bool = False, until: float | None = None) -> None:
     """Makes every evaluation that is due, a confirming one included, and reports each.
 
     Args:
         run: what all modes share.
         team: its roles.
         final: the newest weights are the last ones.
-        actors: how many there are; None means all of the options.
         until: second of the run at which an evaluation is cut; None means never.
     """
     goal, learner_steps = run.stopping.goal, run.metrics.counters.learner_steps
@@ -140,5 +130,4 @@ def evaluate_if_due(
             return
         run.add_evaluation(request, evaluation)
         run.metrics.counters.evaluations += 1
-        alive = int(run.config.actors) if actors is None else actors
-        run.metrics.report(evaluation, actors_alive=alive)
+        run.metrics.report(evaluation, actors_alive=len(team.acting))

@@ -30,7 +30,7 @@ def check_surroundings(
     is_resuming: bool = False,
     masks: bool = True,
 ) -> EnvironmentSpec:
-    """Checks what a run needs besides its options.
+    """Checks what a run needs besides its options; returns what the rest of it needs of its environment.
 
     Args:
         env: the environment.
@@ -39,31 +39,24 @@ def check_surroundings(
         is_resuming: the folder may hold a run.
         masks: see `inspect_environment`.
 
-    Returns:
-        What the rest of the run needs to know of its environment.
-
     Raises:
         ConfigError: the environment, the folder or the network cannot be used; all mistakes together.
         EnvironmentFault: the environment cannot be built.
     """
-    errors: list[DistdqnError] = []
-    try:
+    mistakes: list[str] = []
+    with collecting(mistakes):
         check_folder(run_dir, is_resuming)
-    except ConfigError as error:
-        errors.append(error)
-    try:
+    with collecting(mistakes):
         if isinstance(network, str):
             check_importable(network)
-    except ConfigError as error:
-        errors.append(error)
     try:
         spec = inspect_environment(env, masks)
     except DistdqnError as error:
-        errors.append(error)
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise ConfigError([mistake for error in errors for mistake in error.mistakes])
+        if not mistakes:
+            raise
+        mistakes += error.mistakes
+    if mistakes:
+        raise ConfigError(mistakes)
     return spec
 
 

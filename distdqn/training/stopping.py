@@ -53,24 +53,13 @@ class Goal:
         self._number = 0
 
     def is_due(self, learner_steps: int, final: bool = False) -> bool:
-        """Whether weights of `learner_steps`, or a candidate, are to be evaluated.
-
-        Args:
-            learner_steps: behind the newest weights.
-            final: they are the last ones: evaluate them unless they have been.
-        """
+        """Whether weights of `learner_steps`, or a candidate, are to be evaluated; `final` ones once."""
         if self._candidate is not None or learner_steps >= self._next_learner_steps:
             return True
         return final and learner_steps > self._evaluated_learner_steps
 
     def next_request(self, weights: Any, learner_steps: int, final: bool = False) -> EvaluationRequest | None:
-        """The evaluation that is due, if one is.
-
-        Args:
-            weights: the newest weights, or a reference to them.
-            learner_steps: behind those weights.
-            final: see `is_due`.
-        """
+        """The evaluation that is due, of the newest `weights` or a reference to them; None if none is."""
         if not self.is_due(learner_steps, final):
             return None
         if self._candidate is not None:
@@ -118,11 +107,7 @@ class Goal:
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restores what `get_state` returned; the goal itself stays the one it has.
-
-        Raises:
-            LookupError, TypeError, ValueError: `state` has another structure.
-        """
+        """Restores what `get_state` returned; `LookupError`, `TypeError` or `ValueError` if it is none."""
         if state["best"] is not None:
             self.best = TypeAdapter(Evaluation).validate_python(state["best"])
             self.best_weights = weights_from_tree(state["best_weights"])
@@ -168,12 +153,7 @@ class StopRequest:
             signal.signal(number, handler)
 
     def raise_if_set(self) -> None:
-        """Ends a run at once that has done nothing yet that could be saved.
-
-        Raises:
-            KeyboardInterrupt: by Ctrl-C.
-            SystemExit: by SIGTERM.
-        """
+        """Ends a run that has nothing to save yet, with `KeyboardInterrupt` or, by SIGTERM, `SystemExit`."""
         if self.reason is not None:
             raise SystemExit(TERMINATED) if self.reason == "terminated" else KeyboardInterrupt
 
@@ -209,13 +189,9 @@ class Stopping:
         self._config = config
 
     def reason(self, counters: Counters, seconds: float) -> str | None:
-        """Why the run ends, or None.
+        """Why the run ends `seconds` after its start, or None.
 
         `max_env_steps` as soon as all env steps are taken, whatever is still to be learned from them.
-
-        Args:
-            counters: of the run.
-            seconds: since the run started.
         """
         config = self._config
         if self.goal.reached:
