@@ -16,7 +16,7 @@ from distdqn.checkpoints.resume import checkpoint_dir, checkpoint_root, describe
 from distdqn.checkpoints.store import CheckpointRef, Store
 from distdqn.config.config import Config
 from distdqn.distributed.supervisor import Supervisor
-from distdqn.distributed.watchdog import StartupCheck, Watchdog
+from distdqn.distributed.watchdog import Watchdog
 from distdqn.errors import TERMINATED, CheckpointError, ConfigError, DistdqnError, restoring
 from distdqn.learning.learner import export_network
 from distdqn.networks.numpy_policy import policy_bytes
@@ -27,13 +27,13 @@ from distdqn.reporting.plots import LearningCurve, draw_runs, read_run
 from distdqn.reporting.run_directory import RunDirectory, describe_process
 from distdqn.training.backend import LocalBackend
 from distdqn.training.builders import make_callbacks, make_goal, make_rate_limiter, role_parts
-from distdqn.training.calls import Calls, Worker
+from distdqn.training.calls import Calls
 from distdqn.training.checkpointing import RoundCheckpointer, restore_progress
 from distdqn.training.loop import Run, evaluate_if_due, run_rounds
 from distdqn.training.resolve import check_fit, check_surroundings, describe_resolution, resolve
 from distdqn.training.stopping import BUDGET_SPENT, REQUESTED, Stopping, ended_by_signals
 from distdqn.training.team import Team
-from distdqn.types import EnvironmentSpec
+from distdqn.types import EnvironmentSpec, PolicyWeights
 
 _HURRY_SECONDS = 4.0  # for each answer of a role while a run ends after a signal or an error
 
@@ -105,11 +105,7 @@ class Result(dict[str, Any]):
 def _make_checkpointer(
     config: Config, folder: Path, resume_from: CheckpointRef | None, note: Callable[[str], None]
 ) -> Checkpointer | None:
-    """What writes the checkpoints, if the run makes any.
-
-    Raises:
-        ConfigError: nothing can be written there.
-    """
+    """What writes the checkpoints, if the run makes any; `ConfigError` if nothing can be written there."""
     due = config.checkpoint_seconds if config.mode == "async" else config.checkpoint_period
     if due is None:
         return None
@@ -187,16 +183,8 @@ class _Runner:
     def _make_team(self, calls: Calls) -> Team:
         """All roles of a `serial` or `lockstep` run, ready."""
         config = self.run.config
-        actors = int(config.actors)  # `auto` is for `async` alone
-        team = Team(calls, config, actors)
-        startup_check = StartupCheck(self.run, calls, actors)
-        watchdog = Watchdog(self.run, team) if config.mode == "lockstep" else None
-
-        def check(workers: Sequence[Worker]) -> None:
-            startup_check.check(workers)
-            if watchdog is not None:
-                watchdog.check()
-
+        team = Team(calls, config, int(config.actors))  # `auto` is for `async` alone
+        check = Watchdog(self.run, team).check if config.mode == "lockstep" else lambda: None
         if notice := team.wait_until_ready(check):
             self.run.metrics.note(notice)
         return team
@@ -218,12 +206,9 @@ class _Runner:
     def _train_and_save(
         self, team: Team, train: Callable[[], str], save_checkpoint: Callable[[], None]
     ) -> str:
-        """Trains, then saves the networks and a checkpoint; returns why training ended.
+        """Trains, then saves the networks and a checkpoint, also if `train` raises; returns why it ended.
 
         The last evaluation of a spent budget follows, so its failure cannot lose them.
-
-        Raises:
-            Exception: `train` raised it, and what was learned before is saved.
         """
         metrics = self.run.metrics
         error: Exception | None = None
@@ -277,19 +262,18 @@ class _Runner:
 
     def _save_networks(self, team: Team) -> None:
         """Writes the last network and the best by evaluation; if the learner is down, from the copy here."""
-        last, goal, is_up = team.newest, self.run.stopping.goal, True
+        export: Callable[[PolicyWeights], bytes] = team.export
         try:
             last = team.publish()
         except DistdqnError:
-            is_up = False
-        if last is None:
-            return
+            if team.newest is None:
+                return
+            last, export = team.newest, functools.partial(export_network, self.run.config, self.spec)
         self.has_saved = True
-        networks = {"policy": goal.best_weights or last, "final": last}
+        networks = {"policy": self.run.stopping.goal.best_weights or last, "final": last}
         for name, weights in networks.items():  # first, because these need no other process
             self.directory.write_bytes(f"{name}.npz", policy_bytes(weights))
         for name, weights in networks.items():
-            export = team.export if is_up else functools.partial(export_network, self.run.config, self.spec)
             try:
                 self.directory.write_bytes(f"{name}.keras", export(weights))
             except Exception as error:  # the layers may be the user's; the same weights are in NumPy's file

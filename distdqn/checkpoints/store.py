@@ -156,12 +156,8 @@ class Store:
     ) -> tuple["CheckpointRef", list[tuple[int, str]]]:
         """The newest whole checkpoint of `numbers` (default: all), and newer ones with what is wrong.
 
-        `relied_on` is as in `verify`.
-
-        Raises:
-            NoCheckpoint: there is none.
-            CheckpointDamaged: none is whole; one line for each.
-            CheckpointTooNew: a later release wrote one that is newer than the first whole one.
+        `relied_on` is as in `verify`. `NoCheckpoint` if there is none, `CheckpointDamaged` with a line for
+        each if none is whole, `CheckpointTooNew` if a later release wrote one newer than the first whole one.
         """
         candidates = sorted(numbers or self.numbers(), reverse=True)
         if not candidates:

@@ -89,7 +89,7 @@ def connected(
 
     Raises:
         ClusterError: it cannot be reached, or a private Ray cannot have its token.
-        ConfigError: a run cannot use the kind of address in RAY_ADDRESS.
+        ConfigError: see `choose_target`.
     """
     if ray.is_initialized():
         tell("the one this process is connected to already")
@@ -128,9 +128,8 @@ def _shut_down(reaper: Reaper | None) -> None:
 def choose_target(address: str | None) -> Target:
     """The Ray that `--address`, RAY_ADDRESS or, for `auto`, this machine names.
 
-    Raises:
-        ClusterError: `auto` finds no cluster on this machine, or several.
-        ConfigError: a run cannot use the kind of address in RAY_ADDRESS.
+    `ClusterError` if `auto` finds no cluster on this machine or several, `ConfigError` if a run cannot use
+    the kind of address in RAY_ADDRESS.
     """
     variable = os.environ.get("RAY_ADDRESS", "")
     if address == "local":

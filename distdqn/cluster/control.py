@@ -58,8 +58,7 @@ class Control:
 def scale(place: RayPlace, actors: int, say: Callable[[str], None]) -> None:
     """Changes a run's number of actors; returns when it has them, and `say`s a line whenever it gets nearer.
 
-    Raises:
-        ClusterError: the run does not answer, has ended, or has got another command since.
+    `ClusterError` if the run does not answer, has ended, or has got another command since.
     """
     address = place.address
     is_loopback = address.startswith("127.0.0.1:")  # a private Ray's, which Ray would replace

@@ -41,8 +41,8 @@ def launched(
     timer.start()
     with contextlib.ExitStack() as stack:
         stack.callback(timer.cancel)
-        ray = connected(config.address, actors + others, not config.learner_gpus, tell)
-        cluster = stack.enter_context(ray)
+        hide_gpus = not config.learner_gpus
+        cluster = stack.enter_context(connected(config.address, actors + others, hide_gpus, tell))
         timer.cancel()
         backend = RayBackend(cluster, folder, functools.partial(builders.role_parts, config, spec), config)
         calls = Calls(backend, config)

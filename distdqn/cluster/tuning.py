@@ -14,20 +14,15 @@ _RETURN, _STEPS = "eval_return_mean", "env_steps"
 _SCOPE = "last-5-avg"  # single evaluations are noisy, and the best of many is biased upwards
 _REDUCTION = 3  # of trials at each rung of ASHA, which begins at a `_REDUCTION`th to the third of the budget
 
+Drawn = tuple[str, list[Any]]  # a distribution's name and its arguments
+# Runs one: its options, its folder, and what takes mean return and env steps.
 Trial = Callable[[dict[str, Any], Path, Callable[[float, int], None]], None]
 
 
 def search(
-    run_trial: Trial, fixed: Mapping[str, Any], searched: Mapping[str, Any], settings: Any, folder: Path
+    run_trial: Trial, fixed: Mapping[str, Any], searched: Mapping[str, Drawn], settings: Any, folder: Path
 ) -> tuple[dict[str, Any], float, int]:
-    """Samples options and runs a trial with each sample.
-
-    Args:
-        run_trial: runs one: its options, its folder, and what takes mean return and env steps.
-        fixed: options with one value.
-        searched: options, each with a distribution's name and its arguments.
-        settings: how to search; see `distdqn.tune.TuneOptions`.
-        folder: for all results.
+    """Draws the searched options and runs a trial with each sample, as `distdqn.tune.TuneOptions` say.
 
     Returns:
         The best of the searched options, their mean return, and how many trials failed.

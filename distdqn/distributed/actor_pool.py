@@ -1,11 +1,9 @@
 """How many actors a run has: starting, draining, and the commands that change their number."""
 
-import functools
 from typing import Any
 
 from distdqn.config.config import Config
 from distdqn.distributed.replay_shards import ReplayShards
-from distdqn.distributed.watchdog import StartupCheck
 from distdqn.training.calls import Call, Ended, Worker
 from distdqn.training.loop import Run
 from distdqn.training.team import Team
@@ -43,9 +41,9 @@ class ActorPool:
         self._team = team
         self._shards = shards
         self._calls = team.calls
-        config, backend, self._clock = run.config, team.calls.backend, team.calls.clock
+        self._clock = team.calls.clock
+        config, backend = run.config, team.calls.backend
         self._min_actors, self._max_actors = min_actors(config), config.max_actors
-        self._startup_check = StartupCheck(run, team.calls, self._min_actors)
         self._wanted = len(team.actors)
         self._follows = config.actors == "auto" and backend.capacity().cpus_per_role > 0.0
         self._followed_at = self._clock()
@@ -53,7 +51,6 @@ class ActorPool:
         self._command = 0  # number of the last one
         self._listens_from: float | None = None
         self._listens_to: Worker | None = None
-        self._is_listening = False
         self._told: tuple[Worker, ActorPoolStatus] | None = None
         self._told_at = self._clock()
         if self._follows:
@@ -61,7 +58,7 @@ class ActorPool:
             backend.request_resources([*others, *["actor"] * (self._max_actors or self._min_actors)])
 
     def advance(self, is_training: bool) -> None:
-        """Takes the next steps. `is_training`: the learner is ready. `ClusterError`: see `StartupCheck`."""
+        """Takes the next steps. `is_training`: the learner is ready."""
         now = self._clock()
         if is_training and self._listens_from is None:
             self._listens_from = now + _LISTEN_SECONDS
@@ -78,28 +75,22 @@ class ActorPool:
                     )
                 self._team.end_actor(actor)
         self._start_and_drain(now)
-        self._startup_check.check(self._team.workers)
         self._tell(now)
 
     def to_json(self) -> dict[str, Any]:
         """The entry in `status.json`."""
         return {"wanted": self._wanted, "acting": len(self._team.acting)}
 
-    # Commands.
-
     def _listen(self) -> None:
         """Keeps one call in flight that ends when a command comes."""
         control = self._team.control = self._team.control or self._calls.start("control")
         if self._listens_to is not control:
-            self._listens_to, self._is_listening = control, False
-            self._command = 0  # a new process starts to count at zero
-        if not self._is_listening:
-            self._is_listening = True
+            self._listens_to, self._command = control, 0  # a new process starts to count at zero
+        if not self._calls.count("next_command"):
             self._calls.send(control, "next_command", on_result=self._receive_command, turns=float("inf"))
 
     def _receive_command(self, _call: Call, command: tuple[int, int]) -> None:
         self._command, self._wanted = command
-        self._is_listening = False
         self._run.metrics.note(f"A command asks for {self._wanted} actors.")
         if self._follows:
             self._follows = False
@@ -123,8 +114,6 @@ class ActorPool:
         if is_new or now - self._told_at >= _TELL_SECONDS:
             self._told, self._told_at = (control, status), now
             self._calls.backend.call(control.handle, "tell", status)
-
-    # Starting and draining.
 
     def _follow_cluster(self) -> None:
         """Wants as many actors as fit, after the roles that a run cannot do without."""
@@ -155,14 +144,14 @@ class ActorPool:
 
     def _store_rest(self, call: Call, report: FlushReport) -> None:
         """Stores the open windows of a draining actor, then ends it."""
-        stored = functools.partial(self._end_drained, call.worker, report)
-        self._shards.insert(self._team.shard_of(call.worker), call.refs[1], stored, self._lose_rest)
 
-    def _end_drained(self, actor: Worker, report: FlushReport) -> None:
-        metrics = self._run.metrics
-        metrics.add_flush(report, metrics.counters.inserted + report.transitions)
-        if self._team.is_current(actor):
-            self._team.end_actor(actor)
+        def stored() -> None:
+            metrics = self._run.metrics
+            metrics.add_flush(report, metrics.counters.inserted + report.transitions)
+            if self._team.is_current(call.worker):
+                self._team.end_actor(call.worker)
+
+        self._shards.insert(self._team.shard_of(call.worker), call.refs[1], stored, self._lose_rest)
 
     def _lose_rest(self, _ended: Ended) -> None:
         self._run.metrics.counters.lost_rollouts += 1

@@ -24,7 +24,6 @@ class _Pending:
     tree: Tree | None = None  # all but replay
     indexes: dict[int, Tree] = field(default_factory=dict)  # by shard
     wanted: list[Segment] | None = None  # segments to ask for
-    fresh: dict[Segment, Any] = field(default_factory=dict)  # segments written, as the store names them
     is_asking: bool = False  # for a segment
 
     @property
@@ -64,10 +63,8 @@ class AsyncCheckpointer:
             if pending.wanted:
                 self._ask_for_segment(pending, pending.wanted.pop(0))
             else:
-                number = pending.tree["learner"]["learner_steps"]
-                self._task = self._executor.submit(
-                    self._checkpointer.write, number, pending.tree, pending.sorted_indexes, pending.fresh
-                )
+                number, indexes = pending.tree["learner"]["learner_steps"], pending.sorted_indexes
+                self._task = self._executor.submit(self._checkpointer.write, number, pending.tree, indexes)
                 self.reset()  # all parts are there
 
     def reset(self) -> None:
@@ -119,9 +116,8 @@ class AsyncCheckpointer:
 
     def _start(self) -> None:
         pending = self._pending = _Pending()
-        self._calls.send(
-            self._team.learner, "get_state", on_result=functools.partial(self._receive_state, pending)
-        )
+        receive = functools.partial(self._receive_state, pending)
+        self._calls.send(self._team.learner, "get_state", on_result=receive)
         if not self._run.config.checkpoint_replay:
             pending.wanted = []
             return
@@ -142,22 +138,14 @@ class AsyncCheckpointer:
 
     def _ask_for_segment(self, pending: _Pending, segment: Segment) -> None:
         pending.is_asking = True
-        self._calls.send(
-            self._team.shards[segment.shard],
-            f"get_{segment.kind}",
-            segment.begin,
-            segment.end,
-            on_result=functools.partial(self._receive_segment, pending, segment),
-        )
+        shard, get = self._team.shards[segment.shard], f"get_{segment.kind}"
+        receive = functools.partial(self._receive_segment, pending, segment)
+        self._calls.send(shard, get, segment.begin, segment.end, on_result=receive)
 
     def _receive_segment(self, pending: _Pending, segment: Segment, _call: Call, state: Tree) -> None:
-        if pending is self._pending:
-            self._task = self._executor.submit(self._add_segment, pending, segment, state)
+        if pending is self._pending and self._checkpointer is not None:
+            self._task = self._executor.submit(self._checkpointer.add_segment, segment, state)
             pending.is_asking = False
-
-    def _add_segment(self, pending: _Pending, segment: Segment, state: Tree) -> None:
-        if self._checkpointer is not None:
-            pending.fresh[segment] = self._checkpointer.add_segment(segment, state)
 
     def _make_ask(self, shard: Worker) -> Callable[..., Any]:
         """Calls a method of a shard; one that is being restored only tells the index that it will have."""

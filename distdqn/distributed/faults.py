@@ -63,8 +63,7 @@ class FaultHandler:
     def replace_unreadable(self, shard: Worker, plan: RestorePlan, error: Exception) -> None:
         """Restores a shard from the checkpoint before, in a new process: parts of this one are in it already.
 
-        Raises:
-            CheckpointError: the run resumes from this checkpoint.
+        `CheckpointError` if the run resumes from this one.
         """
         start = self._run.resume_from
         if start is not None and plan.ref is not None and plan.ref.document is start.document:
@@ -75,9 +74,8 @@ class FaultHandler:
     def _count_failure(self, worker: Worker, ended: Ended, name: str) -> str:
         """Counts a failure, unless its node is lost; says how the role failed.
 
-        Raises:
-            RoleFailure: too many consecutive failures.
-            EnvironmentFault: in each of them, the environment did not respond.
+        `RoleFailure` after too many consecutive ones, `EnvironmentFault` if none of them got an answer from
+        the environment.
         """
         method, why = ended.call.method, ended.failure or ""
         node = worker.process.get("node") or ended.node

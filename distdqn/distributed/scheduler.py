@@ -98,8 +98,6 @@ class Scheduler:
         """Transitions that the learner calls in flight sample."""
         return self._learn_calls * self._run.samples_per_call
 
-    # Rollouts.
-
     def _send_rollouts(self) -> None:
         """Requests rollouts: one from each actor before a second from any, and in turns."""
         acting = self._team.acting
@@ -159,8 +157,6 @@ class Scheduler:
         counters = self._run.metrics.counters
         inserted = counters.inserted + self.env_steps_in_flight
         return self._run.rate_limiter.can_insert(inserted, counters.sampled, actors)
-
-    # Learning.
 
     def start_learner(self) -> None:
         """Lets a new learner publish its weights and compile its update."""
@@ -260,8 +256,6 @@ class Scheduler:
             if self._calls.backend.state(rows) == wanted:
                 return shard
         return None if ended.lacks_input else ended.call.worker
-
-    # Evaluations.
 
     def _send_evaluation(self) -> None:
         """Requests the evaluation that is due, one at a time, of weights of the present learner."""

@@ -61,32 +61,29 @@ class Supervisor:
             ClusterError: no progress, or the cluster is too small for the run to start.
             CheckpointError: five consecutive checkpoints could not be written.
         """
+        metrics = self._run.metrics
         try:
-            return self._run_loop()
+            while (reason := self._scheduler.stop_reason()) is None:
+                self._actor_pool.advance(self._scheduler.is_compiled)
+                self._scheduler.send()
+                self._read_and_write()
+                idle_side, begin = self._scheduler.idle_side(), self._calls.clock()
+                # A part that has been read does not end the wait.
+                poll_seconds = _RESTORE_SECONDS if self.shards.is_restoring else _POLL_SECONDS
+                ended = self._calls.collect(poll_seconds)
+                if idle_side:
+                    metrics.add_wait(idle_side, self._calls.clock() - begin)
+                for each in ended:
+                    self._handle(each)
+                self._watchdog.check()
+                if metrics.seconds_since_report >= self._run.config.report_seconds:
+                    metrics.report(actors_alive=len(self.team.acting))
+                if metrics.is_status_due():
+                    metrics.write_status("running", *self.team.describe(), self._actor_pool.to_json())
+                    self._fetch_weights()
+            return reason
         finally:
             self._fetch_weights()
-
-    def _run_loop(self) -> str:
-        metrics = self._run.metrics
-        while (reason := self._scheduler.stop_reason()) is None:
-            self._actor_pool.advance(self._scheduler.is_compiled)
-            self._scheduler.send()
-            self._read_and_write()
-            idle_side, begin = self._scheduler.idle_side(), self._calls.clock()
-            # A part that has been read does not end the wait.
-            poll_seconds = _RESTORE_SECONDS if self.shards.is_restoring else _POLL_SECONDS
-            ended = self._calls.collect(poll_seconds)
-            if idle_side:
-                metrics.add_wait(idle_side, self._calls.clock() - begin)
-            for each in ended:
-                self._handle(each)
-            self._watchdog.check()
-            if metrics.seconds_since_report >= self._run.config.report_seconds:
-                metrics.report(actors_alive=len(self.team.acting))
-            if metrics.is_status_due():
-                metrics.write_status("running", *self.team.describe(), self._actor_pool.to_json())
-                self._fetch_weights()
-        return reason
 
     def _fetch_weights(self) -> None:
         """Copies the newest weights to this process, and every ten seconds to disk."""

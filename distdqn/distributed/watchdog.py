@@ -1,9 +1,10 @@
 """Runs that wait, at the start for resources and later for any progress, and when they end."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
+from distdqn.distributed.actor_pool import min_actors
 from distdqn.errors import ClusterError
-from distdqn.training.calls import Call, Calls, Worker
+from distdqn.training.calls import Call, Worker
 from distdqn.training.loop import Run
 from distdqn.training.team import Team
 
@@ -22,8 +23,8 @@ class Watchdog:
     """Tells what a run that does not learn yet or has no progress waits for; ends one that waits too long.
 
     Progress is a rollout that replay has stored, a learner step or an evaluation. While a role that is up
-    works on a call, the run does not end: every call has a deadline of its own.
-
+    works on a call, the run does not end: every call has a deadline of its own. At the start it waits for the
+    resources of the fewest actors that it may have for `start_timeout_seconds`, unless nodes are starting.
     `describe_waits` tells which side waits for which.
     """
 
@@ -34,15 +35,21 @@ class Watchdog:
         self._describe_waits = describe_waits
         self._progress = self._count_progress()
         self._has_learned = False
-        self._begun_at = self._progress_at = self._told_at = self._worked_at = self._calls.clock()
+        now = self._begun_at = self._progress_at = self._told_at = self._worked_at = self._calls.clock()
+        self._late_at = now + run.config.start_timeout_seconds
+        self._look_at = min(self._late_at, now + _START_LINE_SECONDS)
+        self._has_started = False
+        self._found = ""  # in the last line about resources
 
     def check(self) -> None:
         """Shows a line each half minute without progress, and before the first learner step more often.
 
         Raises:
-            ClusterError: no progress and no running call for `stall_timeout_seconds`.
+            ClusterError: no progress and no running call for `stall_timeout_seconds`, or the cluster is too
+                small for the run to start.
         """
         now = self._calls.clock()
+        self._check_resources(now)
         if (progress := self._count_progress()) != self._progress:
             self._has_learned = self._has_learned or progress[1] != self._progress[1]
             self._progress = progress
@@ -98,31 +105,9 @@ class Watchdog:
             return "is getting a process"
         return _FIRST_WORK.get(worker.role, "is starting")
 
-
-class StartupCheck:
-    """Tells how many processes wait for resources; ends a run that cannot start for want of them.
-
-    A run may start with `min_actors`. It waits for them `start_timeout_seconds`, unless nodes are starting.
-    """
-
-    def __init__(self, run: Run, calls: Calls, min_actors: int) -> None:
-        self._backend = calls.backend
-        self._clock = calls.clock
-        self._note = run.metrics.note
-        self._min_actors = min_actors
-        self._seconds = run.config.start_timeout_seconds
-        self._late_at = self._clock() + self._seconds
-        self._look_at = self._clock() + min(self._seconds, _START_LINE_SECONDS)
-        self._has_started = False
-        self._told = ""
-
-    def check(self, workers: Sequence[Worker]) -> None:
-        """Shows a line every half minute while nodes are starting, else one for each change.
-
-        Raises:
-            ClusterError: the run cannot start, and no node is starting.
-        """
-        now = self._clock()
+    def _check_resources(self, now: float) -> None:
+        """Shows a line every half minute while nodes are starting, else one for each change."""
+        workers = self._team.workers
         if all(each.is_ready for each in workers):
             self._has_started, self._look_at = True, now + _LINE_SECONDS
         if now < self._look_at:
@@ -134,7 +119,7 @@ class StartupCheck:
         waiting = [each for each in workers if each.lacks]
         if not waiting:
             return
-        capacity = self._backend.capacity()
+        capacity, note = self._calls.backend.capacity(), self._run.metrics.note
         found = (
             f"{len(workers) - len(waiting)} of {len(workers)} processes have found resources on the cluster, "
             f"which has {capacity.cpus:g} CPUs, {capacity.free_cpus:g} of them free; "
@@ -142,16 +127,16 @@ class StartupCheck:
         )
         if is_late and not capacity.is_growing:
             actors = sum(each.role == "actor" and not each.lacks for each in workers)
-            if actors < self._min_actors or any(each.role != "actor" for each in waiting):
+            if actors < min_actors(self._run.config) or any(each.role != "actor" for each in waiting):
                 raise ClusterError(
-                    f"After {self._seconds:g} s {found}; {waiting[0].name} {waiting[0].lacks}; "
-                    f"{self._backend.holders()} "
+                    f"After {self._run.config.start_timeout_seconds:g} s {found}; "
+                    f"{waiting[0].name} {waiting[0].lacks}; {self._calls.backend.holders()} "
                     "(add nodes, lower `--actors`, start with fewer by `--min-actors`, or wait longer by "
                     "`--start-timeout-seconds`)."
                 )
             self._has_started = True
         if capacity.is_growing:
-            self._note(f"{found}; new nodes are starting.")
-        elif self._has_started and found != self._told:
-            self._told = found
-            self._note(f"{found}; the rest is added when nodes join.")
+            note(f"{found}; new nodes are starting.")
+        elif self._has_started and found != self._found:
+            self._found = found
+            note(f"{found}; the rest is added when nodes join.")

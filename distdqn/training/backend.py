@@ -87,11 +87,9 @@ class Backend(Protocol):
         return "done"
 
     def get(self, ref: Ref, timeout_seconds: float = 10.0) -> Any:
-        """A result, waiting for at most `timeout_seconds`.
+        """A result, waiting for at most `timeout_seconds`; raises a `DistdqnError` that the call raised.
 
-        Raises:
-            CallFailed: the call failed, its process died, or the time is up.
-            DistdqnError: the call raised it.
+        `CallFailed` if the call failed otherwise, its process died, or the time is up.
         """
         ...
 

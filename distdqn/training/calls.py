@@ -85,18 +85,18 @@ def _called_role(ended: "Ended") -> Worker | None:
 
 @dataclass(eq=False)
 class Call:
-    """One call in flight; most fields are those of `Calls.send`."""
+    """One call in flight. Exactly one of `on_result` and `on_lost` is called in the end."""
 
     worker: Worker
     method: str
-    refs: tuple[Ref, ...]
+    refs: tuple[Ref, ...]  # its results
     begins_at: float  # once the calls before it in its role's queue have ended, at the latest
-    on_result: Callable[["Call", Any], None] = _ignore
-    on_lost: Callable[["Ended"], None] = _ignore
-    find_culprit: Callable[["Ended"], Worker | None] = _called_role
-    turns: float = 1.0
-    plays: bool = False
-    is_work: bool = False
+    on_result: Callable[["Call", Any], None] = _ignore  # gets the call and the first result
+    on_lost: Callable[["Ended"], None] = _ignore  # there is no result, or the role has been replaced since
+    find_culprit: Callable[["Ended"], Worker | None] = _called_role  # the role to replace where it fails
+    turns: float = 1.0  # how many times the usual deadline it may take
+    plays: bool = False  # it lasts as long as the environment takes
+    is_work: bool = False  # its success proves that the role can do its work
     deadline: float = math.inf
 
 
@@ -158,25 +158,11 @@ class Calls:
         turns: float = 1.0,
         plays: bool = False,
         is_work: bool = False,
-    ) -> tuple[Ref, ...]:
-        """Calls a method of a role. Exactly one of `on_result` and `on_lost` is called in the end.
-
-        Args:
-            worker: the role.
-            method: its name.
-            arguments: of the method.
-            returns: how many results it has.
-            on_result: gets the call and the first result.
-            on_lost: gets the call that has no result, or whose role has been replaced since.
-            find_culprit: the role to replace where the call fails, or None.
-            turns: how many times the usual deadline it may take.
-            plays: it lasts as long as the environment takes.
-            is_work: its success proves that the role can do its work.
-        """
+    ) -> None:
+        """Calls a method of a role, which has so many `returns`; the options are the fields of `Call`."""
         refs = self.backend.call(worker.handle, method, *arguments, returns=returns)
         ends, is_work = (on_result, on_lost, find_culprit), plays or is_work
         self._add(Call(worker, method, refs, self.clock(), *ends, turns, plays, is_work))
-        return refs
 
     def count(self, *methods: str) -> int:
         """How many calls of these methods are in flight."""

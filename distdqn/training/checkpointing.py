@@ -26,9 +26,7 @@ def save(run: Run, tree: Tree, ask_shards: Sequence[Callable[..., Any]]) -> None
     """Makes a checkpoint at once, if the run makes any; `tree` holds all but replay.
 
     Each of `ask_shards` calls a method of one shard of replay and waits; none leave replay out.
-
-    Raises:
-        CheckpointError: five consecutive checkpoints could not be written.
+    `CheckpointError` if five consecutive checkpoints could not be written.
     """
     if (checkpointer := run.checkpointer) is None:
         return
@@ -47,13 +45,10 @@ def save(run: Run, tree: Tree, ask_shards: Sequence[Callable[..., Any]]) -> None
 def _write(checkpointer: Checkpointer, tree: Tree, ask_shards: Sequence[Callable[..., Any]]) -> int:
     """Makes a checkpoint and returns its number; `OSError` if it cannot be written."""
     indexes = [ask("get_index") for ask in ask_shards]
-    fresh = {
-        segment: checkpointer.add_segment(
-            segment, ask_shards[segment.shard](f"get_{segment.kind}", segment.begin, segment.end)
-        )
-        for segment in checkpointer.missing(indexes)
-    }
-    return checkpointer.write(tree["learner"]["learner_steps"], tree, indexes, fresh)
+    for segment in checkpointer.missing(indexes):
+        state = ask_shards[segment.shard](f"get_{segment.kind}", segment.begin, segment.end)
+        checkpointer.add_segment(segment, state)
+    return checkpointer.write(tree["learner"]["learner_steps"], tree, indexes)
 
 
 def restore_progress(run: Run) -> None:

@@ -109,11 +109,7 @@ def _learn(run: Run, team: Team, request: LearnRequest) -> None:
 def evaluate_if_due(run: Run, team: Team, final: bool = False, until: float | None = None) -> None:
     """Makes every evaluation that is due, a confirming one included, and reports each.
 
-    Args:
-        run: what all modes share.
-        team: its roles.
-        final: the newest weights are the last ones.
-        until: second of the run at which an evaluation is cut; None means never.
+    `final`: the newest weights are the last ones. An evaluation is cut at the second `until` of the run.
     """
     goal, learner_steps = run.stopping.goal, run.metrics.counters.learner_steps
     if not goal.is_due(learner_steps, final):

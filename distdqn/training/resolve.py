@@ -32,12 +32,7 @@ def check_surroundings(
 ) -> EnvironmentSpec:
     """Checks what a run needs besides its options; returns what the rest of it needs of its environment.
 
-    Args:
-        env: the environment.
-        run_dir: folder for results, or None.
-        network: the user's function, or its `module:function`, or None.
-        is_resuming: the folder may hold a run.
-        masks: see `inspect_environment`.
+    A folder `run_dir` that `is_resuming` may hold a run. `masks`: see `inspect_environment`.
 
     Raises:
         ConfigError: the environment, the folder or the network cannot be used; all mistakes together.
@@ -110,17 +105,12 @@ def _observation_bytes(spec: EnvironmentSpec) -> int:
 
 
 def check_fit(config: Config, spec: EnvironmentSpec) -> None:
-    """Checks resolved options against the environment and this machine's memory.
-
-    Raises:
-        ConfigError: they do not fit; all mistakes together.
-    """
+    """Raises all mistakes of resolved options beside the environment and this machine's memory."""
     mistakes: list[str] = []
     shape, capacity = spec.observation_shape, config.replay_capacity
-    if config.network is None:
+    if config.network is None and not spec.parts:  # among several parts, a small image gets a smaller torso
         with collecting(mistakes):
-            if not spec.parts:  # among several parts, a small image gets a smaller torso
-                check_torso(config.torso, shape)
+            check_torso(config.torso, shape)
     if config.spectral_norm and config.torso == "dense":
         mistakes.append(
             f"`spectral_norm` is for convolutions, and observations of the shape {shape} have none "

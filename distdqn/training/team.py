@@ -24,21 +24,12 @@ from distdqn.types import (
 class Team:
     """Which process fills which role now, and what all of them do together.
 
-    Args:
-        calls: to the processes.
-        config: resolved.
-        actors: how many to start.
-        generation: of the first learner's weights.
-        flush_number: flushes each new actor with this number, so that a resumed run plays other episodes.
+    `generation` is that of the first learner's weights. A `flush_number` flushes each new actor, so that a
+    resumed run plays other episodes.
     """
 
     def __init__(
-        self,
-        calls: Calls,
-        config: Config,
-        actors: int,
-        generation: int = 0,
-        flush_number: int | None = None,
+        self, calls: Calls, config: Config, actors: int, generation: int = 0, flush_number: int | None = None
     ) -> None:
         self.calls = calls
         self._flush_number = flush_number
@@ -81,8 +72,6 @@ class Team:
         """For `status.json`: the Ray cluster, and process, host and restarts of each role."""
         return self.calls.backend.describe(), [worker.to_json() for worker in self.all_workers]
 
-    # Processes.
-
     def add_actor(self) -> None:
         """Starts an actor with the lowest free index."""
         taken = {actor.index for actor in self.actors}
@@ -115,10 +104,7 @@ class Team:
         return fresh
 
     def shard_of(self, actor: Worker) -> Worker:
-        """The shard of replay that stores this actor's transitions.
-
-        Actors take shards in turns, so that no shard goes without.
-        """
+        """The shard of replay that stores this actor's transitions; no shard goes without."""
         return self.shards[self.actors.index(actor) % len(self.shards)]
 
     def _start_actor(self, index: int) -> Worker:
@@ -132,18 +118,13 @@ class Team:
 
     # Each of the following waits for its result.
 
-    def wait_until_ready(self, check: Callable[[Sequence[Worker]], None]) -> str | None:
+    def wait_until_ready(self, check: Callable[[], None]) -> str | None:
         """Waits until every process is up and the learner's update is compiled.
 
-        Args:
-            check: called with the roles once a second.
-
-        Returns:
-            A line if something is slower than it could be.
+        Calls `check` once a second. Returns a line if something is slower than it could be.
 
         Raises:
             RoleFailure: one does not start. In rounds, a new process could not continue where it stopped.
-            DistdqnError: `check` raises it.
         """
         notices: list[str | None] = []
         self.calls.send(self.learner, "compile", on_result=lambda _call, notice: notices.append(notice))
@@ -153,7 +134,7 @@ class Team:
                     name, why = ended.call.worker.name, ended.failure
                     raise RoleFailure(f"{name} does not start: {last_line(why)}", details=why)
                 ended.call.on_result(ended.call, ended.result)
-            check(self.workers)
+            check()
         return notices[0]
 
     def publish(self) -> PolicyWeights:

@@ -16,7 +16,7 @@ from distributed.fakes import FakeBackend, make_checkpoints, make_run, newest_st
 
 from distdqn.cluster import launch
 from distdqn.config.config import Config, RunOptions
-from distdqn.distributed.watchdog import StartupCheck
+from distdqn.distributed.watchdog import Watchdog
 from distdqn.errors import TERMINATED
 from distdqn.runner import train
 from distdqn.training.calls import Calls
@@ -242,7 +242,7 @@ def test_fault_10_run_that_is_stopped_before_it_trains_says_so(
         yield Calls(backend, RunOptions(), backend.clock), 4
 
     monkeypatch.setattr(launch, "launched", launched)
-    monkeypatch.setattr(StartupCheck, "check", lambda *_: send(number))
+    monkeypatch.setattr(Watchdog, "check", lambda *_: send(number))
     with pytest.raises(error):
         train(Config(run_dir=str(tmp_path), mode="lockstep"))
 
