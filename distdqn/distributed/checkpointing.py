@@ -124,7 +124,7 @@ class AsyncCheckpointer:
         for shard in self._team.shards:
             self._calls.send(shard, "get_index", on_result=functools.partial(self._receive_index, pending))
 
-    # The results of a cancelled checkpoint are of no use, and change nothing.
+    # The results of a checkpoint that was given up are of no use, and change nothing.
 
     def _receive_state(self, pending: _Pending, _call: Call, learner: Tree) -> None:
         if pending is self._pending:
