@@ -95,7 +95,7 @@ class Turns(AsyncCheckpointer):
             self._last = number
             if self._checkpointer is not None:
                 self._checkpointer.forget_segments(0)
-            self._begun, self._due = now, self._clock()
+            self._begun, self._due = now, self._calls.clock()
         super().advance()
 
 
@@ -181,7 +181,7 @@ def measure(
         stopping.saver, stopping.seconds = saver, pairs * 2 * window
         supervisor.run()
         team = supervisor.team
-        timings = {role.role: team.ask(role, "timings") for role in (team.learner, *team.shards)}
+        timings = {role.role: calls.ask(role, "timings") for role in (team.learner, *team.shards)}
     directory.close()
     size = sum(path.stat().st_size for path in (folder / "checkpoints").rglob("*") if path.is_file())
     return {

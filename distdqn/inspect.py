@@ -21,7 +21,7 @@ from distdqn.checkpoints.store import Store
 from distdqn.config.command_line import Command, print_mistakes
 from distdqn.config.model import Options, Text
 from distdqn.config.config import Config
-from distdqn.errors import CheckpointDamaged, CheckpointError, DistdqnError, NoCheckpoint
+from distdqn.errors import UNEXPECTED, CheckpointDamaged, CheckpointError, DistdqnError, NoCheckpoint
 from distdqn.reporting.run_directory import read_status
 from distdqn.types import Tree
 
@@ -120,18 +120,14 @@ def inspect(
         inside = None
         try:
             inside = contents(documents[number]) if number in documents else None
-        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+        except UNEXPECTED:
             wrong.append("does not say what run it is of.")
         disk_bytes = sum(refs[0].bytes for refs in own.values())
         yield CheckpointSummary(number, store.written_at(number), inside, disk_bytes, wrong)
 
 
 def contents(document: Tree) -> Tree:
-    """The main contents of a checkpoint; its `document` may hold anything.
-
-    Raises:
-        LookupError, TypeError, ValueError, AttributeError, ArithmeticError: it is not of a run.
-    """
+    """The main contents of a checkpoint; one of `UNEXPECTED` errors if its `document` is not of a run."""
     config, metrics, learner = document["about"]["config"], document["metrics"], document["learner"]
     best = document["goal"]["best"]  # evaluation so far; None before the first
     generation, version = learner["weights_version"]

@@ -15,10 +15,8 @@ from distdqn.checkpoints.checkpointer import Checkpointer
 from distdqn.checkpoints.resume import checkpoint_dir, checkpoint_root, describe_run, find_start, run_folder
 from distdqn.checkpoints.store import CheckpointRef, Store
 from distdqn.config.config import Config
-from distdqn.distributed.calls import Calls, Worker
 from distdqn.distributed.supervisor import Supervisor
-from distdqn.distributed.team import WorkerGroup
-from distdqn.distributed.watchdog import StartupCheck, Watchdog
+from distdqn.distributed.watchdog import Watchdog
 from distdqn.errors import TERMINATED, CheckpointError, ConfigError, DistdqnError, restoring
 from distdqn.learning.learner import export_network
 from distdqn.networks.numpy_policy import policy_bytes
@@ -29,11 +27,13 @@ from distdqn.reporting.plots import LearningCurve, draw_runs, read_run
 from distdqn.reporting.run_directory import RunDirectory, describe_process
 from distdqn.training.backend import LocalBackend
 from distdqn.training.builders import make_callbacks, make_goal, make_rate_limiter, role_parts
+from distdqn.training.calls import Calls
 from distdqn.training.checkpointing import RoundCheckpointer, restore_progress
 from distdqn.training.loop import Run, evaluate_if_due, run_rounds
 from distdqn.training.resolve import check_fit, check_surroundings, describe_resolution, resolve
 from distdqn.training.stopping import BUDGET_SPENT, REQUESTED, Stopping, ended_by_signals
-from distdqn.types import EnvironmentSpec
+from distdqn.training.team import Team
+from distdqn.types import EnvironmentSpec, PolicyWeights
 
 _HURRY_SECONDS = 4.0  # for each answer of a role while a run ends after a signal or an error
 
@@ -105,11 +105,7 @@ class Result(dict[str, Any]):
 def _make_checkpointer(
     config: Config, folder: Path, resume_from: CheckpointRef | None, note: Callable[[str], None]
 ) -> Checkpointer | None:
-    """What writes the checkpoints, if the run makes any.
-
-    Raises:
-        ConfigError: nothing can be written there.
-    """
+    """What writes the checkpoints, if the run makes any; `ConfigError` if nothing can be written there."""
     due = config.checkpoint_seconds if config.mode == "async" else config.checkpoint_period
     if due is None:
         return None
@@ -184,25 +180,16 @@ class _Runner:
         for line in [*([f"Ray: {ray}"] if ray else []), head, *self.notes]:
             self.run.metrics.note(line)
 
-    def _make_team(self, calls: Calls) -> WorkerGroup:
+    def _make_team(self, calls: Calls) -> Team:
         """All roles of a `serial` or `lockstep` run, ready."""
         config = self.run.config
-        actors = int(config.actors)  # `auto` is for `async` alone
-        team = WorkerGroup(calls, config, actors)
-        seconds, note = config.start_timeout_seconds, self.run.metrics.note
-        startup_check = StartupCheck(calls.backend, actors, seconds, note)
-        watchdog = Watchdog(self.run, calls, team) if config.mode == "lockstep" else None
-
-        def check(workers: Sequence[Worker]) -> None:
-            startup_check.check(workers)
-            if watchdog is not None:
-                watchdog.check()
-
+        team = Team(calls, config, int(config.actors))  # `auto` is for `async` alone
+        check = Watchdog(self.run, team).check if config.mode == "lockstep" else lambda: None
         if notice := team.wait_until_ready(check):
-            note(notice)
+            self.run.metrics.note(notice)
         return team
 
-    def _run_rounds(self, team: WorkerGroup) -> str:
+    def _run_rounds(self, team: Team) -> str:
         """The modes `serial` and `lockstep`, which differ in their backend alone."""
         checkpoints = RoundCheckpointer(self.run)
         checkpoints.restore(team)
@@ -217,14 +204,11 @@ class _Runner:
             return self._train_and_save(supervisor.team, supervisor.run, supervisor.checkpoints.finish)
 
     def _train_and_save(
-        self, team: WorkerGroup, train: Callable[[], str], save_checkpoint: Callable[[], None]
+        self, team: Team, train: Callable[[], str], save_checkpoint: Callable[[], None]
     ) -> str:
-        """Trains, then saves the networks and a checkpoint; returns why training ended.
+        """Trains, then saves the networks and a checkpoint, also if `train` raises; returns why it ended.
 
         The last evaluation of a spent budget follows, so its failure cannot lose them.
-
-        Raises:
-            Exception: `train` raised it, and what was learned before is saved.
         """
         metrics = self.run.metrics
         error: Exception | None = None
@@ -235,10 +219,9 @@ class _Runner:
         if team.newest is not None:  # else nothing was learned
             metrics.write_status("saving", *team.describe())
             if error or reason in REQUESTED:
-                team.hurry(_HURRY_SECONDS)
-            alive = sum(actor.is_ready for actor in team.actors)
+                team.calls.start_timeout_seconds = min(team.calls.start_timeout_seconds, _HURRY_SECONDS)
             if metrics.has_unreported_steps():
-                metrics.report(actors_alive=alive)
+                metrics.report(actors_alive=len(team.acting))
             self._save_networks(team)
             if not isinstance(error, CheckpointError):
                 try:
@@ -246,7 +229,7 @@ class _Runner:
                 except DistdqnError as failure:  # the networks are saved
                     metrics.note(f"The last checkpoint could not be made: {failure}")
             if reason in BUDGET_SPENT:
-                self._evaluate_last(team, alive)
+                self._evaluate_last(team)
                 reason = self.run.stopping.request.reason or reason
             if self.run.stopping.goal.reached:
                 reason = "goal_reached"
@@ -260,7 +243,7 @@ class _Runner:
             reason = requested
         return reason
 
-    def _evaluate_last(self, team: WorkerGroup, actors: int) -> None:
+    def _evaluate_last(self, team: Team) -> None:
         """Evaluates the last weights, and saves the networks again if they are the best now."""
         goal, config, seconds = self.run.stopping.goal, self.run.config, self.run.metrics.seconds
         before = goal.best
@@ -271,27 +254,26 @@ class _Runner:
             self.run.metrics.note("`max_seconds` leaves no time to evaluate the last weights.")
             return
         try:
-            evaluate_if_due(self.run, team, True, actors, until)
+            evaluate_if_due(self.run, team, True, until)
         except DistdqnError as error:
             self.run.metrics.note(f"The last weights could not be evaluated: {error}")
         if goal.best is not before:
             self._save_networks(team)
 
-    def _save_networks(self, team: WorkerGroup) -> None:
+    def _save_networks(self, team: Team) -> None:
         """Writes the last network and the best by evaluation; if the learner is down, from the copy here."""
-        last, goal, is_up = team.newest, self.run.stopping.goal, True
+        export: Callable[[PolicyWeights], bytes] = team.export
         try:
             last = team.publish()
         except DistdqnError:
-            is_up = False
-        if last is None:
-            return
+            if team.newest is None:
+                return
+            last, export = team.newest, functools.partial(export_network, self.run.config, self.spec)
         self.has_saved = True
-        networks = {"policy": goal.best_weights or last, "final": last}
+        networks = {"policy": self.run.stopping.goal.best_weights or last, "final": last}
         for name, weights in networks.items():  # first, because these need no other process
             self.directory.write_bytes(f"{name}.npz", policy_bytes(weights))
         for name, weights in networks.items():
-            export = team.export if is_up else functools.partial(export_network, self.run.config, self.spec)
             try:
                 self.directory.write_bytes(f"{name}.keras", export(weights))
             except Exception as error:  # the layers may be the user's; the same weights are in NumPy's file

@@ -46,11 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _find(run: Path, actors: int) -> RayPlace:
-    """The process that takes commands for a run.
+    """The process that takes commands for a run, which can have this number of actors.
 
-    Raises:
-        ConfigError: there is no run, or it cannot have this number of actors.
-        ClusterError: the run has not started, or is over.
+    `ConfigError` if it cannot or there is no run, `ClusterError` if it has not started or is over.
     """
     config, status = read_options(run), read_status(run)
     if config.mode is None or status is None:

@@ -47,14 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs all trials, writes the best options and prints the command for them; returns the exit code."""
     try:
         options = _COMMAND.read(arguments)
-        space = _read_space(options.space)
+        fixed, searched = _read_space(options.space)
         output = Path(options.output or f"runs/tune-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
         # Importing Ray takes seconds, and mistakes are reported without it.
         from distdqn.cluster.tuning import search
         from distdqn.tune import run_trial  # `__main__` is another module in the process of a trial
 
-        searched = {name: next(iter(value.items())) for name, value in space.items() if _is_drawn(value)}
-        fixed = {name: value for name, value in space.items() if name not in searched}
         best, score, failed = search(run_trial, fixed, searched, options, output)
     except DistdqnError as error:
         return print_mistakes(error)
@@ -68,44 +66,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _is_drawn(value: Any) -> bool:
-    return isinstance(value, dict) and len(value) == 1 and next(iter(value)) in _DISTRIBUTIONS
+def _read_space(path: str) -> tuple[dict[str, Any], dict[str, tuple[str, list[Any]]]]:
+    """Options with one value, and those to search, each with a distribution's name and its arguments.
 
-
-def _read_space(path: str) -> dict[str, Any]:
-    """Options by name with a value or a distribution.
-
-    Raises:
-        ConfigError: a name is unknown, a distribution malformed, or the options are wrong at one of its ends.
+    `ConfigError` if there is nothing to search, or if options are wrong, also at an end of a distribution.
     """
-    space, mistakes = read_options(path), []
-    for name, value in space.items():
+    fixed, mistakes = read_options(path), []
+    searched: dict[str, tuple[str, list[Any]]] = {}
+    for name, value in list(fixed.items()):
+        if isinstance(value, dict) and len(value) == 1 and next(iter(value)) in _DISTRIBUTIONS:
+            ((kind, arguments),) = fixed.pop(name).items()
+            searched[name] = kind, arguments
+            if not isinstance(arguments, list) or not arguments:
+                mistakes.append(f"`space`: `{name}` needs a list, as in `{name}: {{choice: [1, 3]}}`.")
         if name not in Config.model_fields:
             mistakes.append(f"`space`: {unknown_option(name, Config.model_fields)}")
         elif name in _OURS:
             mistakes.append(f"`space`: each trial has a `{name}` of its own (leave it out).")
-        elif _is_drawn(value) and not (isinstance(ends := next(iter(value.values())), list) and ends):
-            mistakes.append(f"`space`: `{name}` needs a list, as in `{name}: {{choice: [1, 3]}}`.")
-    if not any(map(_is_drawn, space.values())):
+    if not searched:
         mistakes.append(f"`space`: {path} searches nothing (give an option a distribution; see `--help`).")
     if mistakes:
         raise ConfigError(mistakes)
     for end in (0, -1):
         with collecting(mistakes):
-            Config(**{name: _end(value, end) for name, value in space.items()})
+            Config(**fixed, **{name: _end(*drawn, end) for name, drawn in searched.items()})
     if mistakes:
         raise ConfigError([f"`space`: {mistake}" for mistake in dict.fromkeys(mistakes)])
-    return space
+    return fixed, searched
 
 
-def _end(value: Any, index: int) -> Any:
-    """A value, or the first or last one of a distribution."""
-    if not _is_drawn(value):
-        return value
-    ((kind, ends),) = value.items()
+def _end(kind: str, arguments: list[Any], index: int) -> Any:
+    """The first or the last value of a distribution."""
     if kind == "choice":
-        return ends[index]
-    return ends[:2][index] - (1 if index and kind in ("randint", "lograndint") else 0)
+        return arguments[index]
+    return arguments[:2][index] - (1 if index and kind in ("randint", "lograndint") else 0)
 
 
 def run_trial(options: dict[str, Any], folder: Path, report: Callable[[float, int], None]) -> None:

@@ -50,11 +50,9 @@ def write(folder, *numbers, replay=None, **options):
     checkpoints = Checkpointer(store, 100, print)
     for number in numbers:
         indexes = [replay.get_index()] if replay else []
-        fresh = {
-            segment: checkpoints.add_segment(segment, replay.get_rows(segment.begin, segment.end))
-            for segment in checkpoints.missing(indexes)
-        }
-        checkpoints.write(number, tree_of(number, **options), indexes, fresh)
+        for segment in checkpoints.missing(indexes):
+            checkpoints.add_segment(segment, replay.get_rows(segment.begin, segment.end))
+        checkpoints.write(number, tree_of(number, **options), indexes)
     return store
 
 
@@ -131,7 +129,7 @@ def test_inspect_finds_the_checkpoints_of_a_run_that_keeps_them_elsewhere(run_di
 def test_inspect_reads_checkpoints_by_their_url(capsys):
     store = Store("memory://inspected/run")
     store.check_writable()
-    Checkpointer(store, 3, print).write(5, tree_of(5), [], {})
+    Checkpointer(store, 3, print).write(5, tree_of(5), [])
     assert main(["memory://inspected/run"]) == 0
     out = capsys.readouterr().out
     assert "5 learner steps" in out

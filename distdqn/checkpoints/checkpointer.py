@@ -15,19 +15,18 @@ _MAX_FAILURES = 5  # consecutive ones, after which the run ends
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of replay that is saved as one file."""
+    """A part of replay that is saved as one file; its content never changes."""
 
     shard: int
     kind: str  # `rows` or `frames`, as in `Replay.get_rows` and `Replay.get_frames`
     begin: int  # first id
     end: int  # one past the last
-    is_complete: bool  # it can never change any more
 
 
 def segments_of(shard: int, index: Tree) -> list[Segment]:
     """The segments of a shard with this `index`, oldest first, frames before rows."""
     return [
-        Segment(shard, kind, begin, end, end - begin == length)
+        Segment(shard, kind, begin, end)
         for kind, counts, length in _kinds(index)
         for begin, end in segments(counts["first"], counts["inserted"], length)
     ]
@@ -40,7 +39,7 @@ def _kinds(index: Tree) -> list[tuple[str, Tree, int]]:
 
 
 class Checkpointer:
-    """Writes checkpoints and keeps the newest `keep`; a complete segment of replay is written once.
+    """Writes checkpoints and keeps the newest `keep`; a segment of replay is written once.
 
     It also keeps the first one with the best weights, of an earlier process too if the run `resumes_from` a
     checkpoint in the same store.
@@ -52,7 +51,7 @@ class Checkpointer:
         self._store = store
         self._keep = keep
         self._note = note
-        self._written: dict[Segment, Tree] = {}  # documents of the complete segments on disk
+        self._written: dict[Segment, Tree] = {}  # documents of the segments on disk
         self._best: tuple[int, int] | None = None  # learner steps of the best weights, checkpoint
         self._failures = ConsecutiveFailures(_MAX_FAILURES)
         self._last = max(store.numbers(), default=-1)
@@ -93,26 +92,19 @@ class Checkpointer:
         self._written = {segment: self._written[segment] for segment in found if segment in self._written}
         return [segment for segment in found if segment not in self._written]
 
-    def add_segment(self, segment: Segment, state: Tree) -> Tree:
-        """Writes one segment, and returns its document."""
-        document: Tree = self._store.write_tree(state)
-        if segment.is_complete:
-            self._written[segment] = document
-        return document
+    def add_segment(self, segment: Segment, state: Tree) -> None:
+        """Writes one segment."""
+        self._written[segment] = self._store.write_tree(state)
 
-    def write(self, number: int, tree: Tree, indexes: Sequence[Tree], fresh: dict[Segment, Tree]) -> int:
-        """Completes checkpoint `number` and deletes those that are no longer kept; returns its number.
+    def write(self, number: int, tree: Tree, indexes: Sequence[Tree]) -> int:
+        """Completes a checkpoint and deletes those that are no longer kept; returns its number.
 
-        Args:
-            number: learner steps. After a return to an older checkpoint the next free number is
-                taken instead, so that the latest checkpoint always has the largest.
-            tree: all parts except replay.
-            indexes: of all shards of replay; empty for a checkpoint without replay.
-            fresh: what `add_segment` returned for each missing segment.
+        That is the `number` of learner steps. After a return to an older checkpoint it is the next free one,
+        so that the latest checkpoint always has the largest. `tree` holds all but replay, `indexes` are those
+        of its shards, none of whose segments is missing; none leave replay out.
         """
-        known = self._written | fresh
         parts = [
-            [{"kind": segment.kind, "state": known[segment]} for segment in segments_of(shard, index)]
+            [{"kind": segment.kind, "state": self._written[segment]} for segment in segments_of(shard, index)]
             for shard, index in enumerate(indexes)
         ]
         written = [self._store.write_tree(index) for index in indexes]

@@ -68,10 +68,7 @@ def split_tree(tree: Any, arrays: dict[str, tuple[AnyArray, Tree]], name: str = 
 
     Tuples become lists, NumPy scalars become Python's, and references stay. `arrays` receives each
     array `[...]` by its name, which begins with `name`, and its reference, still without a file.
-
-    Raises:
-        TypeError: `tree` holds something that is neither an array nor JSON.
-        ValueError: `tree` holds an array or a reference that could not be read back.
+    `TypeError` for what is neither an array nor JSON, `ValueError` for what could not be read back.
     """
     prefix = f"{name}." if name else ""
     match tree:
@@ -178,9 +175,7 @@ def manifest_bytes(number: int, document: Tree, version: int = FORMAT) -> bytes:
 def document_from_bytes(content: bytes, number: int, where: str) -> Tree:
     """The document in the manifest of checkpoint `number` in file `where`; its references are sound.
 
-    Raises:
-        CheckpointDamaged: the manifest is not what was written.
-        CheckpointTooNew: its format is newer than `FORMAT`.
+    `CheckpointDamaged` if it is not what was written, `CheckpointTooNew` if its format is newer.
     """
     try:
         manifest = Manifest.model_validate(json.loads(content.decode("ascii")))

@@ -27,8 +27,7 @@ class RestorePlan:
     def calls(self, shard: int) -> Iterator[tuple[str, Any]]:
         """Methods of `Replay` and their arguments that fill one shard, in order; reads lazily.
 
-        Raises:
-            CheckpointError: a part is not what was written, or cannot be read.
+        `CheckpointError` if a part is not what was written, or cannot be read.
         """
         if self.ref is None:
             return

@@ -14,6 +14,7 @@ from distdqn.errors import CheckpointDamaged, CheckpointError, ConfigError, NoCh
 from distdqn.reporting.run_directory import read_options, read_status
 from distdqn.types import EnvironmentSpec, Tree
 
+# What a run has learned, by the names of the files in its folder.
 _RESULTS = ("policy.keras", "policy.npz", "final.keras", "final.npz", "summary.json")
 
 
@@ -35,19 +36,17 @@ def describe_run(given: Config, config: Config, spec: EnvironmentSpec) -> Tree:
     if config.head == "categorical":
         names += ["v_min", "v_max"]
     options = config.to_json()
-    structure = {
+    structure: Tree = {
         **{name: options[name] for name in ("env", "env_kwargs", "wrapper")},
         "observation_shape": list(spec.observation_shape),
         "observation_dtype": spec.observation_dtype,
         "actions": spec.actions,
-        **({"observation_high": spec.image_high} if spec.is_image else {}),  # images are divided by it
-        **(
-            {"parts": [{**asdict(part), "shape": list(part.shape)} for part in spec.parts]}
-            if spec.parts
-            else {}
-        ),
         **{name: options[name] for name in names},
     }
+    if spec.is_image:
+        structure["observation_high"] = spec.image_high  # images are divided by it
+    if spec.parts:
+        structure["parts"] = [{**asdict(part), "shape": list(part.shape)} for part in spec.parts]
     return {"config": given.to_json(), "structure": structure}
 
 
@@ -92,11 +91,8 @@ def run_folder(config: Config) -> tuple[str | None, bool]:
 def find_start(config: Config, about: Tree) -> tuple[CheckpointRef | None, list[str]]:
     """The checkpoint that `resume` names (None: a new run), and lines for the user.
 
-    `about` is what `describe_run` returns for this run.
-
-    Raises:
-        CheckpointError: it is damaged, or does not fit the options.
-        ConfigError: `resume` is `auto` without `run_dir` or `checkpoint_dir`.
+    `about` is what `describe_run` returns for this run. `CheckpointError` if it is damaged or does not fit
+    the options, `ConfigError` if `resume` is `auto` without a place to look in.
     """
     if config.resume is None:
         return None, []
@@ -115,10 +111,11 @@ def find_start(config: Config, about: Tree) -> tuple[CheckpointRef | None, list[
             try:
                 ref, passed_over = store.newest_whole()
             except NoCheckpoint:
-                if results := _results_in(config.run_dir):
+                run_dir = config.run_dir
+                if results := [each for each in _RESULTS if run_dir and (Path(run_dir) / each).exists()]:
                     place = _with_host(store.place)
                     raise NoCheckpoint(
-                        f"`resume`: {place} holds no checkpoint, but {config.run_dir} holds "
+                        f"`resume`: {place} holds no checkpoint, but {run_dir} holds "
                         f"{', '.join(results)} of a run (give its `checkpoint_dir`, or another `run_dir`)."
                     ) from None
                 return None, [f"No checkpoint in {_with_host(store.place)}: starts a new run."]
@@ -128,12 +125,6 @@ def find_start(config: Config, about: Tree) -> tuple[CheckpointRef | None, list[
         raise CheckpointDamaged(f"Checkpoint {ref.number} does not say what run it is of.") from error
     notes = [f"Checkpoint {number} is passed over: {why}" for number, why in passed_over]
     return ref, [*notes, f"Resumes from checkpoint {ref.number} in {_with_host(ref.store.place)}.", *changes]
-
-
-def _results_in(run_dir: str | None) -> list[str]:
-    """What a run has learned, by the names of the files in its folder."""
-    folder = Path(run_dir) if run_dir is not None else None
-    return [name for name in _RESULTS if folder is not None and (folder / name).exists()]
 
 
 def _with_host(place: str) -> str:

@@ -62,12 +62,8 @@ class Store:
     def write_tree(self, tree: Any) -> Any:
         """Stores the arrays of nested dictionaries and lists in one file; returns the document.
 
-        An existing file is read once, and written again only if it is damaged.
-
-        Raises:
-            TypeError: the tree holds something that is neither an array nor JSON.
-            ValueError: it holds something that could not be read back, see `split_tree`.
-            OSError: the file could not be written.
+        An existing file is read once, and written again only if it is damaged. Raises what `split_tree` does,
+        and `OSError` if the file could not be written.
         """
         arrays: dict[str, tuple[AnyArray, Tree]] = {}
         document = split_tree(tree, arrays)
@@ -94,16 +90,13 @@ class Store:
     def write_manifest(self, number: int, document: Tree) -> None:
         """Creates or replaces checkpoint `number` atomically.
 
-        Raises:
-            ValueError: `document` could not be read back: see `refs_by_file`, or it is too long.
-            TypeError: `document` holds something that is not JSON.
-            OSError: it could not be written, or a file that it refers to is missing.
+        `OSError` if that is impossible or a file that it refers to is missing; `ValueError` or `TypeError` if
+        `document` could not be read back: see `refs_by_file`, or it is too long or no JSON.
         """
         files = refs_by_file(document)
         content = manifest_bytes(number, document)
-        if len(content) > MAX_MANIFEST_BYTES:
-            limit = f"{MAX_MANIFEST_BYTES} are read"
-            raise ValueError(f"`document` takes {len(content)} bytes, {limit}: use arrays.")
+        if (size := len(content)) > MAX_MANIFEST_BYTES:
+            raise ValueError(f"`document` takes {size} bytes, {MAX_MANIFEST_BYTES} are read: use arrays.")
         sizes = self._files.sizes("blobs/")
         for name, refs in files.items():
             if sizes.get(name) != refs[0].bytes:
@@ -120,9 +113,7 @@ class Store:
     def read_manifest(self, number: int) -> Tree:
         """The document of a checkpoint; its references are sound, their files are not read.
 
-        Raises:
-            CheckpointDamaged: it is not what was written, or missing.
-            CheckpointTooNew: a later release wrote it.
+        `CheckpointDamaged` if it is missing; else as `document_from_bytes`.
         """
         name = manifest_name(number)
         with self._files.reading(name) as (stream, size):
@@ -138,10 +129,7 @@ class Store:
 
         `relied_on` is the key of a part too large to be read twice. Of its files that this process
         has written or read, only the length is checked here, and the content by `read_tree`.
-
-        Raises:
-            CheckpointDamaged: it is not whole.
-            CheckpointTooNew: a later release wrote it.
+        `CheckpointDamaged` if it is not whole, `CheckpointTooNew` if a later release wrote it.
         """
         document = self.read_manifest(number)
         relied = refs_by_file(document.get(relied_on)).keys() & self._seen_whole
@@ -168,12 +156,8 @@ class Store:
     ) -> tuple["CheckpointRef", list[tuple[int, str]]]:
         """The newest whole checkpoint of `numbers` (default: all), and newer ones with what is wrong.
 
-        `relied_on` is as in `verify`.
-
-        Raises:
-            NoCheckpoint: there is none.
-            CheckpointDamaged: none is whole; one line for each.
-            CheckpointTooNew: a later release wrote one that is newer than the first whole one.
+        `relied_on` is as in `verify`. `NoCheckpoint` if there is none, `CheckpointDamaged` with a line for
+        each if none is whole, `CheckpointTooNew` if a later release wrote one newer than the first whole one.
         """
         candidates = sorted(numbers or self.numbers(), reverse=True)
         if not candidates:

@@ -89,7 +89,7 @@ def connected(
 
     Raises:
         ClusterError: it cannot be reached, or a private Ray cannot have its token.
-        ConfigError: a run cannot use the kind of address in RAY_ADDRESS.
+        ConfigError: see `choose_target`.
     """
     if ray.is_initialized():
         tell("the one this process is connected to already")
@@ -128,9 +128,8 @@ def _shut_down(reaper: Reaper | None) -> None:
 def choose_target(address: str | None) -> Target:
     """The Ray that `--address`, RAY_ADDRESS or, for `auto`, this machine names.
 
-    Raises:
-        ClusterError: `auto` finds no cluster on this machine, or several.
-        ConfigError: a run cannot use the kind of address in RAY_ADDRESS.
+    `ClusterError` if `auto` finds no cluster on this machine or several, `ConfigError` if a run cannot use
+    the kind of address in RAY_ADDRESS.
     """
     variable = os.environ.get("RAY_ADDRESS", "")
     if address == "local":
@@ -174,22 +173,13 @@ def choose_target(address: str | None) -> Target:
 
 
 def probe(address: str, timeout_seconds: float) -> None:
-    """Connects to an address and disconnects again.
-
-    Raises:
-        OSError: nothing listens there, or it does not answer.
-        ValueError: the address is not `host:port`.
-    """
+    """Connects to `host:port` and disconnects; `OSError` if nothing answers, `ValueError` if malformed."""
     host, _, port = address.rpartition(":")
     socket.create_connection((host.strip("[]"), int(port)), timeout_seconds).close()
 
 
 def _join(target: Target) -> None:
-    """Connects to a running cluster.
-
-    Raises:
-        ClusterError: what prevents it, and how to fix it.
-    """
+    """Connects to a running cluster; a `ClusterError` says what prevents it, and how to fix it."""
     named = address = target.address or ""
     try:
         address = services.canonicalize_bootstrap_address(named) or ""

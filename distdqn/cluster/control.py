@@ -56,15 +56,9 @@ class Control:
 
 
 def scale(place: RayPlace, actors: int, say: Callable[[str], None]) -> None:
-    """Changes a run's number of actors; returns when it has them.
+    """Changes a run's number of actors; returns when it has them, and `say`s a line whenever it gets nearer.
 
-    Args:
-        place: where the run is.
-        actors: how many the run shall have.
-        say: called with a line whenever there is progress.
-
-    Raises:
-        ClusterError: the run does not answer, has ended, or has got another command since.
+    `ClusterError` if the run does not answer, has ended, or has got another command since.
     """
     address = place.address
     is_loopback = address.startswith("127.0.0.1:")  # a private Ray's, which Ray would replace
@@ -121,11 +115,7 @@ def _count(actors: int) -> str:
 
 
 def _answer(ref: Any) -> Any:
-    """The result of a call.
-
-    Raises:
-        ClusterError: the run has ended, or does not answer in time.
-    """
+    """The result of a call; `ClusterError` if the run has ended, or does not answer in time."""
     try:
         return ray.get(ref, timeout=_ANSWER_SECONDS)
     except ray.exceptions.RayError as error:

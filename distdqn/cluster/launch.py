@@ -12,9 +12,9 @@ from ray.util.metrics import Gauge
 from distdqn.cluster.connection import connected
 from distdqn.cluster.ray_backend import RayBackend
 from distdqn.distributed.actor_pool import initial_actors
-from distdqn.distributed.calls import Calls
 from distdqn.errors import ClusterError
 from distdqn.training import builders
+from distdqn.training.calls import Calls
 from distdqn.training.limits import available_cpus
 from distdqn.training.loop import Run
 from distdqn.types import EnvironmentSpec
@@ -26,13 +26,9 @@ _TELL_SECONDS = 10.0  # until a line says that Ray is still starting
 def launched(
     run: Run, spec: EnvironmentSpec, folder: Path, tell: Callable[[str], None]
 ) -> Iterator[tuple[Calls, int]]:
-    """Connects to Ray; at the end every process of the run is gone.
+    """Connects to Ray, which gets the run's metrics, too; at the end every process of the run is gone.
 
-    Args:
-        run: what all modes share; Ray gets its metrics, too.
-        spec: of the environment.
-        folder: of the run.
-        tell: told which Ray is joined, and why.
+    `tell` is told which Ray is joined, and why.
 
     Yields:
         Calls to the roles, and the number of actors to start with.
@@ -45,8 +41,8 @@ def launched(
     timer.start()
     with contextlib.ExitStack() as stack:
         stack.callback(timer.cancel)
-        ray = connected(config.address, actors + others, not config.learner_gpus, tell)
-        cluster = stack.enter_context(ray)
+        hide_gpus = not config.learner_gpus
+        cluster = stack.enter_context(connected(config.address, actors + others, hide_gpus, tell))
         timer.cancel()
         backend = RayBackend(cluster, folder, functools.partial(builders.role_parts, config, spec), config)
         calls = Calls(backend, config)

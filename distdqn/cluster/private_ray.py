@@ -22,10 +22,8 @@ def adapted_start() -> Iterator[None]:
     """Starts Ray's processes inside so that SIGTERM does not end them, and waits longer for the node.
 
     A batch system sends SIGTERM to every process. If the node ends before this process has saved what was
-    learned, Ray ends the driver at once.
-
-    Raises:
-        NodeEnded: a node ends by itself if its agents need more than about 20 s to start.
+    learned, Ray ends the driver at once. `NodeEnded` if the node has ended by itself, as it does if its
+    agents need more than about 20 s to start.
     """
     before = services.ConsolePopen, services.get_node
     nodes: list[subprocess.Popen[bytes]] = []
@@ -42,8 +40,15 @@ def adapted_start() -> Iterator[None]:
                     raise
             time.sleep(_POLL_SECONDS)
 
-    def start(command: list[str], **options: Any) -> Any:
-        process = _start_process(command, **options)
+    def start(command: list[str], *, preexec_fn: Callable[[], None], **options: Any) -> Any:
+        """A process in a session of its own that blocks SIGTERM, as do those that it starts."""
+
+        def prepare() -> None:
+            preexec_fn()
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+        process: Any = subprocess.Popen(command, preexec_fn=prepare, start_new_session=True, **options)  # noqa: S603
+        process.terminate = process.kill
         if command[0].endswith("raylet"):
             nodes.append(process)
         return process
@@ -53,15 +58,3 @@ def adapted_start() -> Iterator[None]:
         yield
     finally:
         services.ConsolePopen, services.get_node = before
-
-
-def _start_process(command: list[str], *, preexec_fn: Callable[[], None], **options: Any) -> Any:
-    """A process in a session of its own that blocks SIGTERM, as do those that it starts."""
-
-    def prepare() -> None:
-        preexec_fn()
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-
-    process: Any = subprocess.Popen(command, preexec_fn=prepare, start_new_session=True, **options)  # noqa: S603
-    process.terminate = process.kill
-    return process

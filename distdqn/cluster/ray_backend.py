@@ -66,14 +66,9 @@ class RayBackend(Backend):
         parts: Parts = (Control, ()) if role == "control" else self._make_parts(role, index, restarts)
         if role == "control":
             self._control = name
-        options = {
-            **self._placement.ray_options(role, index),
-            "name": name,
-            "namespace": self._namespace,
-            "max_restarts": 0,
-            "max_task_retries": 0,
-        }
-        handle = ray.remote(parts[0]).options(**options).remote(*parts[1])
+        options = {**self._placement.ray_options(role, index), "max_restarts": 0, "max_task_retries": 0}
+        remote = ray.remote(parts[0]).options(**options, name=name, namespace=self._namespace)
+        handle = remote.remote(*parts[1])
         self._roles[handle] = role, index
         return handle
 

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 MARK = "DISTDQN_PRIVATE_RAY"
@@ -60,40 +61,36 @@ class Reaper:
 def private_addresses() -> set[str]:
     """The addresses of private Rays on this machine, as far as this user may see them: of one run alone."""
     found = set()
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):  # another user's, or gone
-            if f"{MARK}=".encode() in path.read_bytes():
-                arguments = path.with_name("cmdline").read_bytes().decode(errors="replace").split("\0")
+    for folder, environment in _environments():
+        if f"{MARK}=".encode() in environment:
+            with contextlib.suppress(OSError):  # gone
+                arguments = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
                 prefix = "--gcs-address="
                 found |= {each.removeprefix(prefix) for each in arguments if each.startswith(prefix)}
     return found
 
 
-def _kill_marked(mark: str) -> bool:
-    """Kills this user's processes that have the mark in their environment; returns whether there were any."""
-    entry, found = f"{MARK}={mark}".encode(), False
+def _environments() -> Iterator[tuple[Path, bytes]]:
+    """The folder and the environment of each process that this user may see."""
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):  # another user's, or gone
-            if entry in path.read_bytes().split(b"\0"):
-                found = True
-                os.kill(int(path.parent.name), signal.SIGKILL)
-    return found
+            yield path.parent, path.read_bytes()
 
 
 def _kill_all(mark: str) -> None:
-    """Kills processes with the mark until there are none, or for ten seconds."""
+    """Kills this user's processes with the mark until there are none, or for ten seconds."""
+    entry = f"{MARK}={mark}".encode()
     for _ in range(_ROUNDS):
-        if not _kill_marked(mark):
+        marked = [folder for folder, environment in _environments() if entry in environment.split(b"\0")]
+        for folder in marked:
+            with contextlib.suppress(OSError):  # gone
+                os.kill(int(folder.name), signal.SIGKILL)
+        if not marked:
             break
         time.sleep(_ROUND_SECONDS)
 
 
-def _main(mark: str, patience_seconds: float) -> None:
-    """Waits for the end of the pipe, gives Ray's processes time to end by themselves, and kills the rest."""
-    sys.stdin.buffer.read()
-    time.sleep(patience_seconds)
-    _kill_all(mark)
-
-
 if __name__ == "__main__":
-    _main(sys.argv[1], float(sys.argv[2]))
+    sys.stdin.buffer.read()  # until the end of the pipe
+    time.sleep(float(sys.argv[2]))  # Ray's processes may end by themselves
+    _kill_all(sys.argv[1])

@@ -107,10 +107,7 @@ class Placement:
     def request_nodes(self, roles: Sequence[str]) -> None:
         """Asks the cluster's autoscaler, if it has one, for nodes for these roles; none withdraw the request.
 
-        A request stays until the same driver makes another.
-
-        Raises:
-            ClusterError: the cluster's head does not answer.
+        A request stays until the same driver makes another. `ClusterError` if the head does not answer.
         """
         if not roles and not self._has_requested_nodes:
             return

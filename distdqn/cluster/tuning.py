@@ -14,20 +14,15 @@ _RETURN, _STEPS = "eval_return_mean", "env_steps"
 _SCOPE = "last-5-avg"  # single evaluations are noisy, and the best of many is biased upwards
 _REDUCTION = 3  # of trials at each rung of ASHA, which begins at a `_REDUCTION`th to the third of the budget
 
+Drawn = tuple[str, list[Any]]  # a distribution's name and its arguments
+# Runs one: its options, its folder, and what takes mean return and env steps.
 Trial = Callable[[dict[str, Any], Path, Callable[[float, int], None]], None]
 
 
 def search(
-    run_trial: Trial, fixed: Mapping[str, Any], searched: Mapping[str, Any], settings: Any, folder: Path
+    run_trial: Trial, fixed: Mapping[str, Any], searched: Mapping[str, Drawn], settings: Any, folder: Path
 ) -> tuple[dict[str, Any], float, int]:
-    """Samples options and runs a trial with each sample.
-
-    Args:
-        run_trial: runs one: its options, its folder, and what takes mean return and env steps.
-        fixed: options with one value.
-        searched: options, each with a distribution's name and its arguments.
-        settings: how to search; see `distdqn.tune.TuneOptions`.
-        folder: for all results.
+    """Draws the searched options and runs a trial with each sample, as `distdqn.tune.TuneOptions` say.
 
     Returns:
         The best of the searched options, their mean return, and how many trials failed.
@@ -38,8 +33,15 @@ def search(
     try:
         from ray import tune
         from ray.tune.schedulers import ASHAScheduler
-    except ImportError as error:
-        raise _missing(error) from error
+
+        search_alg = None
+        if settings.search == "optuna":
+            from ray.tune.search.optuna import OptunaSearch
+
+            search_alg = OptunaSearch()
+    except (ImportError, AssertionError) as error:
+        why = f"`distdqn tune` needs more packages: `pip install 'distdqn[tune]'` ({one_line(error)})."
+        raise ConfigError(why) from error
     sampled = {name: _distribution(tune, name, *value) for name, value in searched.items()}
     budget = fixed.get("max_env_steps", 500_000)
     scheduler = None
@@ -61,7 +63,7 @@ def search(
                 mode="max",
                 num_samples=settings.trials,
                 scheduler=scheduler,
-                search_alg=_make_search(settings.search),
+                search_alg=search_alg,
             ),
             run_config=tune.RunConfig(name="ray", storage_path=str(folder), verbose=1),
         ).fit()
@@ -78,20 +80,3 @@ def _distribution(tune: Any, name: str, kind: str, arguments: list[Any]) -> Any:
         return tune.choice(arguments) if kind == "choice" else getattr(tune, kind)(*arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"`space`: `{name}`: {kind} fails: {one_line(error)} (see Ray Tune).") from error
-
-
-def _make_search(name: str) -> Any:
-    if name == "random":
-        return None
-    try:
-        from ray.tune.search.optuna import OptunaSearch
-
-        return OptunaSearch()
-    except (ImportError, AssertionError) as error:
-        raise _missing(error) from error
-
-
-def _missing(error: BaseException) -> ConfigError:
-    return ConfigError(
-        f"`distdqn tune` needs more packages: `pip install 'distdqn[tune]'` ({one_line(error)})."
-    )

@@ -1,16 +1,12 @@
 """How many actors a run has: starting, draining, and the commands that change their number."""
 
-import functools
-import time
-from collections.abc import Callable
 from typing import Any
 
 from distdqn.config.config import Config
-from distdqn.distributed.calls import Call, Calls, Ended, Worker
 from distdqn.distributed.replay_shards import ReplayShards
-from distdqn.distributed.team import WorkerGroup
-from distdqn.distributed.watchdog import StartupCheck
+from distdqn.training.calls import Call, Ended, Worker
 from distdqn.training.loop import Run
+from distdqn.training.team import Team
 from distdqn.types import ActorPoolStatus, FlushReport
 
 _DRAIN_SECONDS = 10.0  # for the rollouts of a draining actor; then its process is ended all the same
@@ -40,47 +36,29 @@ class ActorPool:
     then its process ends.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        calls: Calls,
-        team: WorkerGroup,
-        shards: ReplayShards,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, run: Run, team: Team, shards: ReplayShards) -> None:
         self._run = run
-        self._calls = calls
         self._team = team
         self._shards = shards
-        self._clock = clock
-        config, backend = run.config, calls.backend
+        self._calls = team.calls
+        self._clock = team.calls.clock
+        config, backend = run.config, team.calls.backend
         self._min_actors, self._max_actors = min_actors(config), config.max_actors
-        self._startup_check = StartupCheck(
-            backend, self._min_actors, config.start_timeout_seconds, run.metrics.note, clock
-        )
         self._wanted = len(team.actors)
         self._follows = config.actors == "auto" and backend.capacity().cpus_per_role > 0.0
-        self._followed_at = clock()
+        self._followed_at = self._clock()
         self._waiting: list[Worker] = []  # for resources, at the last look
         self._command = 0  # number of the last one
         self._listens_from: float | None = None
         self._listens_to: Worker | None = None
-        self._is_listening = False
         self._told: tuple[Worker, ActorPoolStatus] | None = None
-        self._told_at = clock()
+        self._told_at = self._clock()
         if self._follows:
             others = [each.role for each in team.workers if each.role != "actor"]
             backend.request_resources([*others, *["actor"] * (self._max_actors or self._min_actors)])
 
     def advance(self, is_training: bool) -> None:
-        """Takes the next steps, if there are any to take.
-
-        Args:
-            is_training: the learner is ready.
-
-        Raises:
-            ClusterError: the cluster is too small for the run to start.
-        """
+        """Takes the next steps. `is_training`: the learner is ready."""
         now = self._clock()
         if is_training and self._listens_from is None:
             self._listens_from = now + _LISTEN_SECONDS
@@ -97,28 +75,22 @@ class ActorPool:
                     )
                 self._team.end_actor(actor)
         self._start_and_drain(now)
-        self._startup_check.check(self._team.workers)
         self._tell(now)
 
     def to_json(self) -> dict[str, Any]:
         """The entry in `status.json`."""
         return {"wanted": self._wanted, "acting": len(self._team.acting)}
 
-    # Commands.
-
     def _listen(self) -> None:
         """Keeps one call in flight that ends when a command comes."""
-        control = self._team.control or self._team.start_control()
+        control = self._team.control = self._team.control or self._calls.start("control")
         if self._listens_to is not control:
-            self._listens_to, self._is_listening = control, False
-            self._command = 0  # a new process starts to count at zero
-        if not self._is_listening:
-            self._is_listening = True
+            self._listens_to, self._command = control, 0  # a new process starts to count at zero
+        if not self._calls.count("next_command"):
             self._calls.send(control, "next_command", on_result=self._receive_command, turns=float("inf"))
 
     def _receive_command(self, _call: Call, command: tuple[int, int]) -> None:
         self._command, self._wanted = command
-        self._is_listening = False
         self._run.metrics.note(f"A command asks for {self._wanted} actors.")
         if self._follows:
             self._follows = False
@@ -143,8 +115,6 @@ class ActorPool:
             self._told, self._told_at = (control, status), now
             self._calls.backend.call(control.handle, "tell", status)
 
-    # Starting and draining.
-
     def _follow_cluster(self) -> None:
         """Wants as many actors as fit, after the roles that a run cannot do without."""
         staying, before = self._team.staying, self._waiting
@@ -156,8 +126,7 @@ class ActorPool:
             wanted = len(staying) + self._calls.backend.capacity().actors
         else:
             return
-        limit = wanted if self._max_actors is None else min(self._max_actors, wanted)
-        self._wanted = max(self._min_actors, limit)
+        self._wanted = max(self._min_actors, min(wanted, self._max_actors or wanted))
 
     def _start_and_drain(self, now: float) -> None:
         """Starts the actors that are missing, and drains those that are too many."""
@@ -175,14 +144,14 @@ class ActorPool:
 
     def _store_rest(self, call: Call, report: FlushReport) -> None:
         """Stores the open windows of a draining actor, then ends it."""
-        stored = functools.partial(self._end_drained, call.worker, report)
-        self._shards.insert(self._team.shard_of(call.worker), call.refs[1], stored, self._lose_rest)
 
-    def _end_drained(self, actor: Worker, report: FlushReport) -> None:
-        metrics = self._run.metrics
-        metrics.add_flush(report, metrics.counters.inserted + report.transitions)
-        if self._team.is_current(actor):
-            self._team.end_actor(actor)
+        def stored() -> None:
+            metrics = self._run.metrics
+            metrics.add_flush(report, metrics.counters.inserted + report.transitions)
+            if self._team.is_current(call.worker):
+                self._team.end_actor(call.worker)
+
+        self._shards.insert(self._team.shard_of(call.worker), call.refs[1], stored, self._lose_rest)
 
     def _lose_rest(self, _ended: Ended) -> None:
         self._run.metrics.counters.lost_rollouts += 1

@@ -1,7 +1,6 @@
 """Checkpoints of an `async` run, made while it continues."""
 
 import functools
-import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
@@ -10,11 +9,11 @@ from typing import Any
 from distdqn.checkpoints.checkpointer import Segment
 from distdqn.checkpoints.reshard import RestorePlan
 from distdqn.checkpoints.store import CheckpointRef
-from distdqn.distributed.calls import Call, Calls, Worker
 from distdqn.distributed.replay_shards import ReplayShards
-from distdqn.distributed.team import WorkerGroup
+from distdqn.training.calls import Call, Worker
 from distdqn.training.checkpointing import run_tree, save
 from distdqn.training.loop import Run
+from distdqn.training.team import Team
 from distdqn.types import Tree
 
 
@@ -25,7 +24,6 @@ class _Pending:
     tree: Tree | None = None  # all but replay
     indexes: dict[int, Tree] = field(default_factory=dict)  # by shard
     wanted: list[Segment] | None = None  # segments to ask for
-    fresh: dict[Segment, Any] = field(default_factory=dict)  # segments written, as the store names them
     is_asking: bool = False  # for a segment
 
     @property
@@ -41,57 +39,43 @@ class AsyncCheckpointer:
     what is overwritten before its turn is left out.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        calls: Calls,
-        team: WorkerGroup,
-        shards: ReplayShards,
-        executor: Executor,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, run: Run, team: Team, shards: ReplayShards, executor: Executor) -> None:
         self._run = run
-        self._calls = calls
+        self._calls = team.calls
         self._team = team
         self._shards = shards
         self._executor = executor  # the one that restores shards: it never reads what is being deleted
-        self._clock = clock
         self._checkpointer = run.checkpointer
         seconds = run.config.checkpoint_seconds
-        self._due = None if seconds is None else clock() + seconds
+        self._due = None if seconds is None else team.calls.clock() + seconds
         self._pending: _Pending | None = None
         self._task: Future[Any] | None = None
 
     def advance(self) -> None:
-        """Takes the next step of a checkpoint, if there is one to take.
-
-        Raises:
-            CheckpointError: five consecutive checkpoints could not be written.
-        """
+        """Takes the next step of a checkpoint; `CheckpointError` if five in a row could not be written."""
         if self._checkpointer is None or self._is_writing():
             return
         pending = self._pending
         if pending is None:
-            if self._due is not None and self._clock() >= self._due and self._team.learner.is_ready:
+            if self._due is not None and self._calls.clock() >= self._due and self._team.learner.is_ready:
                 self._start()
         elif pending.tree is not None and pending.wanted is not None and not pending.is_asking:
             if pending.wanted:
                 self._ask_for_segment(pending, pending.wanted.pop(0))
             else:
-                number = pending.tree["learner"]["learner_steps"]
-                self._task = self._executor.submit(
-                    self._checkpointer.write, number, pending.tree, pending.sorted_indexes, pending.fresh
-                )
-                self._end()
+                number, indexes = pending.tree["learner"]["learner_steps"], pending.sorted_indexes
+                self._task = self._executor.submit(self._checkpointer.write, number, pending.tree, indexes)
+                self.reset()  # all parts are there
 
-    def cancel(self) -> None:
-        """Gives up the checkpoint that is being made: one of its roles has died."""
-        if self._pending is not None:
-            self._end()
+    def reset(self) -> None:
+        """Gives up the checkpoint whose parts are being asked for, if there is one, until the next is due."""
+        if self._pending is not None and (seconds := self._run.config.checkpoint_seconds) is not None:
+            self._due = self._calls.clock() + seconds
+        self._pending = None
 
     def forget_shard(self, shard: int) -> None:
         """A shard of replay has died: what was saved of it is no part of what the next one will hold."""
-        self.cancel()
+        self.reset()
         if self._task is not None:
             self._task.exception()  # a segment may still be written
         if self._checkpointer is not None:
@@ -117,7 +101,7 @@ class AsyncCheckpointer:
         metrics = self._run.metrics
         if self._checkpointer is None:
             return
-        self.cancel()
+        self.reset()
         if self._task is not None and (error := self._task.exception()) is not None:
             metrics.note(f"A checkpoint could not be written ({type(error).__name__}: {error}).")
         self._task = None
@@ -126,22 +110,21 @@ class AsyncCheckpointer:
             return
         shards = self._team.shards if self._run.config.checkpoint_replay else []
         if shards:
-            self._shards.complete(self._team.ask)
-        learner = self._team.ask(self._team.learner, "get_state")
+            self._shards.complete(self._calls.ask)
+        learner = self._calls.ask(self._team.learner, "get_state")
         save(self._run, self._make_tree(learner), [self._make_ask(shard) for shard in shards])
 
     def _start(self) -> None:
         pending = self._pending = _Pending()
-        self._calls.send(
-            self._team.learner, "get_state", on_result=functools.partial(self._receive_state, pending)
-        )
+        receive = functools.partial(self._receive_state, pending)
+        self._calls.send(self._team.learner, "get_state", on_result=receive)
         if not self._run.config.checkpoint_replay:
             pending.wanted = []
             return
         for shard in self._team.shards:
             self._calls.send(shard, "get_index", on_result=functools.partial(self._receive_index, pending))
 
-    # The results of a cancelled checkpoint are of no use, and change nothing.
+    # The results of a checkpoint that was given up are of no use, and change nothing.
 
     def _receive_state(self, pending: _Pending, _call: Call, learner: Tree) -> None:
         if pending is self._pending:
@@ -155,27 +138,19 @@ class AsyncCheckpointer:
 
     def _ask_for_segment(self, pending: _Pending, segment: Segment) -> None:
         pending.is_asking = True
-        self._calls.send(
-            self._team.shards[segment.shard],
-            f"get_{segment.kind}",
-            segment.begin,
-            segment.end,
-            on_result=functools.partial(self._receive_segment, pending, segment),
-        )
+        shard, get = self._team.shards[segment.shard], f"get_{segment.kind}"
+        receive = functools.partial(self._receive_segment, pending, segment)
+        self._calls.send(shard, get, segment.begin, segment.end, on_result=receive)
 
     def _receive_segment(self, pending: _Pending, segment: Segment, _call: Call, state: Tree) -> None:
-        if pending is self._pending:
-            self._task = self._executor.submit(self._add_segment, pending, segment, state)
+        if pending is self._pending and self._checkpointer is not None:
+            self._task = self._executor.submit(self._checkpointer.add_segment, segment, state)
             pending.is_asking = False
-
-    def _add_segment(self, pending: _Pending, segment: Segment, state: Tree) -> None:
-        if self._checkpointer is not None:
-            pending.fresh[segment] = self._checkpointer.add_segment(segment, state)
 
     def _make_ask(self, shard: Worker) -> Callable[..., Any]:
         """Calls a method of a shard; one that is being restored only tells the index that it will have."""
         if (index := self._shards.index_of(shard)) is None:
-            return functools.partial(self._team.ask, shard)
+            return functools.partial(self._calls.ask, shard)
 
         def ask(method: str, *_: int) -> Tree:
             if method == "get_index":
@@ -197,15 +172,10 @@ class AsyncCheckpointer:
         task, self._task = self._task, None
         error = task.exception()
         if isinstance(error, OSError) and self._checkpointer is not None:
-            self.cancel()
+            self.reset()
             self._checkpointer.add_failure(error)
         elif error is not None:
             raise error
         elif (number := task.result()) is not None:  # not a segment
             self._run.metrics.callbacks.call("on_checkpoint", number)
         return False
-
-    def _end(self) -> None:
-        self._pending = None
-        if (seconds := self._run.config.checkpoint_seconds) is not None:
-            self._due = self._clock() + seconds

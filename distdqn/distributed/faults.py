@@ -2,15 +2,15 @@
 
 from distdqn.checkpoints.reshard import RestorePlan
 from distdqn.checkpoints.store import CheckpointRef
-from distdqn.distributed.calls import Calls, Ended, Failure, Worker, last_line
 from distdqn.distributed.checkpointing import AsyncCheckpointer
 from distdqn.distributed.replay_shards import ReplayShards
 from distdqn.distributed.scheduler import Scheduler
-from distdqn.distributed.team import WorkerGroup
 from distdqn.environments.sources import environment_name
 from distdqn.errors import CheckpointError, EnvironmentFault, RoleFailure, restoring
 from distdqn.reporting.metrics import Counters
+from distdqn.training.calls import Ended, Failure, Worker, last_line
 from distdqn.training.loop import Run
+from distdqn.training.team import Team
 from distdqn.types import ReplayInfo
 
 
@@ -20,14 +20,13 @@ class FaultHandler:
     def __init__(
         self,
         run: Run,
-        calls: Calls,
-        team: WorkerGroup,
+        team: Team,
         shards: ReplayShards,
         scheduler: Scheduler,
         checkpoints: AsyncCheckpointer,
     ) -> None:
         self._run = run
-        self._calls = calls
+        self._calls = team.calls
         self._team = team
         self._shards = shards
         self._scheduler = scheduler
@@ -43,12 +42,7 @@ class FaultHandler:
         self._scheduler.start_learner()
 
     def handle(self, ended: Ended) -> None:
-        """Answers a failed call, usually with a new process.
-
-        Raises:
-            RoleFailure: too many consecutive failures.
-            EnvironmentFault: in each of them, the environment did not respond.
-        """
+        """Answers a failed call, usually with a new process; see `_count_failure` for its errors."""
         call, why = ended.call, ended.failure or ""
         worker = call.find_culprit(ended)
         # Nobody is to blame for a lost argument. Of several calls that fail together the first counts.
@@ -69,8 +63,7 @@ class FaultHandler:
     def replace_unreadable(self, shard: Worker, plan: RestorePlan, error: Exception) -> None:
         """Restores a shard from the checkpoint before, in a new process: parts of this one are in it already.
 
-        Raises:
-            CheckpointError: the run resumes from this checkpoint.
+        `CheckpointError` if the run resumes from this one.
         """
         start = self._run.resume_from
         if start is not None and plan.ref is not None and plan.ref.document is start.document:
@@ -79,7 +72,11 @@ class FaultHandler:
         self._run.metrics.note(f"{shard.name} cannot be restored and is replaced{losses}: {error}")
 
     def _count_failure(self, worker: Worker, ended: Ended, name: str) -> str:
-        """Counts a failure, unless its node is lost; says how the role failed."""
+        """Counts a failure, unless its node is lost; says how the role failed.
+
+        `RoleFailure` after too many consecutive ones, `EnvironmentFault` if none of them got an answer from
+        the environment.
+        """
         method, why = ended.call.method, ended.failure or ""
         node = worker.process.get("node") or ended.node
         worker.failures += (Failure(node, ended.is_hang),)
@@ -118,7 +115,7 @@ class FaultHandler:
 
     def _restore_learner(self) -> str:
         """Puts a new learner where the newest checkpoint was; says what that loses."""
-        self._checkpoints.cancel()
+        self._checkpoints.reset()
         ref, counters = self._newest(), self._run.metrics.counters
         lost = count_lost_learner(counters, ref)
         self._run.stopping.goal.rewind(counters.learner_steps)

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distdqn.checkpoints.reshard import RestorePlan
-from distdqn.distributed.calls import Call, Calls, Ended, Worker
 from distdqn.errors import CheckpointError
 from distdqn.reporting.metrics import Metrics
 from distdqn.training.backend import Ref
+from distdqn.training.calls import Call, Calls, Ended, Worker
 from distdqn.types import ReplayInfo, Tree
 
 _PARTS_IN_FLIGHT = 2  # to a shard: it restores one, and one waits
@@ -52,10 +52,7 @@ class ReplayShards:
         return bool(self._restoring)
 
     def restore(self, shard: Worker, plan: RestorePlan, index: Tree | None) -> None:
-        """Starts to restore a new process of a shard.
-
-        `index` is that of the restored shard, where all that it will hold is saved already.
-        """
+        """Starts to restore a new process of a shard; `index` is its index if all of it is saved already."""
         parts = plan.calls(shard.index)
         before = self._restoring.get(shard.index)
         held = before.held if before else []
@@ -68,11 +65,7 @@ class ReplayShards:
         return None if restoring is None else restoring.index
 
     def insert(
-        self,
-        shard: Worker,
-        chunk: Ref,
-        on_stored: Callable[[], None],
-        on_lost: Callable[[Ended], None],
+        self, shard: Worker, chunk: Ref, on_stored: Callable[[], None], on_lost: Callable[[Ended], None]
     ) -> None:
         """Stores a chunk in a shard, once it is restored."""
         if (restoring := self._restoring.get(shard.index)) is not None:

@@ -5,14 +5,14 @@ import functools
 from dataclasses import dataclass
 
 from distdqn.config.config import resolved
-from distdqn.distributed.calls import Call, Calls, Ended, Worker, evaluation_turns, last_line
 from distdqn.distributed.replay_shards import ReplayShards
-from distdqn.distributed.team import WorkerGroup
 from distdqn.replay.shards import assign_shards
 from distdqn.seeding import make_generator
 from distdqn.training.backend import CallFailed, Ref
 from distdqn.training.builders import learn_request
+from distdqn.training.calls import Call, Ended, Worker, evaluation_turns, last_line
 from distdqn.training.loop import Run
+from distdqn.training.team import Team
 from distdqn.types import (
     Evaluation,
     EvaluationRequest,
@@ -38,13 +38,13 @@ class PublishedWeights:
 class Scheduler:
     """Requests what the budget and the rate limiter allow, and keeps count of what is in flight."""
 
-    def __init__(self, run: Run, calls: Calls, team: WorkerGroup, shards: ReplayShards) -> None:
+    def __init__(self, run: Run, team: Team, shards: ReplayShards) -> None:
         self.weights: PublishedWeights | None = None  # the newest; None if they are lost
         self.newest_version: tuple[int, int] | None = None  # that the learner has published
         self.is_compiled = False  # whether the present learner has compiled its update
         self.env_steps_in_flight = 0  # of rollouts that replay has not stored yet
         self._run = run
-        self._calls = calls
+        self._calls = team.calls
         self._team = team
         self._shards = shards
         self._turn = 0  # index of the actor that is next
@@ -97,8 +97,6 @@ class Scheduler:
     def samples_in_flight(self) -> int:
         """Transitions that the learner calls in flight sample."""
         return self._learn_calls * self._run.samples_per_call
-
-    # Rollouts.
 
     def _send_rollouts(self) -> None:
         """Requests rollouts: one from each actor before a second from any, and in turns."""
@@ -159,8 +157,6 @@ class Scheduler:
         counters = self._run.metrics.counters
         inserted = counters.inserted + self.env_steps_in_flight
         return self._run.rate_limiter.can_insert(inserted, counters.sampled, actors)
-
-    # Learning.
 
     def start_learner(self) -> None:
         """Lets a new learner publish its weights and compile its update."""
@@ -260,8 +256,6 @@ class Scheduler:
             if self._calls.backend.state(rows) == wanted:
                 return shard
         return None if ended.lacks_input else ended.call.worker
-
-    # Evaluations.
 
     def _send_evaluation(self) -> None:
         """Requests the evaluation that is due, one at a time, of weights of the present learner."""

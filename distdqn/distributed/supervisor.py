@@ -6,62 +6,51 @@ learner. A call that fails or passes its deadline is how a fault is seen, and ea
 (`faults`).
 """
 
-import time
-from collections.abc import Callable
+import contextlib
 from concurrent.futures import Executor
 
 from distdqn.distributed.actor_pool import ActorPool
-from distdqn.distributed.calls import Calls, Ended
 from distdqn.distributed.checkpointing import AsyncCheckpointer
 from distdqn.distributed.faults import FaultHandler
 from distdqn.distributed.replay_shards import ReplayShards
 from distdqn.distributed.scheduler import Scheduler
-from distdqn.distributed.team import WorkerGroup
 from distdqn.distributed.watchdog import Watchdog
+from distdqn.errors import ClusterError
 from distdqn.networks.numpy_policy import policy_bytes
+from distdqn.training.backend import CallFailed
+from distdqn.training.calls import Calls, Ended
 from distdqn.training.loop import Run
+from distdqn.training.team import Team
 
 _POLL_SECONDS = 0.2  # at least this often the supervisor looks at signals and deadlines
 _RESTORE_SECONDS = 0.02  # the same while replay is being restored
+_FETCH_SECONDS = 1.0  # for weights to come from another node
 _KEEP_SECONDS = 10.0  # between two copies of the newest weights in the run's folder
 
 
 class Supervisor:
-    """Starts, paces, watches and replaces the roles of one run.
+    """Starts, paces, watches and replaces the roles of one run, whose goal and metrics are restored already.
 
-    Args:
-        run: what all modes share; goal and metrics are restored already.
-        calls: to the roles.
-        actors: how many to start with.
-        executor: reads and writes checkpoints, one task at a time.
-        clock: in seconds.
+    It starts with `actors`. The executor reads and writes checkpoints, one task at a time.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        calls: Calls,
-        actors: int,
-        executor: Executor,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, run: Run, calls: Calls, actors: int, executor: Executor) -> None:
         self._run = run
         self._calls = calls
-        self._clock = clock
-        self._kept_at = clock()
+        self._kept_at = calls.clock()
         config, generation, flush_number = run.config, 0, None
         if (ref := run.resume_from) is not None:
             # Versions that the checkpoint's learner has published are not repeated.
             generation = ref.document["learner"]["weights_version"][0] + 1
             flush_number = run.metrics.counters.learner_steps
-        self.team = WorkerGroup(calls, config, actors, generation, flush_number)
+        self.team = Team(calls, config, actors, generation, flush_number)
         self.shards = ReplayShards(calls, run.metrics, config.replay_shards, executor)
-        self.checkpoints = AsyncCheckpointer(run, calls, self.team, self.shards, executor, clock)
-        self._scheduler = Scheduler(run, calls, self.team, self.shards)
-        self._faults = FaultHandler(run, calls, self.team, self.shards, self._scheduler, self.checkpoints)
-        self._watchdog = Watchdog(run, calls, self.team, self._scheduler.describe_waits, clock)
+        self.checkpoints = AsyncCheckpointer(run, self.team, self.shards, executor)
+        self._scheduler = Scheduler(run, self.team, self.shards)
+        self._faults = FaultHandler(run, self.team, self.shards, self._scheduler, self.checkpoints)
+        self._watchdog = Watchdog(run, self.team, self._scheduler.describe_waits)
         self._faults.start()
-        self._actor_pool = ActorPool(run, calls, self.team, self.shards, clock)
+        self._actor_pool = ActorPool(run, self.team, self.shards)
 
     def run(self) -> str:
         """Trains until the goal is reached, a budget is spent or a stop is requested; returns which.
@@ -72,46 +61,45 @@ class Supervisor:
             ClusterError: no progress, or the cluster is too small for the run to start.
             CheckpointError: five consecutive checkpoints could not be written.
         """
+        metrics = self._run.metrics
         try:
-            return self._run_loop()
+            while (reason := self._scheduler.stop_reason()) is None:
+                self._actor_pool.advance(self._scheduler.is_compiled)
+                self._scheduler.send()
+                self._read_and_write()
+                idle_side, begin = self._scheduler.idle_side(), self._calls.clock()
+                # A part that has been read does not end the wait.
+                poll_seconds = _RESTORE_SECONDS if self.shards.is_restoring else _POLL_SECONDS
+                ended = self._calls.collect(poll_seconds)
+                if idle_side:
+                    metrics.add_wait(idle_side, self._calls.clock() - begin)
+                for each in ended:
+                    self._handle(each)
+                self._watchdog.check()
+                if metrics.seconds_since_report >= self._run.config.report_seconds:
+                    metrics.report(actors_alive=len(self.team.acting))
+                if metrics.is_status_due():
+                    metrics.write_status("running", *self.team.describe(), self._actor_pool.to_json())
+                    self._fetch_weights()
+            return reason
         finally:
             self._fetch_weights()
 
-    def _run_loop(self) -> str:
-        metrics = self._run.metrics
-        while (reason := self._scheduler.stop_reason()) is None:
-            self._actor_pool.advance(self._scheduler.is_compiled)
-            self._scheduler.send()
-            self._read_and_write()
-            idle_side, begin = self._scheduler.idle_side(), self._clock()
-            # A part that has been read does not end the wait.
-            poll_seconds = _RESTORE_SECONDS if self.shards.is_restoring else _POLL_SECONDS
-            ended = self._calls.collect(poll_seconds)
-            if idle_side:
-                metrics.add_wait(idle_side, self._clock() - begin)
-            for each in ended:
-                self._handle(each)
-            self._watchdog.check()
-            if metrics.seconds_since_report >= self._run.config.report_seconds:
-                metrics.report(actors_alive=len(self.team.acting))
-            if metrics.is_status_due():
-                metrics.write_status("running", *self.team.describe(), self._actor_pool.to_json())
-                self._fetch_weights()
-        return reason
-
     def _fetch_weights(self) -> None:
         """Copies the newest weights to this process, and every ten seconds to disk."""
-        if self._scheduler.weights is not None:
-            self.team.fetch_weights(self._scheduler.weights.ref)
-        if self.team.newest is not None and self._clock() - self._kept_at >= _KEEP_SECONDS:
-            self._kept_at = self._clock()
+        weights, backend = self._scheduler.weights, self._calls.backend
+        with contextlib.suppress(CallFailed, ClusterError):
+            if weights is not None and backend.state(weights.ref) == "done":
+                self.team.newest = backend.get(weights.ref, _FETCH_SECONDS)
+        if self.team.newest is not None and self._calls.clock() - self._kept_at >= _KEEP_SECONDS:
+            self._kept_at = self._calls.clock()
             self._run.metrics.write_file("final.npz", policy_bytes(self.team.newest))
 
     def _read_and_write(self) -> None:
         """Restores shards, or else makes checkpoints: a checkpoint that is being read must stay."""
         if not self.shards.is_restoring:
             self.checkpoints.advance()
-        elif (unreadable := self.shards.advance()) is not None:
+        elif unreadable := self.shards.advance():
             self._faults.replace_unreadable(*unreadable)
 
     def _handle(self, ended: Ended) -> None:

@@ -1,13 +1,12 @@
 """Runs that wait, at the start for resources and later for any progress, and when they end."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from distdqn.distributed.calls import Call, Calls, Worker
-from distdqn.distributed.team import WorkerGroup
+from distdqn.distributed.actor_pool import min_actors
 from distdqn.errors import ClusterError
-from distdqn.training.backend import Backend, ClusterCapacity
+from distdqn.training.calls import Call, Worker
 from distdqn.training.loop import Run
+from distdqn.training.team import Team
 
 _START_LINE_SECONDS = 10.0  # between two lines in the first minute of a run that has not learned yet
 _START_SECONDS = 60.0
@@ -24,35 +23,33 @@ class Watchdog:
     """Tells what a run that does not learn yet or has no progress waits for; ends one that waits too long.
 
     Progress is a rollout that replay has stored, a learner step or an evaluation. While a role that is up
-    works on a call, the run does not end: every call has a deadline of its own.
-
+    works on a call, the run does not end: every call has a deadline of its own. At the start it waits for the
+    resources of the fewest actors that it may have for `start_timeout_seconds`, unless nodes are starting.
     `describe_waits` tells which side waits for which.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        calls: Calls,
-        team: WorkerGroup,
-        describe_waits: Callable[[], list[str]] = list,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, run: Run, team: Team, describe_waits: Callable[[], list[str]] = list) -> None:
         self._run = run
-        self._calls = calls
+        self._calls = team.calls
         self._team = team
         self._describe_waits = describe_waits
-        self._clock = clock
         self._progress = self._count_progress()
         self._has_learned = False
-        self._begun_at = self._progress_at = self._told_at = self._worked_at = clock()
+        now = self._begun_at = self._progress_at = self._told_at = self._worked_at = self._calls.clock()
+        self._late_at = now + run.config.start_timeout_seconds
+        self._look_at = min(self._late_at, now + _START_LINE_SECONDS)
+        self._has_started = False
+        self._found = ""  # in the last line about resources
 
     def check(self) -> None:
         """Shows a line each half minute without progress, and before the first learner step more often.
 
         Raises:
-            ClusterError: no progress and no running call for `stall_timeout_seconds`.
+            ClusterError: no progress and no running call for `stall_timeout_seconds`, or the cluster is too
+                small for the run to start.
         """
-        now = self._clock()
+        now = self._calls.clock()
+        self._check_resources(now)
         if (progress := self._count_progress()) != self._progress:
             self._has_learned = self._has_learned or progress[1] != self._progress[1]
             self._progress = progress
@@ -108,43 +105,9 @@ class Watchdog:
             return "is getting a process"
         return _FIRST_WORK.get(worker.role, "is starting")
 
-
-class StartupCheck:
-    """Tells how many processes wait for resources; ends a run that cannot start for want of them.
-
-    Args:
-        backend: knows the cluster's resources.
-        min_actors: with this many actors a run may start.
-        seconds: how long the run waits for them, unless nodes are starting.
-        note: shows the user a line.
-        clock: in seconds.
-    """
-
-    def __init__(
-        self,
-        backend: Backend,
-        min_actors: int,
-        seconds: float,
-        note: Callable[[str], None],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._backend = backend
-        self._min_actors = min_actors
-        self._seconds = seconds
-        self._note = note
-        self._clock = clock
-        self._late_at = clock() + seconds
-        self._look_at = clock() + min(seconds, _START_LINE_SECONDS)
-        self._has_started = False
-        self._told = ""
-
-    def check(self, workers: Sequence[Worker]) -> None:
-        """Shows a line every half minute while nodes are starting, else one for each change.
-
-        Raises:
-            ClusterError: the run cannot start, and no node is starting.
-        """
-        now = self._clock()
+    def _check_resources(self, now: float) -> None:
+        """Shows a line every half minute while nodes are starting, else one for each change."""
+        workers = self._team.workers
         if all(each.is_ready for each in workers):
             self._has_started, self._look_at = True, now + _LINE_SECONDS
         if now < self._look_at:
@@ -156,33 +119,24 @@ class StartupCheck:
         waiting = [each for each in workers if each.lacks]
         if not waiting:
             return
-        capacity = self._backend.capacity()
-        found = _describe_startup(workers, waiting, capacity)
+        capacity, note = self._calls.backend.capacity(), self._run.metrics.note
+        found = (
+            f"{len(workers) - len(waiting)} of {len(workers)} processes have found resources on the cluster, "
+            f"which has {capacity.cpus:g} CPUs, {capacity.free_cpus:g} of them free; "
+            f"{len(workers) * capacity.cpus_per_role:g} are needed"
+        )
         if is_late and not capacity.is_growing:
-            if not self._can_start(workers, waiting):
+            actors = sum(each.role == "actor" and not each.lacks for each in workers)
+            if actors < min_actors(self._run.config) or any(each.role != "actor" for each in waiting):
                 raise ClusterError(
-                    f"After {self._seconds:g} s {found}; {waiting[0].name} {waiting[0].lacks}; "
-                    f"{self._backend.holders()} "
+                    f"After {self._run.config.start_timeout_seconds:g} s {found}; "
+                    f"{waiting[0].name} {waiting[0].lacks}; {self._calls.backend.holders()} "
                     "(add nodes, lower `--actors`, start with fewer by `--min-actors`, or wait longer by "
                     "`--start-timeout-seconds`)."
                 )
             self._has_started = True
         if capacity.is_growing:
-            self._note(f"{found}; new nodes are starting.")
-        elif self._has_started and found != self._told:
-            self._told = found
-            self._note(f"{found}; the rest is added when nodes join.")
-
-    def _can_start(self, workers: Sequence[Worker], waiting: Sequence[Worker]) -> bool:
-        """Whether only actors wait, and enough of them do not."""
-        actors = sum(each.role == "actor" for each in workers)
-        waiting_actors = sum(each.role == "actor" for each in waiting)
-        return actors - waiting_actors >= self._min_actors and waiting_actors == len(waiting)
-
-
-def _describe_startup(workers: Sequence[Worker], waiting: Sequence[Worker], capacity: ClusterCapacity) -> str:
-    return (
-        f"{len(workers) - len(waiting)} of {len(workers)} processes have found resources on the cluster, "
-        f"which has {capacity.cpus:g} CPUs, {capacity.free_cpus:g} of them free; "
-        f"{len(workers) * capacity.cpus_per_role:g} are needed"
-    )
+            note(f"{found}; new nodes are starting.")
+        elif self._has_started and found != self._found:
+            self._found = found
+            note(f"{found}; the rest is added when nodes join.")

@@ -1,4 +1,5 @@
 """The algorithm on one page (`loop`), when it stops, how options become roles, and checkpoints in rounds.
 
-`runner`, `distributed` and `cluster` import from here. `backend` has the protocol for calling roles.
+`runner`, `distributed` and `cluster` import from here. The roles are a `team`, called by `calls` through a
+`backend`.
 """

@@ -46,7 +46,8 @@ class ClusterCapacity:
 class Backend(Protocol):
     """Starts roles and calls their methods. No call blocks.
 
-    What asks the cluster itself, and not a role, raises `ClusterError` if the cluster is gone.
+    What asks the cluster itself, and not a role, raises `ClusterError` if the cluster is gone. Where there is
+    no cluster, nothing is missing and every result exists already.
     """
 
     def start(self, role: str, index: int, restarts: int) -> Handle:
@@ -59,19 +60,19 @@ class Backend(Protocol):
 
     def missing(self, handle: Handle) -> str | None:
         """The resources that the cluster lacks to start the role, or None."""
-        ...
+        return None
 
     def has_process(self, handle: Handle) -> bool:
         """Whether the role has a process, whose class may still be under construction there."""
-        ...
+        return True
 
     def holders(self) -> str:
         """Who has the cluster's resources, in words."""
-        ...
+        return ""
 
     def lost_nodes(self) -> set[str]:
         """Nodes that the cluster had and has lost."""
-        ...
+        return set()
 
     def call(self, handle: Handle, method: str, *arguments: Any, returns: int = 1) -> tuple[Ref, ...]:
         """Queues a call; a reference among `arguments` is passed as its result."""
@@ -79,43 +80,41 @@ class Backend(Protocol):
 
     def wait(self, refs: list[Ref], timeout_seconds: float) -> list[Ref]:
         """Those of `refs` that are ready, in the order given, once one is or the time is up."""
-        ...
+        return refs
 
     def state(self, ref: Ref) -> Literal["running", "failed", "done"]:
         """The state of a call; its result is not fetched."""
-        ...
+        return "done"
 
     def get(self, ref: Ref, timeout_seconds: float = 10.0) -> Any:
-        """A result, waiting for at most `timeout_seconds`.
+        """A result, waiting for at most `timeout_seconds`; raises a `DistdqnError` that the call raised.
 
-        Raises:
-            CallFailed: the call failed, its process died, or the time is up.
-            DistdqnError: the call raised it.
+        `CallFailed` if the call failed otherwise, its process died, or the time is up.
         """
         ...
 
     def end(self, handle: Handle) -> None:
         """Ends a role's process at once."""
-        ...
+        return
 
     def capacity(self) -> ClusterCapacity:
         """The cluster's resources now."""
-        ...
+        return ClusterCapacity(0, float(available_cpus()), 0.0, 0.0, is_growing=False)
 
     def request_resources(self, roles: list[str]) -> None:
         """Asks an autoscaling cluster for resources for these roles in all; none withdraw the request."""
-        ...
+        return
 
     def describe(self) -> dict[str, Any] | None:
         """For `status.json`: the cluster, the run's namespace, and the process that takes commands."""
-        ...
+        return None
 
 
+@dataclass(eq=False)
 class _Result:
     """The reference to a result that exists already."""
 
-    def __init__(self, value: Any) -> None:
-        self.value = value
+    value: Any
 
 
 class LocalBackend(Backend):
@@ -134,52 +133,11 @@ class LocalBackend(Backend):
         return _Result({"pid": os.getpid(), "host": socket.gethostname(), "node": None})
 
     @override
-    def missing(self, handle: Handle) -> None:
-        return None
-
-    @override
-    def has_process(self, handle: Handle) -> bool:
-        return True
-
-    @override
-    def holders(self) -> str:
-        return ""
-
-    @override
-    def lost_nodes(self) -> set[str]:
-        return set()
-
-    @override
     def call(self, handle: Handle, method: str, *arguments: Any, returns: int = 1) -> tuple[Ref, ...]:
         values = [each.value if isinstance(each, _Result) else each for each in arguments]
         result = getattr(handle, method)(*values)
         return tuple(map(_Result, result)) if returns > 1 else (_Result(result),)
 
     @override
-    def wait(self, refs: list[Ref], timeout_seconds: float) -> list[Ref]:
-        return refs
-
-    @override
-    def state(self, ref: Ref) -> Literal["running", "failed", "done"]:
-        return "done"
-
-    @override
     def get(self, ref: Ref, timeout_seconds: float = 10.0) -> Any:
         return ref.value
-
-    @override
-    def end(self, handle: Handle) -> None:
-        pass
-
-    @override
-    def capacity(self) -> ClusterCapacity:
-        cpus = float(available_cpus())
-        return ClusterCapacity(0, cpus, 0.0, 0.0, is_growing=False)
-
-    @override
-    def request_resources(self, roles: list[str]) -> None:
-        pass
-
-    @override
-    def describe(self) -> None:
-        return None

@@ -22,16 +22,13 @@ def role_parts(config: Config, spec: EnvironmentSpec, role: str, index: int, res
 
     `index` is that of the actor or of the shard of replay, `restarts` how often it was started before.
     """
-    match role:
-        case "actor":
-            return Actor, (config, spec, index, restarts)
-        case "replay":
-            return Replay, (config, index)
-        case "learner":
-            return Learner, (config, spec, restarts)
-        case "evaluator":
-            return Evaluator, (config, spec.mask is not None)
-    raise ValueError(f"There is no role `{role}`.")
+    parts: dict[str, Parts] = {
+        "actor": (Actor, (config, spec, index, restarts)),
+        "replay": (Replay, (config, index)),
+        "learner": (Learner, (config, spec, restarts)),
+        "evaluator": (Evaluator, (config, spec.mask is not None)),
+    }
+    return parts[role]
 
 
 def make_callbacks(config: Config) -> list[Any]:

@@ -7,7 +7,8 @@ from typing import Any
 from distdqn.checkpoints.checkpointer import Checkpointer
 from distdqn.checkpoints.reshard import RestorePlan
 from distdqn.errors import restoring
-from distdqn.training.loop import Run, Team
+from distdqn.training.loop import Run
+from distdqn.training.team import Team
 from distdqn.types import Tree
 
 
@@ -22,15 +23,10 @@ def run_tree(run: Run, learner: Tree) -> Tree:
 
 
 def save(run: Run, tree: Tree, ask_shards: Sequence[Callable[..., Any]]) -> None:
-    """Makes a checkpoint at once, if the run makes any.
+    """Makes a checkpoint at once, if the run makes any; `tree` holds all but replay.
 
-    Args:
-        run: what all modes share.
-        tree: all but replay.
-        ask_shards: each calls a method of one shard of replay and waits; none leave replay out.
-
-    Raises:
-        CheckpointError: five consecutive checkpoints could not be written.
+    Each of `ask_shards` calls a method of one shard of replay and waits; none leave replay out.
+    `CheckpointError` if five consecutive checkpoints could not be written.
     """
     if (checkpointer := run.checkpointer) is None:
         return
@@ -49,13 +45,10 @@ def save(run: Run, tree: Tree, ask_shards: Sequence[Callable[..., Any]]) -> None
 def _write(checkpointer: Checkpointer, tree: Tree, ask_shards: Sequence[Callable[..., Any]]) -> int:
     """Makes a checkpoint and returns its number; `OSError` if it cannot be written."""
     indexes = [ask("get_index") for ask in ask_shards]
-    fresh = {
-        segment: checkpointer.add_segment(
-            segment, ask_shards[segment.shard](f"get_{segment.kind}", segment.begin, segment.end)
-        )
-        for segment in checkpointer.missing(indexes)
-    }
-    return checkpointer.write(tree["learner"]["learner_steps"], tree, indexes, fresh)
+    for segment in checkpointer.missing(indexes):
+        state = ask_shards[segment.shard](f"get_{segment.kind}", segment.begin, segment.end)
+        checkpointer.add_segment(segment, state)
+    return checkpointer.write(tree["learner"]["learner_steps"], tree, indexes)
 
 
 def restore_progress(run: Run) -> None:
@@ -84,39 +77,30 @@ class RoundCheckpointer:
         self._saved = 0  # learner steps of the last checkpoint
 
     def restore(self, team: Team) -> None:
-        """Restores the checkpoint to resume from, if there is one, unless a stop is requested meanwhile.
+        """Restores the checkpoint to resume from, if there is one.
 
-        Raises:
-            KeyboardInterrupt, SystemExit: it was; the checkpoint stays the one to resume from.
+        A stop that is requested meanwhile raises `KeyboardInterrupt` or `SystemExit`; the checkpoint stays.
         """
         if (ref := self._run.resume_from) is None:
             return
         with restoring(f"Checkpoint {ref.number}"):
-            team.ask(team.learner, "set_state", ref.read("learner"))
+            team.calls.ask(team.learner, "set_state", ref.read("learner"))
             for method, state in RestorePlan(ref, 1).calls(0):
                 self._run.stopping.request.raise_if_set()
-                team.ask(team.shards[0], method, state)
+                team.calls.ask(team.shards[0], method, state)
         restore_progress(self._run)
         self._saved = self._run.metrics.counters.learner_steps
         for _, info in team.flush(self._saved):
             self._run.metrics.replay_size = info.size
 
     def save_if_due(self, team: Team) -> None:
-        """Flushes and saves once `checkpoint_period` learner steps have passed.
-
-        Raises:
-            CheckpointError: five consecutive checkpoints could not be written.
-        """
+        """Saves once `checkpoint_period` learner steps have passed."""
         period = self._run.config.checkpoint_period
         if period is not None and self._run.metrics.counters.learner_steps // period > self._saved // period:
             self.save(team)
 
     def save(self, team: Team) -> None:
-        """Flushes and saves, unless nothing was learned since the last checkpoint.
-
-        Raises:
-            CheckpointError: five consecutive checkpoints could not be written.
-        """
+        """Flushes and saves, see `save`, unless nothing was learned since the last checkpoint."""
         run, steps = self._run, self._run.metrics.counters.learner_steps
         if run.checkpointer is None or steps == self._saved:
             return
@@ -124,6 +108,6 @@ class RoundCheckpointer:
         for report, info in team.flush(steps):
             run.metrics.add_flush(report, info.inserted)
             run.metrics.replay_size = info.size
-        tree = run_tree(run, team.ask(team.learner, "get_state"))
-        shards = [functools.partial(team.ask, shard) for shard in team.shards]
+        tree = run_tree(run, team.calls.ask(team.learner, "get_state"))
+        shards = [functools.partial(team.calls.ask, shard) for shard in team.shards]
         save(run, tree, shards if run.config.checkpoint_replay else [])

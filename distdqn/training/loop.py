@@ -7,9 +7,8 @@ stands and end with the same weights, bit for bit. `async` lets the same calls o
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 from distdqn.checkpoints.checkpointer import Checkpointer
 from distdqn.checkpoints.store import CheckpointRef
@@ -19,18 +18,8 @@ from distdqn.replay.rate_limiter import RateLimiter
 from distdqn.reporting.metrics import Metrics
 from distdqn.training.builders import learn_request
 from distdqn.training.stopping import Stopping, StopRequested
-from distdqn.types import (
-    Evaluation,
-    EvaluationRequest,
-    FlushReport,
-    LearnReport,
-    LearnRequest,
-    PolicyWeights,
-    ReplayInfo,
-    RolloutReport,
-    RolloutRequest,
-    Tree,
-)
+from distdqn.training.team import Team
+from distdqn.types import Evaluation, EvaluationRequest, LearnRequest, RolloutRequest, Tree
 
 _AT_ONCE = ("goal_reached", "interrupted", "terminated", "max_seconds", "callback")  # these end a round early
 
@@ -71,63 +60,16 @@ class Run:
         return reason or ("callback" if self.metrics.callbacks.asks_to_stop else None)
 
 
-class Team(Protocol):
-    """All roles of a run; each method waits for its result."""
-
-    learner: Any
-    shards: list[Any]  # of replay; one in `serial` and `lockstep`
-
-    def rollout(
-        self, requests: Sequence[RolloutRequest], weights: PolicyWeights
-    ) -> list[tuple[RolloutReport, ReplayInfo]]:
-        """Every actor acts and inserts in its turn; reports, and what replay holds after each."""
-        ...
-
-    def learn(self, request: LearnRequest) -> LearnReport:
-        """Samples `U` batches, makes `U` updates, and returns new priorities to replay."""
-        ...
-
-    def flush(self, number: int) -> list[tuple[FlushReport, ReplayInfo]]:
-        """Every actor ends its episodes and inserts its open windows; reports, and what replay then holds."""
-        ...
-
-    def publish(self) -> PolicyWeights:
-        """The newest weights as a new version."""
-        ...
-
-    def evaluate(self, request: EvaluationRequest) -> Evaluation:
-        """Plays the requested greedy episodes."""
-        ...
-
-    def export(self, weights: Any) -> bytes:
-        """`weights`, or what a reference to them stands for, as a `.keras` file."""
-        ...
-
-    def ask(self, role: Any, method: str, *arguments: Any) -> Any:
-        """Calls a method of `learner` or of one of `shards`."""
-        ...
-
-    def describe(self) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-        """For `status.json`: the Ray cluster, and process, host and restarts of each role."""
-        ...
-
-
 def run_rounds(run: Run, team: Team, save_if_due: Callable[[Team], None]) -> str:
-    """Trains until the goal is reached, a budget is spent or a stop is requested.
+    """Trains until the goal is reached, a budget is spent or a stop is requested; returns which.
 
-    Args:
-        run: what all modes share.
-        team: its roles.
-        save_if_due: makes a checkpoint between two rounds if one is due.
-
-    Returns:
-        The reason, such as `goal_reached`.
+    `save_if_due` makes a checkpoint between two rounds if one is due.
     """
     metrics, counters = run.metrics, run.metrics.counters
     while True:
         weights = team.publish()
         metrics.add_published(weights.weights_version)
-        for report, info in team.rollout(_rollout_requests(run), weights):
+        for report, info in team.rollout(_rollout_requests(run, len(team.actors)), weights):
             metrics.add_rollout(report, info.inserted)
             metrics.replay_size = info.size
         while run.rate_limiter.can_sample(counters.inserted, counters.sampled, run.samples_per_call):
@@ -142,9 +84,8 @@ def run_rounds(run: Run, team: Team, save_if_due: Callable[[Team], None]) -> str
         save_if_due(team)
 
 
-def _rollout_requests(run: Run) -> list[RolloutRequest]:
+def _rollout_requests(run: Run, actors: int) -> list[RolloutRequest]:
     """One request for each actor; together they stay within the budget."""
-    actors = int(run.config.actors)  # `auto` is for `async` alone
     env_steps = requested = run.metrics.counters.env_steps
     requests = []
     for position in range(actors):
@@ -162,20 +103,13 @@ def _learn(run: Run, team: Team, request: LearnRequest) -> None:
     before = metrics.counters.learner_steps
     metrics.add_learn(team.learn(request), run.samples_per_call, request.learning_rate)
     if metrics.counters.learner_steps // period > before // period:
-        metrics.report(actors_alive=int(run.config.actors))
+        metrics.report(actors_alive=len(team.acting))
 
 
-def evaluate_if_due(
-    run: Run, team: Team, final: bool = False, actors: int | None = None, until: float | None = None
-) -> None:
+def evaluate_if_due(run: Run, team: Team, final: bool = False, until: float | None = None) -> None:
     """Makes every evaluation that is due, a confirming one included, and reports each.
 
-    Args:
-        run: what all modes share.
-        team: its roles.
-        final: the newest weights are the last ones.
-        actors: how many there are; None means all of the options.
-        until: second of the run at which an evaluation is cut; None means never.
+    `final`: the newest weights are the last ones. An evaluation is cut at the second `until` of the run.
     """
     goal, learner_steps = run.stopping.goal, run.metrics.counters.learner_steps
     if not goal.is_due(learner_steps, final):
@@ -192,5 +126,4 @@ def evaluate_if_due(
             return
         run.add_evaluation(request, evaluation)
         run.metrics.counters.evaluations += 1
-        alive = int(run.config.actors) if actors is None else actors
-        run.metrics.report(evaluation, actors_alive=alive)
+        run.metrics.report(evaluation, actors_alive=len(team.acting))

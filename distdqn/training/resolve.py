@@ -30,40 +30,28 @@ def check_surroundings(
     is_resuming: bool = False,
     masks: bool = True,
 ) -> EnvironmentSpec:
-    """Checks what a run needs besides its options.
+    """Checks what a run needs besides its options; returns what the rest of it needs of its environment.
 
-    Args:
-        env: the environment.
-        run_dir: folder for results, or None.
-        network: the user's function, or its `module:function`, or None.
-        is_resuming: the folder may hold a run.
-        masks: see `inspect_environment`.
-
-    Returns:
-        What the rest of the run needs to know of its environment.
+    A folder `run_dir` that `is_resuming` may hold a run. `masks`: see `inspect_environment`.
 
     Raises:
         ConfigError: the environment, the folder or the network cannot be used; all mistakes together.
         EnvironmentFault: the environment cannot be built.
     """
-    errors: list[DistdqnError] = []
-    try:
+    mistakes: list[str] = []
+    with collecting(mistakes):
         check_folder(run_dir, is_resuming)
-    except ConfigError as error:
-        errors.append(error)
-    try:
+    with collecting(mistakes):
         if isinstance(network, str):
             check_importable(network)
-    except ConfigError as error:
-        errors.append(error)
     try:
         spec = inspect_environment(env, masks)
     except DistdqnError as error:
-        errors.append(error)
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise ConfigError([mistake for error in errors for mistake in error.mistakes])
+        if not mistakes:
+            raise
+        mistakes += error.mistakes
+    if mistakes:
+        raise ConfigError(mistakes)
     return spec
 
 
@@ -117,17 +105,12 @@ def _observation_bytes(spec: EnvironmentSpec) -> int:
 
 
 def check_fit(config: Config, spec: EnvironmentSpec) -> None:
-    """Checks resolved options against the environment and this machine's memory.
-
-    Raises:
-        ConfigError: they do not fit; all mistakes together.
-    """
+    """Raises all mistakes of resolved options beside the environment and this machine's memory."""
     mistakes: list[str] = []
     shape, capacity = spec.observation_shape, config.replay_capacity
-    if config.network is None:
+    if config.network is None and not spec.parts:  # among several parts, a small image gets a smaller torso
         with collecting(mistakes):
-            if not spec.parts:  # among several parts, a small image gets a smaller torso
-                check_torso(config.torso, shape)
+            check_torso(config.torso, shape)
     if config.spectral_norm and config.torso == "dense":
         mistakes.append(
             f"`spectral_norm` is for convolutions, and observations of the shape {shape} have none "

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 from pydantic import TypeAdapter
@@ -53,31 +53,20 @@ class Goal:
         self._number = 0
 
     def is_due(self, learner_steps: int, final: bool = False) -> bool:
-        """Whether weights of `learner_steps`, or a candidate, are to be evaluated.
-
-        Args:
-            learner_steps: behind the newest weights.
-            final: they are the last ones: evaluate them unless they have been.
-        """
-        if self._candidate is not None or learner_steps >= self._next_learner_steps:
-            return True
-        return final and learner_steps > self._evaluated_learner_steps
+        """Whether weights of `learner_steps`, or a candidate, are to be evaluated; `final` ones once."""
+        is_last = final and learner_steps > self._evaluated_learner_steps
+        return is_last or self._candidate is not None or learner_steps >= self._next_learner_steps
 
     def next_request(self, weights: Any, learner_steps: int, final: bool = False) -> EvaluationRequest | None:
-        """The evaluation that is due, if one is.
-
-        Args:
-            weights: the newest weights, or a reference to them.
-            learner_steps: behind those weights.
-            final: see `is_due`.
-        """
+        """The evaluation that is due, of the newest `weights` or a reference to them; None if none is."""
         if not self.is_due(learner_steps, final):
             return None
-        if self._candidate is not None:
-            return self._request(self._candidate, confirms=True)
-        self._next_learner_steps = (learner_steps // self._period + 1) * self._period
-        self._evaluated_learner_steps = learner_steps
-        return self._request(weights, confirms=False)
+        confirms = self._candidate is not None
+        if not confirms:
+            self._next_learner_steps = (learner_steps // self._period + 1) * self._period
+            self._evaluated_learner_steps = learner_steps
+        self._number += 1
+        return EvaluationRequest(self._candidate or weights, self._episodes[confirms], self._number, confirms)
 
     def add(self, request: EvaluationRequest, evaluation: Evaluation) -> None:
         """Judges the evaluation made for `request`; one that was cut changes nothing."""
@@ -86,18 +75,15 @@ class Goal:
         if evaluation.is_cut:
             self._candidate = None if request.confirms else self._candidate
             return
+        reaches = self.target_return is not None and evaluation.lower_bound >= self.target_return
+        is_confirmed = reaches and request.confirms
         is_of_best = self.best is not None and evaluation.weights_version == self.best.weights_version
-        if self.best is None or is_of_best or evaluation.lower_bound >= self.best.lower_bound:
+        is_best = self.best is None or evaluation.lower_bound >= self.best.lower_bound
+        if is_best or is_of_best or is_confirmed:
             self.best, self.best_weights = evaluation, request.weights
-        if self.target_return is None:
-            return
-        if request.confirms:
-            self._candidate = None
-            if evaluation.lower_bound >= self.target_return:
-                self.reached = True
-                self.best, self.best_weights = evaluation, request.weights
-        elif evaluation.lower_bound >= self.target_return:
-            self._candidate = request.weights
+        self.reached = self.reached or is_confirmed
+        if request.confirms or reaches:
+            self._candidate = None if request.confirms else request.weights
 
     def rewind(self, learner_steps: int) -> None:
         """Continues with a learner that has only made `learner_steps`."""
@@ -118,11 +104,7 @@ class Goal:
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Restores what `get_state` returned; the goal itself stays the one it has.
-
-        Raises:
-            LookupError, TypeError, ValueError: `state` has another structure.
-        """
+        """Restores what `get_state` returned; `LookupError`, `TypeError` or `ValueError` if it is none."""
         if state["best"] is not None:
             self.best = TypeAdapter(Evaluation).validate_python(state["best"])
             self.best_weights = weights_from_tree(state["best_weights"])
@@ -131,10 +113,6 @@ class Goal:
         self._next_learner_steps = int(state["next_learner_steps"])
         self._evaluated_learner_steps = int(state["evaluated_learner_steps"])
         self._number = int(state["number"])
-
-    def _request(self, weights: Any, confirms: bool) -> EvaluationRequest:
-        self._number += 1
-        return EvaluationRequest(weights, self._episodes[confirms], self._number, confirms)
 
 
 class StopRequested(BaseException):
@@ -161,19 +139,12 @@ class StopRequest:
             self._previous[number] = signal.signal(number, self._receive)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def raise_if_set(self) -> None:
-        """Ends a run at once that has done nothing yet that could be saved.
-
-        Raises:
-            KeyboardInterrupt: by Ctrl-C.
-            SystemExit: by SIGTERM.
-        """
+        """Ends a run that has nothing to save yet, with `KeyboardInterrupt` or, by SIGTERM, `SystemExit`."""
         if self.reason is not None:
             raise SystemExit(TERMINATED) if self.reason == "terminated" else KeyboardInterrupt
 
@@ -209,13 +180,9 @@ class Stopping:
         self._config = config
 
     def reason(self, counters: Counters, seconds: float) -> str | None:
-        """Why the run ends, or None.
+        """Why the run ends `seconds` after its start, or None.
 
         `max_env_steps` as soon as all env steps are taken, whatever is still to be learned from them.
-
-        Args:
-            counters: of the run.
-            seconds: since the run started.
         """
         config = self._config
         if self.goal.reached:
@@ -266,8 +233,7 @@ def ended_by_signals() -> Iterator[Callable[[], None]]:
             raise raised[-1]
 
     defaults = (signal.default_int_handler, signal.SIG_DFL)
-    ours = {number: signal.getsignal(number) for number in handled_signals()}
-    ours = {number: old for number, old in ours.items() if old in defaults}
+    ours = {each: old for each in handled_signals() if (old := signal.getsignal(each)) in defaults}
     for number in ours:
         signal.signal(number, leave)
     try:

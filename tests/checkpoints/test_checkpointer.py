@@ -64,20 +64,21 @@ def write(checkpoints, number, index=None, best=None):
     """Writes a checkpoint; returns the ranges of the segments that had to be written."""
     indexes = [] if index is None else [index]
     missing = checkpoints.missing(indexes)
-    fresh = {segment: checkpoints.add_segment(segment, rows_of(segment)) for segment in missing}
-    checkpoints.write(number, tree_of(number, best), indexes, fresh)
+    for segment in missing:
+        checkpoints.add_segment(segment, rows_of(segment))
+    checkpoints.write(number, tree_of(number, best), indexes)
     return [(segment.begin, segment.end) for segment in missing]
 
 
 # Segments.
 
 
-def test_replay_is_cut_at_multiples_of_the_length_and_only_full_parts_are_complete():
+def test_replay_is_cut_at_multiples_of_the_length_and_the_last_part_is_shorter():
     assert segments_of(0, index_of(150, 420)) == [
-        Segment(0, "rows", 100, 200, is_complete=True),
-        Segment(0, "rows", 200, 300, is_complete=True),
-        Segment(0, "rows", 300, 400, is_complete=True),
-        Segment(0, "rows", 400, 420, is_complete=False),
+        Segment(0, "rows", 100, 200),
+        Segment(0, "rows", 200, 300),
+        Segment(0, "rows", 300, 400),
+        Segment(0, "rows", 400, 420),
     ]
     assert segments_of(0, index_of(0, 0)) == []
 
@@ -85,18 +86,18 @@ def test_replay_is_cut_at_multiples_of_the_length_and_only_full_parts_are_comple
 def test_frames_come_before_the_rows_that_refer_to_them():
     frames = {"first": 30, "inserted": 95}
     assert segments_of(0, index_of(0, 100, frames=frames, frames_per_segment=50)) == [
-        Segment(0, "frames", 0, 50, is_complete=True),
-        Segment(0, "frames", 50, 95, is_complete=False),
-        Segment(0, "rows", 0, 100, is_complete=True),
+        Segment(0, "frames", 0, 50),
+        Segment(0, "frames", 50, 95),
+        Segment(0, "rows", 0, 100),
     ]
 
 
-def test_complete_segments_are_written_once_and_the_last_one_until_it_is_full(store):
+def test_segments_are_written_once_and_the_last_one_whenever_it_has_grown(store):
     checkpoints = checkpoints_in(store)
     assert write(checkpoints, 1, index_of(0, 250)) == [(0, 100), (100, 200), (200, 250)]
     assert write(checkpoints, 2, index_of(0, 260)) == [(200, 260)]
     assert write(checkpoints, 3, index_of(0, 310)) == [(200, 300), (300, 310)]
-    assert write(checkpoints, 4, index_of(0, 310)) == [(300, 310)]
+    assert write(checkpoints, 4, index_of(0, 310)) == []
 
 
 def test_segments_of_other_lengths_or_of_another_process_are_written_again(store):
@@ -115,7 +116,7 @@ def test_segments_that_were_overwritten_in_replay_are_forgotten(store):
     checkpoints = checkpoints_in(store)
     write(checkpoints, 1, index_of(0, 300))
     assert write(checkpoints, 2, index_of(150, 450)) == [(300, 400), (400, 450)]
-    assert [segment.begin for segment in checkpoints._written] == [100, 200, 300]
+    assert [segment.begin for segment in checkpoints._written] == [100, 200, 300, 400]
 
 
 def test_checkpoint_holds_tree_and_replay_in_the_order_to_put_them_back(store):
@@ -147,10 +148,10 @@ def test_real_replay_comes_back_bit_for_bit_from_the_last_of_several(folder, mon
         replay.sample(2, 8)
         index = replay.get_index()
         missing = checkpoints.missing([index])
-        fresh = {
-            s: checkpoints.add_segment(s, getattr(replay, f"get_{s.kind}")(s.begin, s.end)) for s in missing
-        }
-        checkpoints.write(number, tree_of(number), [index], fresh)
+        for segment in missing:
+            get = getattr(replay, f"get_{segment.kind}")
+            checkpoints.add_segment(segment, get(segment.begin, segment.end))
+        checkpoints.write(number, tree_of(number), [index])
         written.append(len(missing) / len(segments_of(0, index)))
     assert max(written[3:]) < 0.75  # 37 of 100 are new each time, and one part was incomplete
     store = Store(str(folder))

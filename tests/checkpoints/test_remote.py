@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import fsspec
 import numpy as np
@@ -62,7 +63,8 @@ def tree_of(number):
 
 def test_fault_18_store_that_cannot_be_reached_is_a_failed_checkpoint_and_the_next_is_made(root):
     notes = []
-    run = SimpleNamespace(checkpointer=Checkpointer(Store(root), 3, notes.append))
+    checkpointer = Checkpointer(Store(root), 3, notes.append)
+    run = SimpleNamespace(checkpointer=checkpointer, metrics=Mock())
     save(run, tree_of(1), ask_shards=[])
     with cut_off():
         save(run, tree_of(2), ask_shards=[])
@@ -86,7 +88,7 @@ def test_fault_18_store_that_cannot_be_reached_is_a_failed_checkpoint_and_the_ne
 )
 def test_whatever_the_library_of_a_store_raises_is_a_fault_of_the_place(root, use):
     store = Store(root)
-    Checkpointer(store, 3, print).write(1, tree_of(1), [], {})
+    Checkpointer(store, 3, print).write(1, tree_of(1), [])
     with cut_off(), pytest.raises(OSError, match="EndpointUnreachable: could not connect"):
         use(store)
 

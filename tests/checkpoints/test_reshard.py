@@ -37,13 +37,10 @@ def save(store, replays):
     """A checkpoint of these shards."""
     checkpoints = Checkpointer(store, 2, lambda _text: None)
     indexes = [replay.get_index() for replay in replays]
-    fresh = {
-        segment: checkpoints.add_segment(
-            segment, getattr(replays[segment.shard], f"get_{segment.kind}")(segment.begin, segment.end)
-        )
-        for segment in checkpoints.missing(indexes)
-    }
-    checkpoints.write(1, TREE, indexes, fresh)
+    for segment in checkpoints.missing(indexes):
+        get = getattr(replays[segment.shard], f"get_{segment.kind}")
+        checkpoints.add_segment(segment, get(segment.begin, segment.end))
+    checkpoints.write(1, TREE, indexes)
     return store.newest_whole()[0]
 
 
@@ -140,13 +137,10 @@ def test_rows_whose_frames_were_overwritten_while_they_were_saved_are_left_out(s
     replay.insert(packed(STACKS, walk.chunk(120)))
     checkpoints, index = Checkpointer(store, 2, lambda _text: None), replay.get_index()
     replay.insert(packed(STACKS, walk.chunk(40)))
-    fresh = {
-        segment: checkpoints.add_segment(
-            segment, getattr(replay, f"get_{segment.kind}")(segment.begin, segment.end)
-        )
-        for segment in checkpoints.missing([index])
-    }
-    checkpoints.write(1, TREE, [index], fresh)
+    for segment in checkpoints.missing([index]):
+        get = getattr(replay, f"get_{segment.kind}")
+        checkpoints.add_segment(segment, get(segment.begin, segment.end))
+    checkpoints.write(1, TREE, [index])
     copies = dealt(store.newest_whole()[0], [make_replay(120) for _ in range(2)])
     (kept,) = contents([replay])
     assert 60 <= sum(copy.size for copy in copies) <= 80

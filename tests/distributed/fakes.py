@@ -11,11 +11,11 @@ from distdqn.checkpoints.checkpointer import Checkpointer
 from distdqn.checkpoints.reshard import RestorePlan
 from distdqn.checkpoints.store import Store
 from distdqn.config.config import Config, RunOptions
-from distdqn.distributed.calls import Calls
 from distdqn.distributed.supervisor import Supervisor
 from distdqn.replay.rate_limiter import RateLimiter
 from distdqn.reporting.callbacks import Callbacks
 from distdqn.reporting.metrics import Metrics
+from distdqn.training.calls import Calls
 from distdqn.training.checkpointing import restore_progress
 from distdqn.training.loop import Run
 from distdqn.training.stopping import Goal, Stopping
@@ -223,7 +223,7 @@ def make_run(
     )
     restore_progress(run)
     executor = saving.get("executor") or FakeExecutor()
-    supervisor = Supervisor(run, calls, initial, executor, backend.clock)
+    supervisor = Supervisor(run, calls, initial, executor)
     return FakeRun(backend, calls, supervisor, run, console, directory)
 
 

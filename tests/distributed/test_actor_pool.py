@@ -14,10 +14,10 @@ from distributed.fakes import (
     newest_start,
 )
 
-from distdqn.distributed.calls import Calls
-from distdqn.distributed.team import WorkerGroup
-from distdqn.distributed.watchdog import StartupCheck
+from distdqn.distributed.watchdog import Watchdog
 from distdqn.errors import ClusterError
+from distdqn.training.calls import Calls
+from distdqn.training.team import Team
 
 _LOOK = 0.2
 _LEAVE = 10.0
@@ -310,9 +310,10 @@ def test_fault_30_lockstep_run_says_too_that_a_cluster_is_too_small():
     backend = FakeBackend()
     backend.slots = 4
     calls = Calls(backend, make_config(), backend.clock)
-    startup_check = StartupCheck(backend, 2, 60.0, lambda _text: None, backend.clock)
+    run = make_run(startup_seconds=60.0).run
+    team = Team(calls, run.config, actors=2)
     with pytest.raises(ClusterError, match="4 of 5 processes"):
-        WorkerGroup(calls, make_config(), actors=2).wait_until_ready(startup_check.check)
+        team.wait_until_ready(Watchdog(run, team).check)
     assert 60.0 <= backend.now <= 60.0 + 1.0
 
 

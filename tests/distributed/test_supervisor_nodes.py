@@ -165,4 +165,4 @@ def test_run_whose_learner_finds_no_other_place_ends_naming_what_it_needs():
     run = make_run(backend, stall_timeout_seconds=200.0)
     with pytest.raises(ClusterError, match="learner waits for resources, it needs 1 CPU"):
         run.supervisor.run()
-    assert not run.supervisor.team.can_save
+    assert not run.supervisor.team.learner.is_ready

@@ -16,10 +16,10 @@ from distributed.fakes import FakeBackend, make_checkpoints, make_run, newest_st
 
 from distdqn.cluster import launch
 from distdqn.config.config import Config, RunOptions
-from distdqn.distributed.calls import Calls
-from distdqn.distributed.watchdog import StartupCheck
+from distdqn.distributed.watchdog import Watchdog
 from distdqn.errors import TERMINATED
 from distdqn.runner import train
+from distdqn.training.calls import Calls
 from distdqn.training.checkpointing import RoundCheckpointer
 from distdqn.training.stopping import StopRequest, StopRequested, ended_by_signals
 
@@ -242,7 +242,7 @@ def test_fault_10_run_that_is_stopped_before_it_trains_says_so(
         yield Calls(backend, RunOptions(), backend.clock), 4
 
     monkeypatch.setattr(launch, "launched", launched)
-    monkeypatch.setattr(StartupCheck, "check", lambda *_: send(number))
+    monkeypatch.setattr(Watchdog, "check", lambda *_: send(number))
     with pytest.raises(error):
         train(Config(run_dir=str(tmp_path), mode="lockstep"))
 
@@ -270,7 +270,7 @@ def test_fault_10_run_in_rounds_that_is_interrupted_as_replay_is_put_back_ends_b
             send(number)
 
     run = dataclasses.replace(make_run().run, resume_from=newest_start(tmp_path))
-    team = SimpleNamespace(ask=ask, learner="learner", shards=["replay"])
+    team = SimpleNamespace(calls=SimpleNamespace(ask=ask), learner="learner", shards=["replay"])
     with run.stopping.request, pytest.raises(error) as raised:
         RoundCheckpointer(run).restore(team)
     assert asked == ["set_state", *["set_rows"] * 3]

@@ -3,8 +3,8 @@ from distributed.fake_backend import LOST
 from distributed.fakes import HANG, FakeBackend, fault
 
 from distdqn.config.config import RunOptions
-from distdqn.distributed.calls import Calls, Failure
 from distdqn.errors import RoleFailure
+from distdqn.training.calls import Calls, Failure
 from distdqn.types import RolloutRequest
 
 _ORDER = RolloutRequest(0, 10)

@@ -1,17 +1,13 @@
 """The roles of a run, in any mode and on any backend."""
 
-import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from typing_extensions import override
-
 from distdqn.config.config import Config, resolved
-from distdqn.distributed.calls import Calls, Ended, Worker, evaluation_turns, last_line
-from distdqn.errors import ClusterError, RoleFailure
-from distdqn.training.backend import CallFailed, Ref
-from distdqn.training.loop import Team
+from distdqn.errors import RoleFailure
+from distdqn.training.backend import Ref
+from distdqn.training.calls import Calls, Ended, Worker, evaluation_turns, last_line
 from distdqn.types import (
     Evaluation,
     EvaluationRequest,
@@ -24,29 +20,18 @@ from distdqn.types import (
     RolloutRequest,
 )
 
-_FETCH_SECONDS = 1.0  # for weights to come from another node
 
-
-class WorkerGroup(Team):
+class Team:
     """Which process fills which role now, and what all of them do together.
 
-    Args:
-        calls: to the processes.
-        config: resolved.
-        actors: how many to start.
-        generation: of the first learner's weights.
-        flush_number: flushes each new actor with this number, so that a resumed run plays other episodes.
+    `generation` is that of the first learner's weights. A `flush_number` flushes each new actor, so that a
+    resumed run plays other episodes.
     """
 
     def __init__(
-        self,
-        calls: Calls,
-        config: Config,
-        actors: int,
-        generation: int = 0,
-        flush_number: int | None = None,
+        self, calls: Calls, config: Config, actors: int, generation: int = 0, flush_number: int | None = None
     ) -> None:
-        self._calls = calls
+        self.calls = calls
         self._flush_number = flush_number
         self._batches = (config.updates_per_call, resolved(config.batch_size))
         self._prioritized = config.sampler == "prioritized"
@@ -83,34 +68,26 @@ class WorkerGroup(Team):
         """The actors that can get rollouts: they stay, and their processes are up."""
         return [actor for actor in self.staying if actor.is_ready]
 
-    @property
-    def can_save(self) -> bool:
-        """Whether learner and replay are up."""
-        return all(worker.is_ready for worker in (self.learner, *self.shards))
+    def describe(self) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+        """For `status.json`: the Ray cluster, and process, host and restarts of each role."""
+        return self.calls.backend.describe(), [worker.to_json() for worker in self.all_workers]
 
-    def add_actor(self) -> Worker:
+    def add_actor(self) -> None:
         """Starts an actor with the lowest free index."""
         taken = {actor.index for actor in self.actors}
         index = next(index for index in itertools.count() if index not in taken)
-        fresh = self._start_actor(index)
-        self.actors = sorted([*self.actors, fresh], key=lambda actor: actor.index)
-        return fresh
+        self.actors = sorted([*self.actors, self._start_actor(index)], key=lambda actor: actor.index)
 
     def end_actor(self, actor: Worker, *failed: Ended) -> None:
         """Ends an actor's process. Its calls, and those that `failed` before, are lost."""
-        lost = [*failed, *self._calls.abandon(actor)]
+        lost = [*failed, *self.calls.abandon(actor)]
         self.actors = [each for each in self.actors if each is not actor]
         for ended in lost:
             ended.call.on_lost(ended)
 
-    def start_control(self) -> Worker:
-        """Starts the process that takes commands."""
-        self.control = self._calls.start("control")
-        return self.control
-
     def is_current(self, worker: Worker) -> bool:
         """Whether this process fills its role now."""
-        return any(worker is each for each in self.all_workers)
+        return worker in self.all_workers
 
     def replace(self, worker: Worker) -> Worker:
         """Starts another process in place of one whose calls are abandoned already."""
@@ -118,7 +95,7 @@ class WorkerGroup(Team):
             fresh = self._start_actor(worker.index)
             self.actors = [fresh if each is worker else each for each in self.actors]
         else:
-            fresh = self._calls.start(worker.role, worker.index, worker.restarts + 1, worker.is_numbered)
+            fresh = self.calls.start(worker.role, worker.index, worker.restarts + 1, worker.is_numbered)
             if worker.role == "replay":
                 self.shards[worker.index] = fresh
             else:
@@ -127,102 +104,50 @@ class WorkerGroup(Team):
         return fresh
 
     def shard_of(self, actor: Worker) -> Worker:
-        """The shard of replay that stores this actor's transitions.
-
-        Actors take shards in turns, so that no shard goes without.
-        """
-        position = next(position for position, each in enumerate(self.actors) if each is actor)
-        shard: Worker = self.shards[position % len(self.shards)]
-        return shard
+        """The shard of replay that stores this actor's transitions; no shard goes without."""
+        return self.shards[self.actors.index(actor) % len(self.shards)]
 
     def _start_actor(self, index: int) -> Worker:
         """Starts an actor; no two actors of a run with the same index have the same number of restarts."""
         restarts = self._starts.get(index, 0)
         self._starts[index] = restarts + 1
-        actor = self._calls.start("actor", index, restarts)
+        actor = self.calls.start("actor", index, restarts)
         if self._flush_number is not None:
-            self._calls.send(actor, "flush", self._flush_number, returns=2)
+            self.calls.send(actor, "flush", self._flush_number, returns=2)
         return actor
 
     # Each of the following waits for its result.
 
-    @override
-    def ask(self, worker: Worker, method: str, *arguments: Any) -> Any:
-        return self._calls.ask(worker, method, *arguments)
-
-    @override
-    def publish(self) -> PolicyWeights:
-        self._published = self._calls.ask_with_ref(self.learner, "publish")
-        self.newest = self._published[0]
-        return self.newest
-
-    def fetch_weights(self, ref: Ref | None) -> None:
-        """Fetches published weights as `newest` if they are on this machine."""
-        with contextlib.suppress(CallFailed, ClusterError):
-            if ref is not None and self._calls.backend.state(ref) == "done":
-                self.newest = self._calls.backend.get(ref, _FETCH_SECONDS)
-
-    def hurry(self, seconds: float) -> None:
-        """Limits every later call that waits for its result to `seconds`."""
-        self._calls.limit_seconds(seconds)
-
-    @override
-    def evaluate(self, request: EvaluationRequest) -> Evaluation:
-        evaluation: Evaluation = self._calls.ask(
-            self.evaluator,
-            "evaluate",
-            self._ref(request.weights),
-            request.episodes,
-            request.number,
-            request.seconds,
-            turns=evaluation_turns(request.episodes),
-        )
-        return evaluation
-
-    @override
-    def export(self, weights: Any) -> bytes:
-        content: bytes = self._calls.ask(self.learner, "export", self._ref(weights))
-        return content
-
-    @override
-    def describe(self) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-        return self._calls.backend.describe(), [worker.to_json() for worker in self.all_workers]
-
-    def _ref(self, weights: Any) -> Any:
-        """The reference to `weights` if they are the newest published here, so that they are sent once."""
-        if self._published is not None and self._published[0] is weights:
-            return self._published[1]
-        return weights
-
-    def wait_until_ready(self, check: Callable[[Sequence[Worker]], None]) -> str | None:
+    def wait_until_ready(self, check: Callable[[], None]) -> str | None:
         """Waits until every process is up and the learner's update is compiled.
 
-        Args:
-            check: called with the roles once a second.
-
-        Returns:
-            A line if something is slower than it could be.
+        Calls `check` once a second. Returns a line if something is slower than it could be.
 
         Raises:
             RoleFailure: one does not start. In rounds, a new process could not continue where it stopped.
-            DistdqnError: `check` raises it.
         """
         notices: list[str | None] = []
-        self._calls.send(self.learner, "compile", on_result=lambda _call, notice: notices.append(notice))
-        while self._calls.in_flight():
-            for ended in self._calls.collect(1.0):
+        self.calls.send(self.learner, "compile", on_result=lambda _call, notice: notices.append(notice))
+        while self.calls.in_flight():
+            for ended in self.calls.collect(1.0):
                 if ended.failure is not None:
                     name, why = ended.call.worker.name, ended.failure
                     raise RoleFailure(f"{name} does not start: {last_line(why)}", details=why)
                 ended.call.on_result(ended.call, ended.result)
-            check(self.workers)
+            check()
         return notices[0]
 
-    @override
+    def publish(self) -> PolicyWeights:
+        """The newest weights as a new version."""
+        self._published = self.calls.ask_with_ref(self.learner, "publish")
+        self.newest = self._published[0]
+        return self.newest
+
     def rollout(
         self, requests: Sequence[RolloutRequest], weights: PolicyWeights
     ) -> list[tuple[RolloutReport, ReplayInfo]]:
-        call, fetch = self._calls.backend.call, self._calls.fetch
+        """Every actor acts and inserts in its turn; reports, and what replay holds after each."""
+        call, fetch = self.calls.backend.call, self.calls.fetch
         replay, results = self.shards[0], []
         for actor, request in zip(self.actors, requests, strict=True):
             report, chunk = call(actor.handle, "rollout", request, self._ref(weights), returns=2)
@@ -233,22 +158,40 @@ class WorkerGroup(Team):
             for actor, report, info in results
         ]
 
-    @override
     def learn(self, request: LearnRequest) -> LearnReport:
-        call, replay = self._calls.backend.call, self.shards[0].handle
+        """Samples `U` batches, makes `U` updates, and returns new priorities to replay."""
+        call, replay = self.calls.backend.call, self.shards[0].handle
         (batches,) = call(replay, "sample", *self._batches, request.importance_sampling_exponent)
         refs = call(self.learner.handle, "learn", batches, False, request.learning_rate, returns=3)
         if self._prioritized:
             call(replay, "update_priorities", refs[2])
-        report: LearnReport = self._calls.fetch(self.learner, "learn", refs[0])
+        report: LearnReport = self.calls.fetch(self.learner, "learn", refs[0])
         return report
 
-    @override
     def flush(self, number: int) -> list[tuple[FlushReport, ReplayInfo]]:
-        call, fetch, replay = self._calls.backend.call, self._calls.fetch, self.shards[0]
+        """Every actor ends its episodes and inserts its open windows; reports, and what replay then holds."""
+        call, fetch, replay = self.calls.backend.call, self.calls.fetch, self.shards[0]
         refs = [call(actor.handle, "flush", number, returns=2) for actor in self.actors]
         inserts = [call(replay.handle, "insert", chunk)[0] for _, chunk in refs]
         return [
             (fetch(actor, "flush", report), fetch(replay, "insert", info))
             for actor, (report, _), info in zip(self.actors, refs, inserts, strict=True)
         ]
+
+    def evaluate(self, request: EvaluationRequest) -> Evaluation:
+        """Plays the requested greedy episodes."""
+        weights, turns = self._ref(request.weights), evaluation_turns(request.episodes)
+        arguments = (weights, request.episodes, request.number, request.seconds)
+        evaluation: Evaluation = self.calls.ask(self.evaluator, "evaluate", *arguments, turns=turns)
+        return evaluation
+
+    def export(self, weights: PolicyWeights) -> bytes:
+        """`weights` as a `.keras` file."""
+        content: bytes = self.calls.ask(self.learner, "export", self._ref(weights))
+        return content
+
+    def _ref(self, weights: Any) -> Any:
+        """The reference to `weights` if they are the newest published here, so that they are sent once."""
+        if self._published is not None and self._published[0] is weights:
+            return self._published[1]
+        return weights

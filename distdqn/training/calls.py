@@ -85,18 +85,18 @@ def _called_role(ended: "Ended") -> Worker | None:
 
 @dataclass(eq=False)
 class Call:
-    """One call in flight; most fields are those of `Calls.send`."""
+    """One call in flight. Exactly one of `on_result` and `on_lost` is called in the end."""
 
     worker: Worker
     method: str
-    refs: tuple[Ref, ...]
+    refs: tuple[Ref, ...]  # its results
     begins_at: float  # once the calls before it in its role's queue have ended, at the latest
-    on_result: Callable[["Call", Any], None] = _ignore
-    on_lost: Callable[["Ended"], None] = _ignore
-    find_culprit: Callable[["Ended"], Worker | None] = _called_role
-    turns: float = 1.0
-    plays: bool = False
-    is_work: bool = False
+    on_result: Callable[["Call", Any], None] = _ignore  # gets the call and the first result
+    on_lost: Callable[["Ended"], None] = _ignore  # there is no result, or the role has been replaced since
+    find_culprit: Callable[["Ended"], Worker | None] = _called_role  # the role to replace where it fails
+    turns: float = 1.0  # how many times the usual deadline it may take
+    plays: bool = False  # it lasts as long as the environment takes
+    is_work: bool = False  # its success proves that the role can do its work
     deadline: float = math.inf
 
 
@@ -130,7 +130,7 @@ class Calls:
         self.backend = backend
         self.env_timeout_seconds = options.env_timeout_seconds
         self.start_timeout_seconds = options.start_timeout_seconds
-        self._clock = clock
+        self.clock = clock
         self._place_seconds = min(_PLACE_SECONDS, self.start_timeout_seconds / 4)
         self._place_look_at = clock() + self._place_seconds
         self._calls: dict[Ref, Call] = {}
@@ -143,7 +143,7 @@ class Calls:
         worker = Worker(role, index, handle, restarts, is_numbered)
         refs = (self.backend.identify(handle),)
         is_work = role == "control"  # it does no work that could prove that it is well
-        self._add(Call(worker, "identify", refs, self._clock(), is_work=is_work))
+        self._add(Call(worker, "identify", refs, self.clock(), is_work=is_work))
         return worker
 
     def send(
@@ -158,25 +158,11 @@ class Calls:
         turns: float = 1.0,
         plays: bool = False,
         is_work: bool = False,
-    ) -> tuple[Ref, ...]:
-        """Calls a method of a role. Exactly one of `on_result` and `on_lost` is called in the end.
-
-        Args:
-            worker: the role.
-            method: its name.
-            arguments: of the method.
-            returns: how many results it has.
-            on_result: gets the call and the first result.
-            on_lost: gets the call that has no result, or whose role has been replaced since.
-            find_culprit: the role to replace where the call fails, or None.
-            turns: how many times the usual deadline it may take.
-            plays: it lasts as long as the environment takes.
-            is_work: its success proves that the role can do its work.
-        """
+    ) -> None:
+        """Calls a method of a role, which has so many `returns`; the options are the fields of `Call`."""
         refs = self.backend.call(worker.handle, method, *arguments, returns=returns)
         ends, is_work = (on_result, on_lost, find_culprit), plays or is_work
-        self._add(Call(worker, method, refs, self._clock(), *ends, turns, plays, is_work))
-        return refs
+        self._add(Call(worker, method, refs, self.clock(), *ends, turns, plays, is_work))
 
     def count(self, *methods: str) -> int:
         """How many calls of these methods are in flight."""
@@ -199,7 +185,7 @@ class Calls:
             else:
                 self._note_success(ended[-1])
             self._renew(call.worker)
-        now = self._clock()
+        now = self.clock()
         self._find_waiting(now)
         for call in [call for call in self._calls.values() if call.deadline <= now]:
             del self._calls[call.refs[0]]
@@ -216,10 +202,6 @@ class Calls:
         self._end(worker.handle)
         return [Ended(call, failure="its process was ended") for call in lost]
 
-    def limit_seconds(self, seconds: float) -> None:
-        """Limits every later call that waits for its result to `seconds`."""
-        self.start_timeout_seconds = min(self.start_timeout_seconds, seconds)
-
     def end_all(self) -> None:
         """Ends the process of every role that was started."""
         self._calls.clear()
@@ -227,12 +209,9 @@ class Calls:
             self._end(handle)
 
     def ask(self, worker: Worker, method: str, *arguments: Any, turns: float = 1.0) -> Any:
-        """Calls a role and waits for the result, `turns` times the usual deadline at most.
+        """Calls a role and waits for the result, `turns` times the usual deadline; `RoleFailure` without one.
 
         A call whose message is lost is repeated if that has no side effects.
-
-        Raises:
-            RoleFailure: there is no result.
         """
         return self.ask_with_ref(worker, method, *arguments, turns=turns)[0]
 
@@ -240,22 +219,18 @@ class Calls:
         self, worker: Worker, method: str, *arguments: Any, turns: float = 1.0
     ) -> tuple[Any, Ref]:
         """The same, with the reference to the result."""
-        deadline = self._clock() + self.start_timeout_seconds * turns
+        deadline = self.clock() + self.start_timeout_seconds * turns
         while True:
             (ref,) = self.backend.call(worker.handle, method, *arguments)
             try:
                 return self.backend.get(ref, self.start_timeout_seconds * turns), ref
             except CallFailed as error:
-                if not error.is_lost or method not in _REPEATABLE or self._clock() >= deadline:
+                if not error.is_lost or method not in _REPEATABLE or self.clock() >= deadline:
                     raise _role_failure(worker, method, error) from error
             self.backend.wait([], _RETRY_SECONDS)
 
     def fetch(self, worker: Worker, method: str, ref: Ref) -> Any:
-        """Waits for the result of a call of `method`.
-
-        Raises:
-            RoleFailure: there is none.
-        """
+        """Waits for the result of a call of `method`; `RoleFailure` if there is none."""
         try:
             return self.backend.get(ref, self.start_timeout_seconds)
         except CallFailed as error:
@@ -279,7 +254,7 @@ class Calls:
 
     def _renew(self, worker: Worker) -> None:
         """Lets the time of a role's calls, one after another, run from now on."""
-        deadline = self._clock()
+        deadline = self.clock()
         for call in self.in_flight(worker):
             call.begins_at, deadline = deadline, deadline + self._seconds(call)
             call.deadline = deadline
