@@ -24,7 +24,8 @@ REQUESTED = ("interrupted", "terminated")  # by a signal
 
 # What a closed terminal, a batch system and `kill` send: all mean the same.
 _TERMINATING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-_MAX_RESERVED = 0.25  # of `max_seconds`, for the last evaluation
+_MAX_RESERVED = 0.25  # of `max_seconds`, for saving and the last evaluation
+_SAVE_SECONDS = 2.0  # for the networks and a checkpoint
 _SECOND_SECONDS = 1.0  # a terminal and a wrapper may both pass on one Ctrl-C
 
 
@@ -190,8 +191,9 @@ class Stopping:
         if self.request.reason:
             return self.request.reason
         if config.max_seconds is not None:
-            # The rest is for the evaluation of the last weights.
-            reserved = min(self.goal.seconds, _MAX_RESERVED * config.max_seconds)
+            # The rest is for saving and for the evaluation of the last weights.
+            needed = self.goal.seconds and self.goal.seconds + _SAVE_SECONDS
+            reserved = min(needed, _MAX_RESERVED * config.max_seconds)
             if seconds >= config.max_seconds - reserved:
                 return "max_seconds"
         if config.max_episodes is not None and counters.episodes >= config.max_episodes:
