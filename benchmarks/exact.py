@@ -19,11 +19,7 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
-from distdqn.config.config import EnvironmentOptions
-from distdqn.environments.observations import ObservationPacker
-from distdqn.environments.registry import inspect_environment
-from distdqn.networks.numpy_policy import load_policy, make_policy
-from distdqn.reporting.run_directory import read_options
+import distdqn
 
 
 def main() -> None:
@@ -41,7 +37,7 @@ def main() -> None:
             outcome = subprocess.run([*command, *passed_on], capture_output=True, text=True, check=False)
             if outcome.returncode not in (0, 8):
                 sys.exit(f"{' '.join(command)} ended with {outcome.returncode}:\n{outcome.stderr}")
-            found.append([value(run_dir, name) for name in ("policy.npz", "final.npz")])
+            found.append([value(run_dir, final) for final in (False, True)])
             seconds = time.monotonic() - begin
             print(
                 f"seed {seed}: best {found[-1][0]:.3f}, last {found[-1][1]:.3f}, {seconds:.0f} s", flush=True
@@ -50,25 +46,15 @@ def main() -> None:
         print(f"{name}: mean {statistics.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})")
 
 
-def value(run_dir: Path, name: str) -> float:
-    """Exact expected undiscounted return of the network in file `name` of a run."""
-    options = EnvironmentOptions(
-        **read_options(run_dir).model_dump(include={*EnvironmentOptions.model_fields})
-    )
+def value(run_dir: Path, final: bool) -> float:
+    """Exact expected undiscounted return of a run's best network, or of its last."""
+    policy = distdqn.load(run_dir, final=final)
+    options = policy.environment
     env = gymnasium.make(options.env, options.max_episode_steps, **options.env_kwargs)
-    dynamics, spec = env.unwrapped.P, inspect_environment(options)
-    states = np.arange(env.observation_space.n)
-    masks = None
-    if spec.mask is not None:
-        masks = np.stack([env.unwrapped.action_mask(state) for state in states])
-    packer = ObservationPacker(env.observation_space, spec.actions, spec.mask is not None)
-    policy = make_policy(load_policy(run_dir / name))
-    q_values = policy.q_values(packer.pack(states, masks, np.ones(len(states), bool)))
-    if masks is not None:
-        q_values = np.where(masks, q_values, -np.inf)
-    return expected_return(
-        dynamics, q_values.argmax(axis=1), env.unwrapped.initial_state_distrib, env.spec.max_episode_steps
-    )
+    states, game = np.arange(env.observation_space.n), env.unwrapped
+    masks = None if policy.spec.mask is None else np.stack([game.action_mask(state) for state in states])
+    actions = policy.act(states, masks)
+    return expected_return(game.P, actions, game.initial_state_distrib, env.spec.max_episode_steps)
 
 
 def expected_return(
