@@ -18,10 +18,10 @@ from rich.table import Table
 from distdqn.checkpoints.format import ArrayRef, refs_by_file
 from distdqn.checkpoints.resume import locate_checkpoints, option_text
 from distdqn.checkpoints.store import Store
-from distdqn.config.command_line import Command, print_mistakes
+from distdqn.config.command_line import command
 from distdqn.config.model import Options, Text
 from distdqn.config.config import Config
-from distdqn.errors import UNEXPECTED, CheckpointDamaged, CheckpointError, DistdqnError, NoCheckpoint
+from distdqn.errors import UNEXPECTED, CheckpointDamaged, CheckpointError, NoCheckpoint
 from distdqn.reporting.run_directory import read_status
 from distdqn.types import Tree
 
@@ -36,14 +36,6 @@ class InspectOptions(Options):
     """Folder of a run, folder or URL of its checkpoints, or the file of one."""
     json_: bool = False
     """Print JSON."""
-
-
-_COMMAND = Command(
-    "distdqn inspect RUN_OR_CHECKPOINT [--json]",
-    "Show what is in the checkpoints of a run, and whether they are whole.",
-    InspectOptions,
-    positional="place",
-)
 
 
 @dataclass(frozen=True)
@@ -62,10 +54,10 @@ class CheckpointSummary:
         return f"{datetime.fromtimestamp(self.written_at):%Y-%m-%d %H:%M:%S}"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints what is in the checkpoints; returns the exit code, 4 if one of them is not whole."""
+@command("distdqn inspect RUN_OR_CHECKPOINT [--json]", InspectOptions, positional="place")
+def main(options: InspectOptions) -> None:
+    """Show what is in the checkpoints of a run, and whether they are whole."""
     try:
-        options = _COMMAND.read(arguments)
         status = read_status(Path(options.place))
         state = None if status is None else status.state
         store, numbers = locate_checkpoints(options.place)
@@ -73,22 +65,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with Progress(*columns, console=terminal, transient=True, disable=not sys.stderr.isatty()) as bar:
             update = functools.partial(bar.update, bar.add_task("", total=None))
             found = list(inspect(store, numbers, lambda read, total: update(completed=read, total=total)))
-        if not found:
-            raise NoCheckpoint(f"{options.place}: all were replaced by newer ones meanwhile (look again).")
-        if options.json_:
-            summaries = [{**vars(each), "is_whole": not each.faults} for each in found]
-            print(json.dumps({"state": state, "checkpoints": summaries}, indent=2))
-        else:
-            _print_text(options.place, state, found)
-        faults = [f"Checkpoint {each.number}: {fault}" for each in found for fault in each.faults]
-        if faults:
-            raise CheckpointDamaged(faults)
-    except DistdqnError as error:
-        return print_mistakes(error)
     except OSError as error:
         what = error.filename or options.place
-        return print_mistakes(CheckpointError(f"{what} cannot be read: {error.strerror or error}."))
-    return 0
+        raise CheckpointError(f"{what} cannot be read: {error.strerror or error}.") from error
+    if not found:
+        raise NoCheckpoint(f"{options.place}: all were replaced by newer ones meanwhile (look again).")
+    if options.json_:
+        summaries = [{**vars(each), "is_whole": not each.faults} for each in found]
+        print(json.dumps({"state": state, "checkpoints": summaries}, indent=2))
+    else:
+        _print_text(options.place, state, found)
+    faults = [f"Checkpoint {each.number}: {fault}" for each in found for fault in each.faults]
+    if faults:
+        raise CheckpointDamaged(faults)
 
 
 def inspect(

@@ -1,13 +1,12 @@
 """`python -m distdqn.scale RUN --actors N`: change the number of actors of a run while it trains."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from distdqn.config.command_line import Command, print_mistakes
+from distdqn.config.command_line import command
 from distdqn.config.config import Actors
 from distdqn.config.model import Options, Text
-from distdqn.errors import INTERRUPTED, ClusterError, ConfigError, DistdqnError
+from distdqn.errors import ClusterError, ConfigError
 from distdqn.reporting.run_directory import RayPlace, read_options, read_status
 
 
@@ -20,29 +19,18 @@ class ScaleOptions(Options):
     """Number of actors that the run should have."""
 
 
-_COMMAND = Command(
-    "distdqn scale RUN --actors N",
-    "Change the number of actors of a run in mode `async` while it trains, and wait until it has that many.",
-    ScaleOptions,
-    positional="run",
-)
+@command("distdqn scale RUN --actors N", ScaleOptions, positional="run")
+def main(options: ScaleOptions) -> None:
+    """Change the number of actors of a run in mode `async` while it trains, and wait for it."""
+    place = _find(Path(options.run), options.actors)
+    # Importing Ray takes a second, and mistakes are reported without it.
+    from distdqn.cluster.control import scale
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Changes a run's number of actors and waits until it has that many; returns the exit code."""
     try:
-        options = _COMMAND.read(arguments)
-        place = _find(Path(options.run), options.actors)
-        # Importing Ray takes a second, and mistakes are reported without it.
-        from distdqn.cluster.control import scale
-
         scale(place, options.actors, lambda line: print(line, flush=True))
-    except DistdqnError as error:
-        return print_mistakes(error)
     except KeyboardInterrupt:
         print("The run continues to change its number of actors.", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+        raise
 
 
 def _find(run: Path, actors: int) -> RayPlace:

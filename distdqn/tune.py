@@ -2,17 +2,17 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
-from distdqn.config.command_line import Command, config_yaml, print_mistakes
+from distdqn.config.command_line import command, config_yaml
 from distdqn.config.config import Config, Count
 from distdqn.config.model import Options, Text, read_options, unknown_option
 from distdqn.config.validation import check_address
-from distdqn.errors import INTERRUPTED, ConfigError, DistdqnError, collecting
+from distdqn.errors import ConfigError, collecting
 
 _DISTRIBUTIONS = ("choice", "uniform", "loguniform", "randint", "lograndint", "quniform")
 _OURS = ("mode", "run_dir", "resume", "checkpoint_dir", "address")  # each trial has its own
@@ -36,34 +36,21 @@ class TuneOptions(Options):
     """Ray cluster to join, as in `run`."""
 
 
-_COMMAND = Command(
-    "distdqn tune --space FILE [OPTION VALUE ...]",
-    "Search options for the largest mean return, and write the best ones as a file for `run --config`.",
-    TuneOptions,
-)
+@command("distdqn tune --space FILE [OPTION VALUE ...]", TuneOptions)
+def main(options: TuneOptions) -> None:
+    """Search options for the largest mean return, and write the best ones as a file for `run --config`."""
+    fixed, searched = _read_space(options.space)
+    output = Path(options.output or f"runs/tune-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
+    # Importing Ray takes seconds, and mistakes are reported without it.
+    from distdqn.cluster.tuning import search
+    from distdqn.tune import run_trial  # `__main__` is another module in the process of a trial
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs all trials, writes the best options and prints the command for them; returns the exit code."""
-    try:
-        options = _COMMAND.read(arguments)
-        fixed, searched = _read_space(options.space)
-        output = Path(options.output or f"runs/tune-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
-        # Importing Ray takes seconds, and mistakes are reported without it.
-        from distdqn.cluster.tuning import search
-        from distdqn.tune import run_trial  # `__main__` is another module in the process of a trial
-
-        best, score, failed = search(run_trial, fixed, searched, options, output)
-    except DistdqnError as error:
-        return print_mistakes(error)
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    best, score, failed = search(run_trial, fixed, searched, options, output)
     file = output / "best.yaml"
     file.write_text(config_yaml(Config(**fixed, **best)))
     found = ", ".join(f"{name} {value}" for name, value in best.items())
     print(f"Best of {options.trials} trials ({failed} failed): mean return {score:.4g} with {found}.")
     print(f"Train with these options: distdqn run --config {file}")
-    return 0
 
 
 def _read_space(path: str) -> tuple[dict[str, Any], dict[str, tuple[str, list[Any]]]]:
