@@ -72,6 +72,7 @@ class Console(Callback):
     @override
     def on_start(self, run: RunInfo) -> None:
         config = run.config
+        self._is_named = "<" not in (name := config.recorded_env()[0]) and not name.startswith("__main__:")
         self._panel = Panel(config.max_env_steps, config.max_seconds, run.target_return, self._clock)
 
     @override
@@ -97,7 +98,7 @@ class Console(Callback):
     def on_end(self, summary: dict[str, Any]) -> None:
         self.close()
         if summary["reason"] != "failed" and summary["env_steps"]:
-            self.note(closing_words(summary))
+            self.note(closing_words(summary, self._is_named))
 
     def close(self) -> None:
         """Removes the panel."""
@@ -277,8 +278,11 @@ def _restarts(restarts: int) -> str:
     return "" if not restarts else "1 restart" if restarts == 1 else f"{restarts} restarts"
 
 
-def closing_words(summary: dict[str, Any]) -> str:
-    """The last lines of a run: the result, the files, and what to type next."""
+def closing_words(summary: dict[str, Any], is_named: bool = True) -> str:
+    """The last lines of a run: the result, the files, and what to type next.
+
+    Unless `is_named`, other commands cannot make the environment again.
+    """
     outcome = {True: "Solved", False: "Not solved", None: "Finished"}[summary["solved"]]
     words = (
         f"{outcome} ({summary['reason']}): mean return {number(summary['eval_return_mean'])} over "
@@ -292,7 +296,7 @@ def closing_words(summary: dict[str, Any]) -> str:
         )
     folder = summary["run_dir"]
     words += f"\nFiles: {folder}"
-    if summary["eval_episodes"]:
+    if summary["eval_episodes"] and is_named:
         words += f"\nWatch it: distdqn play {folder}\nEvaluate it: distdqn evaluate {folder} --episodes 100"
     words += f"\nPlot it: distdqn plot {folder}"
     if summary["solved"] is not True:

@@ -15,6 +15,7 @@ from distdqn.reporting.console import Console, Output, closing_words, count, des
 from distdqn.types import EnvironmentSpec
 
 ERASE_LINE, CURSOR_UP = "\x1b[2K", "\x1b[1A"
+SPEC = EnvironmentSpec("CartPole-v1", (4,), 2, 475.0, "float32", -1.0, 1.0, None)
 ROLES = [
     {"role": role, "pid": 1, "host": "here", "restarts": 0, "last_sign_of_life": 0.0}
     for role in ("learner", "replay", "evaluator", "actor-0", "actor-1")
@@ -58,9 +59,8 @@ def make_line(**changes: Any) -> dict[str, Any]:
 
 def start(console: Console, target_return: float | None = 475.0) -> None:
     """The start of a run with a budget of 100,000 env steps."""
-    spec = EnvironmentSpec("CartPole-v1", (4,), 2, 475.0, "float32", -1.0, 1.0, None)
     config = Config(max_env_steps=100_000)
-    console.on_start(RunInfo(Path("run"), config, spec, target_return, console.note))
+    console.on_start(RunInfo(Path("run"), config, SPEC, target_return, console.note))
 
 
 def make_console(
@@ -377,3 +377,15 @@ def test_last_lines_offer_no_more_training_once_solved() -> None:
     assert "distdqn play runs/x" in words
     assert "distdqn plot runs/x" in words
     assert "--resume" not in words
+
+
+def test_last_lines_offer_to_play_only_what_another_process_can_make() -> None:
+    for env, is_offered in (("CartPole-v1", True), (lambda: None, False)):
+        file = StringIO()
+        console = Console(rich_console=RichConsole(file=file, width=300))
+        config = Config(env=env)
+        console.on_start(RunInfo(Path("run"), config, SPEC, 475.0, console.note))
+        console.on_end(make_summary())
+
+        assert ("distdqn play runs/x" in file.getvalue()) is is_offered
+        assert "distdqn plot runs/x" in file.getvalue()
