@@ -54,6 +54,7 @@ class EnvironmentSpec:
     conversion: str | None  # a line for the user about observations that are converted
     parts: tuple[ObservationPart, ...] = ()  # none: an observation is one array of one kind
     code_high: float | None = None  # of a lone image that holds codes, the largest one seen
+    is_discrete: bool = False  # observations have discrete parts alone
 
     @classmethod
     def from_json(cls, tree: "Tree") -> Self:

@@ -63,7 +63,6 @@ def combination(request: pytest.FixtureRequest) -> Combination:
         envs_per_actor=4,
         rollout_length=12,
         n_step=n_step,
-        watkins_tolerance=None,
         discount=DISCOUNT,
         reward_scale=0.01,
         epsilon_start=1.0,

@@ -19,7 +19,6 @@ DEFAULTS: dict[str, Any] = {
     "envs_per_actor": 4,
     "rollout_length": 10,
     "n_step": 1,
-    "watkins_tolerance": None,
     "discount": 0.5,
     "epsilon_start": 0.0,
     "epsilon_end": 0.0,

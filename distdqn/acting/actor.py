@@ -11,7 +11,6 @@ from distdqn.acting.exploration import (
     epsilon_by_environment,
     epsilon_greedy_actions,
     random_actions,
-    worse_actions,
 )
 from distdqn.acting.n_step import NStepWindows
 from distdqn.config.config import ActingOptions
@@ -170,13 +169,13 @@ class Actor:
         observation = self._environments.observation
         allowed = None if self._mask is None else self._mask.read(observation)  # [E, A]
         if self._policy is None:
-            is_exploratory[:] = self._options.watkins_tolerance is not None
+            is_exploratory[:] = bool(self._options.watkins)
             return random_actions(len(observation), self._actions, self._generator, allowed)
         self._policy.resample(self._generator)
         q_values = self._policy.q_values(observation)  # [E, A]
         actions = epsilon_greedy_actions(q_values, epsilon, self._generator, allowed)
-        if self._options.watkins_tolerance is not None:
-            is_exploratory[:] = worse_actions(q_values, actions, self._options.watkins_tolerance)
+        if self._options.watkins:
+            is_exploratory[:] = q_values[np.arange(len(actions)), actions] < q_values.max(axis=1)
         return actions
 
     def _prepare_for_learning(self, steps: Steps, ends: list[EpisodeEnd]) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 
 from distdqn.config.config import ActingOptions
 from distdqn.schedules import Schedule
-from distdqn.types import AnyArray, BoolArray, FloatArray, IntArray, RolloutRequest
+from distdqn.types import AnyArray, FloatArray, IntArray, RolloutRequest
 
 
 def epsilon_by_environment(options: ActingOptions, request: RolloutRequest) -> FloatArray:
@@ -76,18 +76,3 @@ def epsilon_greedy_actions(
     explores = generator.random(environments) < epsilon  # [E]
     chosen = random_actions(environments, actions, generator, allowed)  # [E]
     return np.where(explores, chosen, greedy_actions(q_values, generator))
-
-
-def worse_actions(q_values: FloatArray, actions: IntArray, tolerance: float) -> BoolArray:
-    """Where `actions` `[E]` have clearly smaller Q-values `[E, A]` than the greedy ones, `[E]`.
-
-    `max_a Q(a) - Q(action) > tolerance * |max_a Q(a)|`
-
-    With a tolerance of 0, the traces of Watkins's Q(lambda) end at these actions. A return through one of the
-    others is biased by at most the tolerance for each of them.
-
-    Source: Watkins (1989), "Learning from delayed rewards", chapter 7; the tolerance is ours.
-    """
-    largest = q_values.max(axis=1)
-    taken = q_values[np.arange(len(actions)), actions]
-    return np.asarray(largest - taken > tolerance * np.abs(largest))

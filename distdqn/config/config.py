@@ -214,10 +214,9 @@ class ActingOptions(SharedOptions):
     """Steps of every environment in one rollout, after which weights may change."""
     n_step: Annotated[int, Field(ge=1, le=1000)] = 3
     """Env steps of reward in one transition."""
-    watkins_tolerance: Annotated[float, Field(ge=0)] | None = 0.05
-    """End an n-step window before the first later action whose Q-value was below the largest by more than
-    this fraction of it, and bootstrap there; 0 ends it before every action that was not greedy, as the traces
-    of Watkins's Q(lambda) end; none never does."""
+    watkins: bool | None = None
+    """End an n-step window before the first later action that was not greedy, and bootstrap there, as the
+    traces of Watkins's Q(lambda) end; none means only where observations have discrete parts alone."""
     discount: Fraction = 0.99
     """Discount per env step."""
     epsilon_start: Fraction = 1.0

@@ -69,6 +69,7 @@ class ObservationPacker:
         self.has_mask = has_mask or self._mask_path is not None
         kept = [(path, leaf) for path, leaf in found if path != self._mask_path and _size(leaf)]
         self.dtype = np.dtype(np.uint8 if any(is_image(leaf) for _, leaf in kept) else np.float32)
+        self.is_discrete = bool(kept) and not any(isinstance(leaf, Box) for _, leaf in kept)
         self._leaves: list[_Leaf] = []
         self._actions = actions
         end = 0

@@ -206,6 +206,7 @@ def inspect_environment(env: EnvironmentSource, masks: bool = True) -> Environme
             observation_high=packer.high,
             conversion=" ".join(filter(None, lines)) or None,
             parts=packer.parts,
+            is_discrete=packer.is_discrete,
         )
         return _scaled_codes(spec, vector, packer)
 

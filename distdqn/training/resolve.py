@@ -81,6 +81,9 @@ def resolve(config: Config, spec: EnvironmentSpec) -> Config:
         "learning_rate_schedule": config.learning_rate_schedule
         or ("constant" if spec.is_image else "linear"),
         "target_return": target_return,
+        # The exploratory actions in a window of several steps bias what it says of the greedy policy: where
+        # states are told apart exactly, that costs more than the longer windows gain.
+        "watkins": spec.is_discrete if config.watkins is None else config.watkins,
         "updates_per_call": min(config.updates_per_call, max(1, _MAX_CALL_BYTES // batch_bytes)),
     }
     return config.model_copy(update=values)

@@ -76,7 +76,7 @@ def test_rollout_counts_real_steps_and_not_resets():
 
 
 def test_windows_contain_no_later_action_that_was_not_greedy():
-    options = {"watkins_tolerance": 0.0, "epsilon_start": 0.5, "epsilon_schedule": "constant", "n_step": 3}
+    options = {"watkins": True, "epsilon_start": 0.5, "epsilon_schedule": "constant", "n_step": 3}
     actor = make_actor(partial(CountingEnvironment, lengths=(10**6,)), **options)
 
     transitions, _ = rollouts(actor, 5, make_weights([0, 1, 0]))
@@ -91,7 +91,7 @@ def test_windows_contain_no_later_action_that_was_not_greedy():
 
 
 def test_windows_before_the_first_weights_have_one_step_if_later_actions_are_random():
-    options = {"watkins_tolerance": 0.0, "n_step": 3}
+    options = {"watkins": True, "n_step": 3}
     actor = make_actor(partial(CountingEnvironment, lengths=(10**6,)), **options)
 
     _, transitions = actor.rollout(PLENTY)

@@ -6,7 +6,6 @@ from distdqn.acting.exploration import (
     epsilon_greedy_actions,
     epsilon_ladder,
     greedy_actions,
-    worse_actions,
 )
 from distdqn.config.config import ActingOptions
 from distdqn.types import RolloutRequest
@@ -129,25 +128,3 @@ def test_random_draws_are_as_many_whatever_epsilon_is_when_nothing_ties():
         after.append(generator.random())
 
     assert after[0] == after[1] == after[2]
-
-
-@pytest.mark.parametrize("tolerance", [0.0, 0.05, 1.0])
-def test_worse_actions_agree_with_their_definition(tolerance: float) -> None:
-    generator = np.random.default_rng(0)
-    q_values = generator.normal(0.0, 10.0, (200, 3)).astype(np.float32)
-    q_values[:50, 1] = q_values[:50, 0] * np.float32(0.97)  # within 5 % of each other
-    actions = generator.integers(0, 3, 200)
-
-    found = worse_actions(q_values, actions, tolerance)
-
-    for row, action, is_worse in zip(q_values, actions, found, strict=True):
-        best = max(row)
-        assert is_worse == (best - row[action] > tolerance * abs(best))
-    assert found.any()
-
-
-def test_greedy_action_is_never_worse_and_a_forbidden_one_always() -> None:
-    q_values = np.array([[0.0, -1e9], [-5.0, -5.0]], np.float32)
-
-    assert worse_actions(q_values, np.array([0, 1]), 0.05).tolist() == [False, False]
-    assert worse_actions(q_values, np.array([1, 0]), 0.05).tolist() == [True, False]

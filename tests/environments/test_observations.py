@@ -213,3 +213,10 @@ def test_small_images_of_codes_are_scaled_by_the_largest_number_seen(is_lone, la
     spec = inspect_environment(Grid)
     assert (spec.image_high if is_lone else spec.parts[1].high) == high
     assert ("numbers up to 10 in 100 random steps" in (spec.conversion or "")) == (high == 10.0)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_observations_are_discrete_where_no_part_is_a_box(name):
+    packer = ObservationPacker(SPACES[name], NumberedActions(Discrete(2)))
+
+    assert packer.is_discrete is (name in ("discrete", "multi-discrete", "multi-binary", "tuple"))

@@ -160,3 +160,11 @@ def test_all_mistakes_are_listed_together(monkeypatch):
         resolve_and_describe(Config(torso="small", spectral_norm=True), make_spec())
 
     assert len(caught.value.mistakes) == 2
+
+
+@pytest.mark.parametrize(
+    ("is_discrete", "given", "expected"),
+    [(True, None, True), (False, None, False), (True, False, False), (False, True, True)],
+)
+def test_windows_end_before_exploratory_actions_where_observations_are_discrete(is_discrete, given, expected):
+    assert resolve(Config(watkins=given), make_spec(is_discrete=is_discrete)).watkins is expected
