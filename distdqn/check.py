@@ -46,9 +46,7 @@ def main(options: CheckOptions) -> None:
 def check(options: CheckOptions) -> Iterator[str]:
     """Sentences about an environment, as they are found.
 
-    Raises:
-        ConfigError: DQN cannot use it.
-        EnvironmentFault: it returns wrong values, or raises too many errors.
+    `ConfigError` if DQN cannot use it, `EnvironmentFault` if it returns wrong values or keeps raising errors.
     """
     spec = inspect_environment(options, options.action_masks)
     yield from _describe_spaces(spec)
@@ -63,8 +61,7 @@ def check(options: CheckOptions) -> Iterator[str]:
         budget: Tree = {"max_env_steps": 10**9, "max_seconds": options.seconds, "target_return": None}
         budget |= {"mode": "serial", "actors": 1, "run_dir": str(run_dir), "report_period": 64}
         given = {name: getattr(options, name) for name in EnvironmentOptions.model_fields}
-        config = Config(**given, **budget)
-        summary = train(config, quiet=True)
+        summary = train(Config(**given, **budget), quiet=True)
         metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text("utf-8").splitlines()]
         if summary["learner_steps"]:
             weights = load_policy(run_dir / "final.npz")
@@ -117,8 +114,7 @@ def _gymnasium_warnings(vector: VectorEnv[Any, Any, Any], options: EnvironmentOp
 
 def _judge(summary: Tree, metrics: Sequence[Tree], seconds: float) -> Iterator[str]:
     """What some seconds of training show."""
-    steps, episodes = summary["env_steps"], summary["episodes"]
-    learner_steps = summary["learner_steps"]
+    steps, learner_steps, episodes = (summary[key] for key in ("env_steps", "learner_steps", "episodes"))
     counts = f"{steps:,} env steps, {learner_steps:,} learner steps, {episodes:,} episodes"
     yield f"{seconds:g} s of training in one process: {counts}."
     returns = summary["train_returns"]

@@ -29,8 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if first in _COMMANDS:
         if not sys.flags.safe_path:  # as `python -m` does, so that `--env module:Name` finds its module
             sys.path.insert(0, str(Path.cwd()))
-        code: int = importlib.import_module(f"distdqn.{first}").main(given[1:])
-        return code
+        return int(importlib.import_module(f"distdqn.{first}").main(given[1:]))
     if first == "--version":
         print(f"distdqn {importlib.metadata.version('distdqn')}")
         return 0

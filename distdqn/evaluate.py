@@ -46,9 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def evaluate(run_dir: Path | str, **given: Any) -> dict[str, float | int]:
     """Greedy undiscounted returns of a run's network; `EvaluateOptions` says what else may be given.
 
-    Raises:
-        ConfigError: the folder holds no policy, there is no such environment, or the two do not fit.
-        CheckpointError: there is no such checkpoint, or it is damaged.
+    Raises the errors of `distdqn.load`.
     """
     mistakes: list[str] = []
     options = EvaluateOptions.model_construct(run_dir=str(run_dir), **given)

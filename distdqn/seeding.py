@@ -1,7 +1,6 @@
 """Independent random streams from one seed.
 
-Streams are derived by name and position, so a new actor does not change the numbers that
-another one draws.
+Streams are derived by name and position, so a new actor does not change the numbers that another one draws.
 """
 
 import numpy as np

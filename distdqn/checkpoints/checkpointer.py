@@ -63,8 +63,7 @@ class Checkpointer:
 
     def forget_segments(self, shard: int | None = None) -> None:
         """Writes all segments again, or a shard's: after its replacement, its ids stand for other rows."""
-        kept = {segment: part for segment, part in self._written.items() if segment.shard != shard}
-        self._written = {} if shard is None else kept
+        self._written = {key: part for key, part in self._written.items() if shard not in (None, key.shard)}
 
     def reuse_segments(self, ref: CheckpointRef, shard: int, shards: int) -> Tree | None:
         """Does not write the segments again that one of `shards` shards restores from checkpoint `ref`.
@@ -127,15 +126,13 @@ class Checkpointer:
 
     def _find_best(self) -> tuple[int, ...]:
         """The checkpoint with the best weights, unless it is damaged: later ones have these weights, too."""
-        if self._best is None:
-            return ()
         try:
-            self._store.read_manifest(self._best[1])
+            if self._best is not None:
+                self._store.read_manifest(self._best[1])
         except CheckpointError as error:
             self._note(f"The checkpoint of the best evaluation is given up: {error}")
             self._best = None
-            return ()
-        return (self._best[1],)
+        return () if self._best is None else (self._best[1],)
 
     def newest(self) -> CheckpointRef | None:
         """The newest whole checkpoint of this run; None if there is none."""

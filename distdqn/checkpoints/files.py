@@ -51,14 +51,12 @@ class LocalFiles:
     def holds(self, name: str, size: int) -> bool:
         """Whether there is a regular file of `size` bytes; if so, its age restarts."""
         path = self._root / name
-        try:
+        with contextlib.suppress(FileNotFoundError):
             found = path.lstat()
-            if not stat.S_ISREG(found.st_mode) or found.st_size != size:
-                return False
-            os.utime(path)
-        except FileNotFoundError:
-            return False
-        return True
+            if stat.S_ISREG(found.st_mode) and found.st_size == size:
+                os.utime(path)
+                return True
+        return False
 
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[tuple[io.BufferedIOBase, int]]:
@@ -134,11 +132,10 @@ class RemoteFiles:
     def holds(self, name: str, size: int) -> bool:
         """Whether there is an object of `size` bytes."""
         self._system.invalidate_cache()  # other processes write too
-        try:
+        with contextlib.suppress(FileNotFoundError):
             found = self._system.info(self._path(name))
-        except FileNotFoundError:
-            return False
-        return bool(found["type"] == "file" and found["size"] == size)
+            return bool(found["type"] == "file" and found["size"] == size)
+        return False
 
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[tuple[io.BufferedIOBase, int]]:

@@ -60,9 +60,8 @@ class RestorePlan:
 def reshard(store: Store, saved: Sequence[Tree], shards: int, shard: int) -> Iterator[Transitions]:
     """Chunks to insert into `shard` of `shards` new ones, the oldest first.
 
-    Blocks of adjacent rows go to the shards in turn, with their priorities, the same number of
-    rows to each. Memory holds a segment of rows and the frames of one block for each of the `saved`
-    shards of a checkpoint.
+    Blocks of adjacent rows go to the shards in turn, with their priorities, the same number of rows to each.
+    Memory holds a segment of rows and the frames of one block for each of the `saved` shards of a checkpoint.
     """
     sources = [_SavedShard(store, each) for each in saved]
     size = sum(map(_size, saved))
@@ -131,11 +130,8 @@ class _Segments:
 
     def read(self, ids: IntArray) -> tuple[IntArray, Tree]:
         """Those of the ascending `ids` that were saved, `[C']`, and their columns `[C', ...]`."""
-        there = [
-            (begin, ids[(ids >= begin) & (ids < end)], document)
-            for begin, end, document in self._ranges
-            if np.any((ids >= begin) & (ids < end))
-        ]
+        split = ((begin, ids[(ids >= begin) & (ids < end)], part) for begin, end, part in self._ranges)
+        there = [each for each in split if each[1].size]
         self._columns = {
             begin: self._columns.get(begin) or self._store.read_tree(document)["columns"]
             for begin, _, document in there

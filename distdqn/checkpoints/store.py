@@ -116,13 +116,12 @@ class Store:
         `CheckpointDamaged` if it is missing; else as `document_from_bytes`.
         """
         name = manifest_name(number)
+        where = self._where(name)
         with self._files.reading(name) as (stream, size):
             if size > MAX_MANIFEST_BYTES:
-                raise CheckpointDamaged(
-                    f"{self._where(name)}: is {size} bytes long, too long for a manifest."
-                )
+                raise CheckpointDamaged(f"{where}: is {size} bytes long, too long for a manifest.")
             content = stream.read(size)
-        return document_from_bytes(content, number, self._where(name))
+        return document_from_bytes(content, number, where)
 
     def verify(self, number: int, relied_on: str = "") -> "CheckpointRef":
         """Checkpoint `number`, every byte of which is as it was written.
@@ -244,8 +243,7 @@ class CheckpointRef:
 def find_checkpoints(place: str) -> tuple[Store, list[int]]:
     """Store and numbers of the checkpoints of a run, store or manifest; `NoCheckpoint` if there is none."""
     root, _, name = place.rpartition("/")
-    number = number_from_name(name)
-    if number is not None:
+    if (number := number_from_name(name)) is not None:
         return Store(root or "."), [number]
     inner = Path(place) / "checkpoints"
     store = Store(str(inner) if inner.is_dir() else place)

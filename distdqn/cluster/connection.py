@@ -71,14 +71,12 @@ class Target:
 
 @contextlib.contextmanager
 def connected(
-    address: str | None,
-    roles: int,
-    hide_gpus: bool = True,
-    tell: Callable[[str], None] = lambda _why: None,
+    address: str | None, roles: int, hide_gpus: bool = True, tell: Callable[[str], None] = lambda _why: None
 ) -> Iterator[Cluster]:
     """Connects to Ray for `roles` processes. At the end, stops a private Ray and leaves any other running.
 
-    In an interactive session a private Ray stays until the session ends: later runs use it.
+    In an interactive session a private Ray stays until the session ends: later runs use it. `ClusterError` if
+    Ray cannot be reached, or a private one cannot have its token; `ConfigError`: see `choose_target`.
 
     Args:
         address: `auto`, `host:port`, `local` for a private Ray, or None for the Ray that this process is
@@ -86,10 +84,6 @@ def connected(
         roles: number of processes that the run will start.
         hide_gpus: whether a private Ray and all its processes see no GPU.
         tell: called with a text that says which Ray is joined and why, before joining it.
-
-    Raises:
-        ClusterError: it cannot be reached, or a private Ray cannot have its token.
-        ConfigError: see `choose_target`.
     """
     if ray.is_initialized():
         tell("the one this process is connected to already")
@@ -218,9 +212,8 @@ def _check_head(named: str, address: str, is_found: bool) -> None:
         client = GcsClient(address=address, cluster_id=None)
         versions = usage_lib.get_cluster_metadata(client)
     except ray.exceptions.AuthenticationError as error:
-        raise ClusterError(
-            f"The Ray cluster at {named} refuses this process: {_token_advice(named)}"
-        ) from error
+        why = f"refuses this process: {_token_advice(named)}"
+        raise ClusterError(f"The Ray cluster at {named} {why}") from error
     except (ray.exceptions.RayError, RuntimeError) as error:
         raise ClusterError(
             f"The server at {named} does not answer like the head of a Ray cluster: {_why(error)} (give the "
@@ -291,9 +284,8 @@ def _start_private(cpus: int, hide_gpus: bool) -> Reaper:
             f"A private Ray needs its token in ~/.ray/auth_token: {error} (name another file by "
             "RAY_AUTH_TOKEN_PATH, or run without a token by RAY_AUTH_MODE=disabled)."
         ) from error
-    given = {
-        name: os.environ.get(name, value) for name, value in (THREAD_SETTINGS | _PRIVATE_SETTINGS).items()
-    }
+    ours = THREAD_SETTINGS | _PRIVATE_SETTINGS
+    given = {name: os.environ.get(name, value) for name, value in ours.items()}
     for left in reversed(range(_STARTS)):
         reaper = Reaper()
         settings = given | (NO_GPU if hide_gpus else {}) | reaper.variables
@@ -323,10 +315,9 @@ def guard_token() -> None:
 
     Ray writes a missing token itself, readable for everybody. So it is written here first.
     """
-    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
-        return
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        return  # used instead, and the user's to guard
+    is_needed = os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
+    if not is_needed or os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return  # one that is given is the user's to guard
     path = Path.home() / ".ray" / "auth_token"
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists():
@@ -366,7 +357,6 @@ def is_gone() -> bool:
 
 
 def _describe(is_private: bool) -> Cluster:
-    """The connected cluster."""
     node = worker.global_worker.node
     is_one_machine = node is not None and node.is_head()  # started by this process
     address = ray.get_runtime_context().gcs_address

@@ -28,10 +28,8 @@ def launched(
 ) -> Iterator[tuple[Calls, int]]:
     """Connects to Ray, which gets the run's metrics, too; at the end every process of the run is gone.
 
-    `tell` is told which Ray is joined, and why.
-
-    Yields:
-        Calls to the roles, and the number of actors to start with.
+    Yields calls to the roles, and the number of actors to start with. `tell` is told which Ray is joined, and
+    why.
     """
     config = run.config
     others = config.replay_shards + 2  # replay, the learner and the evaluator

@@ -51,7 +51,7 @@ class ActorPool:
         self._command = 0  # number of the last one
         self._listens_from: float | None = None
         self._listens_to: Worker | None = None
-        self._told: tuple[Worker, ActorPoolStatus] | None = None
+        self._told: tuple[Worker, ActorPoolStatus] | None = None  # whom, and what
         self._told_at = self._clock()
         if self._follows:
             others = [each.role for each in team.workers if each.role != "actor"]
@@ -70,9 +70,8 @@ class ActorPool:
         for actor in self._team.actors:
             if actor.drains_until is not None and actor.drains_until <= now:
                 if actor.in_flight:  # else replay has yet to store its last chunk
-                    self._run.metrics.note(
-                        f"{actor.name} did not finish its rollout in time and is ended with it."
-                    )
+                    why = "did not finish its rollout in time and is ended with it"
+                    self._run.metrics.note(f"{actor.name} {why}.")
                 self._team.end_actor(actor)
         self._start_and_drain(now)
         self._tell(now)
@@ -110,8 +109,7 @@ class ActorPool:
             draining=len(self._team.actors) - len(self._team.staying),
             command=self._command,
         )
-        is_new = self._told is None or self._told[0] is not control or self._told[1] != status
-        if is_new or now - self._told_at >= _TELL_SECONDS:
+        if self._told != (control, status) or now - self._told_at >= _TELL_SECONDS:
             self._told, self._told_at = (control, status), now
             self._calls.backend.call(control.handle, "tell", status)
 
@@ -120,8 +118,7 @@ class ActorPool:
         staying, before = self._team.staying, self._waiting
         self._waiting = [each for each in self._team.workers if each.lacks]
         if self._waiting:  # at two looks: a process that finds resources does so within moments
-            still = sum(any(each is one for one in before) for each in self._waiting)
-            wanted = len(staying) - still
+            wanted = len(staying) - sum(each in before for each in self._waiting)
         elif all(actor.is_ready for actor in staying):
             wanted = len(staying) + self._calls.backend.capacity().actors
         else:

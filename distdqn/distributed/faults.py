@@ -18,12 +18,7 @@ class FaultHandler:
     """Replaces roles whose calls fail, and restores what the new ones need."""
 
     def __init__(
-        self,
-        run: Run,
-        team: Team,
-        shards: ReplayShards,
-        scheduler: Scheduler,
-        checkpoints: AsyncCheckpointer,
+        self, run: Run, team: Team, shards: ReplayShards, scheduler: Scheduler, checkpoints: AsyncCheckpointer
     ) -> None:
         self._run = run
         self._calls = team.calls
@@ -36,7 +31,7 @@ class FaultHandler:
         """Lets the first roles start, from the checkpoint that the run resumes from if there is one."""
         if (ref := self._run.resume_from) is not None:  # goal and metrics are restored already
             with restoring(f"Checkpoint {ref.number}"):
-                self._send_learner_state(ref)
+                self._calls.send(self._team.learner, "set_state", ref.read("learner"))
                 for shard in self._team.shards:
                     self._restore_shard(shard, ref)
         self._scheduler.start_learner()
@@ -51,9 +46,8 @@ class FaultHandler:
             return
         if worker.drains_until is not None:
             self._team.end_actor(worker, ended)
-            self._run.metrics.note(
-                f"{worker.name} failed in `{call.method}` while draining: {last_line(why)}"
-            )
+            what = f"{worker.name} failed in `{call.method}` while draining"
+            self._run.metrics.note(f"{what}: {last_line(why)}")
             return
         name = f"{worker.name} (restart {worker.restarts})" if worker.restarts else worker.name
         how = self._count_failure(worker, ended, name)
@@ -120,7 +114,7 @@ class FaultHandler:
         lost = count_lost_learner(counters, ref)
         self._run.stopping.goal.rewind(counters.learner_steps)
         if ref is not None:
-            self._send_learner_state(ref)
+            self._calls.send(self._team.learner, "set_state", ref.read("learner"))
         self._scheduler.start_learner()
         return f", {lost:,} learner steps lost"
 
@@ -138,9 +132,6 @@ class FaultHandler:
     def _restore_shard(self, shard: Worker, ref: CheckpointRef | None) -> None:
         plan = RestorePlan(ref, len(self._team.shards))
         self._shards.restore(shard, plan, self._checkpoints.reusable_index(shard, plan))
-
-    def _send_learner_state(self, ref: CheckpointRef) -> None:
-        self._calls.send(self._team.learner, "set_state", ref.read("learner"))
 
     def _newest(self) -> CheckpointRef | None:
         """The newest checkpoint that is whole, of this run or the one that it resumes."""

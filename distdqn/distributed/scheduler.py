@@ -85,10 +85,8 @@ class Scheduler:
         if not self.is_compiled:
             waits.append("the learner has not compiled")
         elif counters.inserted < min_replay_size:
-            waits.append(
-                f"the learner waits for {min_replay_size:,} transitions in replay, "
-                f"{counters.inserted:,} are stored"
-            )
+            stored = f"{counters.inserted:,} are stored"
+            waits.append(f"the learner waits for {min_replay_size:,} transitions in replay, {stored}")
         elif not self._can_learn():
             waits.append("the learner waits for the actors")
         return waits

@@ -55,24 +55,25 @@ class Supervisor:
     def run(self) -> str:
         """Trains until the goal is reached, a budget is spent or a stop is requested; returns which.
 
-        Raises:
-            RoleFailure: a role keeps failing.
-            EnvironmentFault: the environment keeps hanging.
-            ClusterError: no progress, or the cluster is too small for the run to start.
-            CheckpointError: five consecutive checkpoints could not be written.
+        `RoleFailure` or `EnvironmentFault` if a role keeps failing or the environment keeps hanging,
+        `ClusterError` without progress or where the cluster is too small for the run to start,
+        `CheckpointError` if five consecutive checkpoints could not be written.
         """
         metrics = self._run.metrics
         try:
             while (reason := self._scheduler.stop_reason()) is None:
                 self._actor_pool.advance(self._scheduler.is_compiled)
                 self._scheduler.send()
-                self._read_and_write()
+                if not self.shards.is_restoring:  # else the checkpoint that is being read must stay
+                    self.checkpoints.advance()
+                elif unreadable := self.shards.advance():
+                    self._faults.replace_unreadable(*unreadable)
                 idle_side, begin = self._scheduler.idle_side(), self._calls.clock()
                 # A part that has been read does not end the wait.
                 poll_seconds = _RESTORE_SECONDS if self.shards.is_restoring else _POLL_SECONDS
                 ended = self._calls.collect(poll_seconds)
                 if idle_side:
-                    metrics.add_wait(idle_side, self._calls.clock() - begin)
+                    metrics.waited[idle_side] += self._calls.clock() - begin
                 for each in ended:
                     self._handle(each)
                 self._watchdog.check()
@@ -93,17 +94,9 @@ class Supervisor:
                 self.team.newest = backend.get(weights.ref, _FETCH_SECONDS)
         if self.team.newest is not None and self._calls.clock() - self._kept_at >= _KEEP_SECONDS:
             self._kept_at = self._calls.clock()
-            self._run.metrics.write_file("final.npz", policy_bytes(self.team.newest))
-
-    def _read_and_write(self) -> None:
-        """Restores shards, or else makes checkpoints: a checkpoint that is being read must stay."""
-        if not self.shards.is_restoring:
-            self.checkpoints.advance()
-        elif unreadable := self.shards.advance():
-            self._faults.replace_unreadable(*unreadable)
+            self._run.metrics.directory.write_bytes("final.npz", policy_bytes(self.team.newest))
 
     def _handle(self, ended: Ended) -> None:
-        """Handles the end of one call."""
         call = ended.call
         if ended.failure is not None:
             self._faults.handle(ended)

@@ -44,9 +44,8 @@ class Watchdog:
     def check(self) -> None:
         """Shows a line each half minute without progress, and before the first learner step more often.
 
-        Raises:
-            ClusterError: no progress and no running call for `stall_timeout_seconds`, or the cluster is too
-                small for the run to start.
+        `ClusterError` after `stall_timeout_seconds` without progress or a running call, or if the cluster is
+        too small for the run to start.
         """
         now = self._calls.clock()
         self._check_resources(now)

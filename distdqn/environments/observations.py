@@ -87,10 +87,9 @@ class ObservationPacker:
             self.shape = lone.shape if self._is_plain else self.shape
         self.parts: tuple[ObservationPart, ...] = ()
         if lone is None:
-            masks = (
-                [ObservationPart(MASK, "mask", (actions.count,), end, self.shape[0])] if self.has_mask else []
-            )
-            self.parts = (*(leaf.part for leaf in self._leaves), *masks)
+            self.parts = tuple(leaf.part for leaf in self._leaves)
+            if self.has_mask:
+                self.parts += (ObservationPart(MASK, "mask", (actions.count,), end, self.shape[0]),)
 
     def pack(
         self,
@@ -101,15 +100,13 @@ class ObservationPacker:
     ) -> AnyArray:
         """Packed observations `[E, *shape]`.
 
+        `ValueError` if a discrete part is outside its space, `EnvironmentFault` if no action is allowed.
+
         Args:
             observation: of a vector environment, or, unless `is_batch`, of one environment.
             mask: `[E, A]`, not 0 where `info` allows the action; None: all are allowed.
             ended: `[E]`, where it is the last of an episode. There, a mask that allows nothing allows all.
             is_batch: whether the parts of `observation` have a leading axis `E`.
-
-        Raises:
-            ValueError: a discrete part is outside its space.
-            EnvironmentFault: no action is allowed.
         """
 
         def read(path: Path) -> AnyArray:
@@ -122,9 +119,8 @@ class ObservationPacker:
         if self.has_mask:
             if self._mask_path is not None:
                 mask = expand_mask(read(self._mask_path), self._actions.choices)
-            columns.append(
-                self._numbers(_allowed(mask, ended, (len(columns[0]), self._actions.count)), "mask")
-            )
+            allowed = _allowed(mask, ended, (len(columns[0]), self._actions.count))
+            columns.append(self._numbers(allowed, "mask"))
         return np.concatenate(columns, axis=1)
 
     @property
@@ -222,6 +218,6 @@ def mask_from_info(
 
 def _flat(mask: Any) -> AnyArray:
     """The numbers of a mask, or of a tuple of masks, one after the other."""
-    return (
-        np.concatenate([_flat(each) for each in mask]) if isinstance(mask, tuple | list) else np.ravel(mask)
-    )
+    if not isinstance(mask, tuple | list):
+        return np.ravel(mask)
+    return np.concatenate([_flat(each) for each in mask])

@@ -74,26 +74,19 @@ class OutputCheck:
                 value = value_at(observation, path)
             except (KeyError, IndexError, TypeError):
                 self._fail(method, what, "a part of this name", _describe(observation))
-            values, inside = self._check_part(method, what, value, box, where)
+            shape = (*self._batch_shape, *box.shape)
+            is_discrete = box.dtype == _DISCRETE and not isinstance(value, float)
+            found = np.asarray(value) if is_discrete else value
+            if (
+                not isinstance(found, np.ndarray | np.generic)
+                or found.shape != shape
+                or not (found.dtype.kind in "biu" if is_discrete else np.can_cast(found.dtype, box.dtype))
+            ):
+                self._fail(method, what, f"an array of {box.dtype} with shape {shape}", _describe(value))
+            values = np.asarray(found)
+            inside = where.reshape(where.shape + (1,) * (values.ndim - where.ndim))
+            self._check_values(method, what, values, "finite numbers", ~np.isfinite(values) & inside)
             self._check_bounds(method, what, values, box, inside, is_box)
-
-    def _check_part(
-        self, method: str, what: str, value: Any, box: Box, where: BoolArray
-    ) -> tuple[AnyArray, BoolArray]:
-        """Checks one part, or a whole observation that has none; returns it, and what of it counts."""
-        shape = (*self._batch_shape, *box.shape)
-        is_discrete = box.dtype == _DISCRETE and not isinstance(value, float)
-        found = np.asarray(value) if is_discrete else value
-        if (
-            not isinstance(found, np.ndarray | np.generic)
-            or found.shape != shape
-            or not (found.dtype.kind in "biu" if is_discrete else np.can_cast(found.dtype, box.dtype))
-        ):
-            self._fail(method, what, f"an array of {box.dtype} with shape {shape}", _describe(value))
-        values = np.asarray(found)
-        where = where.reshape(where.shape + (1,) * (values.ndim - where.ndim))
-        self._check_values(method, what, values, "finite numbers", ~np.isfinite(values) & where)
-        return values, where
 
     def _check_bounds(
         self, method: str, what: str, values: AnyArray, box: Box, where: BoolArray, is_box: bool

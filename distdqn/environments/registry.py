@@ -55,19 +55,24 @@ class EnvironmentMaker:
         self._wrappers = import_all("wrapper", options.wrapper)
         self._of_one = [wrapper for wrapper in self._wrappers if not wrapper.is_of_vector]
         self._is_vector = takes_number(self._found)
-        if isinstance(self._found, str) and gymnasium.spec(self._found).vector_entry_point is not None:
+        spec = gymnasium.spec(self._found) if isinstance(self._found, str) else None
+        if spec is not None and spec.vector_entry_point is not None:
             self._is_vector = not self._of_one
             if self._of_one:
-                self.note = (
-                    f"`wrapper` needs single environments: the vector class of `{self._name}` is not used."
-                )
+                unused = f"the vector class of `{self._name}` is not used"
+                self.note = f"`wrapper` needs single environments: {unused}."
         elif self._is_vector and self._of_one:
             raise ConfigError(
                 f"`wrapper`: `{self._of_one[0].name}` is for single environments, and `{self._name}` is a "
                 "vector environment (name a `gymnasium.vector.VectorWrapper`)."
             )
-        if self._is_vector:
-            self._complete_arguments()
+        if self._is_vector:  # no wrapper can end its episodes
+            limit, unit = "max_episode_steps", 1
+            if spec is not None and str(spec.vector_entry_point).startswith("ale_py."):
+                self._arguments = _ATARI_SETTINGS | self._arguments
+                limit, unit = "max_num_frames_per_episode", self._arguments.get("frameskip", 4)
+            if self._limit is not None:
+                self._arguments[limit] = self._limit * unit
 
     def make(self, environments: int) -> VectorEnv[Any, Any, Any]:
         """As many environments, stepped together."""
@@ -104,18 +109,6 @@ class EnvironmentMaker:
             arguments = {"num_envs": 1, **arguments}
         called = Called("env", self._name, function, arguments, takes_environment=False)
         return [line for each in [called, *self._wrappers] if (line := each.mistake()) is not None]
-
-    def _complete_arguments(self) -> None:
-        """Adds the time limit of a vector class, whose episodes no wrapper can end."""
-        is_atari = False
-        if isinstance(self._found, str):
-            is_atari = str(gymnasium.spec(self._found).vector_entry_point).startswith("ale_py.")
-        if is_atari:
-            self._arguments = _ATARI_SETTINGS | self._arguments
-        if self._limit is not None and is_atari:
-            self._arguments["max_num_frames_per_episode"] = self._limit * self._arguments.get("frameskip", 4)
-        elif self._limit is not None:
-            self._arguments["max_episode_steps"] = self._limit
 
     def _make_one(self) -> gymnasium.Env[Any, Any]:
         environment = self._found(**self._arguments)
@@ -159,11 +152,8 @@ def resolve_environment(env: str | Callable[..., Any]) -> str | Callable[..., An
 def inspect_environment(env: EnvironmentSource, masks: bool = True) -> EnvironmentSpec:
     """Builds the environment once, resets it, and checks that DQN can learn it.
 
-    Only if `masks`, the `action_mask` of `info` counts.
-
-    Raises:
-        ConfigError: the environment does not exist, lacks an argument, or DQN cannot use its spaces.
-        EnvironmentFault: its constructor fails; the message quotes the original error.
+    Only if `masks`, the `action_mask` of `info` counts. `ConfigError` if the environment does not exist,
+    lacks an argument, or has spaces that DQN cannot use; `EnvironmentFault` if its constructor fails.
     """
     maker = EnvironmentMaker(env)
     name = environment_name(env)
@@ -228,11 +218,8 @@ def _scaled_codes(
     told = ", ".join(f"`{name}` holds numbers up to {high}" for name, high in codes.items())
     line = f"{told} in {_CODE_STEPS} random steps: the network scales by that, not by 255."
     spec = replace(spec, conversion=" ".join(filter(None, [spec.conversion, line])))
-    if not spec.parts:
-        return replace(spec, code_high=float(codes["observation"]))
-    return replace(
-        spec, parts=tuple(replace(part, high=float(codes.get(part.name, part.high))) for part in parts)
-    )
+    scaled = tuple(replace(part, high=float(codes.get(part.name, part.high))) for part in parts)
+    return replace(spec, parts=scaled) if spec.parts else replace(spec, code_high=scaled[0].high)
 
 
 def _largest_numbers(
@@ -299,9 +286,9 @@ def _suggestion(name: str, message: str) -> str:
     """A similar registered id, unless Gymnasium's message names one."""
     if "Did you mean" in message or "`" in message.replace(f"`{name}`", ""):
         return ""
-    near = difflib.get_close_matches(name, gymnasium.registry, n=1)
-    hint = "if a package of your own registers it, give `package:" + f"{name}`"
-    return f" (did you mean `{near[0]}`?)" if near else f" ({hint})"
+    if near := difflib.get_close_matches(name, gymnasium.registry, n=1):
+        return f" (did you mean `{near[0]}`?)"
+    return f" (if a package of your own registers it, give `package:{name}`)"
 
 
 def _register(name: str) -> None:

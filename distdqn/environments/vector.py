@@ -88,11 +88,8 @@ class VectorEnvironment:
     """`E = environments` stepped together, whatever their autoreset mode.
 
     When one raises, all are rebuilt from the next of `seeds`. `checks_outputs` checks what each
-    returns until its first episode ends. If `has_mask`, `info` says which actions are allowed.
-
-    Raises:
-        ConfigError: the environment does not exist.
-        EnvironmentFault: it returns wrong values, or raises too many consecutive errors.
+    returns until its first episode ends. If `has_mask`, `info` says which actions are allowed. `ConfigError`
+    if there is no such environment, `EnvironmentFault` if it returns wrong values or keeps raising errors.
     """
 
     observation: AnyArray  # [E, *observation_shape], what to act on next: uint8 for images, else float32
@@ -133,7 +130,7 @@ class VectorEnvironment:
         except DistdqnError:
             raise
         except Exception as error:
-            self._recover(error, self._open_episodes())
+            self._recover(error, int(np.count_nonzero(self.open_lengths)))
         steps.next_observation[row], steps.reward[row] = self.observation, 0.0
         steps.terminated[row], steps.truncated[row], steps.is_transition[row] = False, True, False
         return None
@@ -145,7 +142,7 @@ class VectorEnvironment:
         action). A vector class of its own is only reset, because building Atari games is slow.
         Returns how many episodes with at least one step were lost.
         """
-        episodes_lost = self._open_episodes()
+        episodes_lost = int(np.count_nonzero(self.open_lengths))
         self._seeds = seeds
         if isinstance(self._vector.unwrapped, SyncVectorEnv):
             self.close()
@@ -176,9 +173,6 @@ class VectorEnvironment:
         with contextlib.suppress(Exception):
             self._opened.close()
 
-    def _open_episodes(self) -> int:
-        return int(np.count_nonzero(self.open_lengths))
-
     def _recover(self, error: Exception | None, episodes_lost: int = 0) -> None:
         """Builds new environments after `error`, if there is one, and after each further one."""
         while error is not None:
@@ -188,7 +182,6 @@ class VectorEnvironment:
             error, episodes_lost = _error_of(self._build), 0
 
     def _build(self) -> None:
-        """Builds and resets the environments."""
         seed = next(self._seeds)
         self._vector = vector = make_vector_environment(self._env, self._environments)
         self._opened.callback(vector.close)
@@ -201,7 +194,6 @@ class VectorEnvironment:
         self._reset(seed)
 
     def _reset(self, seed: int) -> None:
-        """Begins new episodes in all environments."""
         self.observation = self._pack(*self._call_reset(seed=seed))
         self.open_returns = np.zeros(self._environments, np.float64)
         self.open_lengths = np.zeros(self._environments, np.int64)
@@ -220,7 +212,7 @@ class VectorEnvironment:
 
         The last observation of an episode that has `ended` `[E]` may allow no action.
         """
-        mask = self._mask(info) if self._has_mask else None
+        mask = mask_from_info(info, self._environments, self._actions.choices) if self._has_mask else None
         return self._packer.pack(observation, mask, ended)
 
     def _step(self, actions: IntArray, steps: Steps, row: int) -> list[EpisodeEnd]:
@@ -259,7 +251,7 @@ class VectorEnvironment:
 
     def _pack_final(self, info: dict[str, Any], i: int) -> AnyArray:
         """The last observation of environment `i`'s episode, where `step` returned the next one's first."""
-        told = self._mask(info.get("final_info", {}))  # [E, A]
+        told = mask_from_info(info.get("final_info", {}), self._environments, self._actions.choices)  # [E, A]
         mask = None if told is None else told[i : i + 1]
         final = info.get("final_obs")
         if final is None:
@@ -270,10 +262,6 @@ class VectorEnvironment:
         if not isinstance(final, np.ndarray):  # a batch of a space with parts
             final = list(iterate(self._vector.observation_space, final))
         return self._packer.pack(final[i], mask, np.ones(1, np.bool_), is_batch=False)
-
-    def _mask(self, info: dict[str, Any]) -> AnyArray | None:
-        """The allowed actions `[E, A]` that `info` tells, if it does."""
-        return mask_from_info(info, self._environments, self._actions.choices)
 
 
 def _error_of(function: Callable[[], None]) -> Exception | None:

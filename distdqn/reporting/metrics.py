@@ -111,9 +111,10 @@ class Metrics:
         self.epsilon = 1.0  # of the last accepted rollout
         self.train_seconds_begin: float | None = None  # time of the first learner call
         self.replay_size = 0  # as replay reported it
+        self.waited = {"actors": 0.0, "learner": 0.0}  # seconds that all of one side waited for the other
         self.callbacks = callbacks
         self.note = callbacks.note  # shows the user a message
-        self._directory = run_directory
+        self.directory = run_directory
         self._min_size = config.min_replay_size
         self._support = (config.v_min, config.v_max) if config.head == "categorical" else None
         self._started = started
@@ -124,7 +125,6 @@ class Metrics:
         self._learning_rate: float | None = None
         self._env_tracebacks: set[str] = set()
         self._env_warnings: set[str] = set()  # what was warned of
-        self._waited = {"actors": 0.0, "learner": 0.0}
         self._weights_version: tuple[int, int] = (0, 0)
         self._last = (self._clock(), 0, 0)  # the last report: when, env steps, learner steps
         self._restored: tuple[int, int, int] | None = None  # `_progress` of the restored checkpoint
@@ -145,10 +145,6 @@ class Metrics:
     def recent_returns(self) -> list[float]:
         """Returns of the last hundred training episodes, oldest first."""
         return list(self._returns)
-
-    def write_file(self, name: str, content: bytes) -> None:
-        """Replaces a file in the run's folder."""
-        self._directory.write_bytes(name, content)
 
     def add_rollout(self, report: RolloutReport, inserted: int) -> None:
         """Adds a rollout whose transitions replay accepted; `inserted` is replay's total after it."""
@@ -200,10 +196,6 @@ class Metrics:
         """Records the newest version of the weights."""
         self._weights_version = weights_version
 
-    def add_wait(self, side: str, seconds: float) -> None:
-        """Adds to the time that all `actors`, or the `learner`, waited for the other."""
-        self._waited[side] += seconds
-
     def report(self, evaluation: Evaluation | None = None, actors_alive: int = 0) -> dict[str, Any]:
         """Sends a line of metrics to the callbacks and returns it; means and rates are since the last one."""
         now, counters = self._clock(), self.counters
@@ -231,10 +223,10 @@ class Metrics:
             "weights_version": list(self._weights_version),
             "replay_size": self.replay_size,
             "actors_alive": actors_alive,
-            **{f"{side}_wait_fraction": min(1.0, wait / period) for side, wait in self._waited.items()},
+            **{f"{side}_wait_fraction": min(1.0, wait / period) for side, wait in self.waited.items()},
         }
         self._last = (now, *self._steps)
-        self._waited = dict.fromkeys(self._waited, 0.0)
+        self.waited = dict.fromkeys(self.waited, 0.0)
         self._check_support(line["q_mean"])
         self.callbacks.call("on_report", line)
         if evaluation is not None:
@@ -266,7 +258,7 @@ class Metrics:
                 weights_version=self._weights_version,
                 reported=self._last[1:],
                 seconds=self.seconds,
-                metrics_bytes=self._directory.metrics_bytes,
+                metrics_bytes=self.directory.metrics_bytes,
             )
         )
 
@@ -330,5 +322,5 @@ class Metrics:
             "weights_version": list(self._weights_version),
             **self._processes,
         }
-        self._directory.write_json("status.json", status)
+        self.directory.write_json("status.json", status)
         self.callbacks.call("on_status", status)

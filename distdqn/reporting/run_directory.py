@@ -178,9 +178,7 @@ def _ask_git(*arguments: str) -> str | None:
 def _lock(folder: Path) -> int:
     """Makes this process the owner of a folder until it ends; returns the open lock file.
 
-    Raises:
-        BlockingIOError: another process owns the folder.
-        OSError: the lock file cannot be written.
+    `BlockingIOError` if another process owns the folder.
     """
     path = folder / "run.lock"
     for seconds in (0.1, 0.1, 0.0):  # `is_owned` may hold it for a moment, and a refused run removes it

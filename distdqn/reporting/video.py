@@ -98,7 +98,6 @@ def show(pictures: Iterable[Image], title: str, seconds: float) -> None:
         screen.blit(pygame.image.frombytes(picture.tobytes(), picture.size, "RGB"), (0, 0))
         pygame.display.flip()
         clock.tick(1 / seconds)
-        if any(
-            e.type == pygame.QUIT or getattr(e, "key", None) == pygame.K_ESCAPE for e in pygame.event.get()
-        ):
+        events = pygame.event.get()
+        if any(each.type == pygame.QUIT or getattr(each, "key", None) == pygame.K_ESCAPE for each in events):
             break

@@ -279,5 +279,4 @@ class Calls:
 
 
 def _role_failure(worker: Worker, method: str, error: CallFailed) -> RoleFailure:
-    why = str(error)
-    return RoleFailure(f"{worker.name} failed in `{method}`: {last_line(why)}", details=why)
+    return RoleFailure(f"{worker.name} failed in `{method}`: {last_line(str(error))}", details=str(error))

@@ -51,7 +51,7 @@ class Run:
         goal = self.stopping.goal
         goal.add(request, evaluation)
         if goal.best is evaluation:
-            self.metrics.write_file("policy.npz", policy_bytes(request.weights))
+            self.metrics.directory.write_bytes("policy.npz", policy_bytes(request.weights))
 
     @property
     def stop_reason(self) -> str | None:

@@ -32,11 +32,8 @@ def check_surroundings(
 ) -> EnvironmentSpec:
     """Checks what a run needs besides its options; returns what the rest of it needs of its environment.
 
-    A folder `run_dir` that `is_resuming` may hold a run. `masks`: see `inspect_environment`.
-
-    Raises:
-        ConfigError: the environment, the folder or the network cannot be used; all mistakes together.
-        EnvironmentFault: the environment cannot be built.
+    A folder `run_dir` that `is_resuming` may hold a run. `masks`: see `inspect_environment`. `ConfigError`
+    lists all mistakes in environment, network and folder; `EnvironmentFault`: the first cannot be built.
     """
     mistakes: list[str] = []
     with collecting(mistakes):
@@ -62,7 +59,6 @@ def resolve(config: Config, spec: EnvironmentSpec) -> Config:
     cluster.
     """
     batch_size = config.batch_size or (64 if spec.is_image else 128)
-    target_return = spec.reward_threshold if config.target_return == "auto" else config.target_return
     torso: str = config.torso
     if torso == "auto" and config.network is None:
         fitting = [choose_torso(shape, spec.is_image) for shape in spec.torso_shapes]
@@ -80,7 +76,7 @@ def resolve(config: Config, spec: EnvironmentSpec) -> Config:
         # With images, an env step is an eighth as many updates, and learning takes many more env steps.
         "learning_rate_schedule": config.learning_rate_schedule
         or ("constant" if spec.is_image else "linear"),
-        "target_return": target_return,
+        "target_return": spec.reward_threshold if config.target_return == "auto" else config.target_return,
         # The exploratory actions in a window of several steps bias what it says of the greedy policy: where
         # states are told apart exactly, that costs more than the longer windows gain.
         "watkins": spec.is_discrete if config.watkins is None else config.watkins,

@@ -219,10 +219,8 @@ def ended_by_signals() -> Iterator[Callable[[], None]]:
 
     Without it the system ends the process on the spot at SIGTERM. Ray's handler, which may replace this one,
     exits with another code, which is translated. The handlers of others stay, and earlier ones are restored.
-
-    Yields:
-        A function that raises again what was raised and swallowed: an exception in a callback ends that
-        callback alone.
+    Yields a function that raises again what was raised and swallowed: an exception in a callback ends that
+    callback alone.
     """
     raised: list[BaseException] = []
 

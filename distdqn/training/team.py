@@ -121,10 +121,8 @@ class Team:
     def wait_until_ready(self, check: Callable[[], None]) -> str | None:
         """Waits until every process is up and the learner's update is compiled.
 
-        Calls `check` once a second. Returns a line if something is slower than it could be.
-
-        Raises:
-            RoleFailure: one does not start. In rounds, a new process could not continue where it stopped.
+        Calls `check` once a second. Returns a line if something is slower than it could be. `RoleFailure` if
+        one does not start: in rounds, a new process could not continue where it stopped.
         """
         notices: list[str | None] = []
         self.calls.send(self.learner, "compile", on_result=lambda _call, notice: notices.append(notice))

@@ -74,7 +74,7 @@ def learn(**changes: Any) -> LearnReport:
 
 def written(metrics: Metrics, name: str) -> Any:
     """A file of the run as text."""
-    return (metrics._directory.path / name).read_text()
+    return (metrics.directory.path / name).read_text()
 
 
 def test_line_of_metrics_has_every_agreed_key(metrics: Metrics) -> None:
@@ -250,9 +250,9 @@ def test_weights_age_is_the_mean_of_learner_steps_behind(metrics: Metrics) -> No
 
 
 def test_waiting_is_a_share_of_the_period_and_restarts(metrics: Metrics, clock: Clock) -> None:
-    metrics.add_wait("actors", 1.0)
-    metrics.add_wait("actors", 0.5)
-    metrics.add_wait("learner", 9.0)
+    metrics.waited["actors"] += 1.0
+    metrics.waited["actors"] += 0.5
+    metrics.waited["learner"] += 9.0
     clock.now += 6.0
     first = metrics.report()
     clock.now += 6.0
@@ -310,7 +310,7 @@ def test_status_keeps_the_last_roles_when_none_are_given(metrics: Metrics) -> No
 
 def test_status_is_replaced_in_one_step(metrics: Metrics) -> None:
     metrics.write_status("running")
-    path = metrics._directory.path / "status.json"
+    path = metrics.directory.path / "status.json"
     old = path.read_text()
 
     with path.open() as reader:
