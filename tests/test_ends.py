@@ -132,6 +132,7 @@ def test_fault_38_run_whose_output_nobody_reads_ends_as_any_other(tmp_path, stre
     assert all(json.loads(line) for line in lines)
 
 
+@pytest.mark.slow
 def test_fault_38_run_whose_reader_goes_away_trains_on(tmp_path):
     command = [sys.executable, "-c", _LIGHT, *_SERIAL, "--run-dir", "run", "--max-env-steps", "20000"]
     run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

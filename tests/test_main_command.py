@@ -153,6 +153,7 @@ def test_every_line_of_metrics_holds_every_key(solved):
     assert max(line["actors_alive"] for line in lines) == 4
 
 
+@pytest.mark.slow
 def test_policy_played_by_plain_keras_and_gymnasium_solves_cart_pole(played):
     assert not played["distdqn"]
     assert len(played["returns"]) == 100
@@ -190,7 +191,16 @@ _INTERRUPT = (signal.SIGINT, 130, "interrupted", 10.0)
     [
         pytest.param("real", "driver", *_INTERRUPT, id="ctrl-c", marks=pytest.mark.slow),
         pytest.param("light", "group", *_INTERRUPT, id="ctrl-c-to-its-group"),
-        pytest.param("real", "every", signal.SIGTERM, 143, "terminated", 3.0, id="sigterm-to-every-process"),
+        pytest.param(
+            "real",
+            "every",
+            signal.SIGTERM,
+            143,
+            "terminated",
+            3.0,
+            id="sigterm-to-every-process",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_fault_10_signal_ends_the_run_in_order_and_leaves_nothing_behind(

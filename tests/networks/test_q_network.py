@@ -172,6 +172,7 @@ assert not any(name.startswith("distdqn") for name in sys.modules)
 
 
 @keras_saves
+@pytest.mark.slow
 def test_saved_network_opens_with_plain_keras_and_without_this_package(tmp_path):
     model = make((2, 3))
     model.save(tmp_path / "network.keras")
@@ -274,7 +275,7 @@ print(json.dumps([keras.backend.backend(), keras.config.floatx(), keras.config.i
 """
 
 
-@pytest.mark.parametrize("when", ["set", "imported"])
+@pytest.mark.parametrize("when", ["set", pytest.param("imported", marks=pytest.mark.slow)])
 def test_fault_45_settings_of_keras_from_outside_do_not_matter(tmp_path, when):
     settings = {"backend": "jax", "floatx": "float16", "image_data_format": "channels_first", "epsilon": 1e-7}
     (tmp_path / "keras.json").write_text(json.dumps(settings))

@@ -162,6 +162,7 @@ def wandb_logger(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Any]]:
     wandb.teardown()
 
 
+@pytest.mark.slow
 def test_wandb_gets_scalars_options_and_summary_without_a_network(
     wandb_logger: type[Any], tmp_path: Path
 ) -> None:
@@ -198,6 +199,7 @@ def mlflow_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return mlflow.MlflowClient()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_mlflow_gets_scalars_parameters_and_files_and_continues_a_resumed_run(
     mlflow_client: Any, tmp_path: Path
