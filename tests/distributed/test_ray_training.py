@@ -205,7 +205,6 @@ def killed_run(ray_session, tmp_path_factory, short_run):  # noqa: ARG001
     return run
 
 
-@pytest.mark.slow
 def test_fault_1_training_goes_on_when_an_actor_is_killed(killed_run, record_property):
     summary = killed_run.summary
     record_property("lost_rollouts", summary["lost_rollouts"])
