@@ -132,7 +132,8 @@ def test_fault_3_one_of_two_shards_that_is_killed_loses_its_part_alone(start_run
     assert run.wait() == 130, run.output()
     counters = counters_of(run)
     steps = counters["env_steps"] + 2000
-    after = start_run(*_OPTIONS[:4], "--max-env-steps", steps, "--resume", run.run_dir)  # with one shard
+    more = ("--replay-shards", 1, "--max-env-steps", steps)
+    after = start_run(*_OPTIONS[:4], *more, "--resume", run.run_dir)
     assert after.wait() == 0, after.output()
     assert after.read("summary.json")["env_steps"] == steps
     assert pid_of(after, "replay") is not None
