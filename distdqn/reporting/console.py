@@ -207,8 +207,8 @@ class Panel:
         """The same in one line of at most 160 columns."""
         line = self.metrics or {}
         return (
-            f"{line['wall_seconds']:.0f} s  {self._fraction(line):.0%}  {self._steps(line)}  "
-            f"{count(line['learner_steps'])} learner steps  train {number(line['train_return_mean'])}  "
+            f"{line['wall_seconds']:.0f} s  {self._fraction(line):.0%}  {count(line['env_steps'])} env steps"
+            f"  {count(line['learner_steps'])} learner steps  train {number(line['train_return_mean'])}  "
             f"{self._evaluated()}  {count(line['env_steps_per_second'])} env steps/s  "
             f"epsilon {line['epsilon']:.2f}  {describe_waits(line)}"
         )[:160]

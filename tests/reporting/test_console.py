@@ -122,7 +122,7 @@ def test_plain_line_says_how_far_the_run_is() -> None:
 
     (line,) = file.getvalue().splitlines()
     assert line == (
-        "12 s  25%  25 k of 100 k env steps  4.3 k learner steps  train 412.6  evaluation 488.0  best 488.0  "
+        "12 s  25%  25 k env steps  4.3 k learner steps  train 412.6  evaluation 488.0  best 488.0  "
         "goal 475  7.6 k env steps/s  epsilon 0.40  no waits"
     )
 
@@ -146,7 +146,7 @@ def test_plain_line_has_at_most_160_columns_whatever_the_numbers() -> None:
     console.on_report(line | {"actors_wait_fraction": 0.97, "wall_seconds": 1e7, "learner_steps": 10**9})
 
     (text,) = file.getvalue().splitlines()
-    assert 130 < len(text) <= 160
+    assert 120 < len(text) <= 160
 
 
 def test_every_line_of_metrics_is_shown_when_verbose() -> None:
