@@ -68,7 +68,7 @@ def _draw_policy(folder: Path, files: Sequence[Path], dimensions: tuple[int, ...
 
     weights, source, spec = find_policy(str(folder), {})
     size = spec.observation_shape[0]
-    if len(spec.observation_shape) > 1 or spec.parts or size < 2 or "one-hot" in (spec.conversion or ""):
+    if len(spec.observation_shape) > 1 or spec.parts or size < 2 or spec.is_discrete:
         raise ConfigError(f"`policy` needs observations of two numbers or more: `{spec.name}` has others.")
     if dimensions and (len({*dimensions}) != 2 or not {*dimensions} <= {*range(size)}):
         raise ConfigError(f"`dimensions` must be two different numbers from 0 to {size - 1}, as in `0,1`.")

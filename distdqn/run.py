@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -14,10 +13,10 @@ from typing import Any
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
-from distdqn.config.command_line import RunOnly, config_yaml, parse_run, print_mistakes, prints_run_help
+from distdqn.config.command_line import RunOnly, config_yaml, flag, parse_run, print_mistakes, prints_run_help
 from distdqn.config.config import Config, EnvironmentOptions
 from distdqn.config.model import InvalidOptions
-from distdqn.errors import GOAL_MISSED, INTERRUPTED, TERMINATED, DistdqnError
+from distdqn.errors import GOAL_MISSED, INTERRUPTED, TERMINATED, ConfigError, DistdqnError
 
 _IMPORTED = time.monotonic()
 
@@ -58,11 +57,19 @@ def _run_seeds(config: Config, asked: RunOnly) -> int:
 
     Returns the largest exit code; after one that is no result, no further seed runs.
     """
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", config.recorded_env()[0])
-    folder = Path(config.run_dir or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}-seeds")
-    folder.mkdir(parents=True, exist_ok=True)
-    options = folder / "config.yaml"
-    options.write_text(config_yaml(config))
+    from distdqn.reporting.run_directory import make_default_folder, unusable
+
+    folder, text = Path(config.run_dir or "runs"), config_yaml(config)
+    try:
+        if config.run_dir is None:
+            folder = make_default_folder(f"{config.recorded_env()[0]}-seeds")
+        folder.mkdir(parents=True, exist_ok=True)
+        options = folder / "config.yaml"
+        if options.exists() and options.read_text() != text:
+            raise ConfigError(f"`run_dir`: {folder} holds seeds of other options (choose another folder).")
+        options.write_text(text)
+    except OSError as error:
+        raise unusable(folder, error) from error
     codes = [0]
     first, _, last = str(asked.seeds).partition("-")
     for seed in range(int(first), int(last) + 1):
@@ -70,11 +77,12 @@ def _run_seeds(config: Config, asked: RunOnly) -> int:
         if (run_dir / "summary.json").exists():
             continue
         own = ["--config", str(options), "--seed", str(seed), "--run-dir", str(run_dir)]
-        shown = [flag for flag, is_set in (("--quiet", asked.quiet), ("--verbose", asked.verbose)) if is_set]
+        shown = [flag(name) for name in ("quiet", "verbose", "json_", "debug") if getattr(asked, name)]
         codes.append(subprocess.call([sys.executable, "-m", "distdqn.run", *own, *shown]))  # noqa: S603
         if codes[-1] not in (0, GOAL_MISSED):
             return codes[-1]
-    codes.append(subprocess.call([sys.executable, "-m", "distdqn.plot", str(folder)]))  # noqa: S603
+    plot = ["-m", "distdqn.plot", str(folder), "--output", str(folder / "plot.png")]
+    codes.append(subprocess.call([sys.executable, *plot]))  # noqa: S603
     return max(codes)
 
 

@@ -1,7 +1,6 @@
 """`python -m distdqn.tune --space FILE`: search options with Ray Tune."""
 
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +12,7 @@ from distdqn.config.config import Config, Count
 from distdqn.config.model import Options, Text, read_options, unknown_option
 from distdqn.config.validation import check_address
 from distdqn.errors import ConfigError, collecting
+from distdqn.reporting.run_directory import make_default_folder
 
 _DISTRIBUTIONS = ("choice", "uniform", "loguniform", "randint", "lograndint", "quniform")
 _OURS = ("mode", "run_dir", "resume", "checkpoint_dir", "address")  # each trial has its own
@@ -40,16 +40,16 @@ class TuneOptions(Options):
 def main(options: TuneOptions) -> None:
     """Search options for the largest mean return, and write the best ones as a file for `run --config`."""
     fixed, searched = _read_space(options.space)
-    output = Path(options.output or f"runs/tune-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
     # Importing Ray takes seconds, and mistakes are reported without it.
     from distdqn.cluster.tuning import search
     from distdqn.tune import run_trial  # `__main__` is another module in the process of a trial
 
+    output = (Path(options.output) if options.output else make_default_folder("tune")).absolute()
     best, score, failed = search(run_trial, fixed, searched, options, output)
     file = output / "best.yaml"
     file.write_text(config_yaml(Config(**fixed, **best)))
     found = ", ".join(f"{name} {value}" for name, value in best.items())
-    print(f"Best of {options.trials} trials ({failed} failed): mean return {score:.4g} with {found}.")
+    print(f"Best of {options.trials} trials ({failed} failed): last mean return {score:.4g} with {found}.")
     print(f"Train with these options: distdqn run --config {file}")
 
 

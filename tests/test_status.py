@@ -12,28 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from run_contents import LINE
 
 from distdqn import status
 
-LINE = {
-    "wall_seconds": 60.0,
-    "env_steps": 25_000,
-    "learner_steps": 4321,
-    "train_return_mean": 412.64,
-    "eval_return_mean": None,
-    "epsilon": 0.4,
-    "loss": 0.0213,
-    "q_mean": 61.3,
-    "env_steps_per_second": 7612.0,
-    "learner_steps_per_second": 2900.0,
-    "samples_per_insert": 16.0,
-    "weights_age_steps": 128.0,
-    "actor_env_fraction": 0.54,
-    "actor_network_fraction": 0.31,
-    "seconds_per_update": 0.0005,
-    "actors_wait_fraction": 0.0,
-    "learner_wait_fraction": 0.0,
-}
 ROLES = [{"role": role, "pid": 1, "host": "here", "restarts": 0} for role in ("learner", "actor-0")]
 
 

@@ -7,11 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from distdqn.acting.exploration import (
-    epsilon_by_environment,
-    epsilon_greedy_actions,
-    random_actions,
-)
+from distdqn.acting.exploration import epsilon_by_environment, epsilon_greedy_actions, random_actions
 from distdqn.acting.n_step import NStepWindows
 from distdqn.config.config import ActingOptions
 from distdqn.environments.vector import EpisodeEnd, FaultLog, VectorEnvironment

@@ -24,8 +24,8 @@ def search(
 ) -> tuple[dict[str, Any], float, int]:
     """Draws the searched options and runs a trial with each sample, as `distdqn.tune.TuneOptions` say.
 
-    Returns the best of the searched options, their mean return, and how many trials failed. `ConfigError` if
-    a package is missing, a distribution is malformed, or every trial failed.
+    Returns the best of the searched options, their last mean return, and how many trials failed.
+    `ConfigError` if a package is missing, a distribution is malformed, or every trial failed.
     """
     try:
         from ray import tune

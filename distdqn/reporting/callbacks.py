@@ -9,6 +9,8 @@ from distdqn.config.config import Config
 from distdqn.errors import one_line
 from distdqn.types import EnvironmentSpec, Evaluation, LearnReport
 
+CUT_SHORT = ("interrupted", "terminated", "failed")  # reasons of runs that end at once, without extras
+
 
 @dataclass(frozen=True)
 class RunInfo:

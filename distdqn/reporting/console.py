@@ -4,6 +4,7 @@ import contextlib
 import html
 import io
 import itertools
+import math
 import os
 import time
 from collections import deque
@@ -72,7 +73,8 @@ class Console(Callback):
     @override
     def on_start(self, run: RunInfo) -> None:
         config = run.config
-        self._is_named = "<" not in (name := config.recorded_env()[0]) and not name.startswith("__main__:")
+        name = config.recorded_env()[0]
+        self._is_named = "<" not in name and not name.startswith("__main__:")
         self._panel = Panel(config.max_env_steps, config.max_seconds, run.target_return, self._clock)
 
     @override
@@ -162,6 +164,7 @@ class Panel:
         self.roles: list[dict[str, Any]] = []  # as in `status.json`
         self.target_return = target_return
         self._best: float | None = None
+        self._drawn, self._svg = (-1, 0.0), ""  # the last evaluation in the picture, and the picture
         self._max_env_steps, self._max_seconds = max_env_steps, max_seconds
         self._bar = Progress(
             BarColumn(20),
@@ -235,8 +238,8 @@ class Panel:
 
     def svg_curve(self) -> str:
         """The evaluations as an SVG picture; nothing before the second one."""
-        if len(self.evaluations) < 2:
-            return ""
+        if len(self.evaluations) < 2 or self._drawn == self.evaluations[-1]:
+            return self._svg
         from matplotlib.figure import Figure
 
         axes = (figure := Figure(figsize=(6.0, 2.2), layout="constrained")).subplots()
@@ -246,7 +249,8 @@ class Panel:
             axes.legend()
         axes.set(xlabel="env steps", ylabel="mean return")
         figure.savefig(picture := io.StringIO(), format="svg")
-        return picture.getvalue()
+        self._drawn, self._svg = self.evaluations[-1], picture.getvalue()
+        return self._svg
 
 
 def _busy(line: dict[str, Any]) -> str:
@@ -299,8 +303,11 @@ def closing_words(summary: dict[str, Any], is_named: bool = True) -> str:
     if summary["eval_episodes"] and is_named:
         words += f"\nWatch it: distdqn play {folder}\nEvaluate it: distdqn evaluate {folder} --episodes 100"
     words += f"\nPlot it: distdqn plot {folder}"
-    if summary["solved"] is not True:
-        words += f"\nTrain on: distdqn run --resume {folder} --max-env-steps {2 * summary['env_steps']}"
+    if summary["solved"] is not True and is_named:
+        spent = {"max_env_steps": "env_steps", "max_episodes": "episodes", "max_seconds": "total_seconds"}
+        words += f"\nTrain on: distdqn run --resume {folder}"
+        if (counter := spent.get(summary["reason"])) is not None:
+            words += f" --{summary['reason'].replace('_', '-')} {math.ceil(2 * summary[counter])}"
     return words
 
 

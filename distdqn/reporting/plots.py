@@ -16,7 +16,7 @@ import numpy.typing as npt
 from typing_extensions import override
 
 from distdqn.errors import ConfigError, one_line
-from distdqn.reporting.callbacks import Callback, RunInfo
+from distdqn.reporting.callbacks import CUT_SHORT, Callback, RunInfo
 from distdqn.types import FloatArray
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class LearningCurve(Callback):
 
     @override
     def on_end(self, summary: dict[str, Any]) -> None:
-        if summary["learner_steps"] and summary["reason"] not in ("interrupted", "terminated", "failed"):
+        if summary["learner_steps"] and summary["reason"] not in CUT_SHORT:
             draw_runs([read_run(self._run_dir)], [self._run_dir / "learning_curve.png"], has_panels=False)
 
 

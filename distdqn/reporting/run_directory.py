@@ -43,7 +43,7 @@ class RunDirectory:
         try:
             self._created = [each for each in (self.path, *self.path.parents) if not each.exists()]
             if path is None:
-                self.path = _make_default(environment_name)
+                self.path = make_default_folder(environment_name)
                 self._created.insert(0, self.path)
             self.path.mkdir(parents=True, exist_ok=True)
             files = [self.path / name for name in ("run.lock", "metrics.jsonl")]
@@ -51,7 +51,7 @@ class RunDirectory:
             self._lock = _lock(self.path)
             self._metrics = self._open_metrics()
         except OSError as error:
-            raise _unusable(self.path, error) from error
+            raise unusable(self.path, error) from error
 
     @contextlib.contextmanager
     def removed_if_refused(self) -> Iterator[None]:
@@ -123,7 +123,7 @@ class RunDirectory:
             yield
         except OSError as error:
             if self.note is None:
-                raise _unusable(self.path, error) from error
+                raise unusable(self.path, error) from error
             if not self._has_failed:
                 self._has_failed = True
                 why = f"{name} cannot be written into {self.path}: {error.strerror}"
@@ -152,7 +152,7 @@ def check_folder(path: str | None, is_resuming: bool = False) -> None:
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     except OSError as error:
-        raise _unusable(folder, error) from error
+        raise unusable(folder, error) from error
 
 
 def describe_process() -> dict[str, Any]:
@@ -201,7 +201,8 @@ def _lock(folder: Path) -> int:
     return descriptor
 
 
-def _unusable(folder: Path, error: OSError) -> ConfigError:
+def unusable(folder: Path, error: OSError) -> ConfigError:
+    """The error of a folder that cannot be written to."""
     return ConfigError(f"`run_dir`: cannot write to {folder}: {error.strerror} (choose another folder).")
 
 
@@ -273,9 +274,9 @@ def _set_aside(path: Path) -> None:
         path.rename(next(name for name in names if not name.exists()))
 
 
-def _make_default(environment_name: str) -> Path:
-    """Makes `runs/<environment>-<time>`, with a number if another run has that name."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", environment_name)
+def make_default_folder(name: str) -> Path:
+    """Makes `runs/<name>-<time>`, with a number if there is one of that name."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
     first = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     numbered = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
     for folder in itertools.chain([first], numbered):

@@ -14,7 +14,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from typing_extensions import override
 
 from distdqn.errors import one_line
-from distdqn.reporting.callbacks import Callback, RunInfo
+from distdqn.reporting.callbacks import CUT_SHORT, Callback, RunInfo
 from distdqn.reporting.loggers import env_steps_before, scalars
 from distdqn.types import Evaluation, LearnReport
 
@@ -56,7 +56,7 @@ class TensorboardLogger(Callback):
 
     @override
     def on_end(self, summary: dict[str, Any]) -> None:
-        if summary["eval_episodes"] and summary["reason"] not in ("interrupted", "terminated", "failed"):
+        if summary["eval_episodes"] and summary["reason"] not in CUT_SHORT:
             self._add_episode(self._run.run_dir / "tensorboard" / "episode.gif")
         self._writer.close()
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from rich.console import Console as RichConsole
 from rich.text import Text
+from run_contents import LINE
 
 from distdqn.config.config import Config
 from distdqn.reporting.callbacks import RunInfo
-from distdqn.reporting.console import Console, Output, closing_words, count, describe_waits, number
+from distdqn.reporting.console import Console, Output, Panel, closing_words, count, describe_waits, number
 from distdqn.types import EnvironmentSpec
 
 ERASE_LINE, CURSOR_UP = "\x1b[2K", "\x1b[1A"
@@ -34,27 +35,7 @@ class Clock:
 
 def make_line(**changes: Any) -> dict[str, Any]:
     """A line of metrics, as far as the console reads it."""
-    line = {
-        "wall_seconds": 12.4,
-        "env_steps": 25_000,
-        "learner_steps": 4321,
-        "episodes": 812,
-        "train_return_mean": 412.64,
-        "eval_return_mean": None,
-        "epsilon": 0.4,
-        "loss": 0.0213,
-        "q_mean": 61.3,
-        "env_steps_per_second": 7612.0,
-        "learner_steps_per_second": 2900.0,
-        "samples_per_insert": 16.0,
-        "weights_age_steps": 128.0,
-        "actor_env_fraction": 0.54,
-        "actor_network_fraction": 0.31,
-        "seconds_per_update": 0.0005,
-        "actors_wait_fraction": 0.0,
-        "learner_wait_fraction": 0.0,
-    }
-    return line | changes
+    return LINE | {"wall_seconds": 12.4} | changes
 
 
 def start(console: Console, target_return: float | None = 475.0) -> None:
@@ -389,3 +370,31 @@ def test_last_lines_offer_to_play_only_what_another_process_can_make() -> None:
 
         assert ("distdqn play runs/x" in file.getvalue()) is is_offered
         assert "distdqn plot runs/x" in file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("reason", "offered"),
+    [
+        ("max_env_steps", " --max-env-steps 10000"),
+        ("max_seconds", " --max-seconds 40"),
+        ("max_episodes", " --max-episodes 60"),
+        ("interrupted", ""),
+    ],
+)
+def test_last_lines_raise_the_budget_that_ended_the_run(reason: str, offered: str) -> None:
+    words = closing_words(make_summary(reason=reason, episodes=30))
+
+    assert words.splitlines()[-1] == f"Train on: distdqn run --resume runs/x{offered}"
+
+
+def test_picture_of_evaluations_is_drawn_again_only_after_another_one() -> None:
+    panel = Panel(1000, None, 475.0, Clock())
+    drawn = []
+    for mean in (None, 10.0, None, 20.0, None, 20.0):
+        panel.add(make_line(env_steps=len(drawn), eval_return_mean=mean))
+        drawn.append(panel.svg_curve())
+
+    assert drawn[:3] == ["", "", ""]
+    assert drawn[3].count("<svg") == 1
+    assert drawn[4] is drawn[3]
+    assert drawn[5] != drawn[3]
