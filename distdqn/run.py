@@ -57,7 +57,7 @@ def _run_seeds(config: Config, asked: RunOnly) -> int:
 
     Returns the largest exit code; after one that is no result, no further seed runs.
     """
-    from distdqn.reporting.run_directory import make_default_folder, unusable
+    from distdqn.reporting.run_directory import holds_run, make_default_folder, unusable
 
     folder, text = Path(config.run_dir or "runs"), config_yaml(config)
     try:
@@ -65,7 +65,8 @@ def _run_seeds(config: Config, asked: RunOnly) -> int:
             folder = make_default_folder(f"{config.recorded_env()[0]}-seeds")
         folder.mkdir(parents=True, exist_ok=True)
         options = folder / "config.yaml"
-        if options.exists() and options.read_text() != text:
+        has_runs = options.exists() and any(map(holds_run, folder.glob("seed-*")))
+        if has_runs and options.read_text() != text:
             raise ConfigError(f"`run_dir`: {folder} holds seeds of other options (choose another folder).")
         options.write_text(text)
     except OSError as error:

@@ -176,7 +176,9 @@ class _Runner:
         """Shows the first lines: what is run, where, and on which Ray."""
         config = self.run.config
         processes = f"{config.actors} actors x {config.envs_per_actor} envs   {config.mode}"
-        head = f"distdqn  {self.spec.name}   {processes}   {self.directory.path}"
+        target = self.run.stopping.goal.target_return
+        goal = "no goal" if target is None else f"goal {target:g}"
+        head = f"distdqn  {self.spec.name}   {goal}   {processes}   {self.directory.path}"
         for line in [*([f"Ray: {ray}"] if ray else []), head, *self.notes]:
             self.run.metrics.note(line)
 

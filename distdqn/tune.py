@@ -9,7 +9,7 @@ from pydantic import AfterValidator
 
 from distdqn.config.command_line import command, config_yaml
 from distdqn.config.config import Config, Count
-from distdqn.config.model import Options, Text, read_options, unknown_option
+from distdqn.config.model import Options, Text, read_options, unknown_option, values_from_text
 from distdqn.config.validation import check_address
 from distdqn.errors import ConfigError, collecting
 from distdqn.reporting.run_directory import make_default_folder
@@ -58,7 +58,7 @@ def _read_space(path: str) -> tuple[dict[str, Any], dict[str, tuple[str, list[An
 
     `ConfigError` if there is nothing to search, or if options are wrong, also at an end of a distribution.
     """
-    fixed, mistakes = read_options(path), []
+    fixed, mistakes = values_from_text(Config.model_fields, read_options(path)), []
     searched: dict[str, tuple[str, list[Any]]] = {}
     for name, value in list(fixed.items()):
         if isinstance(value, dict) and len(value) == 1 and next(iter(value)) in _DISTRIBUTIONS:
@@ -66,6 +66,9 @@ def _read_space(path: str) -> tuple[dict[str, Any], dict[str, tuple[str, list[An
             searched[name] = kind, arguments
             if not isinstance(arguments, list) or not arguments:
                 mistakes.append(f"`space`: `{name}` needs a list, as in `{name}: {{choice: [1, 3]}}`.")
+            else:
+                read = [values_from_text(Config.model_fields, {name: each})[name] for each in arguments]
+                searched[name] = kind, read
         if name not in Config.model_fields:
             mistakes.append(f"`space`: {unknown_option(name, Config.model_fields)}")
         elif name in _OURS:

@@ -262,7 +262,7 @@ class PolicyWeights:
 class RolloutRequest:
     """What an actor is asked for."""
 
-    env_steps: int  # total of the run at the time of the request; sets epsilon
+    env_steps: int  # of the run so far, those before the first signal excluded; sets epsilon
     limit: int  # most env steps to take
     # Of the actor among the acting ones, from 0; with `actors` it sets its rungs of the ladder.
     position: int = 0
@@ -289,6 +289,7 @@ class RolloutReport:
     env_warnings: dict[str, str] = field(default_factory=dict)  # lines for the user, by what they are about
     longest_open_episode: int = 0  # in env steps
     not_finite: int = 0  # steps masked because of NaN or infinity
+    has_signal: bool = True  # whether a reward is not 0 or an episode terminated: there is something to learn
 
 
 @dataclass(frozen=True)

@@ -56,14 +56,26 @@ def test_seeds_that_are_done_are_not_run_again(started: list[list[str]], tmp_pat
 def test_folder_with_seeds_of_other_options_is_refused(
     started: list[list[str]], tmp_path: Path, capsys: Any
 ) -> None:
-    main(["--seeds", "0-0", "--run-dir", str(tmp_path)])
+    arguments = ["--seeds", "0-0", "--run-dir", str(tmp_path)]
+    main(arguments)
     started.clear()
 
-    assert main(["--seeds", "0-0", "--run-dir", str(tmp_path), "--lr", "0.1"]) == 2
+    assert main([*arguments, "--lr", "0.1"]) == 2
 
     (line,) = capsys.readouterr().err.splitlines()
     assert "holds seeds of other options" in line
     assert started == []
+
+
+@pytest.mark.usefixtures("started")
+def test_seeds_that_failed_at_their_start_may_run_with_other_options(tmp_path: Path) -> None:
+    arguments = ["--seeds", "0-0", "--run-dir", str(tmp_path)]
+    main(arguments)
+    (tmp_path / "seed-0" / "summary.json").unlink()
+    (tmp_path / "seed-0").rmdir()
+
+    assert main([*arguments, "--lr", "0.1"]) == 0
+    assert "learning_rate: 0.1" in (tmp_path / "config.yaml").read_text()
 
 
 @pytest.mark.parametrize("seeds", ["3", "5-1", "a-b", "-1-2"])

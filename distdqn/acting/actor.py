@@ -85,6 +85,7 @@ class Actor:
         steps, ends, env_seconds, network_seconds = self._act(request.limit, epsilon)
         not_finite = self._nan_guard.mask(steps)
         ends = [end for end in ends if steps.is_transition[end.row, end.environment]]
+        has_signal = bool((steps.is_transition & ((steps.reward != 0.0) | steps.terminated)).any())
         self._prepare_for_learning(steps, ends)
         transitions = self._completed(self._windows.add(steps))
         report = RolloutReport(
@@ -104,6 +105,7 @@ class Actor:
             env_warnings=self._faults.warnings,
             longest_open_episode=int(self._environments.open_lengths.max()),
             not_finite=not_finite,
+            has_signal=has_signal,
         )
         self._faults.clear()
         return report, transitions

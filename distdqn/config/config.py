@@ -224,7 +224,8 @@ class ActingOptions(SharedOptions):
     epsilon_end: Fraction = 0.02
     """Probability of a random action after `epsilon_decay_steps`."""
     epsilon_decay_steps: EnvSteps = 10_000
-    """Total env steps over which epsilon falls."""
+    """Total env steps over which epsilon falls, from the first reward that is not 0 or the first episode that
+    terminates; before, there is nothing to learn."""
     epsilon_schedule: Shape = "linear"
     """How epsilon falls: `linear` or `cosine`; `constant` stays at `epsilon_start`; `piecewise` follows
     `epsilon_points`."""

@@ -103,11 +103,12 @@ class Scheduler:
             for position, actor in sorted(enumerate(acting), key=lambda each: each[1].index < self._turn):
                 if actor.in_flight != ahead:
                     continue
-                env_steps = self._run.metrics.counters.env_steps
-                left = self._run.stopping.env_steps_left(env_steps + self.env_steps_in_flight)
+                counters = self._run.metrics.counters
+                left = self._run.stopping.env_steps_left(counters.env_steps + self.env_steps_in_flight)
                 if not left or not self._can_act(len(acting)):
                     return
                 limit = min(left, self._run.steps_per_rollout)
+                env_steps = counters.exploration_env_steps
                 self._send_rollout(actor, RolloutRequest(env_steps, limit, position, len(acting)))
                 self._turn = actor.index + 1
 

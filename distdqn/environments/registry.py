@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import importlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -145,7 +146,8 @@ def resolve_environment(env: str | Callable[..., Any]) -> str | Callable[..., An
     try:
         gymnasium.spec(name)
     except gymnasium.error.Error as error:
-        raise ConfigError(f"`env`: {one_line(error)}{_suggestion(name, str(error))}") from error
+        message = one_line(error).rstrip(".") + _suggestion(name, str(error))
+        raise ConfigError(f"`env`: {message}.") from error
     return name
 
 
@@ -283,8 +285,8 @@ def _reward_threshold(vector: VectorEnv[Any, Any, Any]) -> float | None:
 
 
 def _suggestion(name: str, message: str) -> str:
-    """A similar registered id, unless Gymnasium's message names one."""
-    if "Did you mean" in message or "`" in message.replace(f"`{name}`", ""):
+    """A similar registered id, unless Gymnasium's message names something else than `name`."""
+    if "Did you mean" in message or not all(name.startswith(each) for each in re.findall("`(.*?)`", message)):
         return ""
     if near := difflib.get_close_matches(name, gymnasium.registry, n=1):
         return f" (did you mean `{near[0]}`?)"

@@ -34,6 +34,7 @@ _OF_AGE = 0.05  # of a run's age is between two plain lines
 _MAX_ROWS = 4  # for roles of one kind
 _CURVE_POINTS = 24
 _BLOCKS = "▁▂▃▄▅▆▇█"
+_STYLE = "font-family:monospace;line-height:1.2"
 
 
 class Output(RichConsole):
@@ -131,7 +132,7 @@ class Console(Callback):
 
         text = io.StringIO()
         RichConsole(file=text, width=100, force_jupyter=False, color_system=None).print(panel.render())
-        shown = HTML(f"<pre style='line-height:1.2'>{html.escape(text.getvalue())}</pre>{panel.svg_curve()}")
+        shown = HTML(f"<pre style='{_STYLE}'>{html.escape(text.getvalue())}</pre>{panel.svg_curve()}")
         if self._notebook is None:
             self._notebook = display(shown, display_id=True)
         else:
@@ -192,7 +193,8 @@ class Panel:
         line = self.metrics or {}
         grid = Table.grid(padding=(0, 2))
         rows = {
-            "return": f"train {number(line['train_return_mean'])}  {self._evaluated()}  {self._curve()}",
+            "return": f"train {number(line['train_return_mean'])}  {self._evaluated()}  goal {self._goal()}  "
+            f"{self._curve()}",
             "speed": f"{count(line['env_steps_per_second'])} env steps/s  "
             f"{count(line['learner_steps_per_second'])} learner steps/s  "
             f"samples per insert {number(line['samples_per_insert'])}",
@@ -225,9 +227,11 @@ class Panel:
         return f"{count(line['env_steps'])} of {count(self._max_env_steps)} env steps"
 
     def _evaluated(self) -> str:
-        goal = "none" if self.target_return is None else f"{self.target_return:g}"
         newest = self.evaluations[-1][1] if self.evaluations else None
-        return f"evaluation {number(newest)}  best {number(self._best)}  goal {goal}"
+        return f"evaluation {number(newest)}  best {number(self._best)}"
+
+    def _goal(self) -> str:
+        return "none" if self.target_return is None else f"{self.target_return:g}"
 
     def _curve(self) -> str:
         """The last evaluations as blocks, the highest for the best of them."""

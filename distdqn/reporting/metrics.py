@@ -15,6 +15,7 @@ from distdqn.types import Evaluation, FlushReport, LearnReport, RolloutReport
 
 _MAX_TRACEBACKS = 20  # of environments, each shown once
 _ENDLESS_STEPS = 1000  # of an episode, while none has ended
+_NO_SIGNAL_STEPS = 10_000  # of the run
 _RECENT_EPISODES = 100  # in `train_return_mean`, as in Stable-Baselines3
 _STATUS_SECONDS = 1.0
 _SUPPORT_MARGIN = 0.05  # fraction of the support, at each end, where mean Q-values should not be
@@ -22,6 +23,10 @@ _SUPPORT_MARGIN = 0.05  # fraction of the support, at each end, where mean Q-val
 _ENDLESS = (
     f"No episode has ended yet, and one has taken {_ENDLESS_STEPS:,} env steps: if they never end, give "
     "`--max-episode-steps`."
+)
+_NO_SIGNAL = (
+    f"In {_NO_SIGNAL_STEPS:,} env steps every reward was 0 and no episode terminated: there is nothing to "
+    "learn yet, and epsilon does not fall."
 )
 
 # In a line of metrics.
@@ -42,6 +47,7 @@ class Counters:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     env_steps: int = 0  # real transitions of the environments, counted once when accepted
+    env_steps_without_signal: int = 0  # those before the first reward that is not 0 or terminated episode
     learner_steps: int = 0  # gradient updates
     episodes: int = 0  # training episodes that ended
     inserted: int = 0  # n-step transitions that replay accepted
@@ -57,6 +63,11 @@ class Counters:
     not_finite_steps: int = 0  # env steps masked because of NaN or infinity
     not_finite_updates: int = 0  # updates skipped because of NaN or infinity
     evaluations: int = 0
+
+    @property
+    def exploration_env_steps(self) -> int:
+        """Env steps that epsilon has been falling for: until there is something to learn, none."""
+        return self.env_steps - self.env_steps_without_signal
 
 
 @dataclass
@@ -148,6 +159,8 @@ class Metrics:
 
     def add_rollout(self, report: RolloutReport, inserted: int) -> None:
         """Adds a rollout whose transitions replay accepted; `inserted` is replay's total after it."""
+        if not self.counters.exploration_env_steps and not report.has_signal:
+            self.counters.env_steps_without_signal += report.env_steps
         self.counters.env_steps += report.env_steps
         self.counters.episodes += len(report.episode_returns)
         self.counters.inserted = inserted
@@ -161,6 +174,8 @@ class Metrics:
         warnings = report.env_warnings
         if not self.counters.episodes and report.longest_open_episode >= _ENDLESS_STEPS:
             warnings = warnings | {"endless": _ENDLESS}
+        if self.counters.env_steps_without_signal >= _NO_SIGNAL_STEPS:
+            warnings = warnings | {"no signal": _NO_SIGNAL}
         for about in warnings.keys() - self._env_warnings:
             self._env_warnings.add(about)
             self.note(warnings[about])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -146,11 +147,9 @@ def draw_runs(
 
     `ConfigError` if a file cannot be written.
     """
-    from matplotlib.figure import Figure  # not pyplot, which a notebook may be using
-
     groups, panels = group_runs(runs), list(_PANELS)
     rows: Any = [[_RETURN] * 3, panels[:3], panels[3:]][: 3 if has_panels else 1]
-    figure = Figure((9.5, 8.5 if has_panels else 4.2), dpi=120, layout="constrained")
+    figure = _new_figure(9.5, 8.5 if has_panels else 4.2)
     axes = figure.subplot_mosaic(rows, height_ratios=[2.4, 1, 1][: len(rows)])
     last = max(run.lines[-1]["wall_seconds"] for run in runs)
     unit, size = ("hours", 3600.0) if last > 7200 else ("minutes", 60.0) if last > 120 else ("seconds", 1.0)
@@ -170,7 +169,8 @@ def draw_runs(
         ends += [(x[-1] / size, y[-1], "training,\nlast 100 episodes", _GREY)] if len(x) else []
     for goal in {run.goal for run in runs} - {None}:
         axes[_RETURN].axhline(goal, color="black", linewidth=0.8, linestyle=":")
-        ends.append((axes[_RETURN].get_xlim()[1], goal, f"goal {goal:g}", "black"))
+        look = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+        axes[_RETURN].annotate(f"goal {goal:g}", (0.01, goal), xytext=(0, 3), **look)
     environments = ", ".join(sorted({str(run.options.get("env", "run")) for run in runs}))
     what = "mean and standard deviation of episodes"
     if len(runs) > len(groups):
@@ -181,6 +181,18 @@ def draw_runs(
     _label_ends(axes[_RETURN], ends)
     _save(figure, files)
     return figure
+
+
+def _new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches, which a notebook shows."""
+    from matplotlib.figure import Figure  # not pyplot, which the notebook may be using
+
+    class Shown(Figure):
+        def _repr_png_(self) -> bytes:
+            self.savefig(picture := io.BytesIO(), format="png")
+            return picture.getvalue()
+
+    return Shown((width, height), dpi=120, layout="constrained")
 
 
 def _save(figure: Figure, files: Iterable[Path]) -> None:
@@ -231,9 +243,7 @@ def draw_policy(
 
     `q_values` is `[Y, X, A]` at the `places` `[X]` and `[Y]`; `visited` `[N, 2]` is drawn as points.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure((10, 4.4), dpi=120, layout="constrained")
+    figure = _new_figure(10, 4.4)
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     actions, hatches = np.arange(q_values.shape[2] + 1), ["", "///", "...", "\\\\\\", "xxx", "ooo"]
     greys = [str(grey) for grey in np.linspace(0.95, 0.5, len(actions) - 1)]

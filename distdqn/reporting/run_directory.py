@@ -145,7 +145,7 @@ def check_folder(path: str | None, is_resuming: bool = False) -> None:
         )
     folder = Path(path)
     try:
-        if not is_resuming and (folder / "metrics.jsonl").exists():
+        if not is_resuming and holds_run(folder):
             raise ConfigError(
                 f"`run_dir`: {folder} holds another run (choose another folder, or give `--resume auto`)."
             )
@@ -153,6 +153,12 @@ def check_folder(path: str | None, is_resuming: bool = False) -> None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     except OSError as error:
         raise unusable(folder, error) from error
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run has left results there; one that failed at its start has not."""
+    metrics = folder / "metrics.jsonl"
+    return (folder / "summary.json").exists() or (metrics.exists() and metrics.stat().st_size > 0)
 
 
 def describe_process() -> dict[str, Any]:

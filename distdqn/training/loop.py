@@ -86,11 +86,12 @@ def run_rounds(run: Run, team: Team, save_if_due: Callable[[Team], None]) -> str
 
 def _rollout_requests(run: Run, actors: int) -> list[RolloutRequest]:
     """One request for each actor; together they stay within the budget."""
-    env_steps = requested = run.metrics.counters.env_steps
+    counters = run.metrics.counters
+    requested = counters.env_steps
     requests = []
     for position in range(actors):
         limit = min(run.steps_per_rollout, run.stopping.env_steps_left(requested))
-        requests.append(RolloutRequest(env_steps, limit, position, actors))
+        requests.append(RolloutRequest(counters.exploration_env_steps, limit, position, actors))
         requested += limit
     return requests
 

@@ -2,7 +2,9 @@
 
 from functools import partial
 
+import gymnasium
 import numpy as np
+import pytest
 from toy_actors import make_actor
 from toy_environments import CountingEnvironment
 
@@ -64,3 +66,36 @@ def test_bootstrap_on_termination_keeps_the_discount_and_still_ends_the_window()
     np.testing.assert_array_equal(changed.discount[keeps], plain.discount[keeps])
     np.testing.assert_array_equal(changed.reward, plain.reward)  # no window reaches into the next episode
     np.testing.assert_array_equal(changed.next_observation, plain.next_observation)
+
+
+class Silent(gymnasium.Env):
+    """Rewards `reward` after three steps, and ends there as `ends` says."""
+
+    observation_space = gymnasium.spaces.Box(0.0, 9.0, (1,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, reward, ends):
+        self.reward, self.ends = reward, ends
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        is_last = self.steps == 3
+        ends = (is_last and self.ends == "terminated", is_last and self.ends == "truncated")
+        return np.full(1, self.steps, np.float32), self.reward * is_last, *ends, {}
+
+
+@pytest.mark.parametrize(
+    ("reward", "ends", "expected"),
+    [(0.0, "truncated", False), (0.0, "terminated", True), (0.5, "truncated", True), (-1.0, "never", True)],
+)
+def test_rollout_has_a_signal_if_a_reward_is_not_zero_or_an_episode_terminated(reward, ends, expected):
+    actor = make_actor(partial(Silent, reward, ends), envs_per_actor=2, rollout_length=2)
+
+    found = [actor.rollout(RolloutRequest(env_steps=0, limit=10**9))[0].has_signal for _ in range(2)]
+
+    assert found == [False, expected]

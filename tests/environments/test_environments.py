@@ -308,7 +308,7 @@ def test_spaces_that_dqn_cannot_use_are_refused(observations, actions, words):
         ("CartPole-v9", r"CartPole.*`v1`"),
         ("Cartpole-v1", "Did you mean: `CartPole`"),
         ("CartPole", "did you mean `CartPole-v1`"),
-        ("NoSuchThing-v0", "`NoSuchThing` doesn't exist"),
+        ("NoSuchThing-v0", r"`NoSuchThing` doesn't exist \(.* give `package:NoSuchThing-v0`\)\.$"),
     ],
 )
 def test_unknown_id_is_refused_with_the_nearest_name(name, words):

@@ -104,8 +104,17 @@ def test_plain_line_says_how_far_the_run_is() -> None:
     (line,) = file.getvalue().splitlines()
     assert line == (
         "12 s  25%  25 k env steps  4.3 k learner steps  train 412.6  evaluation 488.0  best 488.0  "
-        "goal 475  7.6 k env steps/s  epsilon 0.40  no waits"
+        "7.6 k env steps/s  epsilon 0.40  no waits"
     )
+
+
+def test_last_words_of_a_plain_line_fit_in() -> None:
+    console, file = make_console(False)
+
+    line = make_line(wall_seconds=99_999, env_steps=99_000, learner_steps=99_000, actors_wait_fraction=0.97)
+    console.on_report(line | {"train_return_mean": -200.0, "eval_return_mean": -123.4})
+
+    assert file.getvalue().endswith("  actors wait for the learner 97%\n")
 
 
 @pytest.mark.parametrize("seconds", [0.0, 5.0, 3600.0])
@@ -144,7 +153,7 @@ def test_numbers_that_are_not_there_yet_are_shown_as_dashes() -> None:
 
     console.on_report(make_line(train_return_mean=None, loss=None, q_mean=None, samples_per_insert=None))
 
-    assert "train -  evaluation -  best -  goal 475" in file.getvalue()
+    assert "train -  evaluation -  best -  7.6 k" in file.getvalue()
 
 
 @pytest.mark.parametrize("width", [80, 160])
@@ -258,7 +267,7 @@ def test_best_evaluation_is_kept_and_the_newest_stays_until_the_next() -> None:
         clock.now += 10.0
         console.on_report(make_line(eval_return_mean=mean))
 
-    shown = [line.split("evaluation ")[1].split("  goal")[0] for line in file.getvalue().splitlines()]
+    shown = [line.split("evaluation ")[1].split("  7.6 k")[0] for line in file.getvalue().splitlines()]
     assert shown == ["300.0  best 300.0", "500.0  best 500.0", "500.0  best 500.0", "400.0  best 500.0"]
 
 
@@ -275,7 +284,7 @@ def test_evaluation_between_two_plain_lines_is_shown_on_the_next() -> None:
 
 def test_run_without_a_goal_says_so() -> None:
     file = StringIO()
-    console = Console(rich_console=RichConsole(file=file, width=300))
+    console = Console(rich_console=RichConsole(file=file, width=300, force_terminal=True))
     start(console, target_return=None)
     console.on_report(make_line(env_steps=10))
 

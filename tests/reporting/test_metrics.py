@@ -11,7 +11,7 @@ from run_contents import METRICS
 
 from distdqn.config.config import Config
 from distdqn.reporting.callbacks import Callbacks
-from distdqn.reporting.metrics import Mean, Metrics
+from distdqn.reporting.metrics import Counters, Mean, Metrics
 from distdqn.reporting.run_directory import RunDirectory
 from distdqn.types import Evaluation, LearnReport, RolloutReport
 
@@ -350,3 +350,25 @@ def test_long_episode_is_no_matter_once_another_has_ended(metrics: Metrics, note
     metrics.add_rollout(rollout(longest_open_episode=6000), 0)
 
     assert notes == []
+
+
+def test_env_steps_of_exploration_count_from_the_first_signal(metrics: Metrics, notes: list[str]) -> None:
+    for has_signal, expected in ((False, 0), (False, 0), (True, 64), (False, 128)):
+        metrics.add_rollout(rollout(has_signal=has_signal), 0)
+        assert metrics.counters.exploration_env_steps == expected
+    assert metrics.counters.env_steps == 256
+    assert notes == []
+
+
+def test_counters_of_a_checkpoint_that_knows_no_signal_go_on() -> None:
+    counters = Counters(env_steps=5000)  # as older versions wrote them
+
+    assert counters.exploration_env_steps == 5000
+
+
+def test_missing_signal_is_noticed_once(metrics: Metrics, notes: list[str]) -> None:
+    for _ in range(200):
+        metrics.add_rollout(rollout(has_signal=False), 0)
+
+    (line,) = notes
+    assert line.startswith("In 10,000 env steps every reward was 0 and no episode terminated")

@@ -159,6 +159,13 @@ def test_folder_of_another_run_is_refused_and_left_alone(directory: RunDirectory
     assert (directory.path / "metrics.jsonl").read_text() == '{"env_steps": 1}\n'
 
 
+def test_folder_of_a_run_that_failed_at_its_start_is_free(tmp_path: Path) -> None:
+    for _ in range(2):
+        directory = RunDirectory(str(tmp_path), "CartPole-v1")
+        directory.write_json("run.json", {})
+        directory.close()
+
+
 def test_url_is_refused_and_no_folder_of_its_name_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
