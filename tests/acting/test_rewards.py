@@ -77,12 +77,12 @@ class Silent(gymnasium.Env):
     def __init__(self, reward, ends):
         self.reward, self.ends = reward, ends
 
-    def reset(self, *, seed=None, options=None):
+    def reset(self, *, seed=None, options=None):  # noqa: ARG002
         super().reset(seed=seed)
         self.steps = 0
         return np.zeros(1, np.float32), {}
 
-    def step(self, action):
+    def step(self, action):  # noqa: ARG002
         self.steps += 1
         is_last = self.steps == 3
         ends = (is_last and self.ends == "terminated", is_last and self.ends == "truncated")
