@@ -57,6 +57,8 @@ def _show(folder: Path, status: dict[str, Any], lines: list[dict[str, Any]]) -> 
         now = line["wall_seconds"]
         panel.add(line)
     panel.roles = status["roles"] if is_alive else []
+    if not is_alive:
+        panel.leave_out_time()
     console.print(panel.render() if lines else "It has written no metrics yet.")
 
 

@@ -80,6 +80,8 @@ def test_ended_run_shows_why_and_when(tmp_path: Path, capsys: pytest.CaptureFixt
 
     assert f"goal_reached since {time.strftime('%Y-%m-%d')}" in output
     assert "last sign" not in output
+    assert "25 k of 50 k env steps" in output
+    assert " left" not in output
 
 
 def test_run_without_metrics_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

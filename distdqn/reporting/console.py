@@ -188,6 +188,10 @@ class Panel:
             self._best = mean if self._best is None else max(mean, self._best)
         self._bar.update(self._task, completed=self._fraction(metrics), description=self._steps(metrics))
 
+    def leave_out_time(self) -> None:
+        """Shows no time left, of a run that is over."""
+        self._bar.columns = self._bar.columns[:3]
+
     def render(self) -> RenderableType:
         """The bar, returns, rates, and a row for each role."""
         line = self.metrics or {}
