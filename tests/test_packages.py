@@ -21,7 +21,7 @@ def train(run_dir: Path, *options: str) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("env", "env_steps"), [("MiniGrid-Empty-5x5-v0", "100000"), ("MiniGrid-DoorKey-5x5-v0", "300000")]
 )
-def test_minigrid_is_solved(env: str, env_steps: str, tmp_path: Path) -> None:
+def test_minigrid_is_solved_with_defaults(env: str, env_steps: str, tmp_path: Path) -> None:
     pytest.importorskip("minigrid")
 
     summary = train(

@@ -16,7 +16,7 @@ def make_spec(
 
 def make_options(**changes: Any) -> LearningOptions:
     """A dense network with five hidden units and Q-values, or a `network`, resolved, but for `changes`."""
-    defaults: dict[str, Any] = {"layer_norm": False, "head": "value"}
+    defaults: dict[str, Any] = {"layer_norm": False, "head": "value", "precision": "float32"}
     if "network" not in changes:
         defaults |= {"hidden_sizes": (5,), "torso": "dense"}
     return LearningOptions(**(defaults | changes))

@@ -53,8 +53,7 @@ class EnvironmentOptions(Options):
     """Wrapper around each environment, as `module:Name` or `module:Name,size=5`; repeat it for further ones,
     from the inside out."""
     max_episode_steps: Annotated[int, Field(ge=1)] | None = None
-    """Env steps, as the wrappers show them, after which an episode is truncated; none means the environment's
-    own limit."""
+    """Env steps, of the wrapped environment, that truncate an episode; none means its own limit."""
     action_masks: bool = True
     """Take only the actions that the environment's `action_mask`, in `info`, allows."""
 
@@ -109,8 +108,7 @@ class GoalOptions(SharedOptions):
     heading = "goal and budget"
 
     target_return: float | Literal["auto"] | None = "auto"
-    """Mean return at which the run is solved; `auto` means the environment's own threshold; none means no
-    goal."""
+    """Mean return that solves the environment; `auto` means its own threshold; none means no goal."""
     max_env_steps: Budget = 500_000
     """Budget in env steps of all actors."""
     max_episodes: Budget | None = None
@@ -224,8 +222,7 @@ class ActingOptions(SharedOptions):
     epsilon_end: Fraction = 0.02
     """Probability of a random action after `epsilon_decay_steps`."""
     epsilon_decay_steps: EnvSteps = 10_000
-    """Total env steps over which epsilon falls, from the first reward that is not 0 or the first episode that
-    terminates; before, there is nothing to learn."""
+    """Env steps over which epsilon falls, from the first reward that is not 0 or episode that terminates."""
     epsilon_schedule: Shape = "linear"
     """How epsilon falls: `linear` or `cosine`; `constant` stays at `epsilon_start`; `piecewise` follows
     `epsilon_points`."""
@@ -353,8 +350,11 @@ class LearningOptions(SharedOptions):
     """Step of one such update: 1 copies the online network, less moves towards it."""
     weights_update_period: Period = 128
     """Learner steps from one version of the actors' weights to the next."""
-    learner_threads: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Number of threads of the learner's computations."""
+    learner_threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
+    """Threads of the learner; `auto` means 1, and all CPUs for convolutions in `async` on one machine."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of convolutions in the learner, but not of their weights; `auto` means float32, and in
+    `async` bfloat16 if the processor has it and it is found faster at the start."""
 
 
 class Config(LearningOptions, ReplayOptions, ActingOptions, RunOptions):

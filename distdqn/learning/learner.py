@@ -28,6 +28,9 @@ from distdqn.types import (
 )
 
 _MAX_CONSECUTIVE = 10  # skipped updates
+_BFLOAT16 = (
+    "The learner computes convolutions in bfloat16, which is faster here (or give `--precision float32`)."
+)
 
 
 class Learner:
@@ -43,6 +46,7 @@ class Learner:
         # These import TensorFlow at the top: not before its setup, and never in a process without a learner.
         from distdqn.learning.update import UpdateLoop
         from distdqn.networks.keras_policy import policy_layers
+        from distdqn.networks.precision import choose_precision, set_precision
         from distdqn.networks.q_network import make_networks
 
         self._options, self._spec = options, spec
@@ -53,6 +57,13 @@ class Learner:
             raise ConfigError(f"`network`: `{options.network}` must make new layers each time it is called.")
         target.set_weights(online.get_weights())  # a user's network may ignore the seed
         self._layers, self._notice = policy_layers(options, spec, self._q_network)
+        precision: str = options.precision
+        if precision == "auto":
+            precision = choose_precision(online, resolved(options.batch_size))
+            if precision != "float32":
+                self._notice = " ".join(filter(None, [self._notice, _BFLOAT16]))
+        set_precision(online, precision)
+        set_precision(target, precision)
         # NumPy's copy of the network, until it is compared on real observations.
         self._unchecked = None if self._uses_keras else self._layers
         noise_seed = make_integer_seed(options.seed, "network", 1)

@@ -18,6 +18,7 @@ from distdqn.config.model import function_name
 from distdqn.errors import ConfigError, one_line
 from distdqn.networks.layers import NoisyDense, Unpack
 from distdqn.networks.numpy_policy import ACTIVATIONS, NumpyPolicy, Policy, factorised_noise
+from distdqn.networks.precision import in_float32
 from distdqn.networks.q_network import make_networks
 from distdqn.types import AnyArray, EnvironmentSpec, FloatArray, Layer, PolicyWeights
 
@@ -135,9 +136,11 @@ def difference(translated: list[Layer], q_network: keras.Model, observation: Any
 
 @functools.lru_cache(maxsize=1)
 def _function(model: keras.Model) -> Any:
-    """`model` as a TensorFlow function of observations `[B, *observation_shape]` of any number."""
+    """`model` in float32 as a TensorFlow function of observations `[B, *observation_shape]` of any number."""
     signature = tf.TensorSpec((None, *model.input_shape[1:]), model.inputs[0].dtype)
-    return tf.function(lambda observation: model(observation, training=False), input_signature=[signature])
+    function = tf.function(lambda observation: model(observation, training=False))
+    with in_float32(model):
+        return function.get_concrete_function(signature)
 
 
 def _noise(model: keras.Model) -> list[Any]:

@@ -10,10 +10,11 @@ from distdqn.errors import ConfigError
 
 
 @functools.cache
-def import_tensorflow(threads: int, uses_gpus: bool = False) -> None:
+def import_tensorflow(threads: int | str = 1, uses_gpus: bool = False) -> None:
     """Imports TensorFlow and Keras for the first time in this process, with `threads` for computations.
 
-    Only with `uses_gpus` it computes on GPUs, in every mode of a run and wherever they come from.
+    `auto` means one. Only with `uses_gpus` it computes on GPUs, in every mode of a run and wherever they
+    come from.
 
     Modules that import them at the top may be imported after this. Keras's own settings, from its file or
     from KERAS_BACKEND, do not matter. `ConfigError` if this process has imported Keras with another backend.
@@ -38,8 +39,9 @@ def import_tensorflow(threads: int, uses_gpus: bool = False) -> None:
         gpus = tf.config.list_physical_devices("GPU") if uses_gpus else []
         tf.config.set_visible_devices(gpus, "GPU")
     with contextlib.suppress(RuntimeError):
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(threads)
+        count = threads if isinstance(threads, int) else 1
+        tf.config.threading.set_intra_op_parallelism_threads(count)
+        tf.config.threading.set_inter_op_parallelism_threads(count)
 
 
 def gpu_notice() -> str | None:

@@ -14,7 +14,7 @@ from distdqn.errors import ConfigError, DistdqnError, collecting
 from distdqn.networks.checks import check_importable, check_torso, choose_torso
 from distdqn.replay.shards import replay_bytes, shard_capacities
 from distdqn.reporting.run_directory import check_folder
-from distdqn.training.limits import available_bytes
+from distdqn.training.limits import available_bytes, available_cpus
 from distdqn.types import EnvironmentSpec
 
 _MAX_CALL_BYTES = 64 * 2**20  # of the batches of one learner call
@@ -63,6 +63,8 @@ def resolve(config: Config, spec: EnvironmentSpec) -> Config:
     if torso == "auto" and config.network is None:
         fitting = [choose_torso(shape, spec.is_image) for shape in spec.torso_shapes]
         torso = next((each for each in ("nature", "small") if each in fitting), "dense")
+    # In the other modes, results must not depend on the machine.
+    is_free = config.mode == "async" and config.network is None and torso != "dense"
     step_bytes = config.envs_per_actor * _observation_bytes(spec)
     batch_bytes = 2 * batch_size * _observation_bytes(spec)
     values: dict[str, Any] = {
@@ -80,9 +82,25 @@ def resolve(config: Config, spec: EnvironmentSpec) -> Config:
         # The exploratory actions in a window of several steps bias what it says of the greedy policy: where
         # states are told apart exactly, that costs more than the longer windows gain.
         "watkins": spec.is_discrete if config.watkins is None else config.watkins,
+        "learner_threads": _learner_threads(config, is_free),
+        "precision": _precision(config, is_free),
         "updates_per_call": min(config.updates_per_call, max(1, _MAX_CALL_BYTES // batch_bytes)),
     }
     return config.model_copy(update=values)
+
+
+def _learner_threads(config: Config, is_free: bool) -> int:
+    """Threads of the learner. While it waits for transitions, actors have the CPUs, so they never starve."""
+    if config.learner_threads != "auto":
+        return config.learner_threads
+    is_alone = config.address == "local" or not (config.address or os.environ.get("RAY_ADDRESS"))
+    return available_cpus() if is_free and is_alone and not config.learner_gpus else 1
+
+
+def _precision(config: Config, is_free: bool) -> str:
+    """Precision of the convolutions; `auto` is left where the learner may choose."""
+    may_choose = is_free and not config.spectral_norm and not config.learner_gpus
+    return "float32" if config.precision == "auto" and not may_choose else config.precision
 
 
 def describe_resolution(config: Config, result: Config, spec: EnvironmentSpec) -> list[str]:
@@ -114,6 +132,11 @@ def check_fit(config: Config, spec: EnvironmentSpec) -> None:
         mistakes.append(
             f"`spectral_norm` is for convolutions, and observations of the shape {shape} have none "
             "(leave it out, or name a `torso`)."
+        )
+    if config.precision == "bfloat16" and (config.spectral_norm or config.torso == "dense"):
+        mistakes.append(
+            "`precision bfloat16` is for convolutions without `spectral_norm` (leave it out, or name a "
+            "`torso`)."
         )
     if (batch_size := resolved(config.batch_size)) > capacity:  # a given batch size is checked earlier
         mistakes.append(

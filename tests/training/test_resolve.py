@@ -48,6 +48,42 @@ def test_images_have_smaller_batches_fewer_updates_and_a_constant_rate():
     assert result.learning_rate_schedule == "constant"
 
 
+@pytest.mark.parametrize(
+    ("options", "shape", "threads", "precision"),
+    [
+        ({}, (84, 84, 4), 6, "auto"),
+        ({"address": "local"}, (84, 84, 4), 6, "auto"),
+        ({"address": "head:6379"}, (84, 84, 4), 1, "auto"),  # CPUs of other roles, perhaps
+        ({"learner_gpus": 1}, (84, 84, 4), 1, "float32"),
+        ({"spectral_norm": True}, (84, 84, 4), 6, "float32"),
+        ({"torso": "dense"}, (84, 84, 4), 1, "float32"),
+        ({"mode": "serial"}, (84, 84, 4), 1, "float32"),  # the same result on every machine
+        ({"mode": "serial", "precision": "bfloat16", "learner_threads": 2}, (84, 84, 4), 2, "bfloat16"),
+    ],
+)
+def test_learner_chooses_precision_and_has_all_cpus_where_results_may_depend_on_the_machine(
+    options, shape, threads, precision, monkeypatch
+):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(resolve_module, "available_cpus", lambda: 6)
+
+    result, _ = resolve_and_describe(Config(**options), make_spec(shape, "uint8"))
+
+    assert (result.learner_threads, result.precision) == (threads, precision)
+
+
+def test_cluster_that_the_environment_names_is_one():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", "auto")
+        assert resolve(Config(), make_spec((84, 84, 4), "uint8")).learner_threads == 1
+
+
+@pytest.mark.parametrize("options", [{"torso": "dense"}, {"spectral_norm": True}])
+def test_bfloat16_without_plain_convolutions_is_refused(options):
+    with pytest.raises(ConfigError, match="`precision bfloat16` is for convolutions"):
+        resolve_and_describe(Config(precision="bfloat16", **options), make_spec((84, 84, 4), "uint8"))
+
+
 def test_images_among_other_parts_get_the_torso_that_the_largest_can_have():
     parts = tuple(
         ObservationPart(name, kind, shape, 0, 0)
