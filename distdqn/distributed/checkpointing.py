@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distdqn.checkpoints.checkpointer import Segment
-from distdqn.checkpoints.reshard import RestorePlan
 from distdqn.checkpoints.store import CheckpointRef
 from distdqn.distributed.replay_shards import ReplayShards
 from distdqn.training.calls import Call, Worker
@@ -24,7 +23,6 @@ class _Pending:
     tree: Tree | None = None  # all but replay
     indexes: dict[int, Tree] = field(default_factory=dict)  # by shard
     wanted: list[Segment] | None = None  # segments to ask for
-    is_asking: bool = False  # for a segment
 
     @property
     def sorted_indexes(self) -> list[Tree]:
@@ -59,7 +57,9 @@ class AsyncCheckpointer:
         if pending is None:
             if self._due is not None and self._calls.clock() >= self._due and self._team.learner.is_ready:
                 self._start()
-        elif pending.tree is not None and pending.wanted is not None and not pending.is_asking:
+        elif pending.tree is not None and pending.wanted is not None:
+            if self._calls.count("get_rows", "get_frames"):
+                return
             if pending.wanted:
                 self._ask_for_segment(pending, pending.wanted.pop(0))
             else:
@@ -81,17 +81,11 @@ class AsyncCheckpointer:
         if self._checkpointer is not None:
             self._checkpointer.forget_segments(shard)
 
-    def reusable_index(self, shard: Worker, plan: RestorePlan) -> Tree | None:
-        """The index that a restored shard will have, where all that it will hold is saved here already."""
-        if self._checkpointer is None or plan.ref is None:
-            return None
-        return self._checkpointer.reuse_segments(plan.ref, shard.index, plan.shards)
-
     def newest(self) -> CheckpointRef | None:
-        """The newest checkpoint of this run that is whole."""
+        """The newest checkpoint that is whole, of this run or the one that it resumes from."""
         if self._task is not None:  # once a checkpoint is written, older ones are deleted
             self._task.exception()
-        return None if self._checkpointer is None else self._checkpointer.newest()
+        return (self._checkpointer and self._checkpointer.newest()) or self._run.resume_from
 
     def finish(self) -> None:
         """Makes a last checkpoint and waits for it, unless nothing has changed since the restored one.
@@ -110,7 +104,7 @@ class AsyncCheckpointer:
             return
         shards = self._team.shards if self._run.config.checkpoint_replay else []
         if shards:
-            self._shards.complete(self._calls.ask)
+            self._shards.complete()
         learner = self._calls.ask(self._team.learner, "get_state")
         save(self._run, self._make_tree(learner), [self._make_ask(shard) for shard in shards])
 
@@ -137,7 +131,6 @@ class AsyncCheckpointer:
             pending.wanted = self._checkpointer.missing(pending.sorted_indexes)
 
     def _ask_for_segment(self, pending: _Pending, segment: Segment) -> None:
-        pending.is_asking = True
         shard, get = self._team.shards[segment.shard], f"get_{segment.kind}"
         receive = functools.partial(self._receive_segment, pending, segment)
         self._calls.send(shard, get, segment.begin, segment.end, on_result=receive)
@@ -145,7 +138,6 @@ class AsyncCheckpointer:
     def _receive_segment(self, pending: _Pending, segment: Segment, _call: Call, state: Tree) -> None:
         if pending is self._pending and self._checkpointer is not None:
             self._task = self._executor.submit(self._checkpointer.add_segment, segment, state)
-            pending.is_asking = False
 
     def _make_ask(self, shard: Worker) -> Callable[..., Any]:
         """Calls a method of a shard; one that is being restored only tells the index that it will have."""

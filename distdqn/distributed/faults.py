@@ -1,5 +1,7 @@
 """Faults: which role failed, what replaces it, where that starts, and what is lost."""
 
+from dataclasses import dataclass
+
 from distdqn.checkpoints.reshard import RestorePlan
 from distdqn.checkpoints.store import CheckpointRef
 from distdqn.distributed.checkpointing import AsyncCheckpointer
@@ -14,56 +16,53 @@ from distdqn.training.team import Team
 from distdqn.types import ReplayInfo
 
 
+@dataclass(frozen=True)
 class FaultHandler:
     """Replaces roles whose calls fail, and restores what the new ones need."""
 
-    def __init__(
-        self, run: Run, team: Team, shards: ReplayShards, scheduler: Scheduler, checkpoints: AsyncCheckpointer
-    ) -> None:
-        self._run = run
-        self._calls = team.calls
-        self._team = team
-        self._shards = shards
-        self._scheduler = scheduler
-        self._checkpoints = checkpoints
+    run: Run
+    team: Team
+    shards: ReplayShards
+    scheduler: Scheduler
+    checkpoints: AsyncCheckpointer
 
     def start(self) -> None:
         """Lets the first roles start, from the checkpoint that the run resumes from if there is one."""
-        if (ref := self._run.resume_from) is not None:  # goal and metrics are restored already
+        if (ref := self.run.resume_from) is not None:  # goal and metrics are restored already
             with restoring(f"Checkpoint {ref.number}"):
-                self._calls.send(self._team.learner, "set_state", ref.read("learner"))
-                for shard in self._team.shards:
+                self.team.calls.send(self.team.learner, "set_state", ref.read("learner"))
+                for shard in self.team.shards:
                     self._restore_shard(shard, ref)
-        self._scheduler.start_learner()
+        self.scheduler.start_learner()
 
     def handle(self, ended: Ended) -> None:
         """Answers a failed call, usually with a new process; see `_count_failure` for its errors."""
         call, why = ended.call, ended.failure or ""
         worker = call.find_culprit(ended)
         # Nobody is to blame for a lost argument. Of several calls that fail together the first counts.
-        if worker is None or not self._team.is_current(worker):
+        if worker is None or not self.team.is_current(worker):
             call.on_lost(ended)
             return
         if worker.drains_until is not None:
-            self._team.end_actor(worker, ended)
+            self.team.end_actor(worker, ended)
             what = f"{worker.name} failed in `{call.method}` while draining"
-            self._run.metrics.note(f"{what}: {last_line(why)}")
+            self.run.metrics.note(f"{what}: {last_line(why)}")
             return
         name = f"{worker.name} (restart {worker.restarts})" if worker.restarts else worker.name
         how = self._count_failure(worker, ended, name)
         losses = self._replace(worker, ended)
-        self._run.metrics.note(f"{name} {how} `{call.method}` and is replaced{losses}: {last_line(why)}")
+        self.run.metrics.note(f"{name} {how} `{call.method}` and is replaced{losses}: {last_line(why)}")
 
     def replace_unreadable(self, shard: Worker, plan: RestorePlan, error: Exception) -> None:
         """Restores a shard from the checkpoint before, in a new process: parts of this one are in it already.
 
         `CheckpointError` if the run resumes from this one.
         """
-        start = self._run.resume_from
+        start = self.run.resume_from
         if start is not None and plan.ref is not None and plan.ref.document is start.document:
             raise CheckpointError(f"The checkpoint to resume from cannot be read: {error}") from error
         losses = self._replace(shard)
-        self._run.metrics.note(f"{shard.name} cannot be restored and is replaced{losses}: {error}")
+        self.run.metrics.note(f"{shard.name} cannot be restored and is replaced{losses}: {error}")
 
     def _count_failure(self, worker: Worker, ended: Ended, name: str) -> str:
         """Counts a failure, unless its node is lost; says how the role failed.
@@ -74,14 +73,14 @@ class FaultHandler:
         method, why = ended.call.method, ended.failure or ""
         node = worker.process.get("node") or ended.node
         worker.failures += (Failure(node, ended.is_hang),)
-        lost_nodes = self._calls.backend.lost_nodes()
+        lost_nodes = self.team.calls.backend.lost_nodes()
         counted = [failure for failure in worker.failures if failure.node not in lost_nodes]
-        if len(counted) < self._run.config.max_failures:
+        if len(counted) < self.run.config.max_failures:
             return "was lost with its node in" if node in lost_nodes else "failed in"
         if all(failure.is_hang for failure in counted):
             raise EnvironmentFault(
-                f"The environment `{environment_name(self._run.config)}` did not respond within "
-                f"{self._calls.env_timeout_seconds:g} s in {name}, {len(counted)} consecutive times "
+                f"The environment `{environment_name(self.run.config)}` did not respond within "
+                f"{self.team.calls.env_timeout_seconds:g} s in {name}, {len(counted)} consecutive times "
                 "(fix it, or raise `env_timeout_seconds`)."
             )
         raise RoleFailure(
@@ -94,11 +93,11 @@ class FaultHandler:
 
         The calls of the old process, and those that `failed` before, are lost once the new one is in place.
         """
-        lost, losses = [*failed, *self._calls.abandon(worker)], ""
-        fresh = self._team.replace(worker)
+        lost, losses = [*failed, *self.team.calls.abandon(worker)], ""
+        fresh = self.team.replace(worker)
         match worker.role:
             case "actor":
-                self._run.metrics.counters.actor_restarts += 1
+                self.run.metrics.counters.actor_restarts += 1
             case "learner":
                 losses = self._restore_learner()
             case "replay":
@@ -109,33 +108,31 @@ class FaultHandler:
 
     def _restore_learner(self) -> str:
         """Puts a new learner where the newest checkpoint was; says what that loses."""
-        self._checkpoints.reset()
-        ref, counters = self._newest(), self._run.metrics.counters
+        self.checkpoints.reset()
+        ref, counters = self.checkpoints.newest(), self.run.metrics.counters
         lost = count_lost_learner(counters, ref)
-        self._run.stopping.goal.rewind(counters.learner_steps)
+        self.run.stopping.goal.rewind(counters.learner_steps)
         if ref is not None:
-            self._calls.send(self._team.learner, "set_state", ref.read("learner"))
-        self._scheduler.start_learner()
+            self.team.calls.send(self.team.learner, "set_state", ref.read("learner"))
+        self.scheduler.start_learner()
         return f", {lost:,} learner steps lost"
 
     def _restore_replay(self, fresh: Worker) -> str:
         """Fills a new shard with its part of the newest checkpoint; says what that loses."""
-        self._checkpoints.forget_shard(fresh.index)
-        counters, before = self._run.metrics.counters, self._shards.infos[fresh.index]
-        self._restore_shard(fresh, self._newest())
-        lost = count_lost_replay(counters, before, self._shards.infos[fresh.index].inserted)
+        self.checkpoints.forget_shard(fresh.index)
+        counters, before = self.run.metrics.counters, self.shards.infos[fresh.index]
+        self._restore_shard(fresh, self.checkpoints.newest())
+        lost = count_lost_replay(counters, before, self.shards.infos[fresh.index].inserted)
         # Set `sampled` to its target, so that the rate limiter neither bursts nor blocks.
-        target = int(self._run.rate_limiter.goal(counters.inserted))
-        counters.sampled = max(0, target - self._scheduler.samples_in_flight)
+        target = int(self.run.rate_limiter.goal(counters.inserted))
+        counters.sampled = max(0, target - self.scheduler.samples_in_flight)
         return f", {lost:,} transitions lost"
 
     def _restore_shard(self, shard: Worker, ref: CheckpointRef | None) -> None:
-        plan = RestorePlan(ref, len(self._team.shards))
-        self._shards.restore(shard, plan, self._checkpoints.reusable_index(shard, plan))
-
-    def _newest(self) -> CheckpointRef | None:
-        """The newest checkpoint that is whole, of this run or the one that it resumes."""
-        return self._checkpoints.newest() or self._run.resume_from
+        plan, index = RestorePlan(ref, len(self.team.shards)), None
+        if ref is not None and self.run.checkpointer is not None:
+            index = self.run.checkpointer.reuse_segments(ref, shard.index, plan.shards)
+        self.shards.restore(shard, plan, index)
 
 
 def count_lost_learner(counters: Counters, ref: CheckpointRef | None) -> int:

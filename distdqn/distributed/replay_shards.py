@@ -101,11 +101,11 @@ class ReplayShards:
                 restoring.next = self._read(restoring.parts)
         return None
 
-    def complete(self, ask: Callable[[Worker, str, Any], Any]) -> None:
-        """Restores the shards that will hold what is not saved yet; `ask` calls a method and waits."""
+    def complete(self) -> None:
+        """Restores the shards that will hold what is not saved yet, and waits for that."""
         for restoring in [each for each in self._restoring.values() if each.index is None]:
             while (part := restoring.next.result()) is not None:
-                ask(restoring.shard, *part)
+                self._calls.ask(restoring.shard, *part)
                 restoring.next = self._read(restoring.parts)
             del self._restoring[restoring.shard.index]
 

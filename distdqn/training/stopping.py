@@ -136,8 +136,7 @@ class StopRequest:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        for number in handled_signals():
-            self._previous[number] = signal.signal(number, self._receive)
+        self._previous = {number: signal.signal(number, self._receive) for number in handled_signals()}
         return self
 
     def __exit__(self, *_: object) -> None:
