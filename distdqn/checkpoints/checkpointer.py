@@ -102,14 +102,12 @@ class Checkpointer:
         so that the latest checkpoint always has the largest. `tree` holds all but replay, `indexes` are those
         of its shards, none of whose segments is missing; none leave replay out.
         """
-        parts = [
-            [{"kind": segment.kind, "state": self._written[segment]} for segment in segments_of(shard, index)]
-            for shard, index in enumerate(indexes)
-        ]
-        written = [self._store.write_tree(index) for index in indexes]
-        replay = [{"index": index, "parts": own} for index, own in zip(written, parts, strict=True)]
+        replay = []
+        for shard, index in enumerate(indexes):
+            parts = [{"kind": each.kind, "state": self._written[each]} for each in segments_of(shard, index)]
+            replay.append({"index": self._store.write_tree(index), "parts": parts})
         # All rows of a small replay may be overwritten before they are written.
-        if any(parts) and not any(saved_ranges(each, "rows") for each in replay):
+        if any(each["parts"] for each in replay) and not any(saved_ranges(each, "rows") for each in replay):
             replay = []
         document = {name: self._store.write_tree(part) for name, part in tree.items() if name != "goal"}
         # The best weights rarely change, so they get a file of their own.

@@ -161,9 +161,10 @@ class RemoteFiles:
             listing = self._system.ls(self._path(folder), detail=True)
         except FileNotFoundError:
             return {}
-        sizes = (item["size"] if item["type"] == "file" else -1 for item in listing)
-        names = (folder + PurePosixPath(item["name"]).name for item in listing)
-        return dict(zip(names, sizes, strict=True))
+        return {
+            folder + PurePosixPath(item["name"]).name: item["size"] if item["type"] == "file" else -1
+            for item in listing
+        }
 
     @_as_os_errors()
     def modified(self, name: str) -> float:
