@@ -49,14 +49,14 @@ def evaluate(run_dir: Path | str, **given: Any) -> dict[str, float | int]:
     Raises the errors of `distdqn.load`.
     """
     mistakes: list[str] = []
-    options = EvaluateOptions.model_construct(run_dir=str(run_dir), **given)
-    chosen = {} if options.env is None else {"env": options.env}
+    # If an option is wrong, the environment and the folder are looked at nevertheless.
+    named = {name: given[name] for name in ("final", "checkpoint", "env") if name in given}
+    options = EvaluateOptions.model_construct(run_dir=str(run_dir), **named)
     with collecting(mistakes):
         options = EvaluateOptions(run_dir=str(run_dir), **given)
-        chosen = options.chosen_environment()
     with collecting(mistakes):
         if options.checkpoint is None or not mistakes:
-            weights, source, spec = find_policy(options.run_dir, chosen, options.final, options.checkpoint)
+            weights, source, spec = find_policy(options)
     if mistakes:
         raise ConfigError(mistakes)
     evaluator = Evaluator(SharedOptions(**dict(source), seed=options.seed), spec.mask is not None)

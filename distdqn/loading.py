@@ -11,9 +11,8 @@ from pydantic import Field
 from distdqn.checkpoints.resume import locate_checkpoints
 from distdqn.config.config import Arguments, EnvironmentOptions, Names
 from distdqn.config.model import Options, Text
-from distdqn.environments.actions import NumberedActions, expand_mask
-from distdqn.environments.observations import ObservationPacker, leaves, value_at
 from distdqn.environments.registry import EnvironmentMaker, inspect_environment, make_vector_environment
+from distdqn.environments.spaces import NumberedActions, ObservationPacker, expand_mask, leaves, value_at
 from distdqn.errors import ConfigError, EnvironmentFault, NoCheckpoint, collecting, restoring
 from distdqn.networks.numpy_policy import (
     describe_layers,
@@ -49,7 +48,7 @@ class PolicyOptions(Options):
 
     def chosen_environment(self) -> dict[str, Any]:
         """What replaces the run's options of its environment."""
-        return self.model_dump(include={*_OF_ENVIRONMENT}, exclude_none=True)
+        return self.model_dump(include={*_OF_ENVIRONMENT}, exclude_none=True, warnings=False)
 
 
 class LoadedPolicy:
@@ -156,30 +155,27 @@ def load(
         CheckpointError: there is no such checkpoint, or it is damaged.
     """
     given: dict[str, Any] = {"run_dir": str(run_dir), "checkpoint": checkpoint, "final": final, "env": env}
-    options = PolicyOptions(**given, **environment)
-    return LoadedPolicy(*find_policy(options.run_dir, options.chosen_environment(), final, checkpoint))
+    return LoadedPolicy(*find_policy(PolicyOptions(**given, **environment)))
 
 
-def find_policy(
-    place: str, chosen: dict[str, Any], final: bool = False, checkpoint: int | str | None = None
-) -> tuple[PolicyWeights, EnvironmentOptions, EnvironmentSpec]:
+def find_policy(options: PolicyOptions) -> tuple[PolicyWeights, EnvironmentOptions, EnvironmentSpec]:
     """The network in a run, a file or a checkpoint, its environment, and how the network saw that.
 
-    `chosen` replaces what the run says of its environment. Arguments are those of one environment alone.
-    Raises the errors of `load`.
+    Arguments are those of one environment alone. Raises the errors of `load`.
     """
     mistakes: list[str] = []
-    path = Path(place)
+    path, checkpoint, chosen = Path(options.run_dir), options.checkpoint, options.chosen_environment()
     is_file = path.suffix == ".npz" and not path.is_dir()
     folder = path.parent if is_file else path
     recorded = read_options(folder).model_dump()
     with collecting(mistakes):
-        if is_file and (final or checkpoint is not None):
+        if is_file and (options.final or checkpoint is not None):
             raise ConfigError(f"`run_dir`: {path} is one network (leave out `final` and `checkpoint`).")
         if checkpoint is None:
-            weights = _read_policy(path if is_file else path / ("final.npz" if final else "policy.npz"))
+            name = "final.npz" if options.final else "policy.npz"
+            weights = _read_policy(path if is_file else path / name)
         else:
-            weights, recorded = _read_checkpoint(place, checkpoint)
+            weights, recorded = _read_checkpoint(options.run_dir, checkpoint)
     with collecting(mistakes):
         if not mistakes or recorded.get("env") or "env" in chosen:
             source = find_environment(folder, recorded, chosen)

@@ -60,13 +60,14 @@ def main(options: PlayOptions) -> None:
         os.environ["SDL_VIDEODRIVER"] = "dummy"  # many environments draw with SDL, which looks for a display
     if file is not None and not Path(file).absolute().parent.is_dir():
         raise ConfigError(f"`{'gif' if options.gif else 'mp4'}`: the folder of {file} does not exist.")
-    folder, chosen = Path(options.run_dir), options.chosen_environment()
     policy: Policy | None = None
     if options.random:
-        source = find_environment(folder, read_options(folder).model_dump(), chosen)
+        folder = Path(options.run_dir)
+        recorded = read_options(folder).model_dump()
+        source = find_environment(folder, recorded, options.chosen_environment())
         spec = inspect_environment(source)
     else:
-        weights, source, spec = find_policy(options.run_dir, chosen, options.final, options.checkpoint)
+        weights, source, spec = find_policy(options)
         policy = make_policy(weights)
     source = _drawn(source, spec.name)
     seeds = (make_integer_seed(options.seed, "evaluation", episode) for episode in itertools.count())

@@ -62,11 +62,11 @@ def _draw_policy(folder: Path, files: Sequence[Path], dimensions: tuple[int, ...
     """Draws the best network of a run around what it visits greedily."""
     from distdqn.acting.exploration import greedy_actions
     from distdqn.environments.vector import FaultLog, VectorEnvironment
-    from distdqn.loading import find_policy
+    from distdqn.loading import PolicyOptions, find_policy
     from distdqn.networks.numpy_policy import make_policy
     from distdqn.seeding import make_generator, make_integer_seed
 
-    weights, source, spec = find_policy(str(folder), {})
+    weights, source, spec = find_policy(PolicyOptions(run_dir=str(folder)))
     size = spec.observation_shape[0]
     if len(spec.observation_shape) > 1 or spec.parts or size < 2 or spec.is_discrete:
         raise ConfigError(f"`policy` needs observations of two numbers or more: `{spec.name}` has others.")

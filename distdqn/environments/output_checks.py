@@ -13,7 +13,7 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
-from distdqn.environments.observations import leaves, name_of, value_at
+from distdqn.environments.spaces import leaves, name_of, value_at
 from distdqn.errors import EnvironmentFault
 from distdqn.types import AnyArray, BoolArray
 

@@ -18,8 +18,6 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import TimeLimit
 
 from distdqn.config.model import import_named
-from distdqn.environments.actions import NumberedActions
-from distdqn.environments.observations import ObservationPacker, mask_from_info
 from distdqn.environments.sources import (
     Called,
     EnvironmentSource,
@@ -28,6 +26,7 @@ from distdqn.environments.sources import (
     import_all,
     takes_number,
 )
+from distdqn.environments.spaces import NumberedActions, ObservationPacker, mask_from_info
 from distdqn.errors import ConfigError, DistdqnError, EnvironmentFault, one_line
 from distdqn.networks.checks import choose_torso
 from distdqn.types import EnvironmentSpec, ObservationPart

@@ -10,11 +10,10 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import iterate
 
-from distdqn.environments.actions import NumberedActions
-from distdqn.environments.observations import ObservationPacker, mask_from_info
 from distdqn.environments.output_checks import OutputCheck, check_first_episodes
 from distdqn.environments.registry import autoreset_mode, make_vector_environment
 from distdqn.environments.sources import EnvironmentSource, environment_name
+from distdqn.environments.spaces import NumberedActions, ObservationPacker, mask_from_info
 from distdqn.errors import ConsecutiveFailures, DistdqnError, EnvironmentFault, one_line
 from distdqn.types import AnyArray, BoolArray, IntArray, Steps
 

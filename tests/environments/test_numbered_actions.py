@@ -8,8 +8,8 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from toy_actors import make_actor, make_vector, step_once
 from toy_sources import Chooses
 
-from distdqn.environments.actions import NumberedActions, expand_mask
 from distdqn.environments.registry import inspect_environment
+from distdqn.environments.spaces import NumberedActions, expand_mask
 from distdqn.errors import ConfigError, EnvironmentFault
 from distdqn.types import RolloutRequest
 

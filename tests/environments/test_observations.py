@@ -10,9 +10,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array
 from toy_actors import make_vector, step_once
 
-from distdqn.environments.actions import NumberedActions
-from distdqn.environments.observations import ObservationPacker, mask_from_info
 from distdqn.environments.registry import inspect_environment
+from distdqn.environments.spaces import NumberedActions, ObservationPacker, mask_from_info
 from distdqn.errors import ConfigError, EnvironmentFault
 
 PIXELS = Box(0, 255, (3, 4, 3), np.uint8)

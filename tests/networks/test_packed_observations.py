@@ -6,8 +6,7 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
 
 from distdqn.config.config import LearningOptions
-from distdqn.environments.actions import NumberedActions
-from distdqn.environments.observations import ObservationPacker
+from distdqn.environments.spaces import NumberedActions, ObservationPacker
 from distdqn.learning.learner import export_network
 from distdqn.networks.keras_policy import policy_layers
 from distdqn.networks.layers import MASKED

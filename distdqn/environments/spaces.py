@@ -1,22 +1,82 @@
-"""Observations of any space as one array: discrete parts one-hot, boxes flat, images as they are."""
+"""Spaces as arrays: an observation as one array, an action as one number, a mask of the actions allowed.
+
+In an observation, discrete parts are one-hot, boxes flat, and images as they are.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 
-from distdqn.environments.actions import NumberedActions, expand_mask
-from distdqn.errors import EnvironmentFault
+from distdqn.errors import ConfigError, EnvironmentFault
 from distdqn.types import AnyArray, BoolArray, IntArray, ObservationPart
 
+_MAX_COMBINATIONS = 4096  # of choices, which make one action each
 MASK = "action_mask"  # of the actions that are allowed, in `info` or as a part of a `Dict` observation
 
 Path = tuple[Any, ...]  # keys and positions, from the whole space to one part
 _Encoder = Callable[[AnyArray], AnyArray]  # values [E, ...] of one part to numbers [E, K]
+
+
+class NumberedActions:
+    """The actions of `space` by number, from 0. The last of several choices changes fastest.
+
+    `ConfigError` if DQN cannot offer the actions of this space.
+    """
+
+    choices: tuple[int, ...] = ()  # sizes of several choices; none for `Discrete`
+
+    def __init__(self, space: Any) -> None:
+        self._shape, self._dtype = space.shape, space.dtype
+        self._start: Any = 0
+        cure = "wrap it so that it offers a fixed list of actions"
+        if isinstance(space, Discrete):
+            self.count, self._start = int(space.n), int(space.start)
+        elif isinstance(space, MultiDiscrete | MultiBinary):
+            self.choices = (2,) * math.prod(space.shape)
+            if isinstance(space, MultiDiscrete):
+                self.choices, self._start = tuple(space.nvec.ravel().tolist()), space.start
+            self.count = math.prod(self.choices)
+            if self.count > _MAX_COMBINATIONS:
+                raise ConfigError(
+                    f"`env`: its actions are {space} with {self.count:,} combinations, and DQN can offer at "
+                    f"most {_MAX_COMBINATIONS:,} ({cure})."
+                )
+        else:
+            raise ConfigError(f"`env`: its actions are {space}, and DQN needs `Discrete` actions ({cure}).")
+
+    def decode(self, actions: IntArray) -> IntArray:
+        """What the environments take, `[E]` or `[E, *shape]`, for action numbers `[E]`."""
+        if not self.choices:
+            return actions + self._start  # type: ignore[no-any-return]
+        digits = np.stack(np.unravel_index(actions, self.choices), axis=1)  # [E, choices]
+        values: IntArray = digits.reshape(len(actions), *self._shape) + self._start
+        return values.astype(self._dtype)
+
+
+def expand_mask(mask: AnyArray, choices: tuple[int, ...], is_by_choice: bool = False) -> BoolArray:
+    """Whether each action is allowed, `[E, A]`.
+
+    A `mask` `[E, ...]` is not 0 where an action is allowed, or a value of each of the choices in turn. If
+    `is_by_choice`, it is the latter, which its size may not tell. `EnvironmentFault` if that fits neither, or
+    both.
+    """
+    flat: BoolArray = mask.reshape(len(mask), -1) != 0
+    size, actions, values = flat.shape[1], math.prod(choices), sum(choices)
+    if not choices or (size == actions and (len(choices) == 1 or (actions != values and not is_by_choice))):
+        return flat
+    if size != values or (actions == values and not is_by_choice):
+        raise EnvironmentFault(
+            f"The environment's `action_mask` has {size} numbers, and its actions are choices of {choices} "
+            f"(return {actions} numbers, one for each combination, or a tuple with a mask for each choice)."
+        )
+    allowed = np.ones((len(mask), 1), np.bool_)
+    for part in np.split(flat, np.cumsum(choices)[:-1], axis=1):
+        allowed = (allowed[:, :, None] & part[:, None, :]).reshape(len(mask), -1)
+    return allowed
 
 
 def leaves(space: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
@@ -46,13 +106,6 @@ def is_image(space: Any) -> bool:
     return isinstance(space, Box) and space.dtype in (np.uint8, np.bool_) and len(space.shape) in (2, 3)
 
 
-@dataclass(frozen=True)
-class _Leaf:
-    path: Path
-    encode: _Encoder
-    part: ObservationPart
-
-
 class ObservationPacker:
     """Packs observations of `space` into one array.
 
@@ -70,12 +123,12 @@ class ObservationPacker:
         kept = [(path, leaf) for path, leaf in found if path != self._mask_path and _size(leaf)]
         self.dtype = np.dtype(np.uint8 if any(is_image(leaf) for _, leaf in kept) else np.float32)
         self.is_discrete = bool(kept) and not any(isinstance(leaf, Box) for _, leaf in kept)
-        self._leaves: list[_Leaf] = []
+        self._leaves: list[tuple[Path, _Encoder, ObservationPart]] = []
         self._actions = actions
         end = 0
         for path, leaf in kept:
             part = self._make_part(path, leaf, end)
-            self._leaves.append(_Leaf(path, _encoder(leaf), part))
+            self._leaves.append((path, _encoder(leaf), part))
             end = part.end
         lone: Any = kept[0][1] if len(kept) == 1 and not self.has_mask else None
         self._is_plain = isinstance(lone, Box)
@@ -87,7 +140,7 @@ class ObservationPacker:
             self.shape = lone.shape if self._is_plain else self.shape
         self.parts: tuple[ObservationPart, ...] = ()
         if lone is None:
-            self.parts = tuple(leaf.part for leaf in self._leaves)
+            self.parts = tuple(part for _, _, part in self._leaves)
             if self.has_mask:
                 self.parts += (ObservationPart(MASK, "mask", (actions.count,), end, self.shape[0]),)
 
@@ -114,8 +167,8 @@ class ObservationPacker:
             return value if is_batch else value[None]
 
         if self._is_plain:
-            return read(self._leaves[0].path).astype(self.dtype)
-        columns = [self._numbers(leaf.encode(read(leaf.path)), leaf.part.kind) for leaf in self._leaves]
+            return read(self._leaves[0][0]).astype(self.dtype)
+        columns = [self._numbers(encode(read(path)), part.kind) for path, encode, part in self._leaves]
         if self.has_mask:
             if self._mask_path is not None:
                 mask = expand_mask(read(self._mask_path), self._actions.choices)
