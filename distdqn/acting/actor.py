@@ -295,9 +295,8 @@ class NaNGuard:
         """The first number of a step that is not finite, in words."""
         if not np.isfinite(reward := steps.reward[t, environment]):
             return f"a reward of {reward}"
-        for array in self._numbers(steps.observation) + self._numbers(steps.next_observation):
-            values = array[t, environment]
-            if not np.isfinite(values).all():
-                position = tuple(np.argwhere(~np.isfinite(values))[0].tolist())
-                return f"an observation with {values[position]} at position {position}"
-        return "nothing"
+        observations = self._numbers(steps.observation) + self._numbers(steps.next_observation)
+        found = (array[t, environment] for array in observations)
+        values = next(each for each in found if not np.isfinite(each).all())
+        position = tuple(np.argwhere(~np.isfinite(values))[0].tolist())
+        return f"an observation with {values[position]} at position {position}"

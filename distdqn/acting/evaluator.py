@@ -24,8 +24,6 @@ class Evaluator:
     def __init__(self, options: SharedOptions, has_mask: bool = False) -> None:
         self._options = options
         self._has_mask = has_mask
-        self._seed = options.seed
-        self._max_steps = options.max_eval_steps
         self._faults = FaultLog(options, options.max_failures)
 
     def evaluate(
@@ -71,14 +69,14 @@ class Evaluator:
         while True:
             attempt = self._faults.count
             later = (attempt, round_index) if attempt or round_index else ()
-            yield make_integer_seed(self._seed, "evaluation", number, *later)
+            yield make_integer_seed(self._options.seed, "evaluation", number, *later)
             round_index = 0
 
     def _play(
         self, environments: VectorEnvironment, policy: Policy, episodes: int, number: int, end: float
     ) -> list[float] | None:
         """Returns of the episodes that end before `end`; None if an environment raised."""
-        generator = make_generator(self._seed, "evaluation", number)
+        generator = make_generator(self._options.seed, "evaluation", number)
         attempt = self._faults.count
         steps = environments.empty_steps(1)
         size = steps.action.size
@@ -87,7 +85,7 @@ class Evaluator:
             if i:
                 environments.restart(self._seeds(number, i))
             is_open = np.arange(size) < episodes - first  # [E]
-            for _ in range(self._max_steps):
+            for _ in range(self._options.max_eval_steps):
                 if self._faults.count > attempt or not is_open.any():
                     break
                 if time.perf_counter() >= end:

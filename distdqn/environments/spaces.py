@@ -9,7 +9,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple, flatdim
 
 from distdqn.errors import ConfigError, EnvironmentFault
 from distdqn.types import AnyArray, BoolArray, IntArray, ObservationPart
@@ -130,16 +130,17 @@ class ObservationPacker:
             part = self._make_part(path, leaf, end)
             self._leaves.append((path, _encoder(leaf), part))
             end = part.end
-        lone: Any = kept[0][1] if len(kept) == 1 and not self.has_mask else None
-        self._is_plain = isinstance(lone, Box)
         self.shape: tuple[int, ...] = (end + actions.count * self._width if self.has_mask else end,)
         self.low, self.high = -math.inf, math.inf
-        if lone is not None:
-            bounds = (lone.low.min(), lone.high.max()) if self._is_plain else (0.0, 1.0)
-            self.low, self.high = map(float, bounds)
-            self.shape = lone.shape if self._is_plain else self.shape
         self.parts: tuple[ObservationPart, ...] = ()
-        if lone is None:
+        lone: Any = kept[0][1] if len(kept) == 1 and not self.has_mask else None
+        self._is_plain = isinstance(lone, Box)
+        if self._is_plain:
+            self.shape = lone.shape
+            self.low, self.high = float(lone.low.min()), float(lone.high.max())
+        elif lone is not None:
+            self.low, self.high = 0.0, 1.0
+        else:
             self.parts = tuple(part for _, _, part in self._leaves)
             if self.has_mask:
                 self.parts += (ObservationPart(MASK, "mask", (actions.count,), end, self.shape[0]),)
@@ -202,11 +203,7 @@ def _is_mask(path: Path, space: Any, sizes: set[int]) -> bool:
 
 def _size(space: Any) -> int:
     """Numbers that stand for a value of `space`; 0 if none can."""
-    if isinstance(space, Discrete):
-        return int(space.n)
-    if isinstance(space, MultiDiscrete):
-        return int(space.nvec.sum())
-    return math.prod(space.shape) if isinstance(space, Box | MultiBinary) else 0
+    return flatdim(space) if isinstance(space, Box | Discrete | MultiBinary | MultiDiscrete) else 0
 
 
 def _encoder(space: Any) -> _Encoder:

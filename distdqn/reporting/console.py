@@ -186,7 +186,8 @@ class Panel:
         if (mean := metrics["eval_return_mean"]) is not None:
             self.evaluations.append((metrics["env_steps"], mean))
             self._best = mean if self._best is None else max(mean, self._best)
-        self._bar.update(self._task, completed=self._fraction(metrics), description=self._steps(metrics))
+        steps = f"{count(metrics['env_steps'])} of {count(self._max_env_steps)} env steps"
+        self._bar.update(self._task, completed=self._fraction(metrics), description=steps)
 
     def leave_out_time(self) -> None:
         """Shows no time left, of a run that is over."""
@@ -196,8 +197,9 @@ class Panel:
         """The bar, returns, rates, and a row for each role."""
         line = self.metrics or {}
         grid = Table.grid(padding=(0, 2))
+        goal = "none" if self.target_return is None else f"{self.target_return:g}"
         rows = {
-            "return": f"train {number(line['train_return_mean'])}  {self._evaluated()}  goal {self._goal()}  "
+            "return": f"train {number(line['train_return_mean'])}  {self._evaluated()}  goal {goal}  "
             f"{self._curve()}",
             "speed": f"{count(line['env_steps_per_second'])} env steps/s  "
             f"{count(line['learner_steps_per_second'])} learner steps/s  "
@@ -206,9 +208,7 @@ class Panel:
             f"Q {number(line['q_mean'])}  weights {number(line['weights_age_steps'], 0)} learner steps old",
             "time": f"{_busy(line)}{describe_waits(line)}",
         }
-        for label, text in rows.items():
-            grid.add_row(Text(f" {label}", "bold"), Text(text))
-        for label, text in _describe_roles(self.roles):
+        for label, text in (*rows.items(), *_describe_roles(self.roles)):
             grid.add_row(Text(f" {label}", "bold"), Text(text))
         return Group(self._bar.get_renderable(), grid)
 
@@ -227,15 +227,9 @@ class Panel:
         seconds = 0.0 if self._max_seconds is None else line["wall_seconds"] / self._max_seconds
         return float(min(1.0, max(seconds, line["env_steps"] / self._max_env_steps)))
 
-    def _steps(self, line: dict[str, Any]) -> str:
-        return f"{count(line['env_steps'])} of {count(self._max_env_steps)} env steps"
-
     def _evaluated(self) -> str:
         newest = self.evaluations[-1][1] if self.evaluations else None
         return f"evaluation {number(newest)}  best {number(self._best)}"
-
-    def _goal(self) -> str:
-        return "none" if self.target_return is None else f"{self.target_return:g}"
 
     def _curve(self) -> str:
         """The last evaluations as blocks, the highest for the best of them."""
