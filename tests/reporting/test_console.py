@@ -122,7 +122,7 @@ def test_plain_lines_are_rarer_as_a_run_gets_older(seconds: float) -> None:
 
 def test_plain_line_has_at_most_160_columns_and_ends_with_the_waits() -> None:
     console, file = make_console(False, verbose=True)
-    for mean in (-200.0, -12345.6):
+    for mean in (-999.9, -99.9):
         line = make_line(wall_seconds=99_999, env_steps=99_000, actors_wait_fraction=0.97)
         console.on_report(line | {"train_return_mean": mean, "eval_return_mean": mean})
 
