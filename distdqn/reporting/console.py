@@ -321,8 +321,8 @@ def describe_waits(line: dict[str, Any]) -> str:
     if max(actors, learner) < 0.05:
         return "no waits"
     if actors >= learner:
-        return f"actors wait for the learner {actors:.0%}"
-    return f"learner waits for actors {learner:.0%}"
+        return f"actors wait {actors:.0%}"
+    return f"learner waits {learner:.0%}"
 
 
 def number(value: float | None, digits: int | None = None) -> str:

@@ -127,7 +127,7 @@ def test_plain_line_has_at_most_160_columns_and_ends_with_the_waits() -> None:
         console.on_report(line | {"train_return_mean": mean, "eval_return_mean": mean})
 
     for text in file.getvalue().splitlines():
-        assert len(text) <= 160 and text.endswith("  actors wait for the learner 97%")  # noqa: PT018
+        assert len(text) <= 160 and text.endswith("  actors wait 97%")  # noqa: PT018
 
 
 def test_every_line_of_metrics_is_shown_when_verbose() -> None:
@@ -286,8 +286,8 @@ def test_run_without_a_goal_says_so() -> None:
     ("actors", "learner", "words"),
     [
         (0.0, 0.04, "no waits"),
-        (0.62, 0.1, "actors wait for the learner 62%"),
-        (0.1, 0.62, "learner waits for actors 62%"),
+        (0.62, 0.1, "actors wait 62%"),
+        (0.1, 0.62, "learner waits 62%"),
     ],
 )
 def test_progress_says_which_side_waits(actors: float, learner: float, words: str) -> None:
