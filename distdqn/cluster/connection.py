@@ -19,13 +19,14 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ray
 from ray._private import ray_constants, services, worker
 from ray._private.ray_logging import global_worker_stdstream_dispatcher as ray_output
 
+from distdqn.cluster.preload import Preload
 from distdqn.cluster.private_ray import NodeEnded, adapted_start
 from distdqn.cluster.reaper import Reaper, private_addresses
 from distdqn.config.validation import check_address
@@ -57,6 +58,7 @@ class Cluster:
     address: str  # of its head
     is_private: bool  # started for this run, on this machine
     cpus_per_role: float  # 0 on a Ray of one machine that this process started: roles share the cores there
+    preload: Preload | None = None  # for the learner's process
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def connected(
         else:
             _join(target)
         ray_output.remove_handler("ray_print_logs")  # `RoleLogs` writes into files what roles print
-        yield _describe(is_private=target.address is None)
+        cluster = _describe(is_private=target.address is None)
+        yield cluster if reaper is None else replace(cluster, preload=reaper.preload)
     finally:
         if reaper is not None and hasattr(sys, "ps1"):
             atexit.register(_shut_down, reaper)
@@ -291,6 +294,8 @@ def _start_private(cpus: int, hide_gpus: bool) -> Reaper:
         settings = given | (NO_GPU if hide_gpus else {}) | reaper.variables
         try:
             with _environment(settings), loopback_only(), adapted_start():
+                if hide_gpus and reaper.is_watching:
+                    reaper.preload = Preload()
                 ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR)
             break
         except NodeEnded as error:

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 MARK = "DISTDQN_PRIVATE_RAY"
 _PATIENCE_SECONDS = 5.0  # roles need three to end by themselves
@@ -29,6 +30,7 @@ class Reaper:
     """
 
     variables: dict[str, str]  # for the environment of the processes that it may end
+    preload: Any = None  # one of them, which this process has started
 
     def __init__(self, patience_seconds: float = _PATIENCE_SECONDS) -> None:
         mark = self._mark = os.urandom(16).hex()
@@ -45,8 +47,15 @@ class Reaper:
                 start_new_session=True,
             )
 
+    @property
+    def is_watching(self) -> bool:
+        """Whether it ends what this process leaves behind."""
+        return self._process is not None
+
     def finish(self) -> None:
         """Kills now what this process has left of its Ray, and ends it."""
+        if self.preload is not None:
+            self.preload.close()
         if self._process is not None:
             _kill_all(self._mark)
             self._process.kill()
@@ -54,6 +63,8 @@ class Reaper:
 
     def release(self) -> None:
         """Makes it act now, as if this process had been killed; does not wait for it."""
+        if self.preload is not None:
+            self.preload.close()
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
 

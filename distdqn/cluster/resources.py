@@ -58,6 +58,8 @@ class Placement:
         options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "resources": request}
         if not self._cluster.is_private or self._options.learner_gpus:  # else the process inherits them
             options["runtime_env"] = {"env_vars": {**THREAD_SETTINGS, **({} if gpus else NO_GPU)}}
+        if role == "learner" and self._cluster.preload is not None:
+            options["runtime_env"] = {"py_executable": self._cluster.preload.py_executable}
         if not self._cluster.cpus_per_role:  # there is one machine only
             return options
         if role not in _PAIR or index > 0:
