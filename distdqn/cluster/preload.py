@@ -58,8 +58,6 @@ def _wait(place: str, path: list[str]) -> None:
     from distdqn.networks.tensorflow_setup import import_tensorflow
 
     import_tensorflow()
-    import numpy as np
-
     for name in ("learner", "update"):
         importlib.import_module(f"distdqn.learning.{name}")
     client, _ = listener.accept()
@@ -83,7 +81,6 @@ def _wait(place: str, path: list[str]) -> None:
     os.environ.clear()
     os.environ.update(told["environment"])
     os.chdir(told["folder"])
-    np.random.seed()  # noqa: NPY002 - an environment may draw from it
     sys.argv = told["arguments"]
     sys.path[0] = str(Path(sys.argv[0]).parent)
     runpy.run_path(sys.argv[0], run_name="__main__")

@@ -14,10 +14,9 @@ from distdqn.cluster.preload import Preload
 
 SHOWN = """
 import json, os, sys
-import numpy as np
 has_tensorflow = "tensorflow" in sys.modules
 shown = [sys.argv[1:], os.environ["TOLD"], os.getcwd(), sys.path[0], has_tensorflow, os.getppid()]
-print(json.dumps(shown), __name__, np.random.random(), file=sys.stderr)
+print(json.dumps(shown), __name__, file=sys.stderr)
 sys.exit(int(sys.argv[1]))
 """
 
@@ -64,7 +63,7 @@ def test_first_process_is_a_fork_with_tensorflow_and_the_next_is_python(
     for ended, code, is_fork in ((first, 7, True), (second, 3, False)):
         assert ended.returncode == code, ended.stderr
         assert ended.stderr.startswith(expected(program, code, is_fork)), ended.stderr
-        assert (f" {waiting._process.pid}] __main__ " in ended.stderr) == is_fork
+        assert (f" {waiting._process.pid}] __main__" in ended.stderr) == is_fork
 
 
 def test_without_the_process_the_client_becomes_python(program: Path) -> None:
