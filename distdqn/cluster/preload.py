@@ -62,6 +62,7 @@ def _wait(place: str, path: list[str]) -> None:
         importlib.import_module(f"distdqn.learning.{name}")
     client, _ = listener.accept()
     listener.close()
+    shutil.rmtree(Path(place).parent)  # now: if the driver is killed, nobody else does it
     streams = array.array("i")
     content, ancillary, _, _ = client.recvmsg(_MAX_BYTES, socket.CMSG_SPACE(3 * streams.itemsize))
     while not content.endswith(b"\n"):
