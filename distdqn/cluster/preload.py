@@ -32,13 +32,17 @@ class Preload:
         self._folder = tempfile.mkdtemp(prefix="distdqn-")  # of this user alone
         place = str(Path(self._folder) / "socket")
         self.py_executable = shlex.join([sys.executable, "-IS", __file__, "fork", place])
-        self._process = subprocess.Popen(  # noqa: S603
-            [sys.executable, __file__, "wait", place, json.dumps(sys.path)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(place)
+            listener.listen(1)
+            self._process = subprocess.Popen(  # noqa: S603
+                [sys.executable, __file__, "wait", place, str(listener.fileno()), json.dumps(sys.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                pass_fds=[listener.fileno()],
+            )
 
     def close(self) -> None:
         """Ends the process, whose fork has ended or will not be made."""
@@ -47,12 +51,9 @@ class Preload:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _wait(place: str, path: list[str]) -> None:
+def _wait(place: str, listener: socket.socket, path: list[str]) -> None:
     """Imports what the learner needs, and becomes the process that the first client asks for."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # as in all processes of a private Ray
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(place)
-    listener.listen(1)
     sys.path[:] = path
     # Not Ray: it reads variables of the learner's environment when it is imported.
     from distdqn.networks.tensorflow_setup import import_tensorflow
@@ -104,6 +105,6 @@ def _fork(place: str, arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "wait":
-        _wait(sys.argv[2], json.loads(sys.argv[3]))
+        _wait(sys.argv[2], socket.socket(fileno=int(sys.argv[3])), json.loads(sys.argv[4]))
     else:
         _fork(sys.argv[2], sys.argv[3:])

@@ -13,7 +13,7 @@ _EMPTY_SHARDS = "some would stay empty (lower it)"
 # presets set.
 _OF_LAYERS = (
     *("torso", "hidden_sizes", "dueling", "noisy", "noisy_sigma"),
-    *("spectral_norm", "output_init_scale", "output_bias", "precision"),
+    *("spectral_norm", "output_init_scale", "output_bias"),
 )
 
 # Options of which the first must not exceed the second, and why; {0} and {1} stand for their names.

@@ -287,7 +287,8 @@ def _suggestion(name: str, message: str) -> str:
     """A similar registered id, unless Gymnasium's message names something else than `name`."""
     if "Did you mean" in message or not all(name.startswith(each) for each in re.findall("`(.*?)`", message)):
         return ""
-    if near := difflib.get_close_matches(name, gymnasium.registry, n=1):
+    near = difflib.get_close_matches(name, gymnasium.registry, n=1)
+    if near and not re.search(r"-v\d+$", name):  # else Gymnasium has looked for similar names
         return f" (did you mean `{near[0]}`?)"
     return f" (if a package of your own registers it, give `package:{name}`)"
 

@@ -138,9 +138,12 @@ def difference(translated: list[Layer], q_network: keras.Model, observation: Any
 def _function(model: keras.Model) -> Any:
     """`model` in float32 as a TensorFlow function of observations `[B, *observation_shape]` of any number."""
     signature = tf.TensorSpec((None, *model.input_shape[1:]), model.inputs[0].dtype)
-    function = tf.function(lambda observation: model(observation, training=False))
+    function = tf.function(
+        lambda observation: model(observation, training=False), input_signature=[signature]
+    )
     with in_float32(model):
-        return function.get_concrete_function(signature)
+        function.get_concrete_function()  # the only one, for all calls
+    return function
 
 
 def _noise(model: keras.Model) -> list[Any]:

@@ -133,10 +133,11 @@ def check_fit(config: Config, spec: EnvironmentSpec) -> None:
             f"`spectral_norm` is for convolutions, and observations of the shape {shape} have none "
             "(leave it out, or name a `torso`)."
         )
-    if config.precision == "bfloat16" and (config.spectral_norm or config.torso == "dense"):
+    has_others = config.network is not None or config.spectral_norm or config.torso == "dense"
+    if config.precision == "bfloat16" and has_others:
         mistakes.append(
-            "`precision bfloat16` is for convolutions without `spectral_norm` (leave it out, or name a "
-            "`torso`)."
+            "`precision bfloat16` is for the convolutions of a `torso`, without `spectral_norm` (leave it "
+            "out; layers of your own have a `dtype`)."
         )
     if (batch_size := resolved(config.batch_size)) > capacity:  # a given batch size is checked earlier
         mistakes.append(

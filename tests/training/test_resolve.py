@@ -78,9 +78,9 @@ def test_cluster_that_the_environment_names_is_one():
         assert resolve(Config(), make_spec((84, 84, 4), "uint8")).learner_threads == 1
 
 
-@pytest.mark.parametrize("options", [{"torso": "dense"}, {"spectral_norm": True}])
+@pytest.mark.parametrize("options", [{"torso": "dense"}, {"spectral_norm": True}, {"network": "json:loads"}])
 def test_bfloat16_without_plain_convolutions_is_refused(options):
-    with pytest.raises(ConfigError, match="`precision bfloat16` is for convolutions"):
+    with pytest.raises(ConfigError, match="`precision bfloat16` is for the convolutions"):
         resolve_and_describe(Config(precision="bfloat16", **options), make_spec((84, 84, 4), "uint8"))
 
 
