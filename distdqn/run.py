@@ -18,7 +18,7 @@ from distdqn.config.config import Config, EnvironmentOptions
 from distdqn.config.model import InvalidOptions
 from distdqn.errors import GOAL_MISSED, INTERRUPTED, TERMINATED, ConfigError, DistdqnError
 
-_IMPORTED = time.monotonic()
+_IMPORTED, _MAX_IMPORT_SECONDS = time.monotonic(), 10.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,7 +123,9 @@ def _process_start() -> float:
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, AttributeError):
         return _IMPORTED
-    return time.monotonic() - age
+    started = time.monotonic() - age
+    # A shell that becomes this program leaves it its own age.
+    return started if _IMPORTED - started < _MAX_IMPORT_SECONDS else _IMPORTED
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """The command line of `run`: presets, files, help in groups, and the page about options."""
 
 import json
+import os
 import re
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
+from distdqn import run
 from distdqn.config.command_line import (
     RunOnly,
     config_yaml,
@@ -182,3 +185,16 @@ def test_page_about_options_has_a_row_for_each_option(name: str) -> None:
     assert f"| `{default_text(OPTIONS[name].default)}` |" in row
     assert row.endswith(f"| {meaning(OPTIONS[name])} |")
     assert row.count("|") == 4
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="needs Linux")
+@pytest.mark.parametrize(("age", "counted"), [(2.0, 2.0), (60.0, 0.0)])
+def test_run_starts_with_its_process_but_not_with_the_shell_that_became_it(
+    age: float, counted: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    begin = ticks / os.sysconf("SC_CLK_TCK")
+    monkeypatch.setattr(run, "_IMPORTED", now := time.monotonic())
+    monkeypatch.setattr(time, "clock_gettime", lambda _clock: begin + age)
+
+    assert now - run._process_start() == pytest.approx(counted, abs=0.5)
