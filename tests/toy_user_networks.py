@@ -132,3 +132,11 @@ def unseeded(space, actions):
     model = sequence(space, actions)
     model.set_weights([np.random.default_rng().normal(size=array.shape) for array in model.get_weights()])
     return model
+
+
+def rounded(observation_space, actions):
+    """A convolution in bfloat16."""
+    inputs = keras.Input(observation_space.shape)
+    features = keras.layers.Conv2D(2, 3, dtype="mixed_bfloat16")(inputs)
+    outputs = keras.layers.Dense(actions, dtype="float32")(keras.layers.Flatten()(features))
+    return keras.Model(inputs, outputs)

@@ -1,5 +1,6 @@
 """The learner: trains the Q-network on sampled batches, with TensorFlow."""
 
+import contextlib
 import itertools
 import tempfile
 import time
@@ -57,13 +58,14 @@ class Learner:
             raise ConfigError(f"`network`: `{options.network}` must make new layers each time it is called.")
         target.set_weights(online.get_weights())  # a user's network may ignore the seed
         self._layers, self._notice = policy_layers(options, spec, self._q_network)
-        precision: str = options.precision
-        if precision == "auto":
-            precision = choose_precision(online, resolved(options.batch_size))
-            if precision != "float32":
+        self._precision: str = options.precision
+        if self._precision == "auto":
+            self._precision = choose_precision(online, resolved(options.batch_size))
+            if self._precision != "float32":
                 self._notice = " ".join(filter(None, [self._notice, _BFLOAT16]))
-        set_precision(online, precision)
-        set_precision(target, precision)
+        if self._precision != "float32":  # else layers of the user's keep their own
+            set_precision(online, self._precision)
+            set_precision(target, self._precision)
         # NumPy's copy of the network, until it is compared on real observations.
         self._unchecked = None if self._uses_keras else self._layers
         noise_seed = make_integer_seed(options.seed, "network", 1)
@@ -149,9 +151,12 @@ class Learner:
         if self._unchecked is None:
             return None
         from distdqn.networks.keras_policy import difference, keras_layers
+        from distdqn.networks.precision import in_float32
 
         flat = observation.reshape(-1, *self._spec.observation_shape)
-        reason = difference(self._unchecked, self._q_network, flat[: max(2, self._spec.actions)])
+        is_exact = self._precision == "float32"
+        with contextlib.nullcontext() if is_exact else in_float32(self._q_network):
+            reason = difference(self._unchecked, self._q_network, flat[: max(2, self._spec.actions)])
         self._unchecked = None
         if reason is None:
             return None

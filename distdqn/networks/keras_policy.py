@@ -18,7 +18,6 @@ from distdqn.config.model import function_name
 from distdqn.errors import ConfigError, one_line
 from distdqn.networks.layers import NoisyDense, Unpack
 from distdqn.networks.numpy_policy import ACTIVATIONS, NumpyPolicy, Policy, factorised_noise
-from distdqn.networks.precision import in_float32
 from distdqn.networks.q_network import make_networks
 from distdqn.types import AnyArray, EnvironmentSpec, FloatArray, Layer, PolicyWeights
 
@@ -136,14 +135,9 @@ def difference(translated: list[Layer], q_network: keras.Model, observation: Any
 
 @functools.lru_cache(maxsize=1)
 def _function(model: keras.Model) -> Any:
-    """`model` in float32 as a TensorFlow function of observations `[B, *observation_shape]` of any number."""
+    """`model` as a TensorFlow function of observations `[B, *observation_shape]` of any number."""
     signature = tf.TensorSpec((None, *model.input_shape[1:]), model.inputs[0].dtype)
-    function = tf.function(
-        lambda observation: model(observation, training=False), input_signature=[signature]
-    )
-    with in_float32(model):
-        function.get_concrete_function()  # the only one, for all calls
-    return function
+    return tf.function(lambda observation: model(observation, training=False), input_signature=[signature])
 
 
 def _noise(model: keras.Model) -> list[Any]:

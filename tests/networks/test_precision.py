@@ -49,11 +49,17 @@ def test_float32_is_restored_to_the_bit() -> None:
 
 
 def test_network_without_convolutions_stays_float32() -> None:
-    network = make_network("dense")
-    expected = network(IMAGES).numpy()
-    set_precision(network, "float32")
+    network = make_networks(make_options(), make_spec((4,), 3), 0)[0]
+    set_precision(network, "bfloat16")
 
-    np.testing.assert_array_equal(network(IMAGES).numpy(), expected)
+    assert {layer.compute_dtype for layer in network.layers} == {"float32"}
+
+
+def test_layers_of_the_user_keep_their_precision() -> None:
+    learner = build_learner(IMAGE, network="toy_user_networks:rounded")
+
+    kinds = {type(layer).__name__: layer.compute_dtype for layer in learner._loop.online.layers}
+    assert kinds["Conv2D"] == "bfloat16"
 
 
 @pytest.mark.parametrize(
