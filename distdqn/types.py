@@ -4,7 +4,8 @@ Leading axes: `[C]` a chunk of transitions, `[U, B]` the batches of one learner 
 """
 
 import math
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -283,6 +284,7 @@ class RolloutReport:
     env_seconds: float  # inside the environments
     network_seconds: float  # inside the network and action selection
     total_seconds: float
+    idle_seconds: float = 0.0  # of these, those without need of a CPU; 0 where the system does not tell
     env_faults: int = 0  # times an environment raised and all were rebuilt
     env_tracebacks: list[str] = field(default_factory=list)  # those never reported before
     episodes_lost: int = 0  # open episodes that these faults ended
@@ -349,6 +351,18 @@ class Evaluation:
     env_faults: int = 0  # times an environment raised and all episodes were repeated
     env_tracebacks: list[str] = field(default_factory=list)  # those never reported before
     is_cut: bool = False  # its time was over: the episodes that ended first, which are no fair sample
+
+    @classmethod
+    def joined(cls, parts: Sequence["Evaluation"]) -> "Evaluation":
+        """All episodes of `parts`, which were played at the same time with the same weights."""
+        return replace(
+            parts[0],
+            returns=[each for part in parts for each in part.returns],
+            seconds=max(part.seconds for part in parts),
+            env_faults=sum(part.env_faults for part in parts),
+            env_tracebacks=[each for part in parts for each in part.env_tracebacks],
+            is_cut=any(part.is_cut for part in parts),
+        )
 
     @property
     def mean(self) -> float:

@@ -2,8 +2,10 @@
 
 import dataclasses
 import itertools
+import math
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -76,7 +78,7 @@ class Actor:
 
         After a restart: new episodes from another seed; the open n-step windows are lost.
         """
-        begin = time.perf_counter()
+        begin, scheduled = time.perf_counter(), _scheduled_seconds()
         if weights is not None:
             self._weights, self._policy = weights, make_policy(weights)
         epsilon = np.ones(self._options.envs_per_actor, np.float32)  # [E]
@@ -88,6 +90,7 @@ class Actor:
         has_signal = bool((steps.is_transition & ((steps.reward != 0.0) | steps.terminated)).any())
         self._prepare_for_learning(steps, ends)
         transitions = self._completed(self._windows.add(steps))
+        total_seconds = time.perf_counter() - begin
         report = RolloutReport(
             env_steps=int(np.count_nonzero(steps.is_transition)),
             transitions=len(transitions),
@@ -98,7 +101,8 @@ class Actor:
             weights_learner_steps=self._weights.learner_steps if self._weights else 0,
             env_seconds=env_seconds,
             network_seconds=network_seconds,
-            total_seconds=time.perf_counter() - begin,
+            total_seconds=total_seconds,
+            idle_seconds=max(0.0, total_seconds - (_scheduled_seconds() - scheduled)),
             env_faults=self._faults.count,
             env_tracebacks=self._faults.tracebacks,
             episodes_lost=self._faults.episodes_lost,
@@ -203,6 +207,15 @@ class Actor:
         return dataclasses.replace(
             transitions, observation=observation, next_observation=next_observation, frames=frames
         )
+
+
+def _scheduled_seconds() -> float:
+    """Seconds in which this thread has used a CPU or waited for one; infinite where the system tells none."""
+    try:
+        used, waited, _ = Path("/proc/thread-self/schedstat").read_bytes().split()  # in nanoseconds
+    except (OSError, ValueError):
+        return math.inf
+    return (int(used) + int(waited)) / 1e9
 
 
 def td_errors(policy: Policy, transitions: Transitions) -> FloatArray:

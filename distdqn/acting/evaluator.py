@@ -19,10 +19,14 @@ _MAX_ENVIRONMENTS = 200
 
 
 class Evaluator:
-    """Plays greedy episodes, many environments together; if `has_mask`, `info` says what is allowed."""
+    """Plays greedy episodes, many environments together; if `has_mask`, `info` says what is allowed.
 
-    def __init__(self, options: SharedOptions, has_mask: bool = False) -> None:
+    Evaluators with another `index` play other episodes.
+    """
+
+    def __init__(self, options: SharedOptions, has_mask: bool = False, index: int = 0) -> None:
         self._options = options
+        self._index = index
         self._has_mask = has_mask
         self._faults = FaultLog(options, options.max_failures)
 
@@ -68,7 +72,8 @@ class Evaluator:
         """The seed of this round, then one for the first round of each further attempt."""
         while True:
             attempt = self._faults.count
-            later = (attempt, round_index) if attempt or round_index else ()
+            later: tuple[int, ...] = (attempt, round_index) if attempt or round_index else ()
+            later = (attempt, round_index, self._index) if self._index else later
             yield make_integer_seed(self._options.seed, "evaluation", number, *later)
             round_index = 0
 

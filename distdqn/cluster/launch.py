@@ -32,7 +32,8 @@ def launched(
     why.
     """
     config = run.config
-    others = config.replay_shards + 2  # replay, the learner and the evaluator
+    evaluators = 1 if config.evaluators == "auto" else config.evaluators
+    others = config.replay_shards + 1 + evaluators  # and the learner
     actors = initial_actors(config, available_cpus() - others)
     timer = threading.Timer(_TELL_SECONDS, run.metrics.note, ("Learning has not started: Ray is starting.",))
     timer.daemon = True

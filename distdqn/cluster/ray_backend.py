@@ -202,7 +202,7 @@ class RayBackend(Backend):
 
 
 def _name(role: str, index: int) -> str:
-    return f"{role}-{index}" if role in ("actor", "replay") else role
+    return f"{role}-{index}" if index or role in ("actor", "replay") else role
 
 
 def _identify(_role: Any, niceness: int) -> dict[str, Any]:

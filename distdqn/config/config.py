@@ -99,7 +99,7 @@ class PlacementOptions(SharedOptions):
     learner_resources: Amounts | None = None
     """Custom resources that the learner takes of its node, as in `fast=1,node:10.0.0.3=0.01`."""
     actor_resources: Amounts | None = None
-    """Custom resources that each actor, and the evaluator, takes of its node."""
+    """Custom resources that each actor, and each evaluator, takes of its node."""
 
 
 class GoalOptions(SharedOptions):
@@ -119,6 +119,9 @@ class GoalOptions(SharedOptions):
     """Learner steps from one evaluation to the next."""
     eval_episodes: UpTo100K = 20
     """Episodes of a regular evaluation."""
+    evaluators: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = "auto"
+    """Number of processes that share the episodes of an evaluation; `auto` means 1, and in `async` on one
+    machine up to 8 where steps wait for something other than the CPU."""
     confirm_episodes: Annotated[int, Field(ge=2, le=100_000)] = 200
     """Fresh episodes of the evaluation that confirms that the goal is reached."""
 
@@ -192,8 +195,7 @@ class RunOptions(FaultOptions, CheckpointOptions, ReportOptions, GoalOptions, Pl
     min_actors: Actors | None = None
     """Start with this many actors and add the rest when nodes join; none means all, and one for `auto`."""
     max_actors: Actors | None = None
-    """Largest number of actors; with `auto` also what an autoscaling cluster is asked for; none means no
-    limit."""
+    """Largest number of actors, which `auto` asks an autoscaling cluster for; none means no limit."""
     run_dir: Text | None = None
     """Folder for results; none means `runs/<env>-<time>`."""
     address: Annotated[Text, AfterValidator(validation.check_address)] | None = None
@@ -244,8 +246,7 @@ class ActingOptions(SharedOptions):
     early_end_steps: Annotated[int, Field(ge=1, le=10**9)] = 200
     """Env step of an episode before which its end is early."""
     bootstrap_on_termination: bool = False
-    """Bootstrap from the next observation even where the episode terminated: a common mistake, to be
-    studied."""
+    """Bootstrap where an episode terminated, too: a common mistake, to be studied."""
 
 
 class ReplayOptions(SharedOptions):
@@ -300,8 +301,7 @@ class LearningOptions(SharedOptions):
     dueling: bool = False
     """Learn a value, and an advantage for each action, each with a last hidden layer of its own."""
     noisy: bool = False
-    """Noisy networks: explore by learned noise in the weights; then set `epsilon_start` and `epsilon_end`
-    to 0."""
+    """Explore by learned noise in the weights; then set `epsilon_start` and `epsilon_end` to 0."""
     noisy_sigma: Positive = 0.5
     """Initial scale of that noise."""
     head: Literal["value", "quantile", "categorical"] = "quantile"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from dataclasses import dataclass
 
 from distdqn.config.config import resolved
@@ -23,6 +24,8 @@ from distdqn.types import (
     RolloutRequest,
 )
 
+_MAX_EVALUATORS = 8  # of `auto`
+_IDLE_SECONDS = 0.0005  # of an env step, for which there is one evaluator
 _CALLS_AHEAD = 2  # in flight to each actor and to the learner: one runs, one is queued
 
 
@@ -48,6 +51,10 @@ class Scheduler:
         self._team = team
         self._shards = shards
         self._turn = 0  # index of the actor that is next
+        self._idle_seconds = 0.0  # of the actors in these env steps
+        self._idle_env_steps = 0
+        self._parts: dict[int, Evaluation] = {}  # of the evaluation that runs, by evaluator
+        self._skipped = 0  # number of the last evaluation whose weights are lost
         self._published_at = run.metrics.counters.learner_steps
         self._generator = make_generator(run.config.seed, "shards")
 
@@ -137,6 +144,8 @@ class Scheduler:
 
         def stored() -> None:
             self.env_steps_in_flight -= request.limit
+            self._idle_seconds += report.idle_seconds
+            self._idle_env_steps += report.env_steps
             metrics = self._run.metrics
             metrics.add_rollout(report, metrics.counters.inserted + report.transitions)
 
@@ -267,21 +276,37 @@ class Scheduler:
             self._evaluate(request)
 
     def _evaluate(self, request: EvaluationRequest) -> None:
+        """Lets every evaluator play its part of the episodes."""
+        config = self._run.config
+        if config.evaluators == "auto" and self._idle_env_steps:
+            wanted = wanted_evaluators(self._idle_seconds / self._idle_env_steps)
+            self._team.add_evaluators(min(wanted, config.eval_episodes))
+        parts = self._team.split_episodes(request.episodes)
+        self._parts = {}
+        for evaluator, episodes in parts:
+            self._evaluate_part(dataclasses.replace(request, episodes=episodes), len(parts), evaluator.index)
+
+    def _evaluate_part(self, request: EvaluationRequest, parts: int, index: int) -> None:
         turns = evaluation_turns(request.episodes)
         self._calls.send(
-            self._team.evaluator,
+            self._team.evaluators[index],
             "evaluate",
             request.weights,
             request.episodes,
             request.number,
             turns * self._calls.env_timeout_seconds,  # cut before its deadline, so that its role lives on
-            on_result=functools.partial(self._end_evaluation, request),
-            on_lost=functools.partial(self._lose_evaluation, request),
+            on_result=functools.partial(self._end_part, request, parts),
+            on_lost=functools.partial(self._lose_part, request, parts),
             turns=turns + 1.0,
             plays=True,
         )
 
-    def _end_evaluation(self, request: EvaluationRequest, _call: Call, evaluation: Evaluation) -> None:
+    def _end_part(self, request: EvaluationRequest, parts: int, call: Call, evaluation: Evaluation) -> None:
+        self._parts[call.worker.index] = evaluation
+        if len(self._parts) == parts:
+            self._end_evaluation(request, Evaluation.joined([self._parts[i] for i in range(parts)]))
+
+    def _end_evaluation(self, request: EvaluationRequest, evaluation: Evaluation) -> None:
         """Judges weights once they are in this process, where no lost node takes them along."""
         weights, metrics = request.weights, self._run.metrics
         try:
@@ -294,10 +319,16 @@ class Scheduler:
         metrics.counters.evaluations += 1
         metrics.report(evaluation, actors_alive=len(self._team.acting))
 
-    def _lose_evaluation(self, request: EvaluationRequest, ended: Ended) -> None:
-        """Repeats an evaluation, unless its weights are lost: the next one is of newer weights."""
-        if ended.lacks_input:
+    def _lose_part(self, request: EvaluationRequest, parts: int, ended: Ended) -> None:
+        """Repeats a part, unless its weights are lost: the next evaluation is of newer weights."""
+        if not ended.lacks_input:
+            self._evaluate_part(request, parts, ended.call.worker.index)
+        elif request.number != self._skipped:
+            self._skipped = request.number
             why = last_line(ended.failure or "")
             self._run.metrics.note(f"An evaluation is skipped because its weights are lost: {why}")
-        else:
-            self._evaluate(request)
+
+
+def wanted_evaluators(idle_seconds: float) -> int:
+    """Evaluators for an environment that idles so long in each step: only those that idle gain by many."""
+    return min(_MAX_EVALUATORS, max(1, math.ceil(idle_seconds / _IDLE_SECONDS)))

@@ -20,13 +20,14 @@ from distdqn.types import EnvironmentSpec, LearnRequest
 def role_parts(config: Config, spec: EnvironmentSpec, role: str, index: int, restarts: int) -> Parts:
     """Class and arguments of a role: `actor`, `replay`, `learner` or `evaluator`.
 
-    `index` is that of the actor or of the shard of replay, `restarts` how often it was started before.
+    `index` is that of the actor, the evaluator or the shard of replay, `restarts` how often it was started
+    before.
     """
     parts: dict[str, Parts] = {
         "actor": (Actor, (config, spec, index, restarts)),
         "replay": (Replay, (config, index)),
         "learner": (Learner, (config, spec, restarts)),
-        "evaluator": (Evaluator, (config, spec.mask is not None)),
+        "evaluator": (Evaluator, (config, spec.mask is not None, index)),
     }
     return parts[role]
 

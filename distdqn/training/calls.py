@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -208,26 +208,32 @@ class Calls:
         for handle in list(self._handles):
             self._end(handle)
 
-    def ask(self, worker: Worker, method: str, *arguments: Any, turns: float = 1.0) -> Any:
-        """Calls a role and waits for the result, `turns` times the usual deadline; `RoleFailure` without one.
+    def ask(self, worker: Worker, method: str, *arguments: Any) -> Any:
+        """Calls a role and waits for the result; `RoleFailure` without one by the usual deadline."""
+        return self.ask_each(method, [(worker, arguments)])[0][0]
 
-        A call whose message is lost is repeated if that has no side effects.
+    def ask_each(
+        self, method: str, asked: Sequence[tuple[Worker, tuple[Any, ...]]], turns: float = 1.0
+    ) -> list[tuple[Any, Ref]]:
+        """Calls roles at the same time; waits for results and references, `turns` times the usual deadline.
+
+        `RoleFailure` without one. A call whose message is lost is repeated if that has no side effects.
         """
-        return self.ask_with_ref(worker, method, *arguments, turns=turns)[0]
-
-    def ask_with_ref(
-        self, worker: Worker, method: str, *arguments: Any, turns: float = 1.0
-    ) -> tuple[Any, Ref]:
-        """The same, with the reference to the result."""
-        deadline = self.clock() + self.start_timeout_seconds * turns
-        while True:
-            (ref,) = self.backend.call(worker.handle, method, *arguments)
-            try:
-                return self.backend.get(ref, self.start_timeout_seconds * turns), ref
-            except CallFailed as error:
-                if not error.is_lost or method not in _REPEATABLE or self.clock() >= deadline:
-                    raise _role_failure(worker, method, error) from error
-            self.backend.wait([], _RETRY_SECONDS)
+        seconds = self.start_timeout_seconds * turns
+        deadline = self.clock() + seconds
+        refs = [self.backend.call(worker.handle, method, *arguments)[0] for worker, arguments in asked]
+        results = []
+        for ref, (worker, arguments) in zip(refs, asked, strict=True):
+            while True:
+                try:
+                    results.append((self.backend.get(ref, seconds), ref))
+                    break
+                except CallFailed as error:
+                    if not error.is_lost or method not in _REPEATABLE or self.clock() >= deadline:
+                        raise _role_failure(worker, method, error) from error
+                self.backend.wait([], _RETRY_SECONDS)
+                (ref,) = self.backend.call(worker.handle, method, *arguments)
+        return results
 
     def fetch(self, worker: Worker, method: str, ref: Ref) -> Any:
         """Waits for the result of a call of `method`; `RoleFailure` if there is none."""

@@ -64,6 +64,9 @@ def resolve(config: Config, spec: EnvironmentSpec) -> Config:
         fitting = [choose_torso(shape, spec.is_image) for shape in spec.torso_shapes]
         torso = next((each for each in ("nature", "small") if each in fitting), "dense")
     # In the other modes, results must not depend on the machine.
+    has_machine = config.mode == "async" and (
+        config.address == "local" or not (config.address or os.environ.get("RAY_ADDRESS"))
+    )
     is_free = config.mode == "async" and config.network is None and torso != "dense"
     step_bytes = config.envs_per_actor * _observation_bytes(spec)
     batch_bytes = 2 * batch_size * _observation_bytes(spec)
@@ -82,7 +85,8 @@ def resolve(config: Config, spec: EnvironmentSpec) -> Config:
         # The exploratory actions in a window of several steps bias what it says of the greedy policy: where
         # states are told apart exactly, that costs more than the longer windows gain.
         "watkins": spec.is_discrete if config.watkins is None else config.watkins,
-        "learner_threads": _learner_threads(config, is_free),
+        "learner_threads": _learner_threads(config, is_free and has_machine),
+        "evaluators": 1 if config.evaluators == "auto" and not has_machine else config.evaluators,
         "precision": _precision(config, is_free),
         "updates_per_call": min(config.updates_per_call, max(1, _MAX_CALL_BYTES // batch_bytes)),
     }
@@ -93,8 +97,7 @@ def _learner_threads(config: Config, is_free: bool) -> int:
     """Threads of the learner. While it waits for transitions, actors have the CPUs, so they never starve."""
     if config.learner_threads != "auto":
         return config.learner_threads
-    is_alone = config.address == "local" or not (config.address or os.environ.get("RAY_ADDRESS"))
-    return available_cpus() if is_free and is_alone and not config.learner_gpus else 1
+    return available_cpus() if is_free and not config.learner_gpus else 1
 
 
 def _precision(config: Config, is_free: bool) -> str:

@@ -42,7 +42,8 @@ class Team:
         self.learner = calls.start("learner", restarts=generation)
         shards = config.replay_shards
         self.shards = [calls.start("replay", index, is_numbered=shards > 1) for index in range(shards)]
-        self.evaluator = calls.start("evaluator")
+        self.evaluators: list[Worker] = []  # by index
+        self.add_evaluators(1 if config.evaluators == "auto" else config.evaluators)
         self.actors: list[Worker] = []  # by index, draining ones included; last: a run can do with fewer
         for _ in range(actors):
             self.add_actor()
@@ -51,7 +52,7 @@ class Team:
     @property
     def workers(self) -> list[Worker]:
         """All roles that the run needs."""
-        return [self.learner, *self.shards, self.evaluator, *self.actors]
+        return [self.learner, *self.shards, *self.evaluators, *self.actors]
 
     @property
     def all_workers(self) -> list[Worker]:
@@ -71,6 +72,11 @@ class Team:
     def describe(self) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
         """For `status.json`: the Ray cluster, and process, host and restarts of each role."""
         return self.calls.backend.describe(), [worker.to_json() for worker in self.all_workers]
+
+    def add_evaluators(self, count: int) -> None:
+        """Starts evaluators until there are `count`."""
+        for index in range(len(self.evaluators), count):
+            self.evaluators.append(self.calls.start("evaluator", index, is_numbered=index > 0))
 
     def add_actor(self) -> None:
         """Starts an actor with the lowest free index."""
@@ -96,16 +102,24 @@ class Team:
             self.actors = [fresh if each is worker else each for each in self.actors]
         else:
             fresh = self.calls.start(worker.role, worker.index, worker.restarts + 1, worker.is_numbered)
-            if worker.role == "replay":
-                self.shards[worker.index] = fresh
-            else:
-                setattr(self, worker.role, fresh)
+            match worker.role:
+                case "replay":
+                    self.shards[worker.index] = fresh
+                case "evaluator":
+                    self.evaluators[worker.index] = fresh
+                case _:
+                    setattr(self, worker.role, fresh)
         fresh.failures = worker.failures
         return fresh
 
     def shard_of(self, actor: Worker) -> Worker:
         """The shard of replay that stores this actor's transitions; no shard goes without."""
         return self.shards[self.actors.index(actor) % len(self.shards)]
+
+    def split_episodes(self, episodes: int) -> list[tuple[Worker, int]]:
+        """Evaluators, each with its part of so many episodes, at least one."""
+        count = min(episodes, len(self.evaluators))
+        return [(self.evaluators[i], len(range(i, episodes, count))) for i in range(count)]
 
     def _start_actor(self, index: int) -> Worker:
         """Starts an actor; no two actors of a run with the same index have the same number of restarts."""
@@ -137,7 +151,7 @@ class Team:
 
     def publish(self) -> PolicyWeights:
         """The newest weights as a new version."""
-        self._published = self.calls.ask_with_ref(self.learner, "publish")
+        (self._published,) = self.calls.ask_each("publish", [(self.learner, ())])
         self.newest = self._published[0]
         return self.newest
 
@@ -179,9 +193,9 @@ class Team:
     def evaluate(self, request: EvaluationRequest) -> Evaluation:
         """Plays the requested greedy episodes."""
         weights, turns = self._ref(request.weights), evaluation_turns(request.episodes)
-        arguments = (weights, request.episodes, request.number, request.seconds)
-        evaluation: Evaluation = self.calls.ask(self.evaluator, "evaluate", *arguments, turns=turns)
-        return evaluation
+        parts = self.split_episodes(request.episodes)
+        asked = [(each, (weights, episodes, request.number, request.seconds)) for each, episodes in parts]
+        return Evaluation.joined([part for part, _ in self.calls.ask_each("evaluate", asked, turns)])
 
     def export(self, weights: PolicyWeights) -> bytes:
         """`weights` as a `.keras` file."""
