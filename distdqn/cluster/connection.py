@@ -58,7 +58,7 @@ class Cluster:
     address: str  # of its head
     is_private: bool  # started for this run, on this machine
     cpus_per_role: float  # 0 on a Ray of one machine that this process started: roles share the cores there
-    preload: Preload | None = None  # for the learner's process
+    has_preload: bool = False  # whether a process waits that the learner's is forked from
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def connected(
             _join(target)
         ray_output.remove_handler("ray_print_logs")  # `RoleLogs` writes into files what roles print
         cluster = _describe(is_private=target.address is None)
-        yield cluster if reaper is None else replace(cluster, preload=reaper.preload)
+        yield replace(cluster, has_preload=reaper is not None and reaper.preload is not None)
     finally:
         if reaper is not None and hasattr(sys, "ps1"):
             atexit.register(_shut_down, reaper)
@@ -293,10 +293,13 @@ def _start_private(cpus: int, hide_gpus: bool) -> Reaper:
         reaper = Reaper()
         settings = given | (NO_GPU if hide_gpus else {}) | reaper.variables
         try:
-            with _environment(settings), loopback_only(), adapted_start():
+            with _environment(settings), loopback_only():
                 if hide_gpus and reaper.is_watching:
-                    reaper.preload = Preload()
-                ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR)
+                    reaper.preload = Preload(reaper.folder)
+                with adapted_start(reaper.preload):
+                    ray.init(
+                        address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR
+                    )
             break
         except NodeEnded as error:
             reaper.finish()

@@ -3,11 +3,14 @@
 import contextlib
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from ray._private import services
+
+from distdqn.cluster.preload import Preload
 
 _NODE_SECONDS = 180.0  # for the node to report to the head; 30 in Ray, too few beside other work
 _POLL_SECONDS = 0.2
@@ -18,8 +21,10 @@ class NodeEnded(Exception):
 
 
 @contextlib.contextmanager
-def adapted_start() -> Iterator[None]:
+def adapted_start(preload: Preload | None = None) -> Iterator[None]:
     """Starts Ray's processes inside so that SIGTERM does not end them, and waits longer for the node.
+
+    The roles' processes are forked from those of `preload`, if there is one.
 
     A batch system sends SIGTERM to every process. If the node ends before this process has saved what was
     learned, Ray ends the driver at once. `NodeEnded` if the node has ended by itself, as it does if its
@@ -47,6 +52,8 @@ def adapted_start() -> Iterator[None]:
             preexec_fn()
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
+        if preload is not None:
+            command = [each.replace(*_worker_command(preload)) for each in command]
         process: Any = subprocess.Popen(command, preexec_fn=prepare, start_new_session=True, **options)  # noqa: S603
         process.terminate = process.kill
         if command[0].endswith("raylet"):
@@ -58,3 +65,10 @@ def adapted_start() -> Iterator[None]:
         yield
     finally:
         services.ConsolePopen, services.get_node = before
+
+
+def _worker_command(preload: Preload) -> tuple[str, str]:
+    """How Ray's node starts Python for a role, and what replaces that."""
+    option = "--python_worker_command="
+    ours = subprocess.list2cmdline(preload.command)
+    return f"{option}{subprocess.list2cmdline([sys.executable])} ", f"{option}{ours} "

@@ -9,9 +9,11 @@ This file is also the program of that process, so it uses the standard library o
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,16 +32,18 @@ class Reaper:
     """
 
     variables: dict[str, str]  # for the environment of the processes that it may end
-    preload: Any = None  # one of them, which this process has started
+    folder: str  # of this user alone; it is removed at the end
+    preload: Any = None  # some of them, which this process has started
 
     def __init__(self, patience_seconds: float = _PATIENCE_SECONDS) -> None:
         mark = self._mark = os.urandom(16).hex()
         # SPT_NOENV keeps setproctitle, with which Ray names its processes, from overwriting the mark.
         self.variables = {MARK: mark, "SPT_NOENV": "1"}
+        self.folder = tempfile.mkdtemp(prefix="distdqn-")
         self._process: subprocess.Popen[bytes] | None = None
         if Path("/proc/self/environ").exists():
             self._process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-IS", __file__, mark, str(patience_seconds)],
+                [sys.executable, "-IS", __file__, mark, str(patience_seconds), self.folder],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -60,6 +64,7 @@ class Reaper:
             _kill_all(self._mark)
             self._process.kill()
             self._process.communicate()  # closes the pipe and waits
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def release(self) -> None:
         """Makes it act now, as if this process had been killed; does not wait for it."""
@@ -67,6 +72,8 @@ class Reaper:
             self.preload.close()
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def private_addresses() -> set[str]:
@@ -105,3 +112,4 @@ if __name__ == "__main__":
     sys.stdin.buffer.read()  # until the end of the pipe
     time.sleep(float(sys.argv[2]))  # Ray's processes may end by themselves
     _kill_all(sys.argv[1])
+    shutil.rmtree(sys.argv[3], ignore_errors=True)

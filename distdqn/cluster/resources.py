@@ -18,6 +18,7 @@ from ray.experimental import internal_kv
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from distdqn.cluster import preload
 from distdqn.cluster.connection import NO_GPU, THREAD_SETTINGS, Cluster
 from distdqn.config.config import RunOptions
 from distdqn.config.validation import parse_amounts
@@ -58,8 +59,8 @@ class Placement:
         options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "resources": request}
         if not self._cluster.is_private or self._options.learner_gpus:  # else the process inherits them
             options["runtime_env"] = {"env_vars": {**THREAD_SETTINGS, **({} if gpus else NO_GPU)}}
-        if role == "learner" and self._cluster.preload is not None:
-            options["runtime_env"] = {"py_executable": self._cluster.preload.py_executable}
+        if role == "learner" and self._cluster.has_preload:
+            options["runtime_env"] = {"env_vars": preload.LEARNER}
         if not self._cluster.cpus_per_role:  # there is one machine only
             return options
         if role not in _PAIR or index > 0:

@@ -1,5 +1,6 @@
-"""The process that imports TensorFlow before Ray asks for the learner's."""
+"""The processes that import what roles need before Ray asks for theirs."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,88 +10,112 @@ from typing import Any
 
 import pytest
 
-from distdqn.cluster import preload
-from distdqn.cluster.preload import Preload
+from distdqn.cluster.preload import LEARNER, Preload
 
 SHOWN = """
-import json, os, sys
-has_tensorflow = "tensorflow" in sys.modules
-shown = [sys.argv[1:], os.environ["TOLD"], os.getcwd(), sys.path[0], has_tensorflow, os.getppid()]
-print(json.dumps(shown), __name__, file=sys.stderr)
-sys.exit(int(sys.argv[1]))
+import json, os, random, sys
+loaded = [name for name in ("gymnasium", "tensorflow", "ray") if name in sys.modules]
+drawn = [random.random()] + ([sys.modules["numpy"].random.rand()] if loaded else [])
+told = [sys.argv, os.environ.get("TOLD"), os.getcwd(), sys.path[0], loaded, __name__, os.getppid(), drawn]
+print(json.dumps(told), file=sys.stderr)
 """
+LANGUAGE = "--language=PYTHON"
 
 
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
-    """Tells on standard error what it was started with, and ends with the exit code that it is given."""
-    (tmp_path / "shown.py").write_text(SHOWN)
-    return tmp_path / "shown.py"
+    """Tells on standard error what it was started with."""
+    for name in ("setup_worker.py", "worker.py"):
+        (tmp_path / name).write_text(SHOWN)
+    return tmp_path / "worker.py"
 
 
 @pytest.fixture
-def waiting() -> Iterator[Preload]:
-    process = Preload()
+def waiting(tmp_path: Path) -> Iterator[Preload]:
+    process = Preload(str(tmp_path))
     yield process
     process.close()
 
 
-def start(py_executable: str, program: Path, code: int) -> Any:
-    """As Ray starts a worker."""
-    command = f"exec {py_executable} {program} {code} 'a b'"
-    environment = {"PATH": os.environ["PATH"], "TOLD": "x y"}
-    return subprocess.run(
-        ["bash", "-c", command],
+def start(command: list[str], program: Path, *arguments: str) -> Any:
+    """As Ray starts a worker: what it tells."""
+    ended = subprocess.run(
+        [*command, str(program.with_name("setup_worker.py")), str(program), "--id=a b", *arguments],
         capture_output=True,
         text=True,
-        env=environment,
+        env={"PATH": os.environ["PATH"], "TOLD": "x y"},
         cwd=program.parent,
-        check=False,
+        check=True,
         timeout=120,
     )
+    return json.loads(ended.stderr.splitlines()[-1])
 
 
-def expected(program: Path, code: int, has_tensorflow: bool) -> str:
-    loaded = "true" if has_tensorflow else "false"
-    return f'[["{code}", "a b"], "x y", "{program.parent}", "{program.parent}", {loaded}, '
+def context(**changes: Any) -> str:
+    """An option as Ray gives it where a role has a runtime environment."""
+    usual = {"command_prefix": [], "env_vars": {}, "py_executable": sys.executable, "java_jars": []}
+    return f"--serialized-runtime-env-context={json.dumps(usual | changes)}"
 
 
-def test_first_process_is_a_fork_with_tensorflow_and_the_next_is_python(
-    waiting: Preload, program: Path
+def test_every_role_is_a_fork_that_draws_its_own_random_numbers(waiting: Preload, program: Path) -> None:
+    first, second = (start(waiting.command, program, LANGUAGE) for _ in range(2))
+
+    for told in (first, second):
+        assert told[0] == [str(program), "--id=a b"]
+        assert told[1:4] == ["x y", str(program.parent), str(program.parent)]
+        assert told[4:7] == [["gymnasium"], "__main__", waiting._processes[0].pid]
+    assert not {*first[7]} & {*second[7]}
+
+
+def test_process_of_the_learner_is_a_fork_with_tensorflow(waiting: Preload, program: Path) -> None:
+    told = start(waiting.command, program, LANGUAGE, context(env_vars={**LEARNER, "TOLD": "more"}))
+
+    assert told[0] == [str(program), "--id=a b"]
+    assert (told[1], "tensorflow" in told[4], told[6]) == ("more", True, waiting._processes[1].pid)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--language=JAVA",),
+        (LANGUAGE, context(py_executable="/usr/bin/other")),
+        (LANGUAGE, context(command_prefix=["nice"])),
+        (LANGUAGE, context(env_vars={"TOLD": "${HOME}"})),
+    ],
+)
+def test_what_only_ray_can_start_becomes_python_as_usual(
+    waiting: Preload, program: Path, arguments: tuple[str, ...]
 ) -> None:
-    first, second = (start(waiting.py_executable, program, code) for code in (7, 3))
+    told = start(waiting.command, program, *arguments)
 
-    for ended, code, is_fork in ((first, 7, True), (second, 3, False)):
-        assert ended.returncode == code, ended.stderr
-        assert ended.stderr.startswith(expected(program, code, is_fork)), ended.stderr
-        assert (f" {waiting._process.pid}] __main__" in ended.stderr) == is_fork
+    assert told[0] == [str(program.with_name("setup_worker.py")), str(program), "--id=a b", *arguments]
+    assert (told[4], told[6]) == ([], os.getpid())
 
 
-def test_without_the_process_the_client_becomes_python(program: Path) -> None:
-    ended = start(f"{sys.executable} -IS {preload.__file__} fork /no/such/socket", program, 5)
+def test_without_the_processes_the_client_becomes_python(program: Path) -> None:
+    waiting = Preload(str(program.parent))
+    waiting.close()
 
-    assert ended.returncode == 5
-    assert ended.stderr.startswith(expected(program, 5, False))
+    told = start(waiting.command, program, LANGUAGE)
+
+    assert told[0][0] == str(program.with_name("setup_worker.py"))
+    assert (told[1], told[4], told[6]) == ("x y", [], os.getpid())
 
 
-def test_process_that_fails_leaves_the_client_to_become_python(program: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(sys, "path", ["/nowhere"])  # it finds no `distdqn`
-    process = Preload()
+def test_processes_that_fail_leave_the_client_to_become_python(program: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(sys, "path", ["/nowhere"])  # they find no `distdqn`
+    waiting = Preload(str(program.parent))
     monkeypatch.undo()
 
-    ended = start(process.py_executable, program, 4)
-    process.close()
+    told = start(waiting.command, program, LANGUAGE)
+    waiting.close()
 
-    assert (ended.returncode, ended.stderr.startswith(expected(program, 4, False))) == (4, True)
+    assert (told[4], told[6]) == ([], os.getpid())
 
 
-def test_close_leaves_no_process_and_no_folder_behind() -> None:
-    process = Preload()
-    folder = Path(process._folder)
-    assert folder.stat().st_mode & 0o077 == 0  # nobody else may send it a program
+def test_close_leaves_no_waiting_process_behind(waiting: Preload) -> None:
+    waiting.close()
 
-    process.close()
-
-    assert not folder.exists()
-    with pytest.raises(ProcessLookupError):
-        os.kill(process._process.pid, 0)
+    for process in waiting._processes:
+        with pytest.raises(ProcessLookupError):
+            os.kill(process.pid, 0)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -20,7 +21,7 @@ command = [sys.executable, "-IS", "-c", "import time; time.sleep(60)"]
 child = subprocess.Popen(
     command, env={**os.environ, **reaper.variables}, stdout=subprocess.DEVNULL, start_new_session=True
 )
-print(child.pid, reaper._process.pid, flush=True)
+print(child.pid, reaper._process.pid, reaper.folder, flush=True)
 while word := sys.stdin.readline().strip():
     getattr(reaper, word)()
     print(word, flush=True)
@@ -38,8 +39,10 @@ class _Started:
             text=True,
             start_new_session=True,
         )
-        child, watcher = map(int, self.starter.stdout.readline().split())
-        self.child, self.watcher = psutil.Process(child), psutil.Process(watcher)
+        child, watcher, folder = self.starter.stdout.readline().split()
+        self.child, self.watcher = psutil.Process(int(child)), psutil.Process(int(watcher))
+        self.folder = Path(folder)
+        assert self.folder.stat().st_mode & 0o077 == 0  # nobody else may put a socket there
 
     def tell(self, word):
         """Has a method of its reaper called, and waits until that has returned."""
@@ -89,6 +92,8 @@ def test_processes_that_a_killed_group_leaves_behind_are_ended_and_none_of_anoth
     assert _is_alive(killed.child)  # it is given half a second
 
     assert _ends(killed.child, killed.watcher)
+    assert not killed.folder.exists()
+    assert other.folder.exists()
     assert all(map(_is_alive, (other.starter, other.child, other.watcher)))
 
 
@@ -98,6 +103,7 @@ def test_what_is_left_of_a_run_in_order_is_ended_at_once_with_the_reaper(start):
     started.tell("finish")
 
     assert not started.watcher.is_running()
+    assert not started.folder.exists()
     assert not _is_alive(started.child)
     assert all(map(_is_alive, (started.starter, other.child, other.watcher)))
 
@@ -108,4 +114,5 @@ def test_processes_of_a_failed_start_are_ended_while_their_starter_lives(start):
     started.tell("release")
 
     assert _ends(started.child, started.watcher)
+    assert not started.folder.exists()
     assert _is_alive(started.starter)
