@@ -90,14 +90,14 @@ def main():
     module = algorithm.get_module()
     returns = play(lambda each: greedy_actions(module, each), EPISODES, next(fresh_seeds(options.seed)))
     figures = {"env_steps": now[1], "learner_steps": now[2], "eval_return_mean": float(returns.mean())}
-    if begin is not None and now[0] > begin[0]:
-        period = now[0] - begin[0]
-        figures |= {
-            "ready_seconds": begin[0] - options.started,
-            "env_steps_per_second": (now[1] - begin[1]) / period,
-            "learner_steps_per_second": (now[2] - begin[2]) / period,
-            "measured_seconds": period,
-        }
+    if begin is not None:
+        figures["ready_seconds"] = begin[0] - options.started
+        if (period := now[0] - begin[0]) > 0.0:
+            figures |= {
+                "env_steps_per_second": (now[1] - begin[1]) / period,
+                "learner_steps_per_second": (now[2] - begin[2]) / period,
+                "measured_seconds": period,
+            }
     versions = {"ray": ray.__version__, "torch": torch.__version__, "gymnasium": gymnasium.__version__}
     print(json.dumps({**figures, "threads": torch.get_num_threads(), "versions": versions}))
     algorithm.stop()

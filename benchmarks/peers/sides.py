@@ -86,7 +86,7 @@ def run(command: Sequence[object], environment: dict[str, str], limit: float = 9
         output, errors = process.communicate(timeout=limit)
     except BaseException as error:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.communicate()  # closes the pipes
         if isinstance(error, subprocess.TimeoutExpired):
             raise RunFailed(f"no end after {limit:.0f} s") from error
         raise
@@ -191,10 +191,10 @@ TASKS = {
         seconds=0.0,
         figures=(
             Figure("train_seconds", "first update until solved, seconds", 1, "less"),
+            Figure("evaluation_seconds", "evaluations within that time, seconds", 1),
             _COMMAND,
             _ENV_STEPS,
             Figure("learner_steps", "updates", 0),
-            Figure("evaluation_seconds", "of these in evaluations, seconds", 1),
         ),
         measure=solve,
         needs_goal=True,

@@ -87,8 +87,8 @@ def notes(task: Task, stored: Json, titles: dict[str, str]) -> list[str]:
     machine = stored["machine"]
     lines = [
         f"{machine['processor']}, {machine['cores']} cores, {stored['date']}, `{stored['command']}`.",
-        "Medians, with the range in brackets. A ratio is the geometric mean over pairs of runs, with its 95 %\n"
-        "interval; above 1, distdqn is better.",
+        "Medians, with the range in brackets. A ratio is the geometric mean over pairs of runs, with its"
+        " 95 % interval; above 1, distdqn is better.",
     ]
     if task.needs_goal:
         lines.append("Times and steps are those of the runs that solved it.")
