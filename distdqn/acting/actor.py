@@ -156,10 +156,10 @@ class Actor:
             if ended is not None:
                 self._faults.consecutive.reset()
                 ends += ended
-            # The steps beyond the limit are masked, so that the budget is met exactly.
             is_transition = steps.is_transition[row]
-            is_transition &= taken + np.cumsum(is_transition) <= limit
-            taken += int(is_transition.sum())
+            if taken + len(is_transition) > limit:  # steps beyond it are masked: the budget is met exactly
+                is_transition &= taken + np.cumsum(is_transition) <= limit
+            taken += int(np.count_nonzero(is_transition))
             row += 1
         return steps[:row], ends, env_seconds, network_seconds
 

@@ -47,9 +47,9 @@ def epsilon_ladder(environments: int, base: float, exponent: float) -> FloatArra
 def greedy_actions(q_values: FloatArray, generator: np.random.Generator) -> IntArray:
     """The greedy actions `[E]` from 0 for `q_values` `[E, A]`, ties broken at random."""
     best = q_values == q_values.max(axis=1, keepdims=True)  # [E, A]
-    is_unique = best.sum() == len(best)
-    ranks = q_values if is_unique else np.where(best, generator.random(best.shape), -1.0)
-    chosen: IntArray = np.argmax(ranks, axis=1)  # [E]
+    if np.count_nonzero(best) != len(best):
+        best = np.where(best, generator.random(best.shape), -1.0)
+    chosen: IntArray = best.argmax(axis=1)  # [E]
     return chosen
 
 

@@ -77,17 +77,22 @@ class EnvironmentMaker:
     def make(self, environments: int) -> VectorEnv[Any, Any, Any]:
         """As many environments, stepped together."""
         vector: VectorEnv[Any, Any, Any]
+        copies = len(self._wrappers) > len(self._of_one)  # else observations are packed at once
         if isinstance(self._found, str):
             more: dict[str, Any] = {}
             if not self._is_vector:
-                more = {"vectorization_mode": "sync", "wrappers": [self._wrap]}
+                more = {
+                    "vectorization_mode": "sync",
+                    "wrappers": [self._wrap],
+                    "vector_kwargs": {"copy": copies},
+                }
                 if self._limit is not None:
                     more["max_episode_steps"] = -1  # `_wrap` limits
             vector = gymnasium.make_vec(self._found, num_envs=environments, **more, **self._arguments)
         elif self._is_vector:
             vector = self._found(num_envs=environments, **self._arguments)
         else:
-            vector = SyncVectorEnv([self._make_one] * environments)
+            vector = SyncVectorEnv([self._make_one] * environments, copy=copies)
         for wrapper in self._wrappers:
             vector = wrapper(vector) if wrapper.is_of_vector else vector
         if not isinstance(vector, VectorEnv) or vector.num_envs != environments:

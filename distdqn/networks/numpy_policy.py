@@ -241,9 +241,12 @@ def _bind_layer_normalization(layer: Layer, arrays: list[FloatArray]) -> _Operat
     epsilon = np.float32(layer["epsilon"])
 
     def normalize(inputs: list[FloatArray]) -> FloatArray:
-        centred = inputs[0] - inputs[0].mean(axis=-1, keepdims=True)
-        variance = np.mean(np.square(centred), axis=-1, keepdims=True)
-        result: FloatArray = centred / np.sqrt(variance + epsilon) * scale + offset
+        x = inputs[0]
+        weights = np.full((x.shape[-1], 1), 1.0 / x.shape[-1], np.float32)  # a product is faster than `mean`
+        result: FloatArray = x - x @ weights
+        result /= np.sqrt((result * result) @ weights + epsilon)
+        result *= scale
+        result += offset
         return result
 
     return normalize
