@@ -16,6 +16,7 @@ _COMMANDS = {
     "export": "write a run's network as a file for another runtime",
     "inspect": "show what is in the checkpoints of a run, and whether they are whole",
     "check": "look at an environment as a run will, and say what is odd or slow about it",
+    "bench": "measure how fast a run is on this machine, and what limits it",
     "tune": "search options with Ray Tune",
     "status": "show what a run is doing",
     "scale": "change how many actors a run has while it trains",

@@ -68,6 +68,12 @@ def test_unknown_environment_is_refused(capsys):
     assert "CartPole" in capsys.readouterr().err
 
 
+def test_unknown_option_in_place_of_the_environment_is_refused_in_one_line(capsys):
+    assert main(["check", "--faster", "--xyzzy"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("`")[1] for line in lines] == ["--faster", "--xyzzy"]
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_command_trains_and_tells_what_it_found(capsys):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 from cyclopts import App, Group, Parameter
-from cyclopts.exceptions import CoercionError, MissingArgumentError
+from cyclopts.exceptions import CoercionError, MissingArgumentError, UnknownOptionError
 from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, HelpEntry, NameRenderer
 from pydantic import AfterValidator
 from pydantic.fields import FieldInfo
@@ -126,6 +126,9 @@ class Command(Generic[M]):
             except MissingArgumentError as error:
                 mistakes.append(f"`{error.keyword}` needs a value (see `--help`).")
                 del tokens[len(tokens) - 1 - tokens[::-1].index(str(error.keyword))]
+            except UnknownOptionError as error:  # in place of the positional one
+                mistakes.append(unknown_option(error.token.value, self.fields, flag))
+                tokens.remove(error.token.value)
             except CoercionError as error:
                 if error.token is None:
                     raise
