@@ -42,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         summary = train(config, quiet=quiet, verbose=asked.verbose, started=_process_start())
         if asked.json_:
             print(json.dumps(finite(summary)))
+        if asked.debug:
+            for stage, seconds in summary["timeline"].items():
+                print(f"{seconds:8.2f} s  {stage}", file=sys.stderr)
     except DistdqnError as error:
         if "--debug" in arguments:
             raise

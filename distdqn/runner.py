@@ -73,6 +73,7 @@ def train(
         console = Console(quiet, verbose)
         every = Callbacks([directory, *followers, LearningCurve(), console], console.note)
         metrics = Metrics(directory, every, config, started)
+        metrics.reach("options checked")
         with directory.removed_if_refused():
             resume_from, notes = find_start(config, about)
             with restoring("The checkpoint to resume from"):
@@ -218,6 +219,7 @@ class _Runner:
             reason = train()
         except Exception as failure:
             reason, error = "failed", failure
+        metrics.reach("training ended")
         if team.newest is not None:  # else nothing was learned
             metrics.write_status("saving", *team.describe())
             if error or reason in REQUESTED:
@@ -230,13 +232,14 @@ class _Runner:
                     save_checkpoint()
                 except DistdqnError as failure:  # the networks are saved
                     metrics.note(f"The last checkpoint could not be made: {failure}")
+            metrics.reach("saved")
             if reason in BUDGET_SPENT:
                 self._evaluate_last(team)
                 reason = self.run.stopping.request.reason or reason
             if self.run.stopping.goal.reached:
                 reason = "goal_reached"
-                if metrics.train_seconds_begin is not None:
-                    self.train_seconds = metrics.seconds - metrics.train_seconds_begin
+                if (begin := metrics.timeline.get("first learner call")) is not None:
+                    self.train_seconds = metrics.seconds - begin
         if error is not None:
             requested = self.run.stopping.request.reason
             if requested is None or not isinstance(error, DistdqnError):  # others are faults of this program
@@ -296,6 +299,7 @@ class _Runner:
             "train_returns": metrics.recent_returns,
             "train_seconds": self.train_seconds,
             "total_seconds": metrics.seconds,
+            "timeline": metrics.timeline,
             "seed": config.seed,
             "actors": config.actors,
             "mode": config.mode,

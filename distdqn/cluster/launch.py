@@ -43,6 +43,7 @@ def launched(
         hide_gpus = not config.learner_gpus
         cluster = stack.enter_context(connected(config.address, actors + others, hide_gpus, tell))
         timer.cancel()
+        run.metrics.reach("Ray started")
         backend = RayBackend(cluster, folder, functools.partial(builders.role_parts, config, spec), config)
         calls = Calls(backend, config)
         try:

@@ -249,7 +249,7 @@ class RunOnly(Options):
     print_config: bool = False
     """Print all options as YAML for `--config`, and stop."""
     debug: bool = False
-    """Show the tracebacks of mistakes, too."""
+    """Show the tracebacks of mistakes, and at the end when each stage of the run was reached."""
     quiet: bool = False
     """Show nothing but mistakes."""
     verbose: bool = False

@@ -186,6 +186,7 @@ class Scheduler:
 
     def _end_compile(self, _call: Call, notice: str | None) -> None:
         self.is_compiled = True
+        self._run.metrics.reach("update compiled")
         if notice:
             self._run.metrics.note(notice)
 
@@ -207,8 +208,7 @@ class Scheduler:
         """Lets replay sample batches and the learner learn from them, one call ahead."""
         config, metrics = self._run.config, self._run.metrics
         while self._team.learner.in_flight < _CALLS_AHEAD and self._can_learn():
-            if metrics.train_seconds_begin is None:
-                metrics.train_seconds_begin = metrics.seconds
+            metrics.reach("first learner call")
             requested = metrics.counters.learner_steps + self._learn_calls * config.updates_per_call
             learner_steps = requested + config.updates_per_call
             publish = learner_steps - self._published_at >= config.weights_update_period

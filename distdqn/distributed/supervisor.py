@@ -101,6 +101,8 @@ class Supervisor:
         if ended.failure is not None:
             self._faults.handle(ended)
         elif self.team.is_current(call.worker):
+            if call.method == "identify":
+                self._run.metrics.reach(f"{call.worker.name} started")
             call.on_result(call, ended.result)
         else:  # it answered, but has been replaced since
             call.on_lost(ended)

@@ -1,5 +1,6 @@
 """The update: networks, optimizer, and `U` updates in one compiled loop."""
 
+import contextlib
 import functools
 from typing import Any, NamedTuple
 
@@ -13,7 +14,16 @@ from distdqn.errors import one_line
 from distdqn.learning import losses
 from distdqn.learning.heads import make_head
 from distdqn.networks.layers import MASKED, NoisyDense, read_part
+from distdqn.networks.tensorflow_setup import forget_compiled
 from distdqn.types import AnyArray, BoolArray, FloatArray, ObservationPart, Transitions
+
+# Of a file in XLA's cache that is damaged or gone.
+_CACHE_ERRORS = (
+    tf.errors.DataLossError,
+    tf.errors.NotFoundError,
+    tf.errors.OutOfRangeError,
+    tf.errors.PermissionDeniedError,
+)
 
 
 class UpdateResult(NamedTuple):
@@ -72,6 +82,13 @@ class UpdateLoop:
         batches = Transitions(observation, zeros.astype(np.int32), zeros, zeros, observation)
         no_updates = (self._tensors(batches, None), tf.constant(0), tf.constant(0, tf.int64))
         try:
+            with contextlib.suppress(*_CACHE_ERRORS):
+                self._run(*no_updates)
+                return None
+            forget_compiled()
+            self._run = tf.function(
+                self._loop, jit_compile=True, autograph=False
+            )  # the other one stays broken
             self._run(*no_updates)
         except (tf.errors.OpError, NotImplementedError) as error:
             self._run = tf.function(self._loop, autograph=False)

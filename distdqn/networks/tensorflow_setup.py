@@ -2,11 +2,19 @@
 
 import contextlib
 import functools
+import hashlib
+import importlib.metadata
 import os
+import platform
+import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from distdqn.errors import ConfigError
+
+_KEPT_PROGRAMS = 50  # compiled ones, of about 1 MB each
+_MIN_FREE_BYTES = 10**8  # on the disk, else none are kept
 
 
 @functools.cache
@@ -22,6 +30,7 @@ def import_tensorflow(threads: int | str = 1, uses_gpus: bool = False) -> None:
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else it takes all of a GPU's memory
+    _keep_compiled()
     with without_stderr():
         import keras
         import tensorflow as tf
@@ -42,6 +51,41 @@ def import_tensorflow(threads: int | str = 1, uses_gpus: bool = False) -> None:
         count = threads if isinstance(threads, int) else 1
         tf.config.threading.set_intra_op_parallelism_threads(count)
         tf.config.threading.set_inter_op_parallelism_threads(count)
+
+
+def _keep_compiled() -> None:
+    """Lets XLA keep what it compiles for CPUs in the user's cache folder, where later runs find it.
+
+    TensorFlow reads the variable once. The folder is that of one release and one kind of processor.
+    """
+    flags = os.environ.get("TF_XLA_FLAGS", "")
+    with contextlib.suppress(
+        OSError, RuntimeError, ImportError
+    ):  # nothing is kept where nothing can be written
+        folder = _compiled_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)[:-_KEPT_PROGRAMS]:
+            old.unlink()
+        has_room = shutil.disk_usage(folder).free >= _MIN_FREE_BYTES and os.access(folder, os.W_OK)
+        if has_room and "persistent_cache" not in flags and " " not in str(folder):
+            option = "--tf_xla_persistent_cache"
+            os.environ["TF_XLA_FLAGS"] = f"{flags} {option}_directory={folder} {option}_device_types=CPU"
+
+
+def forget_compiled() -> None:
+    """Removes what `_keep_compiled` keeps: a file there may be damaged."""
+    shutil.rmtree(_compiled_folder(), ignore_errors=True)
+    _keep_compiled()
+
+
+def _compiled_folder() -> Path:
+    cache, processor = os.environ.get("XDG_CACHE_HOME"), platform.processor()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor += "".join({line for line in lines if line.startswith(("flags", "Features"))})
+    kind = f"{importlib.metadata.version('tensorflow')} {platform.machine()} {processor}"
+    digest = hashlib.sha256(kind.encode()).hexdigest()[:16]
+    return (Path(cache) if cache else Path.home() / ".cache") / "distdqn" / f"xla-{digest}"
 
 
 def gpu_notice() -> str | None:

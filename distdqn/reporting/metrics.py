@@ -120,7 +120,7 @@ class Metrics:
     ) -> None:
         self.counters = Counters()
         self.epsilon = 1.0  # of the last accepted rollout
-        self.train_seconds_begin: float | None = None  # time of the first learner call
+        self.timeline: dict[str, float] = {}  # seconds after the start at which a stage was reached first
         self.replay_size = 0  # as replay reported it
         self.waited = {"actors": 0.0, "learner": 0.0}  # seconds that all of one side waited for the other
         self.callbacks = callbacks
@@ -147,6 +147,10 @@ class Metrics:
         """Seconds since the run started."""
         return self._clock() - self._started
 
+    def reach(self, stage: str) -> None:
+        """Notes when a stage of the run is reached for the first time."""
+        self.timeline.setdefault(stage, round(self.seconds, 3))
+
     @property
     def seconds_since_report(self) -> float:
         """Seconds since the last report, or since the start before the first."""
@@ -162,6 +166,7 @@ class Metrics:
         if not self.counters.exploration_env_steps and not report.has_signal:
             self.counters.env_steps_without_signal += report.env_steps
         self.counters.env_steps += report.env_steps
+        self.reach("first env steps")
         self.counters.episodes += len(report.episode_returns)
         self.counters.inserted = inserted
         self.counters.env_faults += report.env_faults

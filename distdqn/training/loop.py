@@ -99,8 +99,7 @@ def _rollout_requests(run: Run, actors: int) -> list[RolloutRequest]:
 def _learn(run: Run, team: Team, request: LearnRequest) -> None:
     """One call of the learner, and the line of metrics that is due after it."""
     metrics, period = run.metrics, run.config.report_period
-    if metrics.train_seconds_begin is None:
-        metrics.train_seconds_begin = metrics.seconds
+    metrics.reach("first learner call")
     before = metrics.counters.learner_steps
     metrics.add_learn(team.learn(request), run.samples_per_call, request.learning_rate)
     if metrics.counters.learner_steps // period > before // period:
