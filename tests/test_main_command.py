@@ -30,6 +30,7 @@ _SUMMARY = {
     "learner_steps",
     "train_seconds",
     "total_seconds",
+    "timeline",
     "seed",
     "actors",
 }
@@ -118,6 +119,16 @@ def test_summary_holds_every_key_with_a_value_that_makes_sense(solved):
     assert set(summary) >= _SUMMARY
     assert (summary["seed"], summary["actors"]) == (0, 4)
     assert 0 < summary["train_seconds"] < summary["total_seconds"] < 150
+    stages = [
+        "options checked",
+        "Ray started",
+        "learner started",
+        "update compiled",
+        "training ended",
+        "saved",
+    ]
+    assert [stage for stage in summary["timeline"] if stage in stages] == stages
+    assert sorted(summary["timeline"].values()) == [*summary["timeline"].values()]
     assert 1_000 < summary["env_steps"] <= 200_000
     assert summary["learner_steps"] > 0
     assert summary["eval_return_min"] <= summary["eval_return_mean"] <= 500.0

@@ -233,6 +233,7 @@ class Metrics:
             "eval_return_min": played and min(played.returns),
             "eval_episodes": evaluation and len(evaluation.returns),
             "eval_cut": evaluation and evaluation.is_cut,
+            "eval_seconds": evaluation and evaluation.seconds,
             "eval_learner_steps": evaluation and evaluation.learner_steps,
             "epsilon": self.epsilon,
             "learning_rate": self._learning_rate,
