@@ -41,7 +41,8 @@ OPTIONS: dict[str, object] = {
     "keep-checkpoints": 1000,
     "target-return": "none",
 }
-_TIMES = {"wall_seconds", "seconds_per_update", "env_steps_per_second", "learner_steps_per_second"}
+_TIMES = {"wall_seconds", "eval_seconds", "seconds_per_update"}
+_TIMES |= {"env_steps_per_second", "learner_steps_per_second"}
 _TIMES |= {"actor_env_fraction", "actor_network_fraction"}
 _PATIENCE_SECONDS = 240.0
 

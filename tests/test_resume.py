@@ -21,7 +21,8 @@ from distdqn.reporting.run_directory import is_owned
 # Keras's saving meets NumPy's newest rules with a warning.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-_TIMES = {"wall_seconds", "seconds_per_update", "env_steps_per_second", "learner_steps_per_second"}
+_TIMES = {"wall_seconds", "eval_seconds", "seconds_per_update"}
+_TIMES |= {"env_steps_per_second", "learner_steps_per_second"}
 _TIMES |= {"actor_env_fraction", "actor_network_fraction"}
 _OPTIONS = {
     "mode": "serial",

@@ -27,6 +27,7 @@ from distdqn.training.stopping import StopRequest
 # What may differ between two runs that end with the same weights.
 _TIMES_AND_RATES = {
     "wall_seconds",
+    "eval_seconds",
     "env_steps_per_second",
     "learner_steps_per_second",
     "actors_wait_fraction",
