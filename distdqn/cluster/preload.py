@@ -94,6 +94,7 @@ def _become(client: socket.socket) -> None:
         content += client.recv(_MAX_BYTES)
     for _, _, data in ancillary:
         streams.frombytes(data)
+    os.setsid()  # Ray ends the process group of a role that has died
     client.sendall(b"\1")  # from now on, the client must start no other process
     client.detach()  # stays open until this process ends
     for number, stream in enumerate(streams):

@@ -17,6 +17,7 @@ import json, os, random, sys
 loaded = [name for name in ("gymnasium", "tensorflow", "ray") if name in sys.modules]
 drawn = [random.random()] + ([sys.modules["numpy"].random.rand()] if loaded else [])
 told = [sys.argv, os.environ.get("TOLD"), os.getcwd(), sys.path[0], loaded, __name__, os.getppid(), drawn]
+told += [os.getpgrp() == os.getpid()]
 print(json.dumps(told), file=sys.stderr)
 """
 LANGUAGE = "--language=PYTHON"
@@ -64,6 +65,7 @@ def test_every_role_is_a_fork_that_draws_its_own_random_numbers(waiting: Preload
         assert told[0] == [str(program), "--id=a b"]
         assert told[1:4] == ["x y", str(program.parent), str(program.parent)]
         assert told[4:7] == [["gymnasium"], "__main__", waiting._processes[0].pid]
+        assert told[8]  # else Ray ends the waiting process, and all its forks, with the first role that dies
     assert not {*first[7]} & {*second[7]}
 
 
