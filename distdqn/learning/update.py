@@ -86,9 +86,8 @@ class UpdateLoop:
                 self._run(*no_updates)
                 return None
             forget_compiled()
-            self._run = tf.function(
-                self._loop, jit_compile=True, autograph=False
-            )  # the other one stays broken
+            # The other function remembers that it could not be compiled.
+            self._run = tf.function(self._loop, jit_compile=True, autograph=False)
             self._run(*no_updates)
         except (tf.errors.OpError, NotImplementedError) as error:
             self._run = tf.function(self._loop, autograph=False)

@@ -59,9 +59,8 @@ def _keep_compiled() -> None:
     TensorFlow reads the variable once. The folder is that of one release and one kind of processor.
     """
     flags = os.environ.get("TF_XLA_FLAGS", "")
-    with contextlib.suppress(
-        OSError, RuntimeError, ImportError
-    ):  # nothing is kept where nothing can be written
+    # Nothing is kept where nothing can be written.
+    with contextlib.suppress(OSError, RuntimeError, ImportError):
         folder = _compiled_folder()
         folder.mkdir(parents=True, exist_ok=True)
         for old in sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)[:-_KEPT_PROGRAMS]:
