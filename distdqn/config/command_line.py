@@ -16,8 +16,9 @@ from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, Hel
 from pydantic import AfterValidator
 from pydantic.fields import FieldInfo
 
-from distdqn.config.config import HEADINGS, NOT_RESUMED, Config
+from distdqn.config.config import HEADINGS, Config
 from distdqn.config.model import (
+    NOT_RESUMED,
     PRESETS,
     InvalidOptions,
     Options,
