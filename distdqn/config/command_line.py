@@ -240,8 +240,8 @@ class RunOnly(Options):
     config: str | None = None
     """YAML, TOML or JSON file of options, for example the `config.json` of another run."""
     preset: str | None = None
-    """Options of a published algorithm: `apex`, `double`, `dqn`, `lecture`, `munchausen`, `qr` or `rainbow`;
-    those of `--config` and of the command line replace them."""
+    """Options of a published algorithm: `apex`, `btr`, `double`, `dqn`, `iqn`, `lecture`, `munchausen`, `qr`
+    or `rainbow`; those of `--config` and of the command line replace them."""
     seeds: Seeds | None = None
     """First and last of several seeds, as in `0-9`: one run each, one after the other, in a folder each, and
     a plot of all."""

@@ -337,5 +337,20 @@ def test_network_of_ones_own_leaves_no_other_option_without_effect(option: dict[
     assert f"`{next(iter(option))}` has no effect on a `network` of your own" in mistake
 
 
+@pytest.mark.parametrize("name", ["tau_samples", "target_tau_samples"])
+def test_drawn_fractions_are_options_of_the_implicit_head_alone(name: str) -> None:
+    (mistake,) = mistakes_of(**{name: 4}, head="value")
+
+    assert mistake == f"`{name}` has no effect without the `implicit` head (leave it out, or set `head`)."
+    assert mistakes_of(**{name: 4}, head="implicit") == []
+
+
+def test_implicit_head_is_refused_for_a_network_of_ones_own_with_another_head() -> None:
+    (mistake,) = mistakes_of(network="module:function", head="implicit")
+
+    assert mistake.startswith("`head` cannot be `implicit` with a `network` of your own")
+    assert "choose `quantile`" in mistake
+
+
 def test_network_of_ones_own_may_stand_beside_the_defaults_of_a_file() -> None:
     assert mistakes_of(network="module:function", hidden_sizes=[128, 128], dueling=False, output_bias=0) == []
