@@ -61,7 +61,7 @@ class Head(Protocol):
         return {}
 
     def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The target network's next `outputs` that make the target, and those that choose the action."""
+        """The target network's next `outputs` `[B, A, ...]`: what makes the target, and what chooses."""
         return outputs, outputs
 
 

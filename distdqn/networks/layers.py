@@ -112,8 +112,8 @@ def cosine_embedding(fractions: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -
 
     Source: Dabney et al. (2018), equation 4, arXiv:1806.06923.
     """
-    frequency = np.float32(np.pi) * np.arange(kernel.shape[0], dtype=np.float32)  # [n]
-    return tf.nn.relu(tf.cos(frequency * fractions[:, :, None]) @ kernel + bias)
+    angles = np.float32(np.pi) * np.arange(kernel.shape[0], dtype=np.float32)  # [n]
+    return tf.nn.relu(tf.cos(angles * fractions[:, :, None]) @ kernel + bias)
 
 
 def fixed_embedding(shape: tuple[int, int]) -> layers.Layer:

@@ -167,8 +167,8 @@ def midpoint_embedding(atoms: int, arrays: list[FloatArray]) -> FloatArray:
     `arrays` are kernel `[n, F]` and bias `[F]`.
     """
     kernel, bias = arrays
-    frequency = np.float32(np.pi) * np.arange(len(kernel), dtype=np.float32)  # [n]
-    cosines = np.cos(frequency * quantile_midpoints(atoms)[:, None])  # [K, n]
+    angles = np.float32(np.pi) * np.arange(len(kernel), dtype=np.float32)  # [n]
+    cosines = np.cos(angles * quantile_midpoints(atoms)[:, None])  # [K, n]
     embedding: FloatArray = np.maximum(cosines @ kernel + bias, 0.0)
     return embedding
 

@@ -318,7 +318,7 @@ def test_range_of_an_option_is_told_in_words(option: str, words: list[str]) -> N
         ("target_return", "high", "a number or `auto` or `none`, not `high`"),
         ("target_return", float("nan"), "a finite number or `auto` or `none`, not `nan`"),
         ("loss", "absolute", "`huber` or `squared`, not `absolute`"),
-        ("torso", 3, "`auto`, `dense`, `small`, `nature` or `impala`, not `3`"),
+        ("torso", 3, "`auto`, `dense`, `small`, `nature`, `impala` or `impala-wide`, not `3`"),
         ("env", 3, "text, not `3`"),
         ("run_dir", "", "text or `none`, not ``"),
     ],
