@@ -16,6 +16,7 @@ from distdqn.environments.vector import EpisodeEnd, FaultLog, VectorEnvironment
 from distdqn.errors import ConsecutiveFailures, Diverged
 from distdqn.networks.numpy_policy import Policy, make_policy
 from distdqn.replay.frames import make_frame_layout, pack_frames
+from distdqn.rescaling import rescale, unscale
 from distdqn.seeding import make_generator, make_integer_seed
 from distdqn.types import (
     AnyArray,
@@ -197,7 +198,7 @@ class Actor:
     def _completed(self, transitions: Transitions) -> Transitions:
         """Adds first priorities, if replay uses them, and packs frames, if observations are images."""
         if self._options.sampler == "prioritized" and self._policy is not None:
-            priority = np.abs(td_errors(self._policy, transitions))
+            priority = np.abs(td_errors(self._policy, transitions, self._options.value_rescaling))
             transitions = dataclasses.replace(transitions, priority=priority)
         if self._frame_layout is None:
             return transitions
@@ -218,10 +219,11 @@ def _scheduled_seconds() -> float:
     return (int(used) + int(waited)) / 1e9
 
 
-def td_errors(policy: Policy, transitions: Transitions) -> FloatArray:
+def td_errors(policy: Policy, transitions: Transitions, rescaled: bool = False) -> FloatArray:
     """TD errors `[C]` float32 of `transitions` `[C]` by the acting network, for first priorities.
 
-    `reward + discount * max_a q(next_observation)[a] - q(observation)[action]`, without a target network
+    `reward + discount * max_a q(next_observation)[a] - q(observation)[action]`, without a target network;
+    if values are `rescaled`, as in `td_target` of `distdqn.learning.losses`
 
     Source: Horgan et al. (2018), section 3, arXiv:1803.00933.
     """
@@ -230,7 +232,11 @@ def td_errors(policy: Policy, transitions: Transitions) -> FloatArray:
     q_values = policy.q_values(transitions.observation)  # [C, A]
     q_taken = q_values[np.arange(len(q_values)), transitions.action]  # [C]
     next_q = policy.q_values(transitions.next_observation).max(axis=1)  # [C]
-    errors: FloatArray = transitions.reward + transitions.discount * next_q - q_taken
+    if rescaled:
+        target = rescale(transitions.reward + transitions.discount * unscale(next_q))
+    else:
+        target = transitions.reward + transitions.discount * next_q
+    errors: FloatArray = target - q_taken
     return errors
 
 

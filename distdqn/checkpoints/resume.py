@@ -27,7 +27,7 @@ def describe_run(given: Config, config: Config, spec: EnvironmentSpec) -> Tree:
     agree in all keys that both have.
     """
     names = ["n_step", "discount", "reward_scale", "reward_clip", "failure_reward"]
-    names += ["bootstrap_on_termination", "network", "head"]
+    names += ["bootstrap_on_termination", "network", "head", "value_rescaling"]
     if config.failure_reward is not None:
         names.append("early_end_steps")
     if config.network is None:

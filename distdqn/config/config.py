@@ -76,6 +76,7 @@ class SharedOptions(EnvironmentOptions):
         "max_failures": "faults",
         "max_eval_steps": "goal and budget",
         "sampler": "replay",
+        "value_rescaling": "learning",
         "learner_gpus": "placement on a cluster",
     }
 
@@ -87,6 +88,8 @@ class SharedOptions(EnvironmentOptions):
     """Steps after which an episode of an evaluation is truncated. Atari's limit is 27,000."""
     sampler: Literal["uniform", "prioritized"] = "uniform"
     """`uniform`, or `prioritized` by TD error, with first priorities from the actors."""
+    value_rescaling: bool = False
+    """Learn Q-values on a scale on which large ones lie closer together (R2D2), for rewards of any size."""
     learner_gpus: Annotated[float, Field(ge=0, le=64), AfterValidator(validation.check_gpus)] = 0.0
     """GPUs of the learner, which uses none without it in any mode; a part of one is shared with others."""
 

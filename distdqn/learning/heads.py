@@ -3,7 +3,7 @@
 Outputs are `[B, A]` for the value head and `[B, A, K]` for the others.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -13,11 +13,15 @@ from typing_extensions import override
 
 from distdqn.config.config import LearningOptions, resolved
 from distdqn.learning import losses
+from distdqn.rescaling import rescale, unscale
 from distdqn.types import FloatArray
 
 
+@dataclass(frozen=True)
 class Head(Protocol):
     """Turns outputs into Q-values, and batches into targets, losses and TD errors."""
+
+    rescaled: bool = field(default=False, kw_only=True)  # outputs, and returns of a support: see `rescaling`
 
     def q_values(self, outputs: Tensor) -> Tensor:
         """Q-values `[B, A]` of `outputs` `[B, A]` or `[B, A, K]`."""
@@ -41,8 +45,9 @@ class Head(Protocol):
         """
         if outputs.shape.rank == 3:
             probability, bonus = probability[:, :, None], bonus[:, :, None]  # [B, A, 1]
-        mixed = tf.reduce_sum(probability * (outputs + bonus), axis=1)  # [B] or [B, K]
-        return self.target(reward, discount, mixed)
+        values = unscale(outputs) if self.rescaled else outputs
+        mixed = tf.reduce_sum(probability * (values + bonus), axis=1)  # [B] or [B, K]
+        return self.target(reward, discount, rescale(mixed) if self.rescaled else mixed)
 
     def loss(self, taken: Tensor, target: Tensor, fractions: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Loss `[B]` and TD error `[B]` of each item of a batch.
@@ -67,16 +72,18 @@ class Head(Protocol):
 
 def make_head(options: LearningOptions) -> Head:
     """The head that `options`, resolved, name."""
+    rescaled = options.value_rescaling
     match options.head:
         case "quantile":
-            return QuantileHead()
+            return QuantileHead(rescaled=rescaled)
         case "implicit":
             counts = (options.tau_samples, options.target_tau_samples, resolved(options.atoms))
-            return ImplicitHead(*counts, options.double)
+            return ImplicitHead(*counts, options.double, rescaled=rescaled)
         case "categorical":
-            return CategoricalHead(options.v_min, options.v_max, resolved(options.atoms))
+            support = (options.v_min, options.v_max, resolved(options.atoms))
+            return CategoricalHead(*support, rescaled=rescaled)
         case _:
-            return ValueHead(options.loss)
+            return ValueHead(options.loss, rescaled=rescaled)
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ class ValueHead(Head):
 
     @override
     def target(self, reward: Tensor, discount: Tensor, chosen: Tensor) -> Tensor:
-        return losses.td_target(reward, discount, chosen)
+        return losses.td_target(reward, discount, chosen, self.rescaled)
 
     @override
     def loss(self, taken: Tensor, target: Tensor, fractions: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -100,6 +107,7 @@ class ValueHead(Head):
         return function(td_error), td_error
 
 
+@dataclass(frozen=True)
 class QuantileHead(Head):
     """`K` quantiles of the return for each action (QR-DQN). The Q-value is their mean."""
 
@@ -109,7 +117,7 @@ class QuantileHead(Head):
 
     @override
     def target(self, reward: Tensor, discount: Tensor, chosen: Tensor) -> Tensor:
-        return losses.td_target(reward[:, None], discount[:, None], chosen)  # [B, K]
+        return losses.td_target(reward[:, None], discount[:, None], chosen, self.rescaled)  # [B, K]
 
     @override
     def loss(self, taken: Tensor, target: Tensor, fractions: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -162,7 +170,8 @@ class CategoricalHead(Head):
 
     @override
     def target(self, reward: Tensor, discount: Tensor, chosen: Tensor) -> Tensor:
-        return losses.categorical_projection(self.support, reward, discount, tf.nn.softmax(chosen, axis=-1))
+        targets = losses.td_target(reward[:, None], discount[:, None], self.support, self.rescaled)  # [B, K]
+        return losses.categorical_projection(self.support, targets, tf.nn.softmax(chosen, axis=-1))
 
     @override
     def soft_target(

@@ -3,6 +3,8 @@
 import tensorflow as tf
 from tensorflow import Tensor
 
+from distdqn.rescaling import rescale, unscale
+
 
 def gather_greedy(outputs: Tensor, q_values: Tensor) -> Tensor:
     """`outputs[argmax_a q_values[a]]`, `[B]` or `[B, K]`.
@@ -17,16 +19,19 @@ def gather_greedy(outputs: Tensor, q_values: Tensor) -> Tensor:
     return tf.gather(outputs, tf.argmax(q_values, axis=1), batch_dims=1)
 
 
-def td_target(reward: Tensor, discount: Tensor, chosen: Tensor) -> Tensor:
+def td_target(reward: Tensor, discount: Tensor, chosen: Tensor, rescaled: bool = False) -> Tensor:
     """`reward + discount * chosen`, `[B]` or `[B, K]`, without gradient.
 
     Args:
         reward: `[B]` or `[B, 1]`, n-step return in units of reward.
         discount: of the same shape, in [0, 1]; see `Transitions.discount`.
         chosen: `[B]` or `[B, K]`, value or quantiles of the next action.
+        rescaled: the target is `h(reward + discount * h^-1(chosen))`, with `h` from `distdqn.rescaling`.
 
-    Source: Sutton and Barto (2018), equation 7.1.
+    Source: Sutton and Barto (2018), equation 7.1; Kapturowski et al. (2019), section 2.3, if rescaled.
     """
+    if rescaled:
+        return tf.stop_gradient(rescale(reward + discount * unscale(chosen)))
     return tf.stop_gradient(reward + discount * chosen)
 
 
@@ -93,23 +98,21 @@ def quantile_huber_loss(quantiles: Tensor, target: Tensor, fractions: Tensor | N
     return tf.reduce_sum(tf.reduce_mean(side * huber_loss(error), axis=2), axis=1)
 
 
-def categorical_projection(support: Tensor, reward: Tensor, discount: Tensor, chosen: Tensor) -> Tensor:
-    """The distribution of `reward + discount * z`, projected onto the support: `[B, K]`, without gradient.
+def categorical_projection(support: Tensor, targets: Tensor, chosen: Tensor) -> Tensor:
+    """The distribution of `targets`, projected onto the support: `[B, K]`, without gradient.
 
-    `target_i = sum_j clip(1 - |clip(reward + discount * z_j) - z_i| / delta, 0, 1) * chosen_j`
+    `target_i = sum_j clip(1 - |clip(targets_j) - z_i| / delta, 0, 1) * chosen_j`
 
     Args:
         support: `[K]`, evenly spaced returns `z`.
-        reward: `[B]`, n-step return.
-        discount: `[B]` in [0, 1]; see `Transitions.discount`.
+        targets: `[B, K]`, the `td_target` of each of them.
         chosen: `[B, K]`, probabilities of the next action's returns.
 
     Source: Bellemare, Dabney, Munos (2017), equation 7, arXiv:1707.06887.
     """
     support = tf.convert_to_tensor(support, tf.float32)
     delta = support[1] - support[0]
-    shifted = reward[:, None] + discount[:, None] * support[None, :]  # [B, K]
-    shifted = tf.clip_by_value(shifted, support[0], support[-1])
+    shifted = tf.clip_by_value(targets, support[0], support[-1])  # [B, K]
     distance = tf.abs(shifted[:, None, :] - support[None, :, None]) / delta  # [B, K, K]
     share = tf.clip_by_value(1.0 - distance, 0.0, 1.0)
     return tf.stop_gradient(tf.linalg.matvec(share, chosen))  # [B, K]

@@ -15,6 +15,7 @@ from distdqn.learning import losses
 from distdqn.learning.heads import make_head
 from distdqn.networks.layers import MASKED, NoisyDense, at_fractions, read_part
 from distdqn.networks.tensorflow_setup import forget_compiled
+from distdqn.rescaling import unscale
 from distdqn.types import AnyArray, BoolArray, FloatArray, ObservationPart, Transitions
 
 # Of a file in XLA's cache that is damaged or gone.
@@ -261,8 +262,13 @@ class UpdateLoop:
         return head.soft_target(reward + options.munchausen_scale * bonus, discount, outputs, *policy)
 
     def _q_values(self, outputs: Tensor, observation: Tensor) -> Tensor:
-        """Q-values `[B, A]` of `outputs` `[B, A]` or `[B, A, K]`, lowered where an action is not allowed."""
+        """Q-values `[B, A]`, in units of return, of `outputs` `[B, A]` or `[B, A, K]`.
+
+        They are lowered where an action is not allowed.
+        """
         q_values = self._head.q_values(outputs)
+        if self._head.rescaled:
+            q_values = unscale(q_values)
         if self._mask is None:
             return q_values
         return q_values + MASKED * (read_part(self._mask, observation) - 1.0)

@@ -94,9 +94,8 @@ def test_quantiles_come_to_rest_at_the_quantiles_of_the_targets() -> None:
 
 def test_projection_splits_probability_between_neighbours_by_hand() -> None:
     # 0.25 + 0.5 * z = 0.25, 0.75, 1.25: shares 0.75/0.25 of atoms 0 and 1, and so on.
-    found = categorical_projection(
-        SUPPORT, tf.constant([0.25]), tf.constant([0.5]), tf.constant([[0.2, 0.3, 0.5]])
-    )
+    targets = 0.25 + 0.5 * SUPPORT
+    found = categorical_projection(SUPPORT, tf.constant([targets]), tf.constant([[0.2, 0.3, 0.5]]))
 
     expected = [0.2 * 0.75 + 0.3 * 0.25, 0.2 * 0.25 + 0.3 * 0.75 + 0.5 * 0.75, 0.5 * 0.25]
     np.testing.assert_allclose(found.numpy(), [expected], rtol=1e-6)
@@ -110,9 +109,8 @@ def test_projection_agrees_with_the_papers_algorithm(seed: int) -> None:
     reward = generator.normal(0, 4, 6).astype(np.float32)  # some beyond the support
     discount = generator.choice([0.0, 0.9, 1.0], size=6).astype(np.float32)
 
-    found = categorical_projection(
-        support, tf.constant(reward), tf.constant(discount), tf.constant(chosen)
-    ).numpy()
+    targets = reward[:, None] + discount[:, None] * support
+    found = categorical_projection(support, tf.constant(targets), tf.constant(chosen)).numpy()
 
     for item in range(6):
         expected = slow_projection(support, reward[item], discount[item], chosen[item])
