@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow import Tensor
+from typing_extensions import override
 
 from distdqn.config.config import LearningOptions
 from distdqn.errors import one_line
@@ -56,7 +57,7 @@ class UpdateLoop:
     ) -> None:
         self.online, self.target = online, target
         # The rate of the schedule comes with every call.
-        self.optimizer = keras.optimizers.Adam(options.learning_rate, epsilon=options.adam_epsilon)
+        self.optimizer = FusedAdam(options.learning_rate, epsilon=options.adam_epsilon, name="adam")
         self.optimizer.build(online.trainable_variables)
         self._options = options
         self._head = make_head(options)
@@ -296,11 +297,17 @@ class UpdateLoop:
         """Updates the target network if its period ends with this update and `is_finite` `[]`."""
         is_due = is_finite & tf.equal((learner_steps + 1) % self._options.target_update_period, 0)
         rate = self._options.target_update_rate
-        pairs = zip(self.target.trainable_variables, self.online.trainable_variables, strict=True)
-        for lagging, online in pairs:
-            lagging.assign(tf.where(is_due, losses.polyak_update(lagging, online, rate), lagging))
-        for lagging, online in self._statistics:
-            lagging.assign(tf.where(is_due, online, lagging))
+        pairs = [*zip(self.target.trainable_variables, self.online.trainable_variables, strict=True)]
+
+        def update() -> None:
+            new = [(lagging, losses.polyak_update(lagging, online, rate)) for lagging, online in pairs]
+            for lagging, value in [*new, *self._statistics]:
+                lagging.assign(value if self._has_convolutions else tf.where(is_due, value, lagging))
+
+        if self._has_convolutions:  # see `_apply`
+            tf.cond(is_due, update, lambda: None)
+        else:
+            update()
 
     def _resample_noise(self, learner_steps: Tensor) -> None:
         """Draws noise for every noisy layer of both networks, by seed, step and layer alone.
@@ -311,6 +318,28 @@ class UpdateLoop:
         for position, layer in enumerate(self._noisy):
             step = tf.cast(learner_steps % 2**31, tf.int32)
             layer.resample(tf.stack([self._noise_seed + position, 2 * step]))
+
+
+class FusedAdam(keras.optimizers.Adam):
+    """Adam with TensorFlow's kernel, which reads and writes each variable once where Keras makes ten passes."""
+
+    @override
+    def update_step(self, gradient: Tensor, variable: Any, learning_rate: Tensor) -> None:
+        position = self._get_variable_index(variable)
+        step = tf.cast(self.iterations + 1, tf.float32)
+        beta_1, beta_2 = tf.constant(self.beta_1), tf.constant(self.beta_2)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[position].value.handle,
+            v=self._velocities[position].value.handle,
+            beta1_power=beta_1**step,
+            beta2_power=beta_2**step,
+            lr=learning_rate,
+            beta1=beta_1,
+            beta2=beta_2,
+            epsilon=tf.constant(self.epsilon),
+            grad=gradient,
+        )
 
 
 def _all_finite(tensors: list[Tensor], kept_axes: int = 0) -> Tensor:
