@@ -32,6 +32,7 @@ from distdqn.reporting.callbacks import Callback, RunInfo
 _MIN_SECONDS, _MAX_SECONDS = 3.0, 300.0  # between two plain lines
 _OF_AGE = 0.05  # of a run's age is between two plain lines
 _MAX_ROWS = 4  # for roles of one kind
+_RATE_LINES = 6  # of metrics; a rollout may take longer than the time between two
 _CURVE_POINTS = 24
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _STYLE = "font-family:monospace;line-height:1.2"
@@ -160,7 +161,8 @@ class Panel:
         target_return: float | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.metrics: dict[str, Any] | None = None  # the newest line
+        self.metrics: dict[str, Any] | None = None  # what lines told last; rates are those of some lines
+        self._recent: deque[dict[str, Any]] = deque(maxlen=_RATE_LINES)
         self.evaluations: deque[tuple[int, float]] = deque(maxlen=1000)  # env steps, mean return
         self.roles: list[dict[str, Any]] = []  # as in `status.json`
         self.target_return = target_return
@@ -182,7 +184,12 @@ class Panel:
 
     def add(self, metrics: dict[str, Any]) -> None:
         """Adds a line of metrics."""
-        self.metrics = metrics
+        self.metrics = dict.fromkeys(metrics) | (self.metrics or {})
+        self.metrics |= {name: value for name, value in metrics.items() if value is not None}
+        self._recent.append(metrics)
+        seconds = metrics["wall_seconds"] - self._recent[0]["wall_seconds"]
+        for name in ("env_steps", "learner_steps") if seconds > 0.0 else ():
+            self.metrics[f"{name}_per_second"] = (metrics[name] - self._recent[0][name]) / seconds
         if (mean := metrics["eval_return_mean"]) is not None:
             self.evaluations.append((metrics["env_steps"], mean))
             self._best = mean if self._best is None else max(mean, self._best)
