@@ -321,7 +321,7 @@ class UpdateLoop:
 
 
 class FusedAdam(keras.optimizers.Adam):
-    """Adam with TensorFlow's kernel, which reads and writes each variable once where Keras makes ten passes."""
+    """Adam with TensorFlow's kernel, which passes once over each variable where Keras makes ten passes."""
 
     @override
     def update_step(self, gradient: Tensor, variable: Any, learning_rate: Tensor) -> None:
