@@ -320,7 +320,7 @@ class UpdateLoop:
             layer.resample(tf.stack([self._noise_seed + position, 2 * step]))
 
 
-class FusedAdam(keras.optimizers.Adam):
+class FusedAdam(keras.optimizers.Adam):  # type: ignore[misc]
     """Adam with TensorFlow's kernel, which passes once over each variable where Keras makes ten passes."""
 
     @override
