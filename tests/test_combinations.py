@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import tensorflow as tf
+from learning.fractions import midpoint_fractions
 from toy_environments import LENGTHS, CountingEnvironment
 from toy_parts import Parts, make_parts
 
@@ -19,7 +20,7 @@ V_MIN, V_MAX, ATOMS = -5.0, 40.0, 7
 COMBINATIONS = [
     (head, dueling, double, n_step, sampler)
     for head, dueling, double, n_step, sampler in itertools.product(
-        ("value", "quantile", "categorical"),
+        ("value", "quantile", "implicit", "categorical"),
         (False, True),  # dueling
         (False, True),  # double
         (1, 3),  # env steps in a transition
@@ -47,7 +48,7 @@ def _name(values: tuple[Any, ...]) -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def _eagerly() -> Iterator[None]:
-    """Runs updates operation by operation: compiling them 24 times would take a minute."""
+    """Runs updates operation by operation: compiling them 32 times would take a minute."""
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
@@ -79,6 +80,7 @@ def combination(request: pytest.FixtureRequest) -> Combination:
         batch_size=BATCH_SIZE,
         learning_rate=0.01,
         target_update_period=10**6,
+        **({"tau_samples": ATOMS, "target_tau_samples": ATOMS} if head == "implicit" else {}),
     )
     parts.act(2)
     parts.learn(2, 1, BATCH_SIZE)
@@ -168,7 +170,11 @@ def test_td_error_applies_the_stored_discount_once_to_the_chosen_value(combinati
     now, target = (distributions(combination.head, each.numpy()) for each in outputs)
     best = favourites(combination, "online" if combination.double else "target")
 
-    td_error = run(combination, combination.batches.importance_weight).td_error
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            type(loop._head), "draw_fractions", lambda head, size, _: midpoint_fractions(head, size)
+        )
+        td_error = run(combination, combination.batches.importance_weight).td_error
 
     for i in range(BATCH_SIZE):
         returns, probability = (each[i, best[i]] for each in target)
@@ -183,7 +189,7 @@ def distributions(head: str, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarra
     """Returns and their probabilities, `[B, A, K]` each, of a network's outputs."""
     if head == "value":
         return outputs[:, :, None], np.ones((*outputs.shape, 1))
-    if head == "quantile":
+    if head in ("quantile", "implicit"):
         return outputs, np.full(outputs.shape, 1.0 / ATOMS)
     powers = np.exp(outputs - outputs.max(axis=2, keepdims=True))
     returns = np.broadcast_to(np.linspace(V_MIN, V_MAX, ATOMS), outputs.shape)

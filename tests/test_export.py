@@ -22,6 +22,7 @@ needs_onnx = pytest.mark.skipif(
 TO = ("saved-model", "litert", pytest.param("onnx", marks=needs_onnx))
 NETWORKS: dict[str, tuple[Any, dict[str, Any]]] = {
     "noisy": ("CartPole-v1", {"noisy": True, "dueling": True, "head": "quantile", "hidden_sizes": (16,)}),
+    "implicit": ("CartPole-v1", {"head": "implicit", "dueling": True, "noisy": True, "hidden_sizes": (16,)}),
     "own layers": ("CartPole-v1", {"network": "toy_user_networks:subclassed", "head": "value"}),
     "masks and bytes": ("toy_spaces:BothTogether", {"head": "categorical", "hidden_sizes": (8, 8)}),
     "pixels": ("test_export:pictures", {"spectral_norm": True, "torso": "impala", "hidden_sizes": (8,)}),
@@ -45,6 +46,8 @@ def run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # The others of each network and format are slow only because there are many.
 QUICK = {
     ("noisy", "saved-model"),
+    ("implicit", "saved-model"),
+    ("implicit", "litert"),
     ("own layers", "litert"),
     ("masks and bytes", "onnx"),
     ("own standard layers", "litert"),

@@ -55,7 +55,7 @@ def learner_and_first_state(head: str, actions: int) -> tuple[Learner, dict[str,
 
 
 @pytest.mark.parametrize("env", PROBES, ids=lambda env: env.__name__)
-@pytest.mark.parametrize("head", ["value", "quantile", "categorical"])
+@pytest.mark.parametrize("head", ["value", "quantile", "implicit", "categorical"])
 def test_known_values_are_found_by_every_head_from_acting_to_policy(env: Any, head: str) -> None:
     learner, first_state = learner_and_first_state(head, int(env.action_space.n))
     learner.set_state(first_state)

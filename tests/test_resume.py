@@ -105,8 +105,8 @@ def test_resumed_run_ends_as_the_uninterrupted_one_bit_for_bit(whole, tmp_path):
     "options",
     [
         pytest.param(
-            {"sampler": "prioritized", "noisy": True, "dueling": True},
-            id="prioritized and noisy",
+            {"sampler": "prioritized", "noisy": True, "dueling": True, "head": "implicit"},
+            id="prioritized, noisy and implicit",
             marks=pytest.mark.slow,
         ),
         pytest.param(

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from distdqn.checkpoints.store import CheckpointRef, Store, find_checkpoints
-from distdqn.config.config import NOT_RESUMED, Config
+from distdqn.config.config import Config
+from distdqn.config.model import NOT_RESUMED
 from distdqn.errors import CheckpointDamaged, CheckpointError, ConfigError, NoCheckpoint
 from distdqn.reporting.run_directory import read_options, read_status
 from distdqn.types import EnvironmentSpec, Tree
@@ -31,7 +32,7 @@ def describe_run(given: Config, config: Config, spec: EnvironmentSpec) -> Tree:
         names.append("early_end_steps")
     if config.network is None:
         names += ["torso", "hidden_sizes", "layer_norm", "spectral_norm", "dueling", "noisy"]
-    if config.head != "value":
+    if config.head not in ("value", "implicit"):  # whose atoms are those of acting alone
         names.append("atoms")
     if config.head == "categorical":
         names += ["v_min", "v_max"]

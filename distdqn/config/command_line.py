@@ -16,8 +16,9 @@ from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, Hel
 from pydantic import AfterValidator
 from pydantic.fields import FieldInfo
 
-from distdqn.config.config import HEADINGS, NOT_RESUMED, Config
+from distdqn.config.config import HEADINGS, Config
 from distdqn.config.model import (
+    NOT_RESUMED,
     PRESETS,
     InvalidOptions,
     Options,
@@ -239,8 +240,8 @@ class RunOnly(Options):
     config: str | None = None
     """YAML, TOML or JSON file of options, for example the `config.json` of another run."""
     preset: str | None = None
-    """Options of a published algorithm: `apex`, `double`, `dqn`, `lecture`, `munchausen`, `qr` or `rainbow`;
-    those of `--config` and of the command line replace them."""
+    """Options of a published algorithm: `apex`, `btr`, `double`, `dqn`, `iqn`, `lecture`, `munchausen`, `qr`
+    or `rainbow`; those of `--config` and of the command line replace them."""
     seeds: Seeds | None = None
     """First and last of several seeds, as in `0-9`: one run each, one after the other, in a folder each, and
     a plot of all."""

@@ -226,8 +226,7 @@ class ActingOptions(SharedOptions):
     epsilon_decay_steps: EnvSteps = 10_000
     """Env steps over which epsilon falls, from the first reward that is not 0 or episode that terminates."""
     epsilon_schedule: Shape = "linear"
-    """How epsilon falls: `linear` or `cosine`; `constant` stays at `epsilon_start`; `piecewise` follows
-    `epsilon_points`."""
+    """How epsilon falls: `linear`, `cosine`, `piecewise` by `epsilon_points`; `constant`: not at all."""
     epsilon_points: Points[Fraction] | None = None
     """Env steps and values of `piecewise`, as in `0:1,10000:0.1,50000:0.02`."""
     epsilon_ladder: bool = False
@@ -283,10 +282,10 @@ class LearningOptions(SharedOptions):
 
     hidden_sizes: Sizes = (128, 128)
     """Units of each hidden layer, separated by commas."""
-    torso: Literal["auto", "dense", "small", "nature", "impala"] = "auto"
+    torso: Literal["auto", "dense", "small", "nature", "impala", "impala-wide"] = "auto"
     """Layers before the hidden ones: `dense` none; convolutions: `small` (MinAtar), `nature` (DQN),
-    `impala` (residual); `auto`: `dense` for vectors, `small` for images under 36 pixels, else
-    `nature`."""
+    `impala` (residual), `impala-wide` (BTR's); `auto`: `dense` for vectors, `small` for images under 36
+    pixels, else `nature`."""
     network: Text | Callable[..., Any] | None = None
     """Keras network of your own in place of torso and layers: `module:function`, called with the observation
     space and the number of actions; in Python also the function."""
@@ -304,11 +303,15 @@ class LearningOptions(SharedOptions):
     """Explore by learned noise in the weights; then set `epsilon_start` and `epsilon_end` to 0."""
     noisy_sigma: Positive = 0.5
     """Initial scale of that noise."""
-    head: Literal["value", "quantile", "categorical"] = "quantile"
+    head: Literal["value", "quantile", "implicit", "categorical"] = "quantile"
     """What the network learns for each action: its `value`, or a distribution of returns, `quantile`
-    (QR-DQN) or `categorical` (C51)."""
+    (QR-DQN), `implicit` (IQN) or `categorical` (C51)."""
     atoms: Annotated[int, Field(ge=2, le=10_000)] | None = None
-    """Number of quantiles, or of returns of the categorical head; none means 11 quantiles or 51 returns."""
+    """Number of quantiles, with `implicit` those of acting, or of returns; none means 11, 8 or 51."""
+    tau_samples: Annotated[int, Field(ge=1, le=10_000)] = 8
+    """Quantile fractions drawn for each prediction of the implicit head."""
+    target_tau_samples: Annotated[int, Field(ge=1, le=10_000)] = 8
+    """Quantile fractions drawn for each target of the implicit head."""
     v_min: Return = -10.0
     """Smallest return of the categorical head."""
     v_max: Return = 10.0
@@ -379,9 +382,6 @@ class Config(LearningOptions, ReplayOptions, ActingOptions, RunOptions):
 
 
 document(Config)
-
-# Options that say where a run is, not what it does: a resumed run may have others.
-NOT_RESUMED = ("resume", "run_dir", "checkpoint_dir", "address")
 
 # Of options in `--help`, each with what stands under it.
 HEADINGS = {

@@ -23,6 +23,9 @@ Text = Annotated[str, Field(min_length=1)]
 
 PRESETS = {path.stem: path for path in sorted(Path(__file__).with_name("presets").glob("*.yaml"))}
 
+# Options that say where a run is, not what it does: a resumed run may have others.
+NOT_RESUMED = ("resume", "run_dir", "checkpoint_dir", "address")
+
 # Names of other projects, by the option here.
 _OTHER_NAMES = {
     "replay_capacity": ["buffer_size"],
@@ -47,6 +50,9 @@ _OTHER_NAMES = {
     "eval_episodes": ["n_eval_episodes"],
     "report_seconds": ["log_interval"],
     "preset": ["algo"],
+    "atoms": ["num_quantile_samples"],
+    "tau_samples": ["num_tau_samples"],
+    "target_tau_samples": ["num_tau_prime_samples"],
 }
 
 # What pydantic's types of errors say an option must be.

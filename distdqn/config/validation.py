@@ -9,6 +9,8 @@ from typing import Any
 _CROSSED = "raise the one or lower the other"
 _EMPTY_SHARDS = "some would stay empty (lower it)"
 
+_OF_IMPLICIT_HEAD = ("tau_samples", "target_tau_samples")
+
 # Options of the network's layers, which a network of the user's own replaces. No `layer_norm`, which most
 # presets set.
 _OF_LAYERS = (
@@ -202,6 +204,14 @@ def _without_effect(options: Mapping[str, Any], changed: Collection[str]) -> Ite
         yield "`munchausen` has a softmax policy, so `double` has no effect (add `--no-double`)."
     if options.get("output_bias") and options.get("head") == "categorical":
         yield "`output_bias` has no effect on the `categorical` head, which puts out logits (leave it out)."
+    if options.get("head") != "implicit":
+        for name in [each for each in _OF_IMPLICIT_HEAD if each in changed]:
+            yield f"`{name}` has no effect without the `implicit` head (leave it out, or set `head`)."
+    elif options.get("network"):
+        yield (
+            "`head` cannot be `implicit` with a `network` of your own, which has no input for quantile "
+            "fractions (choose `quantile`, or leave `network` out)."
+        )
     if options.get("network"):
         for name in [each for each in _OF_LAYERS if each in changed]:
             yield f"`{name}` has no effect on a `network` of your own (leave one of the two out)."

@@ -44,12 +44,25 @@ class Head(Protocol):
         mixed = tf.reduce_sum(probability * (outputs + bonus), axis=1)  # [B] or [B, K]
         return self.target(reward, discount, mixed)
 
-    def loss(self, taken: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, taken: Tensor, target: Tensor, fractions: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Loss `[B]` and TD error `[B]` of each item of a batch.
 
-        `taken` `[B]` or `[B, K]` are the online network's outputs of the actions taken.
+        `taken` `[B]` or `[B, K]` are the online network's outputs of the actions taken, `[B, K]` at the
+        `fractions` `[B, K]` under the implicit head.
         """
         ...
+
+    def draw_fractions(self, batch_size: int, seed: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
+        """The quantile fractions `[B, K]` of one update by `seed`, two numbers; none but the implicit head's.
+
+        `fractions` are those of the prediction, `target_fractions` of the target network's next outputs,
+        and `policy_fractions` of other outputs that are only averaged.
+        """
+        return {}
+
+    def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The target network's next `outputs` `[B, A, ...]`: what makes the target, and what chooses."""
+        return outputs, outputs
 
 
 def make_head(options: LearningOptions) -> Head:
@@ -57,6 +70,9 @@ def make_head(options: LearningOptions) -> Head:
     match options.head:
         case "quantile":
             return QuantileHead()
+        case "implicit":
+            counts = (options.tau_samples, options.target_tau_samples, resolved(options.atoms))
+            return ImplicitHead(*counts, options.double)
         case "categorical":
             return CategoricalHead(options.v_min, options.v_max, resolved(options.atoms))
         case _:
@@ -78,7 +94,7 @@ class ValueHead(Head):
         return losses.td_target(reward, discount, chosen)
 
     @override
-    def loss(self, taken: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, taken: Tensor, target: Tensor, fractions: Tensor | None = None) -> tuple[Tensor, Tensor]:
         function = {"huber": losses.huber_loss, "squared": losses.squared_loss}[self.loss_name]
         td_error = target - taken  # [B]
         return function(td_error), td_error
@@ -96,9 +112,35 @@ class QuantileHead(Head):
         return losses.td_target(reward[:, None], discount[:, None], chosen)  # [B, K]
 
     @override
-    def loss(self, taken: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, taken: Tensor, target: Tensor, fractions: Tensor | None = None) -> tuple[Tensor, Tensor]:
         td_error = tf.reduce_mean(target, axis=1) - tf.reduce_mean(taken, axis=1)  # [B]
-        return losses.quantile_huber_loss(taken, target), td_error
+        return losses.quantile_huber_loss(taken, target, fractions), td_error
+
+
+@dataclass(frozen=True)
+class ImplicitHead(QuantileHead):
+    """Quantiles of the return at fractions that are drawn for each item and update (IQN).
+
+    The networks are evaluated as in Dabney et al. (2018), equations 2 and 3, arXiv:1806.06923.
+    """
+
+    samples: int  # `N`, of the prediction
+    target_samples: int  # `N'`, of the target
+    policy_samples: int  # `K`, whose mean chooses the next action
+    is_double: bool  # else the target network chooses, in the pass that values
+
+    @override
+    def draw_fractions(self, batch_size: int, seed: Tensor) -> dict[str, Tensor]:
+        both = self.target_samples + (0 if self.is_double else self.policy_samples)
+        counts = {"": self.samples, "target_": both, "policy_": self.policy_samples}
+        return {
+            f"{use}fractions": tf.random.stateless_uniform((batch_size, count), seed - tf.constant([i, 0]))
+            for i, (use, count) in enumerate(counts.items())
+        }
+
+    @override
+    def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        return outputs[..., : self.target_samples], outputs[..., self.target_samples :]
 
 
 @dataclass(frozen=True)
@@ -133,7 +175,7 @@ class CategoricalHead(Head):
         return mixture  # [B, K]
 
     @override
-    def loss(self, taken: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, taken: Tensor, target: Tensor, fractions: Tensor | None = None) -> tuple[Tensor, Tensor]:
         mean = tf.linalg.matvec(tf.nn.softmax(taken, axis=-1), self.support)  # [B]
         td_error = tf.linalg.matvec(target, self.support) - mean  # [B]
         return losses.cross_entropy_loss(taken, target), td_error

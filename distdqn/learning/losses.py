@@ -76,18 +76,20 @@ def squared_loss(error: Tensor) -> Tensor:
     return 0.5 * tf.square(error)
 
 
-def quantile_huber_loss(quantiles: Tensor, target: Tensor) -> Tensor:
+def quantile_huber_loss(quantiles: Tensor, target: Tensor, fractions: Tensor | None = None) -> Tensor:
     """`sum_i mean_j |tau_i - 1{u_ij < 0}| * huber(u_ij)`, `[B]`.
 
-    With `u_ij = target_j - quantiles_i` and `tau_i = (i + 0.5) / K`, of predicted quantiles `[B, K]` and
-    samples of the target `[B, J]`.
+    With `u_ij = target_j - quantiles_i`, of predicted quantiles `[B, K]` and samples of the target `[B, J]`.
+    The `fractions` `[B, K]` are `tau`; None means `tau_i = (i + 0.5) / K`.
 
-    Source: Dabney et al. (2018), equations 9 and 10 with kappa 1, arXiv:1710.10044.
+    Source: Dabney et al. (2018), equations 9 and 10 with kappa 1, arXiv:1710.10044; with drawn fractions,
+    Dabney et al. (2018), equation 3, arXiv:1806.06923.
     """
-    count = quantiles.shape[1]
-    tau = (tf.range(count, dtype=tf.float32) + 0.5) / count  # [K]
+    if fractions is None:
+        count = quantiles.shape[1]
+        fractions = (tf.range(count, dtype=tf.float32)[None, :] + 0.5) / count  # [1, K]
     error = target[:, None, :] - quantiles[:, :, None]  # [B, K, J]
-    side = tf.abs(tau[None, :, None] - tf.cast(error < 0.0, tf.float32))  # [B, K, J]
+    side = tf.abs(fractions[:, :, None] - tf.cast(error < 0.0, tf.float32))  # [B, K, J]
     return tf.reduce_sum(tf.reduce_mean(side * huber_loss(error), axis=2), axis=1)
 
 

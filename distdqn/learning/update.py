@@ -14,7 +14,7 @@ from distdqn.config.config import LearningOptions
 from distdqn.errors import one_line
 from distdqn.learning import losses
 from distdqn.learning.heads import make_head
-from distdqn.networks.layers import MASKED, NoisyDense, read_part
+from distdqn.networks.layers import MASKED, NoisyDense, at_fractions, read_part
 from distdqn.networks.tensorflow_setup import forget_compiled
 from distdqn.types import AnyArray, BoolArray, FloatArray, ObservationPart, Transitions
 
@@ -205,13 +205,17 @@ class UpdateLoop:
             Whether it was applied, loss, mean Q-value and gradient norm as `[4]`; half the squared norm of
             each variable's gradient as `[V]`; TD errors `[B]`; and Q-values of the actions taken `[B]`.
         """
-        self._resample_noise(learner_steps)
+        step = tf.cast(learner_steps % 2**31, tf.int32)
+        self._resample_noise(step)
+        seed = tf.stack([self._noise_seed - 1, step])  # noisy layers count up from the seed of the noise
+        batch = batch | self._head.draw_fractions(batch["action"].shape[0], seed)
         before = [tf.identity(variable.value) for variable in self._restored]
         target = self._td_target(batch)  # [B] or [B, K]
         with tf.GradientTape() as tape:
-            outputs = self.online(batch["observation"], training=True)  # [B, A] or [B, A, K]
+            with at_fractions(self.online, batch.get("fractions")):
+                outputs = self.online(batch["observation"], training=True)  # [B, A] or [B, A, K]
             taken = tf.gather(outputs, batch["action"], batch_dims=1)  # [B] or [B, K]
-            item_loss, td_error = self._head.loss(taken, target)  # [B], [B]
+            item_loss, td_error = self._head.loss(taken, target, batch.get("fractions"))  # [B], [B]
             loss = tf.reduce_mean(batch["importance_weight"] * item_loss)
             regularized = loss + sum(self.online.losses)  # of a user's network
         variables = self.online.trainable_variables
@@ -240,15 +244,20 @@ class UpdateLoop:
         options, head = self._options, self._head
         reward, discount = batch["reward"], batch["discount"]
         observation, next_observation = batch["observation"], batch["next_observation"]
-        outputs = self.target(next_observation)  # [B, A] or [B, A, K]
+        policy_fractions = batch.get("policy_fractions")
+        with at_fractions(self.target, batch.get("target_fractions")):
+            outputs, chooser = head.split(self.target(next_observation))  # [B, A] or [B, A, K]
         if not options.munchausen:
-            chooser = self.online(next_observation) if options.double else outputs
+            if options.double:
+                with at_fractions(self.online, policy_fractions):
+                    chooser = self.online(next_observation)
             chosen = losses.gather_greedy(outputs, self._q_values(chooser, next_observation))  # [B] or [B, K]
             return head.target(reward, discount, chosen)
         temperature = options.munchausen_temperature
-        q_before = self._q_values(self.target(observation), observation)  # [B, A]
+        with at_fractions(self.target, policy_fractions):
+            q_before = self._q_values(self.target(observation), observation)  # [B, A]
         bonus = losses.munchausen_bonus(q_before, batch["action"], temperature, options.munchausen_clip)
-        q_after = self._q_values(outputs, next_observation)  # [B, A]
+        q_after = self._q_values(chooser, next_observation)  # [B, A]
         policy = losses.soft_policy(q_after, temperature)  # [B, A], [B, A]
         return head.soft_target(reward + options.munchausen_scale * bonus, discount, outputs, *policy)
 
@@ -309,14 +318,13 @@ class UpdateLoop:
         else:
             update()
 
-    def _resample_noise(self, learner_steps: Tensor) -> None:
+    def _resample_noise(self, step: Tensor) -> None:
         """Draws noise for every noisy layer of both networks, by seed, step and layer alone.
 
         Both uses of the online network in one update have the same noise, where Fortunato et al. (2018) draw
         new noise for the choice of the next action.
         """
         for position, layer in enumerate(self._noisy):
-            step = tf.cast(learner_steps % 2**31, tf.int32)
             layer.resample(tf.stack([self._noise_seed + position, 2 * step]))
 
 

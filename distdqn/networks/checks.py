@@ -7,7 +7,7 @@ import importlib.util
 from distdqn.errors import ConfigError
 
 # A convolution without padding has no output below these.
-_MIN_PIXELS = {"dense": 0, "small": 3, "nature": 36, "impala": 1}
+_MIN_PIXELS = {"dense": 0, "small": 3, "nature": 36, "impala": 1, "impala-wide": 1}
 
 
 def choose_torso(shape: tuple[int, ...], is_image: bool, wanted: str = "nature") -> str:

@@ -12,6 +12,8 @@ from keras import KerasTensor
 
 from distdqn.config.config import LearningOptions
 from distdqn.networks.keras_policy import KERAS_CLASSES
+from distdqn.networks.layers import fixed_embedding
+from distdqn.networks.numpy_policy import midpoint_embedding
 from distdqn.networks.q_network import make_inputs, plain_q_network
 from distdqn.networks.tensorflow_setup import without_stderr
 from distdqn.types import AnyArray, EnvironmentSpec, FloatArray, Layer, PolicyWeights
@@ -74,7 +76,11 @@ def _apply(layer: Layer, arrays: list[FloatArray], inputs: list[KerasTensor]) ->
     elif kind == "conv2d":
         *kernel_size, _, filters = own[0].shape
         settings |= {"filters": filters, "kernel_size": kernel_size, "use_bias": len(own) > 1}
-    made = getattr(keras.layers, KERAS_CLASSES[kind])(**settings)
+    if kind == "quantile_embedding":
+        own = [midpoint_embedding(layer["atoms"], own)]
+        made = fixed_embedding(own[0].shape)
+    else:
+        made = getattr(keras.layers, KERAS_CLASSES[kind])(**settings)
     result = made(inputs if len(inputs) > 1 else inputs[0])
     made.set_weights(own)
     return result

@@ -16,7 +16,7 @@ from typing_extensions import override
 from distdqn.config.config import LearningOptions, SharedOptions
 from distdqn.config.model import function_name
 from distdqn.errors import ConfigError, one_line
-from distdqn.networks.layers import NoisyDense, Unpack
+from distdqn.networks.layers import NoisyDense, QuantileEmbedding, Unpack
 from distdqn.networks.numpy_policy import ACTIVATIONS, NumpyPolicy, Policy, factorised_noise
 from distdqn.networks.q_network import make_networks
 from distdqn.types import AnyArray, EnvironmentSpec, FloatArray, Layer, PolicyWeights
@@ -33,6 +33,7 @@ _LAYERS: dict[str, tuple[str, ...]] = {
     "Rescaling": ("rescaling", "scale", "offset"),
     "Dense": ("dense", "activation"),
     "NoisyDense": ("noisy_dense", "activation"),
+    "QuantileEmbedding": ("quantile_embedding", "atoms"),
     "Activation": ("activation", "activation"),
     "Softmax": ("softmax",),
     "ELU": ("elu",),
@@ -215,7 +216,7 @@ def _settings(layer: layers.Layer) -> dict[str, Any]:
     inner = _inner(layer)
     keras_class, settings = type(inner).__name__, None
     # Layers of others, and operations of `keras.ops`, may have the name of a known layer.
-    is_known = type(inner) in (NoisyDense, Unpack, getattr(layers, keras_class, None))
+    is_known = type(inner) in (NoisyDense, QuantileEmbedding, Unpack, getattr(layers, keras_class, None))
     dtypes = ("float32", "uint8") if keras_class == "InputLayer" else ("float32",)
     if is_known and inner.compute_dtype in dtypes:
         config = {"data_format": getattr(inner, "data_format", None)} | inner.get_config()

@@ -1,5 +1,7 @@
 """The layers of the Q-network in Keras: noisy, hidden and output layers, and the torsos."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -8,10 +10,12 @@ import numpy as np
 import tensorflow as tf
 from keras import KerasTensor, layers
 
-from distdqn.config.config import LearningOptions
+from distdqn.config.config import LearningOptions, resolved
 from distdqn.networks.checks import check_torso, is_channel_first
+from distdqn.networks.numpy_policy import quantile_midpoints
 from distdqn.types import ObservationPart
 
+COSINES = 64  # `n` of the implicit head: Dabney et al. (2018), section 4, arXiv:1806.06923
 MASKED = 1e9  # how far the Q-value of an action that is not allowed lies below; float32 holds it exactly
 
 
@@ -46,10 +50,11 @@ class NoisyDense(layers.Layer):  # type: ignore[misc]
         self.noise_out = self.add_weight(vector, "zeros", trainable=False, name="noise_out")
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Outputs `[B, units]` of `inputs` `[B, F]` with the current noise."""
+        """Outputs `[B, ..., units]` of `inputs` `[B, ..., F]` with the current noise."""
         noise = self.noise_in[:, None] * self.noise_out[None, :]  # [F, units]
         bias = self.bias + self.bias_sigma * self.noise_out
-        return self.activation(inputs @ (self.kernel + self.kernel_sigma * noise) + bias)
+        kernel = self.kernel + self.kernel_sigma * noise
+        return self.activation(tf.tensordot(inputs, kernel, 1) + bias)
 
     def resample(self, seed: tf.Tensor) -> None:
         """Draws `e_in` `[F]` and `e_out` `[units]` by `seed`, two numbers: `sign(e) * sqrt(|e|)`, `e` normal.
@@ -59,6 +64,77 @@ class NoisyDense(layers.Layer):  # type: ignore[misc]
         for position, noise in enumerate((self.noise_in, self.noise_out)):
             normal = tf.random.stateless_normal(noise.shape, seed + tf.constant([0, position]))
             noise.assign(tf.sign(normal) * tf.sqrt(tf.abs(normal)))
+
+
+class QuantileEmbedding(layers.Layer):  # type: ignore[misc]
+    """Features `[B, F]` times an embedding of each quantile fraction, `[B, K, F]`.
+
+    The fractions are those of `at_fractions`, and outside of it the `atoms` midpoints `(k + 0.5) / atoms`.
+    So a network acts deterministically, where the paper draws fractions for acting, too.
+
+    Source: Dabney et al. (2018), "Implicit Quantile Networks", equation 4, arXiv:1806.06923.
+    """
+
+    def __init__(self, atoms: int, seed: int) -> None:
+        super().__init__()
+        self.atoms, self.seed = atoms, seed
+        self.fractions: tf.Tensor | None = None
+
+    def build(self, input_shape: tuple[int, ...]) -> None:
+        """Makes the variables for inputs `[B, input_shape[-1]]`."""
+        features = input_shape[-1]
+        glorot = keras.initializers.GlorotUniform(seed=self.seed)
+        self.kernel = self.add_weight((COSINES, features), glorot, name="kernel")
+        self.bias = self.add_weight((features,), "zeros", name="bias")
+
+    def call(self, features: tf.Tensor) -> tf.Tensor:
+        """The products `[B, K, F]` of `features` `[B, F]`."""
+        fractions = self.fractions
+        if fractions is None:
+            fractions = tf.constant(quantile_midpoints(self.atoms)[None])  # [1, K]
+        return features[:, None, :] * cosine_embedding(fractions, self.kernel, self.bias)
+
+    def compute_output_spec(self, features: KerasTensor) -> KerasTensor:
+        """Shape and dtype of what `call` returns, for any number of fractions."""
+        return KerasTensor((features.shape[0], None, features.shape[1]), "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        """What the NumPy policy needs to know."""
+        return {**super().get_config(), "atoms": self.atoms}
+
+
+def cosine_embedding(fractions: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    """`relu(sum_i cos(pi * i * tau) * kernel_i + bias)`, `[B, K, F]`.
+
+    Args:
+        fractions: `[B, K]`, each `tau` in [0, 1].
+        kernel: `[n, F]`, for `i` from 0 to `n - 1`.
+        bias: `[F]`.
+
+    Source: Dabney et al. (2018), equation 4, arXiv:1806.06923.
+    """
+    angles = np.float32(np.pi) * np.arange(kernel.shape[0], dtype=np.float32)  # [n]
+    cosines = tf.cos(angles * fractions[:, :, None])  # [B, K, n]
+    # As one product of matrices: the gradient of a product for each item takes `B` times the memory.
+    return tf.nn.relu(tf.tensordot(cosines, kernel, 1) + bias)
+
+
+def fixed_embedding(shape: tuple[int, int]) -> layers.Layer:
+    """A standard layer whose weights of this shape, `(K, F)`, multiply features `[B, F]` to `[B, K, F]`."""
+    return layers.EinsumDense("bf,kf->bkf", output_shape=shape)
+
+
+@contextmanager
+def at_fractions(network: keras.Model, fractions: tf.Tensor | None) -> Iterator[None]:
+    """Lets an implicit `network` compute quantiles at `fractions` `[B, K]` inside; None means midpoints."""
+    embeddings = [layer for layer in network.layers if isinstance(layer, QuantileEmbedding)]
+    for layer in embeddings:
+        layer.fractions = fractions
+    try:
+        yield
+    finally:
+        for layer in embeddings:
+            layer.fractions = None
 
 
 class Unpack(layers.Layer):  # type: ignore[misc]
@@ -126,6 +202,13 @@ class LayerFactory:
             layer.bias.assign(np.full(units, bias, np.float32))
         return outputs
 
+    def quantile_embedding(self, features: KerasTensor) -> KerasTensor:
+        """Features `[B, F]` for each of `K` quantile fractions, `[B, K, F]`."""
+        atoms = resolved(self._options.atoms)
+        if self._plain:
+            return fixed_embedding((atoms, features.shape[-1]))(features)
+        return QuantileEmbedding(atoms, int(self._seeds.integers(2**31)))(features)
+
     def convolution(
         self,
         features: KerasTensor,
@@ -172,6 +255,8 @@ def torso_features(
       the paper's 16, dense layers are nearly as good on MinAtar's Breakout.
     - `nature`: three convolutions (Mnih et al. 2015, "Model architecture").
     - `impala`: fifteen, in residual blocks (Espeholt et al. 2018, figure 3, arXiv:1802.01561).
+    - `impala-wide`: the same with twice the filters, and max pooling at the end (Clark et al. 2024,
+      arXiv:2411.03820). Of 84 x 84 pixels it leaves 6 x 6, by the windows of the paper's adaptive pooling.
     """
     check_torso(torso, shape)
     if torso == "dense":
@@ -187,10 +272,13 @@ def torso_features(
         case "nature":
             for filters, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
                 features = factory.convolution(features, filters, size, stride, "valid", "relu")
-        case "impala":
+        case "impala" | "impala-wide":
+            width = 2 if torso == "impala-wide" else 1
             for filters in (16, 32, 32):
-                features = _impala_section(features, filters, factory)
+                features = _impala_section(features, filters * width, factory)
             features = layers.Activation("relu")(features)
+            if torso == "impala-wide":
+                features = layers.MaxPooling2D(3, 2, "same")(features)
     return layers.Flatten()(features)  # [B, F]
 
 

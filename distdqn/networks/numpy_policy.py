@@ -156,6 +156,23 @@ def factorised_noise(generator: np.random.Generator, shape: tuple[int, ...]) -> 
     return noise
 
 
+def quantile_midpoints(count: int) -> FloatArray:
+    """`(k + 0.5) / count` for `k` from 0: evenly spaced fractions `[count]` of the quantiles of a return."""
+    return (np.arange(count, dtype=np.float32) + np.float32(0.5)) / np.float32(count)
+
+
+def midpoint_embedding(atoms: int, arrays: list[FloatArray]) -> FloatArray:
+    """`cosine_embedding` of `distdqn.networks.layers` for `atoms` midpoints, `[K, F]`.
+
+    `arrays` are kernel `[n, F]` and bias `[F]`.
+    """
+    kernel, bias = arrays
+    angles = np.float32(np.pi) * np.arange(len(kernel), dtype=np.float32)  # [n]
+    cosines = np.cos(angles * quantile_midpoints(atoms)[:, None])  # [K, n]
+    embedding: FloatArray = np.maximum(cosines @ kernel + bias, 0.0)
+    return embedding
+
+
 def _leaky_relu(x: FloatArray, slope: float = 0.2) -> FloatArray:
     return np.where(x > 0.0, x, np.float32(slope) * x)
 
@@ -225,6 +242,12 @@ class _NoisyDense:
     def __call__(self, inputs: list[FloatArray]) -> FloatArray:
         """Outputs `[B, units]` of `inputs[0]` `[B, features]`."""
         return self._activation(inputs[0] @ self._noisy_kernel + self._noisy_bias)
+
+
+def _bind_quantile_embedding(layer: Layer, arrays: list[FloatArray]) -> _Operation:
+    """The products `[B, K, F]` of features `[B, F]` and the embedding, which is computed once."""
+    embedding = midpoint_embedding(layer["atoms"], arrays)
+    return lambda inputs: inputs[0][:, None, :] * embedding
 
 
 def _scale_and_offset(layer: Layer, arrays: list[FloatArray]) -> tuple[Any, Any]:
@@ -365,6 +388,7 @@ _BINDERS: dict[str, Callable[[Layer, list[FloatArray]], _Operation]] = {
     "activation": lambda layer, _: lambda inputs: ACTIVATIONS[layer["activation"]](inputs[0]),
     "dense": _bind_dense,
     "noisy_dense": _NoisyDense,
+    "quantile_embedding": _bind_quantile_embedding,
     "unpack": _bind_unpack,
     "layer_normalization": _bind_layer_normalization,
     "batch_normalization": _bind_batch_normalization,

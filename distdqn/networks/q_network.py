@@ -11,7 +11,8 @@ from keras import KerasTensor, layers
 from distdqn.config.config import LearningOptions, resolved
 from distdqn.networks.checks import choose_torso
 from distdqn.networks.custom_network import build_custom_network
-from distdqn.networks.layers import LayerFactory, Unpack, masked_q_values, torso_features
+from distdqn.networks.layers import LayerFactory, QuantileEmbedding, Unpack, masked_q_values, torso_features
+from distdqn.networks.numpy_policy import midpoint_embedding
 from distdqn.types import EnvironmentSpec, FloatArray, ObservationPart
 
 
@@ -21,7 +22,8 @@ def make_networks(
     """Keras models with shared layers, from observations `[B, *observation_shape]` to outputs and Q-values.
 
     Outputs are `[B, A]` or `[B, A, K]`, Q-values `[B, A]`. Under the value head both are the same model,
-    unless observations have masks, which lower the Q-values of actions that are not allowed.
+    unless observations have masks, which lower the Q-values of actions that are not allowed. Under the
+    implicit head, `K` is the number of fractions that `at_fractions` gives.
 
     `options` are resolved. `seed` is that of the initial weights: Glorot uniform kernels, zero biases. If
     `plain`, they have no noise and no spectral normalization, and take the parts of observations by name.
@@ -87,7 +89,10 @@ def plain_q_network(options: LearningOptions, spec: EnvironmentSpec, arrays: lis
     pairs = [[layer for layer in model.layers if layer.weights] for model in (source, plain)]
     for layer, plain_layer in zip(*pairs, strict=True):
         inner = getattr(layer, "layer", layer)  # of the wrapper that normalizes
-        plain_layer.set_weights(inner.get_weights()[: len(plain_layer.weights)])  # means come first
+        own = inner.get_weights()
+        if isinstance(inner, QuantileEmbedding):
+            own = [midpoint_embedding(inner.atoms, own)]
+        plain_layer.set_weights(own[: len(plain_layer.weights)])  # means come first
     return plain
 
 
@@ -119,14 +124,20 @@ def _build_outputs(
             torso = choose_torso(part.shape, part.kind == "image", torso)
         columns.append(torso_features(torso, part.shape, features, factory))  # [B, F]
     features = layers.Concatenate()(columns) if len(columns) > 1 else columns[0]
-    for units in options.hidden_sizes[:-1] if options.dueling else options.hidden_sizes:
+    for units in options.hidden_sizes[:-1]:
         features = factory.hidden(features, units)
+    is_implicit = options.head == "implicit"
+    if is_implicit:  # before the last hidden layer: Dabney et al. (2018), equation 4 and the text below it
+        features = factory.quantile_embedding(features)  # [B, K, F]
     shape = _output_shape(options, spec)
     if options.dueling:
         outputs = _dueling_outputs(options, spec.actions, factory, features)  # [B, A, K]
     else:
-        outputs = factory.output(features, int(np.prod(shape)), options.output_bias)
-    if outputs.shape[1:] != shape:
+        features = factory.hidden(features, options.hidden_sizes[-1])
+        units = spec.actions if is_implicit else int(np.prod(shape))
+        outputs = factory.output(features, units, options.output_bias)  # [B, ...] or [B, K, A]
+        outputs = layers.Permute((2, 1))(outputs) if is_implicit else outputs
+    if outputs.shape[1:] != shape and not is_implicit:
         outputs = layers.Reshape(shape)(outputs)
     return outputs
 
@@ -136,25 +147,28 @@ def _dueling_outputs(
 ) -> KerasTensor:
     """Outputs `[B, A, K]`: `value + advantage - mean_a advantage`, for each atom.
 
-    Each of the two streams has a last hidden layer of its own. The value head has one atom.
+    Each of the two streams has a last hidden layer of its own. The value head has one atom. Features are
+    `[B, F]`, and `[B, K, F]` under the implicit head.
 
     Source: Wang et al. (2016), equation 9, arXiv:1511.06581.
     """
     units = options.hidden_sizes[-1]
-    atoms = 1 if options.head == "value" else resolved(options.atoms)
+    is_implicit = options.head == "implicit"
+    atoms = 1 if is_implicit or options.head == "value" else resolved(options.atoms)
     value = factory.output(factory.hidden(features, units), atoms, options.output_bias)
     advantage = factory.output(factory.hidden(features, units), actions * atoms, bias=0.0)
-    value = layers.Reshape((1, atoms))(value)  # [B, 1, K]
-    advantage = layers.Reshape((actions, atoms))(advantage)  # [B, A, K]
+    value = layers.Reshape((1, -1))(value)  # [B, 1, K]
+    by_action = layers.Permute((2, 1)) if is_implicit else layers.Reshape((actions, atoms))
+    advantage = by_action(advantage)  # [B, A, K]
     mean = layers.GlobalAveragePooling1D()(advantage)  # [B, K]
-    mean = layers.Reshape((1, atoms))(mean)  # [B, 1, K]
+    mean = layers.Reshape((1, -1))(mean)  # [B, 1, K]
     # The value first: Keras takes a second `[B, 1, 1]` for a bias of `A` actions where B = A.
     return layers.Add()([value, layers.Subtract()([advantage, mean])])  # [B, A, K]
 
 
 def _q_values(options: LearningOptions, outputs: KerasTensor) -> KerasTensor:
     """Q-values `[B, A]` from a distributional head's outputs `[B, A, K]`."""
-    if options.head == "quantile":
+    if options.head in ("quantile", "implicit"):
         quantiles = layers.Permute((2, 1))(outputs)  # [B, K, A]
         return layers.GlobalAveragePooling1D()(quantiles)  # [B, A]
     probabilities = layers.Softmax()(outputs)  # [B, A, K]

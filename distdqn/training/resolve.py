@@ -20,7 +20,8 @@ from distdqn.types import EnvironmentSpec
 _MAX_CALL_BYTES = 64 * 2**20  # of the batches of one learner call
 _MAX_ROLLOUT_BYTES = 32 * 2**20  # of the observations of one rollout
 _ROLLOUT_COPIES = 9  # of those observations in an actor at once, measured
-_ATOMS = {"value": None, "quantile": 11, "categorical": 51}  # measured; Bellemare et al. (2017)
+# Measured; Clark et al. (2024), arXiv:2411.03820; Bellemare et al. (2017).
+_ATOMS = {"value": None, "quantile": 11, "implicit": 8, "categorical": 51}
 
 
 def check_surroundings(

@@ -331,7 +331,7 @@ def test_fault_15_structural_option_that_differs_is_an_error_with_both_values(
     ("then", "now"),
     [
         ({}, {"v_min": -99.0, "v_max": 99.0}),  # of the categorical head alone
-        ({}, {"atoms": 11}),
+        ({"head": "implicit"}, {"head": "implicit", "atoms": 16, "tau_samples": 4}),
         ({"head": "categorical", "atoms": 51}, {"head": "categorical"}),
         ({"head": "value"}, {"head": "value", "atoms": 21}),
         ({}, {"torso": "dense"}),

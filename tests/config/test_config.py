@@ -318,7 +318,7 @@ def test_range_of_an_option_is_told_in_words(option: str, words: list[str]) -> N
         ("target_return", "high", "a number or `auto` or `none`, not `high`"),
         ("target_return", float("nan"), "a finite number or `auto` or `none`, not `nan`"),
         ("loss", "absolute", "`huber` or `squared`, not `absolute`"),
-        ("torso", 3, "`auto`, `dense`, `small`, `nature` or `impala`, not `3`"),
+        ("torso", 3, "`auto`, `dense`, `small`, `nature`, `impala` or `impala-wide`, not `3`"),
         ("env", 3, "text, not `3`"),
         ("run_dir", "", "text or `none`, not ``"),
     ],
@@ -335,6 +335,21 @@ def test_network_of_ones_own_leaves_no_other_option_without_effect(option: dict[
     (mistake,) = mistakes_of(network="module:function", **option)
 
     assert f"`{next(iter(option))}` has no effect on a `network` of your own" in mistake
+
+
+@pytest.mark.parametrize("name", ["tau_samples", "target_tau_samples"])
+def test_drawn_fractions_are_options_of_the_implicit_head_alone(name: str) -> None:
+    (mistake,) = mistakes_of(**{name: 4}, head="value")
+
+    assert mistake == f"`{name}` has no effect without the `implicit` head (leave it out, or set `head`)."
+    assert mistakes_of(**{name: 4}, head="implicit") == []
+
+
+def test_implicit_head_is_refused_for_a_network_of_ones_own_with_another_head() -> None:
+    (mistake,) = mistakes_of(network="module:function", head="implicit")
+
+    assert mistake.startswith("`head` cannot be `implicit` with a `network` of your own")
+    assert "choose `quantile`" in mistake
 
 
 def test_network_of_ones_own_may_stand_beside_the_defaults_of_a_file() -> None:

@@ -18,7 +18,9 @@ def test_preset_makes_a_config_that_has_its_options(name):
 
 
 def test_presets_are_those_that_were_promised():
-    assert list(PRESETS) == ["apex", "double", "dqn", "lecture", "munchausen", "qr", "rainbow"]
+    assert list(PRESETS) == [
+        *("apex", "btr", "double", "dqn", "iqn", "lecture", "munchausen", "qr", "rainbow")
+    ]
 
 
 def test_rainbow_and_lecture_hold_the_settings_of_their_sources():
@@ -28,6 +30,16 @@ def test_rainbow_and_lecture_hold_the_settings_of_their_sources():
     assert (rainbow.noisy, rainbow.epsilon_start, rainbow.priority_exponent) == (True, 0.0, 0.5)
     assert (lecture.hidden_sizes, lecture.discount, lecture.max_gradient_norm) == ((24, 24), 0.8, None)
     assert (lecture.failure_reward, lecture.bootstrap_on_termination) == (-1.0, True)
+
+
+def test_iqn_and_btr_hold_the_settings_of_their_sources():
+    iqn, btr = Config.from_preset("iqn"), Config.from_preset("btr")
+
+    assert (iqn.head, iqn.tau_samples, iqn.target_tau_samples, iqn.atoms) == ("implicit", 64, 64, 32)
+    assert (btr.head, btr.tau_samples, btr.target_tau_samples, btr.atoms) == ("implicit", 8, 8, 8)
+    assert (btr.torso, btr.spectral_norm, btr.noisy, btr.dueling) == ("impala-wide", True, True, True)
+    assert (btr.munchausen, btr.n_step, btr.priority_exponent, btr.discount) == (True, 3, 0.2, 0.997)
+    assert btr.adam_epsilon == 0.005 / btr.batch_size
 
 
 def test_single_options_replace_those_of_a_preset():

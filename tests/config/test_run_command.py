@@ -48,7 +48,7 @@ def test_help_is_one_screen_that_names_every_group(capsys: pytest.CaptureFixture
 def test_help_on_a_group_lists_its_options_with_meaning_and_default(
     heading: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.setenv("COLUMNS", "300")
 
     text = help_on(heading.split()[0], capsys)
 

@@ -287,7 +287,7 @@ def _is_equal(run_dir, other_dir):
     return True
 
 
-_MANY_PARTS = ("--sampler", "prioritized", "--dueling", "--epsilon-ladder", "--noisy", "--head", "quantile")
+_MANY_PARTS = ("--sampler", "prioritized", "--dueling", "--epsilon-ladder", "--noisy", "--head", "implicit")
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ SPEC = make_spec((3,), 4)
 HEADS: dict[str, dict[str, Any]] = {
     "value": {"head": "value", "loss": "huber"},
     "quantile": {"head": "quantile", "atoms": 7},
+    "implicit": {"head": "implicit", "atoms": 7},
     "categorical": {"head": "categorical", "atoms": 11, "v_min": -2.0, "v_max": 3.0},
 }
 

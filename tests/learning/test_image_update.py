@@ -68,8 +68,10 @@ def test_xla_compiles_networks_without_convolutions_only(torso: str, with_xla: b
 
 
 @pytest.mark.parametrize("dueling", [False, True], ids=["single", "dueling"])
-@pytest.mark.parametrize("head", ["value", "quantile", "categorical"])
-@pytest.mark.parametrize(("torso", "side"), [("dense", 6), ("small", 6), ("nature", 36), ("impala", 6)])
+@pytest.mark.parametrize("head", ["value", "quantile", "implicit", "categorical"])
+@pytest.mark.parametrize(
+    ("torso", "side"), [("dense", 6), ("small", 6), ("nature", 36), ("impala", 6), ("impala-wide", 6)]
+)
 def test_every_trainable_weight_receives_a_gradient_with_every_torso(
     torso: str, side: int, head: str, dueling: bool
 ) -> None:

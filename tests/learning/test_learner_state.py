@@ -20,6 +20,7 @@ from distdqn.types import EnvironmentSpec
 CASES: dict[str, tuple[EnvironmentSpec, dict[str, Any]]] = {
     "value": (VECTOR, {}),
     "noisy quantile": (VECTOR, {"head": "quantile", "noisy": True}),
+    "noisy implicit": (VECTOR, {"head": "implicit", "noisy": True}),
     "categorical": (VECTOR, {"head": "categorical"}),
     "dueling images": (IMAGE, {"torso": "small", "spectral_norm": True, "dueling": True, "layer_norm": True}),
     "the user's with statistics and dropout": (IMAGE, {"network": "toy_user_networks:image"}),

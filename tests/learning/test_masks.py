@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from learning.fractions import midpoint_fractions
 from scipy.special import log_softmax, softmax
 
 from distdqn.acting.actor import td_errors
@@ -42,7 +43,7 @@ def slow_q(head, outputs):
     """Q-values `[A']` of the outputs of some actions."""
     if head == "value":
         return outputs
-    return outputs.mean(axis=1) if head == "quantile" else softmax(outputs, axis=1) @ SUPPORT
+    return softmax(outputs, axis=1) @ SUPPORT if head == "categorical" else outputs.mean(axis=1)
 
 
 def slow_shift(head, reward, discount, chosen):
@@ -84,15 +85,17 @@ def slow_target(options, batch, b, online, target):
 
 
 @pytest.mark.parametrize("kind", ["plain", "double", "munchausen"])
-@pytest.mark.parametrize("head", ["value", "quantile", "categorical"])
+@pytest.mark.parametrize("head", ["value", "quantile", "implicit", "categorical"])
 def test_targets_are_made_of_allowed_actions_alone(head, kind):
-    options = LearningOptions(**OPTIONS, head=head, double=kind == "double", munchausen=kind == "munchausen")
+    taus = {"tau_samples": ATOMS, "target_tau_samples": ATOMS} if head == "implicit" else {}
+    kinds = {"double": kind == "double", "munchausen": kind == "munchausen"}
+    options = LearningOptions(**OPTIONS, **taus, **kinds, head=head)
     online, _ = make_networks(options, SPEC, seed=1)
     target, _ = make_networks(options, SPEC, seed=2)
     loop, batch = UpdateLoop(online, target, options, mask=SPEC.mask), make_batch(seed=3)
     columns = {name: tf.constant(column) for name, column in batch.columns().items()}
 
-    found = loop._td_target(columns).numpy()
+    found = loop._td_target(columns | midpoint_fractions(loop._head, BATCH)).numpy()
 
     expected = [slow_target(options, batch, b, online, target) for b in range(BATCH)]
     np.testing.assert_allclose(found, np.array(expected), rtol=2e-5, atol=2e-5)

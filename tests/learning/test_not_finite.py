@@ -18,6 +18,7 @@ NORMALIZED = {"network": "toy_user_networks:normalized"}
 CASES: dict[str, tuple[EnvironmentSpec, dict[str, Any]]] = {
     "value": (VECTOR, {}),
     "noisy quantiles": (VECTOR, {"head": "quantile", "atoms": 3, "noisy": True}),
+    "implicit": (VECTOR, {"head": "implicit", "atoms": 3}),
     "categorical": (VECTOR, {"head": "categorical", "atoms": 5, "v_min": -2.0, "v_max": 2.0}),
     "normalized by batches": (VECTOR, NORMALIZED),
     "dueling images": (IMAGE, {"torso": "small", "spectral_norm": True, "dueling": True, "layer_norm": True}),

@@ -96,7 +96,7 @@ def test_fault_47_copy_that_fails_is_replaced_before_any_actor_gets_it(
 
 
 @eagerly
-@pytest.mark.parametrize("options", [{}, {"noisy": True}, {"head": "quantile", "dueling": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"noisy": True}, {"head": "implicit", "dueling": True}], ids=str)
 def test_right_copy_of_the_network_is_kept_without_a_line(options: dict[str, Any]) -> None:
     learner = build_learner(VECTOR, **options)
 

@@ -12,13 +12,20 @@ from toy_policies import assert_policy_equals_keras, layer, make_weights, random
 from distdqn.networks.numpy_policy import NumpyPolicy
 from distdqn.networks.q_network import make_networks
 
-HEADS = {"value": {}, "quantile": {"atoms": 3}, "categorical": {"atoms": 5, "v_min": -2.0, "v_max": 4.0}}
+HEADS = {
+    "value": {},
+    "quantile": {"atoms": 3},
+    "implicit": {"atoms": 3},
+    "categorical": {"atoms": 5, "v_min": -2.0, "v_max": 4.0},
+}
 
 
 @pytest.mark.parametrize("dueling", [False, True], ids=["single", "dueling"])
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("layout", ["first", "last", "none"])
-@pytest.mark.parametrize(("torso", "side"), [("dense", 5), ("small", 5), ("nature", 36), ("impala", 5)])
+@pytest.mark.parametrize(
+    ("torso", "side"), [("dense", 5), ("small", 5), ("nature", 36), ("impala", 5), ("impala-wide", 9)]
+)
 def test_numpy_policy_equals_keras_on_images_of_every_layout(torso, side, layout, head, dueling):
     shape = {"first": (2, side, side + 1), "last": (side, side + 1, 2), "none": (side, side + 1)}[layout]
     is_bytes = layout != "last"

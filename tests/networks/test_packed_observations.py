@@ -47,7 +47,7 @@ def sample(name, packer, count=9):
     return np.concatenate(rows), masks
 
 
-@pytest.mark.parametrize("changes", [{}, {"head": "quantile"}, {"dueling": True, "noisy": True}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"head": "implicit"}, {"dueling": True, "noisy": True}], ids=str)
 @pytest.mark.parametrize("name", SPACES)
 def test_keras_numpy_and_the_saved_file_agree_on_packed_observations(name, changes, tmp_path):
     packer, spec = make_spec(name)

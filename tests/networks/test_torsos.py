@@ -96,6 +96,22 @@ def test_impala_torso_has_the_layers_of_its_paper():
     assert model.get_weights()[30].shape == (2 * 3 * 32, 5)
 
 
+def test_wide_impala_torso_has_twice_the_filters_and_six_by_six_pixels_of_atari():
+    model = make("impala-wide", (4, 84, 84))
+
+    assert [kernel.shape[3] for kernel in convolutions(model)] == [32] * 5 + [64] * 10
+    assert model.get_weights()[30].shape == (6 * 6 * 64, 5)  # 84 -> 42 -> 21 -> 11 -> 6
+
+
+def test_pooling_of_the_wide_impala_torso_has_the_windows_of_adaptive_pooling_on_atari():
+    features = np.random.default_rng(0).normal(size=(1, 11, 11, 2)).astype(np.float32)
+    # PyTorch's adaptive pooling: from floor(i * 11 / 6) up to ceil((i + 1) * 11 / 6).
+    windows = [slice(11 * i // 6, -(-11 * (i + 1) // 6)) for i in range(6)]
+    expected = [[features[0, rows, columns].max(axis=(0, 1)) for columns in windows] for rows in windows]
+
+    np.testing.assert_array_equal(ops.max_pool(features, 3, 2, "same")[0], expected)
+
+
 def test_impala_block_adds_its_change_to_its_input():
     model = make("impala", (6, 6))
     arrays = model.get_weights()
@@ -114,7 +130,7 @@ def test_impala_block_adds_its_change_to_its_input():
     np.testing.assert_allclose(model(observation).numpy(), hidden @ arrays[32] + arrays[33], atol=1e-5)
 
 
-@pytest.mark.parametrize(("torso", "side"), [("small", 6), ("nature", 36), ("impala", 6)])
+@pytest.mark.parametrize(("torso", "side"), [("small", 6), ("nature", 36), ("impala", 6), ("impala-wide", 6)])
 def test_channel_first_images_have_the_values_of_the_same_images_channel_last(torso, side):
     first, last = make(torso, (2, side, side + 1)), make(torso, (side, side + 1, 2))
     images = np.random.default_rng(0).normal(size=(3, 2, side, side + 1)).astype(np.float32)
