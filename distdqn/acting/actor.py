@@ -186,7 +186,7 @@ def _scheduled_seconds() -> float:
 class TransitionMaker:
     """Turns the steps of one actor into the transitions to learn from.
 
-    `no_steps` `[0, E]` give the shapes. Calls of `mask` and `add` come in pairs, with the steps in their order.
+    `no_steps` `[0, E]` give the shapes. `mask` and `add` get the same steps, one after the other, in order.
     """
 
     def __init__(self, options: ActingOptions, spec: EnvironmentSpec, no_steps: Steps) -> None:
