@@ -215,7 +215,7 @@ def _without_effect(options: Mapping[str, Any], changed: Collection[str]) -> Ite
         if "offline_fraction" in changed:
             yield "`offline_fraction` has no effect without `offline` (name a dataset)."
     elif _is_offline(options):
-        if options.get("max_learner_steps") is None:
+        if options.get("max_learner_steps", 1) is None:
             yield "`offline` takes no env steps, whose budget ends other runs (give `max_learner_steps`)."
         for name in [each for each in _OF_ACTING if each in changed]:
             yield f"`{name}` has no effect where all env steps are recorded (leave it out)."
