@@ -3,6 +3,8 @@
 import importlib.util
 import itertools
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +85,11 @@ class InOrder:
 
 
 @pytest.fixture(autouse=True)
-def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty place for datasets."""
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
+def no_datasets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Has each test start without datasets in the home of the tests, which the roles on Ray have, too."""
+    monkeypatch.delenv("MINARI_DATASETS_PATH", raising=False)
+    yield
+    shutil.rmtree(Path.home() / ".minari", ignore_errors=True)
 
 
 def record_random(tmp_path: Path, env: str, *words: str) -> None:
