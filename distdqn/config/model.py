@@ -163,6 +163,13 @@ def listed(form: str) -> BeforeValidator:
     return BeforeValidator(validate)
 
 
+Sizes = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=10**6)], ...],
+    Field(min_length=1),
+    listed("whole numbers separated by commas"),
+]
+
+
 def read_preset(name: str) -> dict[str, Any]:
     """The options that a preset sets; `ConfigError` if there is no such preset."""
     if name not in PRESETS:

@@ -216,6 +216,10 @@ class UpdateLoop:
                 outputs = self.online(batch["observation"], training=True)  # [B, A] or [B, A, K]
             taken = tf.gather(outputs, batch["action"], batch_dims=1)  # [B] or [B, K]
             item_loss, td_error = self._head.loss(taken, target, batch.get("fractions"))  # [B], [B]
+            if self._options.conservative_weight:
+                q_values = self._q_values(outputs, batch["observation"])  # [B, A]
+                conservative = losses.conservative_loss(q_values, batch["action"])  # [B]
+                item_loss += self._options.conservative_weight * conservative
             loss = tf.reduce_mean(batch["importance_weight"] * item_loss)
             regularized = loss + sum(self.online.losses)  # of a user's network
         variables = self.online.trainable_variables

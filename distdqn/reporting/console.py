@@ -77,7 +77,8 @@ class Console(Callback):
         config = run.config
         name = config.recorded_env()[0]
         self._is_named = "<" not in name and not name.startswith("__main__:")
-        self._panel = Panel(config.max_env_steps, config.max_seconds, run.target_return, self._clock)
+        budgets = (config.max_env_steps, config.max_seconds, config.max_learner_steps)
+        self._panel = Panel(*budgets, target_return=run.target_return, clock=self._clock)
 
     @override
     def on_status(self, status: dict[str, Any]) -> None:
@@ -158,7 +159,8 @@ class Panel:
         self,
         max_env_steps: int,
         max_seconds: float | None,
-        target_return: float | None,
+        max_learner_steps: int | None = None,
+        target_return: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.metrics: dict[str, Any] | None = None  # what lines told last; rates are those of some lines
@@ -169,6 +171,7 @@ class Panel:
         self._best: float | None = None
         self._drawn, self._svg = (-1, 0.0), ""  # the last evaluation in the picture, and the picture
         self._max_env_steps, self._max_seconds = max_env_steps, max_seconds
+        self._max_learner_steps = max_learner_steps
         self._bar = Progress(
             BarColumn(20),
             TaskProgressColumn(),
@@ -193,7 +196,10 @@ class Panel:
         if (mean := metrics["eval_return_mean"]) is not None:
             self.evaluations.append((metrics["env_steps"], mean))
             self._best = mean if self._best is None else max(mean, self._best)
-        steps = f"{count(metrics['env_steps'])} of {count(self._max_env_steps)} env steps"
+        name, most = "env_steps", self._max_env_steps
+        if self._max_learner_steps is not None:
+            name, most = "learner_steps", self._max_learner_steps
+        steps = f"{count(metrics[name])} of {count(most)} {name.replace('_', ' ')}"
         self._bar.update(self._task, completed=self._fraction(metrics), description=steps)
 
     def leave_out_time(self) -> None:
@@ -230,9 +236,10 @@ class Panel:
         )[:160]
 
     def _fraction(self, line: dict[str, Any]) -> float:
-        """How much of the budget is spent: of env steps or of time, whichever ends first."""
+        """How much of the budget is spent: of steps or of time, whichever ends first."""
         seconds = 0.0 if self._max_seconds is None else line["wall_seconds"] / self._max_seconds
-        return float(min(1.0, max(seconds, line["env_steps"] / self._max_env_steps)))
+        learned = line["learner_steps"] / self._max_learner_steps if self._max_learner_steps else 0.0
+        return float(min(1.0, max(seconds, learned, line["env_steps"] / self._max_env_steps)))
 
     def _evaluated(self) -> str:
         newest = self.evaluations[-1][1] if self.evaluations else None
@@ -314,6 +321,7 @@ def closing_words(summary: dict[str, Any], is_named: bool = True) -> str:
     words += f"\nPlot it: distdqn plot {folder}"
     if summary["solved"] is not True and is_named:
         spent = {"max_env_steps": "env_steps", "max_episodes": "episodes", "max_seconds": "total_seconds"}
+        spent["max_learner_steps"] = "learner_steps"
         words += f"\nTrain on: distdqn run --resume {folder}"
         if (counter := spent.get(summary["reason"])) is not None:
             words += f" --{summary['reason'].replace('_', '-')} {math.ceil(2 * summary[counter])}"
