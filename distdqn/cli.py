@@ -12,6 +12,7 @@ _COMMANDS = {
     "run": "train a distributed DQN",
     "evaluate": "play a run's best network greedily",
     "play": "watch a run's best network play, in a window or as a GIF",
+    "record": "write episodes of a run's network as a dataset to learn from",
     "plot": "draw the learning curves of runs, or what a network does",
     "export": "write a run's network as a file for another runtime",
     "inspect": "show what is in the checkpoints of a run, and whether they are whole",

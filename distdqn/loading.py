@@ -15,6 +15,7 @@ from distdqn.environments.registry import EnvironmentMaker, inspect_environment,
 from distdqn.environments.spaces import NumberedActions, ObservationPacker, expand_mask, leaves, value_at
 from distdqn.errors import ConfigError, EnvironmentFault, NoCheckpoint, collecting, restoring
 from distdqn.networks.numpy_policy import (
+    Policy,
     describe_layers,
     load_policy,
     make_policy,
@@ -182,6 +183,19 @@ def find_policy(options: PolicyOptions) -> tuple[PolicyWeights, EnvironmentOptio
     if mistakes:
         raise ConfigError(mistakes)
     return weights, source, _find_spec(weights, source)
+
+
+def find_player(
+    options: PolicyOptions, is_random: bool
+) -> tuple[Policy | None, EnvironmentOptions, EnvironmentSpec]:
+    """A run's policy, None if actions are to be random; and environment and spec as from `find_policy`."""
+    if not is_random:
+        weights, source, spec = find_policy(options)
+        return make_policy(weights), source, spec
+    folder = Path(options.run_dir)
+    recorded = read_options(folder).model_dump()
+    source = find_environment(folder, recorded, options.chosen_environment())
+    return None, source, inspect_environment(source)
 
 
 def find_environment(folder: Path, recorded: dict[str, Any], chosen: dict[str, Any]) -> EnvironmentOptions:

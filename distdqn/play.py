@@ -15,12 +15,11 @@ from distdqn.acting.exploration import greedy_actions, random_actions
 from distdqn.config.command_line import command
 from distdqn.config.config import Count, EnvironmentOptions, Positive, Seed
 from distdqn.config.model import Text
-from distdqn.environments.registry import EnvironmentMaker, inspect_environment, make_vector_environment
+from distdqn.environments.registry import EnvironmentMaker, make_vector_environment
 from distdqn.environments.vector import FaultLog, VectorEnvironment
 from distdqn.errors import ConfigError
-from distdqn.loading import PolicyOptions, find_environment, find_policy
-from distdqn.networks.numpy_policy import Policy, make_policy
-from distdqn.reporting.run_directory import read_options
+from distdqn.loading import PolicyOptions, find_player
+from distdqn.networks.numpy_policy import Policy
 from distdqn.reporting.video import draw_picture, show, write_gif, write_mp4
 from distdqn.seeding import make_generator, make_integer_seed
 from distdqn.types import EnvironmentSpec
@@ -60,15 +59,7 @@ def main(options: PlayOptions) -> None:
         os.environ["SDL_VIDEODRIVER"] = "dummy"  # many environments draw with SDL, which looks for a display
     if file is not None and not Path(file).absolute().parent.is_dir():
         raise ConfigError(f"`{'gif' if options.gif else 'mp4'}`: the folder of {file} does not exist.")
-    policy: Policy | None = None
-    if options.random:
-        folder = Path(options.run_dir)
-        recorded = read_options(folder).model_dump()
-        source = find_environment(folder, recorded, options.chosen_environment())
-        spec = inspect_environment(source)
-    else:
-        weights, source, spec = find_policy(options)
-        policy = make_policy(weights)
+    policy, source, spec = find_player(options, options.random)
     source = _drawn(source, spec.name)
     seeds = (make_integer_seed(options.seed, "evaluation", episode) for episode in itertools.count())
     environments = VectorEnvironment(source, 1, seeds, FaultLog(source, 1), has_mask=spec.mask is not None)

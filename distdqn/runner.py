@@ -17,6 +17,7 @@ from distdqn.checkpoints.store import CheckpointRef, Store
 from distdqn.config.config import Config
 from distdqn.distributed.supervisor import Supervisor
 from distdqn.distributed.watchdog import Watchdog
+from distdqn.environments.recorded import check_dataset
 from distdqn.errors import TERMINATED, CheckpointError, ConfigError, DistdqnError, restoring
 from distdqn.learning.learner import export_network
 from distdqn.networks.numpy_policy import policy_bytes
@@ -64,7 +65,8 @@ def train(
     started = time.monotonic() if started is None else started
     folder, is_resuming = run_folder(config)
     spec = check_surroundings(config, folder, config.network, is_resuming, config.action_masks)
-    given, config = config, resolve(config, spec)
+    recorded_steps = config.offline and check_dataset(config, spec, "offline", config.offline)
+    given, config = config, resolve(config, spec, recorded_steps or 0)
     check_fit(config, spec)
     followers = [*callbacks, *make_callbacks(config)]
     about = describe_run(given, config, spec)
@@ -177,6 +179,9 @@ class _Runner:
         """Shows the first lines: what is run, where, and on which Ray."""
         config = self.run.config
         processes = f"{config.actors} actors x {config.envs_per_actor} envs   {config.mode}"
+        if config.offline is not None:
+            played = "" if config.is_offline else f" {config.offline_fraction:.0%}, {processes}"
+            processes = f"recorded {config.offline}{played}   {config.mode}"
         target = self.run.stopping.goal.target_return
         goal = "no goal" if target is None else f"goal {target:g}"
         head = f"distdqn  {self.spec.name}   {goal}   {processes}   {self.directory.path}"

@@ -52,7 +52,8 @@ def _show(folder: Path, status: dict[str, Any], lines: list[dict[str, Any]]) -> 
     console = Console(highlight=False)
     console.print(f"{run['env']}  {run['mode']}  {folder}\n{words}", markup=False)
     now = 0.0
-    panel = Panel(run["max_env_steps"], run["max_seconds"], run["target_return"], clock=lambda: now)
+    budgets = (run["max_env_steps"], run["max_seconds"], run.get("max_learner_steps"))
+    panel = Panel(*budgets, target_return=run["target_return"], clock=lambda: now)
     for line in lines:
         now = line["wall_seconds"]
         panel.add(line)

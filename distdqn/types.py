@@ -181,8 +181,7 @@ class Transitions:
     observation: AnyArray  # [..., *observation_shape], where the window starts
     action: IntArray  # [...] int32 from 0
     reward: FloatArray  # [...], discounted sum of the window's rewards
-    # [...], product of the discounts over the window; 0 where the episode terminated, not where truncated.
-    discount: FloatArray
+    discount: FloatArray  # [...], product over the window; 0 where the episode terminated, not if truncated
     next_observation: AnyArray  # [..., *observation_shape], where the window ends
     priority: FloatArray | None = None  # [C], first priorities for a prioritized replay; never stored here
     # Of a chunk of images. The two observations are then [C, S] int32, positions of their frames.
@@ -274,7 +273,7 @@ class RolloutRequest:
 class RolloutReport:
     """What an actor reports of one rollout; the transitions travel apart."""
 
-    env_steps: int  # real transitions of the environments, resets excluded
+    env_steps: int  # real transitions of the environments, resets excluded, recorded ones included
     transitions: int  # n-step transitions completed, the size of the chunk
     episode_returns: list[float]  # undiscounted, of the episodes that ended
     episode_lengths: list[int]  # in env steps
@@ -292,6 +291,7 @@ class RolloutReport:
     longest_open_episode: int = 0  # in env steps
     not_finite: int = 0  # steps masked because of NaN or infinity
     has_signal: bool = True  # whether a reward is not 0 or an episode terminated: there is something to learn
+    recorded_steps: int = 0  # those of `env_steps` that were read from a dataset
 
 
 @dataclass(frozen=True)

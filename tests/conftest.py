@@ -113,6 +113,11 @@ class RunCommand:
         assert self.process.poll() is None, f"It ended early:\n{self.output()}"
         return bool((status := self.read("status.json")) and status["counters"]["learner_steps"])
 
+    def published(self):
+        """How many versions of the weights the learner has published."""
+        assert self.process.poll() is None, f"It ended early:\n{self.output()}"
+        return ((self.read("status.json") or {}).get("weights_version") or [0, 0])[1]
+
     def read(self, name):
         """A JSON file of the run, or None."""
         path = self.run_dir / name

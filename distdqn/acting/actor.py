@@ -62,11 +62,7 @@ class Actor:
             has_mask=spec.mask is not None,
         )
         self._mask = spec.mask
-        self._frame_layout: FrameLayout | None = None
-        if spec.is_image:
-            self._frame_layout = make_frame_layout(spec.observation_shape, spec.observation_high)
-        self._nan_guard = NaNGuard(spec.name, options.envs_per_actor, spec.parts)
-        self._windows = NStepWindows(options.n_step, options.discount, self._environments.empty_steps(0))
+        self._maker = TransitionMaker(options, spec, self._environments.empty_steps(0))
         self._weights: PolicyWeights | None = None
         self._policy: Policy | None = None
 
@@ -86,11 +82,9 @@ class Actor:
         if self._policy is not None:
             epsilon = epsilon_by_environment(self._options, request)
         steps, ends, env_seconds, network_seconds = self._act(request.limit, epsilon)
-        not_finite = self._nan_guard.mask(steps)
+        not_finite, has_signal = self._maker.mask(steps)
         ends = [end for end in ends if steps.is_transition[end.row, end.environment]]
-        has_signal = bool((steps.is_transition & ((steps.reward != 0.0) | steps.terminated)).any())
-        self._prepare_for_learning(steps, ends)
-        transitions = self._completed(self._windows.add(steps))
+        transitions = self._maker.add(steps, ends, self._policy)
         total_seconds = time.perf_counter() - begin
         report = RolloutReport(
             env_steps=int(np.count_nonzero(steps.is_transition)),
@@ -123,9 +117,8 @@ class Actor:
 
         After a restart: the new actor is flushed with the checkpoint's number before it acts.
         """
-        transitions = self._completed(self._windows.close())
+        transitions = self._maker.close(self._policy)
         episodes_lost = self._environments.restart(self._seeds(number))
-        self._nan_guard.reset()
         self._generator = make_generator(self._options.seed, "exploration", *self._indices, number)
         return FlushReport(episodes_lost, len(transitions)), transitions
 
@@ -181,6 +174,52 @@ class Actor:
             is_exploratory[:] = q_values[np.arange(len(actions)), actions] < q_values.max(axis=1)
         return actions
 
+
+def _scheduled_seconds() -> float:
+    """Seconds in which this thread has used a CPU or waited for one; infinite where the system tells none."""
+    try:
+        used, waited, _ = Path("/proc/thread-self/schedstat").read_bytes().split()  # in nanoseconds
+    except (OSError, ValueError):
+        return math.inf
+    return (int(used) + int(waited)) / 1e9
+
+
+class TransitionMaker:
+    """Turns the steps of one actor into the transitions to learn from.
+
+    `no_steps` `[0, E]` give the shapes. `mask` and `add` get the same steps, one after the other, in order.
+    """
+
+    def __init__(self, options: ActingOptions, spec: EnvironmentSpec, no_steps: Steps) -> None:
+        self._options = options
+        self._frame_layout: FrameLayout | None = None
+        if spec.is_image:
+            self._frame_layout = make_frame_layout(spec.observation_shape, spec.observation_high)
+        self._nan_guard = NaNGuard(spec.name, no_steps.action.shape[1], spec.parts)
+        self._windows = NStepWindows(options.n_step, options.discount, no_steps)
+
+    def mask(self, steps: Steps) -> tuple[int, bool]:
+        """Masks the `steps` `[T, E]` that `NaNGuard` does; returns its count, and whether there is a signal.
+
+        A signal is a reward that is not 0, or an episode that terminates: there is something to learn.
+        """
+        not_finite = self._nan_guard.mask(steps)
+        has_signal = bool((steps.is_transition & ((steps.reward != 0.0) | steps.terminated)).any())
+        return not_finite, has_signal
+
+    def add(self, steps: Steps, ends: list[EpisodeEnd], policy: Policy | None) -> Transitions:
+        """The transitions `[C]` that `steps` `[T, E]` complete, in which episodes have the `ends`.
+
+        Rewards and terminations in `steps` become those to learn from. `policy` gives first priorities.
+        """
+        self._prepare_for_learning(steps, ends)
+        return self._completed(self._windows.add(steps), policy)
+
+    def close(self, policy: Policy | None) -> Transitions:
+        """The transitions `[C]` of all open windows, as if every episode was truncated here."""
+        self._nan_guard.reset()
+        return self._completed(self._windows.close(), policy)
+
     def _prepare_for_learning(self, steps: Steps, ends: list[EpisodeEnd]) -> None:
         """Changes rewards and terminations in `steps` to those to learn from."""
         options = self._options
@@ -195,10 +234,10 @@ class Actor:
             steps.truncated[:] |= steps.terminated
             steps.terminated[:] = False
 
-    def _completed(self, transitions: Transitions) -> Transitions:
+    def _completed(self, transitions: Transitions, policy: Policy | None) -> Transitions:
         """Adds first priorities, if replay uses them, and packs frames, if observations are images."""
-        if self._options.sampler == "prioritized" and self._policy is not None:
-            priority = np.abs(td_errors(self._policy, transitions, self._options.value_rescaling))
+        if self._options.sampler == "prioritized" and policy is not None:
+            priority = np.abs(td_errors(policy, transitions, self._options.value_rescaling))
             transitions = dataclasses.replace(transitions, priority=priority)
         if self._frame_layout is None:
             return transitions
@@ -208,15 +247,6 @@ class Actor:
         return dataclasses.replace(
             transitions, observation=observation, next_observation=next_observation, frames=frames
         )
-
-
-def _scheduled_seconds() -> float:
-    """Seconds in which this thread has used a CPU or waited for one; infinite where the system tells none."""
-    try:
-        used, waited, _ = Path("/proc/thread-self/schedstat").read_bytes().split()  # in nanoseconds
-    except (OSError, ValueError):
-        return math.inf
-    return (int(used) + int(waited)) / 1e9
 
 
 def td_errors(policy: Policy, transitions: Transitions, rescaled: bool = False) -> FloatArray:

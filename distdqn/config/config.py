@@ -3,14 +3,13 @@
 import contextlib
 import functools
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from distdqn.config import validation
-from distdqn.config.model import Options, Text, document, function_name, listed, read_preset
-
-T = TypeVar("T")
+from distdqn.config.model import Options, Points, Sizes, Text, document, function_name, read_preset
+from distdqn.config.offline import OfflineOptions
 
 Url = Annotated[Text, AfterValidator(validation.check_url)]
 Amounts = Annotated[Text, AfterValidator(validation.check_amounts)]
@@ -28,14 +27,8 @@ PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(ge=0, le=10)]
 Return = Annotated[float, Field(ge=-1e9, le=1e9)]
 Shape = Literal["constant", "linear", "cosine", "piecewise"]
-Sizes = Annotated[
-    tuple[Annotated[int, Field(ge=1, le=10**6)], ...],
-    Field(min_length=1),
-    listed("whole numbers separated by commas"),
-]
 Arguments = Annotated[dict[str, Any], BeforeValidator(validation.parse_arguments)]
 Names = Annotated[tuple[Text, ...], BeforeValidator(validation.parse_names)]
-Points = Annotated[tuple[tuple[int, T], ...], Field(min_length=1), listed("points like `0:1,5000:0.1`")]
 
 
 class EnvironmentOptions(Options):
@@ -116,6 +109,8 @@ class GoalOptions(SharedOptions):
     """Budget in env steps of all actors."""
     max_episodes: Budget | None = None
     """Budget in training episodes of all actors; none means no limit."""
+    max_learner_steps: Budget | None = None
+    """Budget in learner steps, rounded up to whole calls of `updates_per_call`; none means no limit."""
     max_seconds: Positive | None = None
     """Budget in seconds from the start of the run; none means no limit."""
     eval_period: Count = 1024
@@ -206,7 +201,7 @@ class RunOptions(FaultOptions, CheckpointOptions, ReportOptions, GoalOptions, Pl
     short, forces a private one; none means RAY_ADDRESS if set, else a private one."""
 
 
-class ActingOptions(SharedOptions):
+class ActingOptions(OfflineOptions, SharedOptions):
     """Rollouts, n-step returns, exploration, rewards."""
 
     heading = "acting"
@@ -340,6 +335,8 @@ class LearningOptions(SharedOptions):
     """Gradients are clipped to this global norm; none means never."""
     loss: Literal["huber", "squared"] = "huber"
     """Loss of the value head's TD error: `huber` or `squared`."""
+    conservative_weight: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    """Weight of CQL's term, which lowers the Q-values of actions that recorded data does not take."""
     double: bool = True
     """Double DQN: the online network chooses, the target network values."""
     munchausen: bool = False
@@ -391,7 +388,7 @@ HEADINGS = {
     group.heading: (group.__doc__ or "").removesuffix(".")
     for group in (
         *(EnvironmentOptions, RunOptions, PlacementOptions, GoalOptions, ReportOptions, CheckpointOptions),
-        *(FaultOptions, ActingOptions, ReplayOptions, LearningOptions),
+        *(FaultOptions, ActingOptions, OfflineOptions, ReplayOptions, LearningOptions),
     )
 }
 

@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -18,6 +18,8 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from distdqn.config.validation import contradictions
 from distdqn.errors import UNEXPECTED, ConfigError, one_line
+
+T = TypeVar("T")
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -161,6 +163,14 @@ def listed(form: str) -> BeforeValidator:
         return tuple(tuple(each) if isinstance(each, list) else each for each in value)
 
     return BeforeValidator(validate)
+
+
+Sizes = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=10**6)], ...],
+    Field(min_length=1),
+    listed("whole numbers separated by commas"),
+]
+Points = Annotated[tuple[tuple[int, T], ...], Field(min_length=1), listed("points like `0:1,5000:0.1`")]
 
 
 def read_preset(name: str) -> dict[str, Any]:

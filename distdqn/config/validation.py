@@ -18,6 +18,9 @@ _OF_LAYERS = (
     *("spectral_norm", "output_init_scale", "output_bias"),
 )
 
+# Options that have no effect in a run whose env steps are all recorded. Presets set none of them.
+_OF_ACTING = ("actors", "min_actors", "max_actors", "max_env_steps", "max_episodes")
+
 # Options of which the first must not exceed the second, and why; {0} and {1} stand for their names.
 _ORDERED = (
     ("min_replay_size", "replay_capacity", "sampling could never start (lower `{0}` or raise `{1}`)"),
@@ -153,8 +156,14 @@ def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value  # files have lists
 
 
+def _is_offline(options: Mapping[str, Any]) -> bool:
+    return options.get("offline") is not None and options.get("offline_fraction") == 1
+
+
 def _ranges(options: Mapping[str, Any]) -> Iterator[str]:
     for small, large, why in _ORDERED:
+        if _is_offline(options) and "actors" in large:
+            continue  # each shard has its own reader
         low, high = options.get(small), options.get(large)
         if isinstance(low, int) and isinstance(high, int) and low > high:
             yield f"`{small}` ({low}) exceeds `{large}` ({high}): {why.format(small, large)}."
@@ -212,6 +221,14 @@ def _without_effect(options: Mapping[str, Any], changed: Collection[str]) -> Ite
             "`head` cannot be `implicit` with a `network` of your own, which has no input for quantile "
             "fractions (choose `quantile`, or leave `network` out)."
         )
+    if options.get("offline") is None:
+        if "offline_fraction" in changed:
+            yield "`offline_fraction` has no effect without `offline` (name a dataset)."
+    elif _is_offline(options):
+        if options.get("max_learner_steps", 1) is None:
+            yield "`offline` takes no env steps, whose budget ends other runs (give `max_learner_steps`)."
+        for name in [each for each in _OF_ACTING if each in changed]:
+            yield f"`{name}` has no effect where all env steps are recorded (leave it out)."
     if options.get("network"):
         for name in [each for each in _OF_LAYERS if each in changed]:
             yield f"`{name}` has no effect on a `network` of your own (leave one of the two out)."

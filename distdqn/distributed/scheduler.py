@@ -194,6 +194,12 @@ class Scheduler:
     def _learn_calls(self) -> int:
         return self._calls.count("learn", "learn_from_shards")
 
+    @property
+    def _requested_learner_steps(self) -> int:
+        """Learner steps that are made or in flight."""
+        requested = self._learn_calls * self._run.config.updates_per_call
+        return self._run.metrics.counters.learner_steps + requested
+
     def _can_learn(self) -> bool:
         counters = self._run.metrics.counters
         sampled = counters.sampled + self.samples_in_flight
@@ -201,6 +207,7 @@ class Scheduler:
         return (
             self.is_compiled
             and is_filled
+            and self._run.stopping.may_learn(self._requested_learner_steps)
             and self._run.rate_limiter.can_sample(counters.inserted, sampled, self._run.samples_per_call)
         )
 
@@ -209,8 +216,7 @@ class Scheduler:
         config, metrics = self._run.config, self._run.metrics
         while self._team.learner.in_flight < _CALLS_AHEAD and self._can_learn():
             metrics.reach("first learner call")
-            requested = metrics.counters.learner_steps + self._learn_calls * config.updates_per_call
-            learner_steps = requested + config.updates_per_call
+            learner_steps = self._requested_learner_steps + config.updates_per_call
             publish = learner_steps - self._published_at >= config.weights_update_period
             if publish:
                 self._published_at = learner_steps

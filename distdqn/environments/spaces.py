@@ -56,6 +56,14 @@ class NumberedActions:
         values: IntArray = digits.reshape(len(actions), *self._shape) + self._start
         return values.astype(self._dtype)
 
+    def encode(self, values: IntArray) -> IntArray:
+        """Action numbers `[E]` of what the environments take; the inverse of `decode`."""
+        if not self.choices:
+            return values - self._start  # type: ignore[no-any-return]
+        digits = (values - self._start).reshape(len(values), -1)  # [E, choices]
+        numbers: IntArray = np.ravel_multi_index(tuple(digits.T), self.choices)
+        return numbers
+
 
 def expand_mask(mask: AnyArray, choices: tuple[int, ...], is_by_choice: bool = False) -> BoolArray:
     """Whether each action is allowed, `[E, A]`.
@@ -176,6 +184,11 @@ class ObservationPacker:
             allowed = _allowed(mask, ended, (len(columns[0]), self._actions.count))
             columns.append(self._numbers(allowed, "mask"))
         return np.concatenate(columns, axis=1)
+
+    @property
+    def reads_mask(self) -> bool:
+        """Whether a part of the observation, and not `info`, says which actions are allowed."""
+        return self._mask_path is not None
 
     @property
     def _width(self) -> int:

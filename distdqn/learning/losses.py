@@ -126,6 +126,20 @@ def cross_entropy_loss(logits: Tensor, target: Tensor) -> Tensor:
     return -tf.reduce_sum(target * tf.nn.log_softmax(logits, axis=-1), axis=-1)
 
 
+def conservative_loss(q_values: Tensor, action: Tensor) -> Tensor:
+    """`log sum_a exp q_values[a] - q_values[action]`, `[B]`, at least 0.
+
+    It lowers the Q-values of actions that the data does not take, whose overestimates no data corrects.
+
+    Args:
+        q_values: `[B, A]`, the online network's, far below all others where an action is not allowed.
+        action: `[B]`, that of the data.
+
+    Source: Kumar, Zhou, Tucker, Levine (2020), equation 4, CQL(H), without its factor, arXiv:2006.04779.
+    """
+    return tf.reduce_logsumexp(q_values, axis=1) - tf.gather(q_values, action, batch_dims=1)
+
+
 def polyak_update(target: Tensor, online: Tensor, rate: float) -> Tensor:
     """`(1 - rate) * target + rate * online`, all `[...]`; a rate of 1 copies exactly.
 

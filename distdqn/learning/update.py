@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow import Tensor
+from typing_extensions import override
 
 from distdqn.config.config import LearningOptions
 from distdqn.errors import one_line
@@ -57,7 +58,7 @@ class UpdateLoop:
     ) -> None:
         self.online, self.target = online, target
         # The rate of the schedule comes with every call.
-        self.optimizer = keras.optimizers.Adam(options.learning_rate, epsilon=options.adam_epsilon)
+        self.optimizer = FusedAdam(options.learning_rate, epsilon=options.adam_epsilon, name="adam")
         self.optimizer.build(online.trainable_variables)
         self._options = options
         self._head = make_head(options)
@@ -216,6 +217,10 @@ class UpdateLoop:
                 outputs = self.online(batch["observation"], training=True)  # [B, A] or [B, A, K]
             taken = tf.gather(outputs, batch["action"], batch_dims=1)  # [B] or [B, K]
             item_loss, td_error = self._head.loss(taken, target, batch.get("fractions"))  # [B], [B]
+            if self._options.conservative_weight:
+                q_values = self._q_values(outputs, batch["observation"])  # [B, A]
+                conservative = losses.conservative_loss(q_values, batch["action"])  # [B]
+                item_loss += self._options.conservative_weight * conservative
             loss = tf.reduce_mean(batch["importance_weight"] * item_loss)
             regularized = loss + sum(self.online.losses)  # of a user's network
         variables = self.online.trainable_variables
@@ -311,11 +316,17 @@ class UpdateLoop:
         """Updates the target network if its period ends with this update and `is_finite` `[]`."""
         is_due = is_finite & tf.equal((learner_steps + 1) % self._options.target_update_period, 0)
         rate = self._options.target_update_rate
-        pairs = zip(self.target.trainable_variables, self.online.trainable_variables, strict=True)
-        for lagging, online in pairs:
-            lagging.assign(tf.where(is_due, losses.polyak_update(lagging, online, rate), lagging))
-        for lagging, online in self._statistics:
-            lagging.assign(tf.where(is_due, online, lagging))
+        pairs = [*zip(self.target.trainable_variables, self.online.trainable_variables, strict=True)]
+
+        def update() -> None:
+            new = [(lagging, losses.polyak_update(lagging, online, rate)) for lagging, online in pairs]
+            for lagging, value in [*new, *self._statistics]:
+                lagging.assign(value if self._has_convolutions else tf.where(is_due, value, lagging))
+
+        if self._has_convolutions:  # see `_apply`
+            tf.cond(is_due, update, lambda: None)
+        else:
+            update()
 
     def _resample_noise(self, step: Tensor) -> None:
         """Draws noise for every noisy layer of both networks, by seed, step and layer alone.
@@ -325,6 +336,28 @@ class UpdateLoop:
         """
         for position, layer in enumerate(self._noisy):
             layer.resample(tf.stack([self._noise_seed + position, 2 * step]))
+
+
+class FusedAdam(keras.optimizers.Adam):  # type: ignore[misc]
+    """Adam with TensorFlow's kernel, which passes once over each variable where Keras makes ten passes."""
+
+    @override
+    def update_step(self, gradient: Tensor, variable: Any, learning_rate: Tensor) -> None:
+        position = self._get_variable_index(variable)
+        step = tf.cast(self.iterations + 1, tf.float32)
+        beta_1, beta_2 = tf.constant(self.beta_1), tf.constant(self.beta_2)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[position].value.handle,
+            v=self._velocities[position].value.handle,
+            beta1_power=beta_1**step,
+            beta2_power=beta_2**step,
+            lr=learning_rate,
+            beta1=beta_1,
+            beta2=beta_2,
+            epsilon=tf.constant(self.epsilon),
+            grad=gradient,
+        )
 
 
 def _all_finite(tensors: list[Tensor], kept_axes: int = 0) -> Tensor:

@@ -50,10 +50,11 @@ class NoisyDense(layers.Layer):  # type: ignore[misc]
         self.noise_out = self.add_weight(vector, "zeros", trainable=False, name="noise_out")
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Outputs `[B, units]` of `inputs` `[B, F]` with the current noise."""
+        """Outputs `[B, ..., units]` of `inputs` `[B, ..., F]` with the current noise."""
         noise = self.noise_in[:, None] * self.noise_out[None, :]  # [F, units]
         bias = self.bias + self.bias_sigma * self.noise_out
-        return self.activation(inputs @ (self.kernel + self.kernel_sigma * noise) + bias)
+        kernel = self.kernel + self.kernel_sigma * noise
+        return self.activation(tf.tensordot(inputs, kernel, 1) + bias)
 
     def resample(self, seed: tf.Tensor) -> None:
         """Draws `e_in` `[F]` and `e_out` `[units]` by `seed`, two numbers: `sign(e) * sqrt(|e|)`, `e` normal.
@@ -113,7 +114,9 @@ def cosine_embedding(fractions: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -
     Source: Dabney et al. (2018), equation 4, arXiv:1806.06923.
     """
     angles = np.float32(np.pi) * np.arange(kernel.shape[0], dtype=np.float32)  # [n]
-    return tf.nn.relu(tf.cos(angles * fractions[:, :, None]) @ kernel + bias)
+    cosines = tf.cos(angles * fractions[:, :, None])  # [B, K, n]
+    # As one product of matrices: the gradient of a product for each item takes `B` times the memory.
+    return tf.nn.relu(tf.tensordot(cosines, kernel, 1) + bias)
 
 
 def fixed_embedding(shape: tuple[int, int]) -> layers.Layer:

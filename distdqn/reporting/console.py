@@ -32,6 +32,7 @@ from distdqn.reporting.callbacks import Callback, RunInfo
 _MIN_SECONDS, _MAX_SECONDS = 3.0, 300.0  # between two plain lines
 _OF_AGE = 0.05  # of a run's age is between two plain lines
 _MAX_ROWS = 4  # for roles of one kind
+_RATE_LINES = 6  # of metrics; a rollout may take longer than the time between two
 _CURVE_POINTS = 24
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _STYLE = "font-family:monospace;line-height:1.2"
@@ -76,7 +77,8 @@ class Console(Callback):
         config = run.config
         name = config.recorded_env()[0]
         self._is_named = "<" not in name and not name.startswith("__main__:")
-        self._panel = Panel(config.max_env_steps, config.max_seconds, run.target_return, self._clock)
+        budgets = (config.max_env_steps, config.max_seconds, config.max_learner_steps)
+        self._panel = Panel(*budgets, target_return=run.target_return, clock=self._clock)
 
     @override
     def on_status(self, status: dict[str, Any]) -> None:
@@ -157,16 +159,19 @@ class Panel:
         self,
         max_env_steps: int,
         max_seconds: float | None,
-        target_return: float | None,
+        max_learner_steps: int | None = None,
+        target_return: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.metrics: dict[str, Any] | None = None  # the newest line
+        self.metrics: dict[str, Any] | None = None  # what lines told last; rates are those of some lines
+        self._recent: deque[dict[str, Any]] = deque(maxlen=_RATE_LINES)
         self.evaluations: deque[tuple[int, float]] = deque(maxlen=1000)  # env steps, mean return
         self.roles: list[dict[str, Any]] = []  # as in `status.json`
         self.target_return = target_return
         self._best: float | None = None
         self._drawn, self._svg = (-1, 0.0), ""  # the last evaluation in the picture, and the picture
         self._max_env_steps, self._max_seconds = max_env_steps, max_seconds
+        self._max_learner_steps = max_learner_steps
         self._bar = Progress(
             BarColumn(20),
             TaskProgressColumn(),
@@ -182,11 +187,19 @@ class Panel:
 
     def add(self, metrics: dict[str, Any]) -> None:
         """Adds a line of metrics."""
-        self.metrics = metrics
+        self.metrics = dict.fromkeys(metrics) | (self.metrics or {})
+        self.metrics |= {name: value for name, value in metrics.items() if value is not None}
+        self._recent.append(metrics)
+        seconds = metrics["wall_seconds"] - self._recent[0]["wall_seconds"]
+        for name in ("env_steps", "learner_steps") if seconds > 0.0 else ():
+            self.metrics[f"{name}_per_second"] = (metrics[name] - self._recent[0][name]) / seconds
         if (mean := metrics["eval_return_mean"]) is not None:
             self.evaluations.append((metrics["env_steps"], mean))
             self._best = mean if self._best is None else max(mean, self._best)
-        steps = f"{count(metrics['env_steps'])} of {count(self._max_env_steps)} env steps"
+        name, most = "env_steps", self._max_env_steps
+        if self._max_learner_steps is not None:
+            name, most = "learner_steps", self._max_learner_steps
+        steps = f"{count(metrics[name])} of {count(most)} {name.replace('_', ' ')}"
         self._bar.update(self._task, completed=self._fraction(metrics), description=steps)
 
     def leave_out_time(self) -> None:
@@ -223,9 +236,10 @@ class Panel:
         )[:160]
 
     def _fraction(self, line: dict[str, Any]) -> float:
-        """How much of the budget is spent: of env steps or of time, whichever ends first."""
+        """How much of the budget is spent: of steps or of time, whichever ends first."""
         seconds = 0.0 if self._max_seconds is None else line["wall_seconds"] / self._max_seconds
-        return float(min(1.0, max(seconds, line["env_steps"] / self._max_env_steps)))
+        learned = line["learner_steps"] / self._max_learner_steps if self._max_learner_steps else 0.0
+        return float(min(1.0, max(seconds, learned, line["env_steps"] / self._max_env_steps)))
 
     def _evaluated(self) -> str:
         newest = self.evaluations[-1][1] if self.evaluations else None
@@ -307,6 +321,7 @@ def closing_words(summary: dict[str, Any], is_named: bool = True) -> str:
     words += f"\nPlot it: distdqn plot {folder}"
     if summary["solved"] is not True and is_named:
         spent = {"max_env_steps": "env_steps", "max_episodes": "episodes", "max_seconds": "total_seconds"}
+        spent["max_learner_steps"] = "learner_steps"
         words += f"\nTrain on: distdqn run --resume {folder}"
         if (counter := spent.get(summary["reason"])) is not None:
             words += f" --{summary['reason'].replace('_', '-')} {math.ceil(2 * summary[counter])}"

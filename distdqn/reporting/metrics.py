@@ -31,8 +31,8 @@ _NO_SIGNAL = (
 
 # In a line of metrics.
 _REPORTED_COUNTERS = (
-    *("env_steps", "learner_steps", "episodes", "lost_rollouts", "episodes_lost", "env_faults"),
-    *("not_finite_steps", "not_finite_updates", "actor_restarts"),
+    *("env_steps", "recorded_steps", "learner_steps", "episodes", "lost_rollouts", "episodes_lost"),
+    *("env_faults", "not_finite_steps", "not_finite_updates", "actor_restarts"),
 )
 _REPORTED_MEANS = (
     *("loss", "q_mean", "gradient_norm", "weights_age_steps"),
@@ -47,6 +47,7 @@ class Counters:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     env_steps: int = 0  # real transitions of the environments, counted once when accepted
+    recorded_steps: int = 0  # those of `env_steps` that were read from a dataset
     env_steps_without_signal: int = 0  # those before the first reward that is not 0 or terminated episode
     learner_steps: int = 0  # gradient updates
     episodes: int = 0  # training episodes that ended
@@ -166,6 +167,7 @@ class Metrics:
         if not self.counters.exploration_env_steps and not report.has_signal:
             self.counters.env_steps_without_signal += report.env_steps
         self.counters.env_steps += report.env_steps
+        self.counters.recorded_steps += report.recorded_steps
         self.reach("first env steps")
         self.counters.episodes += len(report.episode_returns)
         self.counters.inserted = inserted

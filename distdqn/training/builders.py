@@ -3,8 +3,8 @@
 import importlib.util
 from typing import Any
 
-from distdqn.acting.actor import Actor
 from distdqn.acting.evaluator import Evaluator
+from distdqn.acting.recorded import actor_class
 from distdqn.config.config import Config, resolved
 from distdqn.environments.sources import import_all
 from distdqn.errors import ConfigError, one_line
@@ -24,7 +24,7 @@ def role_parts(config: Config, spec: EnvironmentSpec, role: str, index: int, res
     before.
     """
     parts: dict[str, Parts] = {
-        "actor": (Actor, (config, spec, index, restarts)),
+        "actor": (actor_class(config), (config, spec, index, restarts)),
         "replay": (Replay, (config, index)),
         "learner": (Learner, (config, spec, restarts)),
         "evaluator": (Evaluator, (config, spec.mask is not None, index)),

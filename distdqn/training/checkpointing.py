@@ -60,7 +60,7 @@ def restore_progress(run: Run) -> None:
         run.stopping.goal.set_state(ref.read("goal"))
         run.metrics.set_state(document["metrics"], inserted, int(run.rate_limiter.goal(inserted)))
         # An `async` run leaves an episode open in each environment; the other modes flush first.
-        envs_per_actor = document["about"]["config"]["envs_per_actor"]
+        envs_per_actor = 0 if run.config.is_offline else document["about"]["config"]["envs_per_actor"]
         run.metrics.counters.episodes_lost += document.get("acting", 0) * envs_per_actor
 
 

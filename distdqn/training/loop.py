@@ -21,7 +21,8 @@ from distdqn.training.stopping import Stopping, StopRequested
 from distdqn.training.team import Team
 from distdqn.types import Evaluation, EvaluationRequest, LearnRequest, RolloutRequest, Tree
 
-_AT_ONCE = ("goal_reached", "interrupted", "terminated", "max_seconds", "callback")  # these end a round early
+# These end a round early.
+_AT_ONCE = ("goal_reached", "interrupted", "terminated", "max_seconds", "max_learner_steps", "callback")
 
 
 @dataclass(frozen=True)

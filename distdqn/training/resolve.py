@@ -19,6 +19,7 @@ from distdqn.types import EnvironmentSpec
 
 _MAX_CALL_BYTES = 64 * 2**20  # of the batches of one learner call
 _MAX_ROLLOUT_BYTES = 32 * 2**20  # of the observations of one rollout
+_NO_LIMIT = 10**15  # env steps
 _ROLLOUT_COPIES = 9  # of those observations in an actor at once, measured
 # Measured; Clark et al. (2024), arXiv:2411.03820; Bellemare et al. (2017).
 _ATOMS = {"value": None, "quantile": 11, "implicit": 8, "categorical": 51}
@@ -53,11 +54,11 @@ def check_surroundings(
     return spec
 
 
-def resolve(config: Config, spec: EnvironmentSpec) -> Config:
+def resolve(config: Config, spec: EnvironmentSpec, recorded_steps: int = 0) -> Config:
     """The options with a value in place of each `auto` and `none` that stands for one.
 
     What has no effect beside the other options stays as it is, and so does `actors auto`, which follows the
-    cluster.
+    cluster. If all env steps are recorded, replay is first filled with the `recorded_steps` of the dataset.
     """
     batch_size = config.batch_size or (64 if spec.is_image else 128)
     torso: str = config.torso
@@ -91,6 +92,10 @@ def resolve(config: Config, spec: EnvironmentSpec) -> Config:
         "precision": _precision(config, is_free),
         "updates_per_call": min(config.updates_per_call, max(1, _MAX_CALL_BYTES // batch_bytes)),
     }
+    if config.is_offline:
+        # The dataset is read again and again; each shard has a reader.
+        values |= {"actors": config.replay_shards, "max_env_steps": _NO_LIMIT}
+        values["min_replay_size"] = max(config.min_replay_size, min(recorded_steps, config.replay_capacity))
     return config.model_copy(update=values)
 
 

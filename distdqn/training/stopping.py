@@ -18,7 +18,7 @@ from distdqn.reporting.metrics import Counters
 from distdqn.types import Evaluation, EvaluationRequest, PolicyWeights
 
 # The reasons of a run that has used its budget, or that a callback ends: its last weights are evaluated, too.
-BUDGET_SPENT = ("max_env_steps", "max_seconds", "max_episodes", "callback")
+BUDGET_SPENT = ("max_env_steps", "max_seconds", "max_episodes", "max_learner_steps", "callback")
 
 REQUESTED = ("interrupted", "terminated")  # by a signal
 
@@ -197,7 +197,13 @@ class Stopping:
                 return "max_seconds"
         if config.max_episodes is not None and counters.episodes >= config.max_episodes:
             return "max_episodes"
+        if not self.may_learn(counters.learner_steps):
+            return "max_learner_steps"
         return None if self.env_steps_left(counters.env_steps) else "max_env_steps"
+
+    def may_learn(self, learner_steps: int) -> bool:
+        """Whether further updates may be requested after `learner_steps`."""
+        return self._config.max_learner_steps is None or learner_steps < self._config.max_learner_steps
 
     def env_steps_left(self, env_steps: int) -> int:
         """Env steps that may still be requested after `env_steps`."""

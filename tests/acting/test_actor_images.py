@@ -29,7 +29,7 @@ def unpacked(chunk):
 
 def test_chunk_of_pictures_holds_every_frame_once_and_whole_observations_in_full():
     packing, plain = make_actor(PICTURES), make_actor(PICTURES)
-    plain._frame_layout = None
+    plain._maker._frame_layout = None
     weights = make_random_weights(inspect_environment(PICTURES))
 
     for _ in range(3):

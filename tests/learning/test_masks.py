@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from learning.fractions import midpoint_fractions
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax, logsumexp, softmax
 
 from distdqn.acting.actor import td_errors
 from distdqn.config.config import LearningOptions
@@ -114,3 +114,27 @@ def test_first_priorities_look_at_allowed_actions_alone():
         best = max(next_q[b, a] for a in range(ACTIONS) if batch.next_observation[b, FEATURES + a])
         expected = batch.reward[b] + batch.discount[b] * best - q[b, batch.action[b]]
         assert found[b] == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("head", ["value", "quantile", "categorical"])
+def test_loss_has_the_conservative_term_of_allowed_actions_alone(head):
+    batch = make_batch(seed=3)
+    columns = {name: column[None] for name, column in batch.columns().items()}  # [1, B, ...]
+    weight = np.random.default_rng(4).random((1, len(batch))).astype(np.float32)
+    found = {}
+    for alpha in (0.0, 2.0):
+        options = LearningOptions(**OPTIONS, head=head, conservative_weight=alpha)
+        online, _ = make_networks(options, SPEC, seed=1)
+        target, _ = make_networks(options, SPEC, seed=2)
+        outputs = online(batch.observation).numpy().astype(np.float64)
+        loop = UpdateLoop(online, target, options, mask=SPEC.mask)
+        found[alpha] = loop.run(Transitions(**columns), 0, weight).loss
+
+    term = 0.0
+    for b, taken in enumerate(batch.action):
+        allowed = np.flatnonzero(batch.observation[b, FEATURES:])
+        q_values = slow_q(head, outputs[b][allowed])
+        gap = logsumexp(q_values) - q_values[list(allowed).index(taken)]
+        term += weight[0, b] * gap / len(batch)
+    assert found[2.0] - found[0.0] == pytest.approx(2.0 * term, rel=1e-4)
+    assert term > 0.1

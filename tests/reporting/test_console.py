@@ -388,7 +388,7 @@ def test_last_lines_raise_the_budget_that_ended_the_run(reason: str, offered: st
 
 
 def test_picture_of_evaluations_is_drawn_again_only_after_another_one() -> None:
-    panel = Panel(1000, None, 475.0, Clock())
+    panel = Panel(1000, None, target_return=475.0, clock=Clock())
     drawn = []
     for mean in (None, 10.0, None, 20.0, None, 20.0):
         panel.add(make_line(env_steps=len(drawn), eval_return_mean=mean))
