@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from distdqn.config import validation
-from distdqn.config.model import Options, Points, Sizes, Text, document, function_name, read_preset
+from distdqn.config.model import Options, Points, Sizes, T, Text, document, function_name, read_preset
 from distdqn.config.offline import OfflineOptions
 
 Url = Annotated[Text, AfterValidator(validation.check_url)]
