@@ -86,7 +86,7 @@ class Turns(AsyncCheckpointer):
             if self._counters.inserted < self._size or self._counters.learner_steps < 5000:
                 return
             self.begin = now
-        if self._pending is None and self._task is None:
+        if self._making is None and self._task is None:
             if self._begun is not None:
                 self.made.append((self._begun, now))
                 self._begun = None

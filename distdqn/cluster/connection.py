@@ -301,21 +301,18 @@ def _start_private(cpus: int, hide_gpus: bool) -> Reaper:
                         address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR
                     )
             break
-        except NodeEnded as error:
-            reaper.finish()
-            if not left:
-                raise _not_started(error) from error
         except BaseException as error:
-            reaper.release()  # Ray itself leaves its agents behind
-            if isinstance(error, Exception):
-                raise _not_started(error) from error
-            raise
+            has_ended = isinstance(error, NodeEnded)
+            end = reaper.finish if has_ended else reaper.release  # Ray itself leaves its agents behind
+            end()
+            if not isinstance(error, Exception):
+                raise
+            if not has_ended or not left:
+                raise ClusterError(
+                    f"A private Ray does not start: {_why(error)} (free memory, disk or CPU time of this "
+                    "machine, or name another folder by RAY_TMPDIR)."
+                ) from error
     return reaper
-
-
-def _not_started(error: Exception) -> ClusterError:
-    advice = "(free memory, disk or CPU time of this machine, or name another folder by RAY_TMPDIR)"
-    return ClusterError(f"A private Ray does not start: {_why(error)} {advice}.")
 
 
 def guard_token() -> None:

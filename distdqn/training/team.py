@@ -101,13 +101,11 @@ class Team:
             self.actors = [fresh if each is worker else each for each in self.actors]
         else:
             fresh = self.calls.start(worker.role, worker.index, worker.restarts + 1)
-            match worker.role:
-                case "replay":
-                    self.shards[worker.index] = fresh
-                case "evaluator":
-                    self.evaluators[worker.index] = fresh
-                case _:
-                    setattr(self, worker.role, fresh)
+            several = {"replay": self.shards, "evaluator": self.evaluators}.get(worker.role)
+            if several is None:
+                setattr(self, worker.role, fresh)
+            else:
+                several[worker.index] = fresh
         fresh.failures = worker.failures
         return fresh
 
