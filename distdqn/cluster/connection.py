@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import ray
@@ -102,8 +102,7 @@ def connected(
         else:
             _join(target)
         ray_output.remove_handler("ray_print_logs")  # `RoleLogs` writes into files what roles print
-        cluster = _describe(is_private=target.address is None)
-        yield replace(cluster, has_preload=reaper is not None and reaper.preload is not None)
+        yield _describe(target.address is None, reaper is not None and reaper.preload is not None)
     finally:
         if reaper is not None and hasattr(sys, "ps1"):
             atexit.register(_shut_down, reaper)
@@ -361,11 +360,11 @@ def is_gone() -> bool:
     return node is not None and any(kind in kinds for kind, _ in node.dead_processes())
 
 
-def _describe(is_private: bool) -> Cluster:
+def _describe(is_private: bool, has_preload: bool = False) -> Cluster:
     node = worker.global_worker.node
     is_one_machine = node is not None and node.is_head()  # started by this process
     address = ray.get_runtime_context().gcs_address
-    return Cluster(address, is_private, cpus_per_role=0.0 if is_one_machine else 1.0)
+    return Cluster(address, is_private, 0.0 if is_one_machine else 1.0, has_preload)
 
 
 @contextlib.contextmanager

@@ -87,7 +87,7 @@ class SharedOptions(EnvironmentOptions):
     """Steps after which an episode of an evaluation is truncated. Atari's limit is 27,000."""
     sampler: Literal["uniform", "prioritized"] = "uniform"
     """`uniform`, or `prioritized` by TD error, with first priorities from the actors."""
-    learner_gpus: Annotated[float, Field(ge=0, le=64), AfterValidator(validation.check_gpus)] = 0.0
+    learner_gpus: Fraction = 0.0
     """GPUs of the learner, which uses none without it in any mode; a part of one is shared with others."""
 
 

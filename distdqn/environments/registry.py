@@ -109,9 +109,8 @@ class EnvironmentMaker:
 
     def _make_one(self) -> gymnasium.Env[Any, Any]:
         if self._is_id:
-            limit: dict[str, Any] = (
-                {} if self._limit is None else {"max_episode_steps": -1}
-            )  # the one below limits
+            # The wrapper below ends episodes.
+            limit: dict[str, Any] = {"max_episode_steps": -1} if self._limit else {}
             environment = gymnasium.make(self._found, **limit, **self._arguments)
         else:
             environment = self._found(**self._arguments)
