@@ -20,6 +20,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,12 @@ from distdqn.environments.registry import inspect_environment
 from distdqn.learning.learner import Learner
 from distdqn.replay.replay import Replay
 from distdqn.reporting.callbacks import Callbacks
-from distdqn.reporting.metrics import Counters, Metrics
+from distdqn.reporting.metrics import Metrics
 from distdqn.reporting.run_directory import RunDirectory
 from distdqn.training import builders
 from distdqn.training.loop import Run
 from distdqn.training.resolve import resolve
-from distdqn.training.stopping import Stopping
+from distdqn.training.stopping import Goal, StopRequest
 
 
 def timed(role: type[Any], *methods: str) -> type[Any]:
@@ -85,7 +86,7 @@ class Turns(AsyncCheckpointer):
             if self._counters.inserted < self._size or self._counters.learner_steps < 5000:
                 return
             self.begin = now
-        if self._pending is None and self._task is None:
+        if self._making is None and self._task is None:
             if self._begun is not None:
                 self.made.append((self._begun, now))
                 self._begun = None
@@ -99,17 +100,19 @@ class Turns(AsyncCheckpointer):
         super().advance()
 
 
-class Windows(Stopping):
+@dataclass(frozen=True)
+class Windows(Run):
     """Ends a run after the last window."""
 
-    saver: Turns
-    seconds: float  # of all windows
+    savers: list[Turns] = field(default_factory=list)  # the one that makes the checkpoints, once it is there
+    seconds: float = 0.0  # of all windows
 
-    def reason(self, counters: Counters, seconds: float) -> str | None:
+    @property
+    def stop_reason(self) -> str | None:
         """`max_seconds` once all windows are over."""
-        begin = self.saver.begin
+        begin = self.savers[0].begin if self.savers else None
         is_over = begin is not None and time.monotonic() > begin + self.seconds
-        return "max_seconds" if is_over else super().reason(counters, seconds)
+        return "max_seconds" if is_over else super().stop_reason
 
 
 def window_of(at: float, begin: float, window: float) -> int:
@@ -167,18 +170,18 @@ def measure(
     metrics = Metrics(directory, Callbacks([directory], print), config, time.monotonic())
     store = Store(str(folder / "checkpoints"))
     store.check_writable()
-    stopping = Windows(builders.make_goal(config), config)
     about, limiter = describe_run(given, config, spec), builders.make_rate_limiter(config)
-    run = Run(config, about, stopping, limiter, metrics, Checkpointer(store, 1, print))
+    parts = (config, about, Goal(config), StopRequest(), limiter, metrics, Checkpointer(store, 1, print))
+    run = Windows(*parts, seconds=pairs * 2 * window)
     with (
         ThreadPoolExecutor(1) as executor,
         launched(run, spec, directory.path, print) as (calls, actors),
-        stopping.request,
+        run.request,
     ):
         supervisor = supervisor_module.Supervisor(run, calls, actors, executor)
         saver = supervisor.checkpoints
         saver.prepare(run, window, once)
-        stopping.saver, stopping.seconds = saver, pairs * 2 * window
+        run.savers.append(saver)
         supervisor.run()
         team = supervisor.team
         timings = {role.role: calls.ask(role, "timings") for role in (team.learner, *team.shards)}

@@ -110,7 +110,8 @@ def restoring(what: str) -> Iterator[None]:
     except DistdqnError:
         raise
     except OSError as error:
-        raise CheckpointError(f"{what} cannot be read: {error.strerror or error} (repair it).") from error
+        where = f"{what}: {error.filename}" if error.filename else what
+        raise CheckpointError(f"{where} cannot be read: {error.strerror or error} (repair it).") from error
     except UNEXPECTED as error:
         why = f"{type(error).__name__}: {one_line(error)[:200]}"
         raise CheckpointDamaged(f"{what} is damaged, or another release wrote it ({why}).") from error

@@ -21,7 +21,7 @@ from distdqn.checkpoints.store import Store
 from distdqn.config.command_line import command
 from distdqn.config.model import Options, Text
 from distdqn.config.config import Config
-from distdqn.errors import UNEXPECTED, CheckpointDamaged, CheckpointError, NoCheckpoint
+from distdqn.errors import UNEXPECTED, CheckpointDamaged, CheckpointError, NoCheckpoint, restoring
 from distdqn.reporting.run_directory import read_status
 from distdqn.types import Tree
 
@@ -57,7 +57,7 @@ class CheckpointSummary:
 @command("distdqn inspect RUN_OR_CHECKPOINT [--json]", InspectOptions, positional="place")
 def main(options: InspectOptions) -> None:
     """Show what is in the checkpoints of a run, and whether they are whole."""
-    try:
+    with restoring(options.place):
         status = read_status(Path(options.place))
         state = None if status is None else status.state
         store, numbers = locate_checkpoints(options.place)
@@ -65,9 +65,6 @@ def main(options: InspectOptions) -> None:
         with Progress(*columns, console=terminal, transient=True, disable=not sys.stderr.isatty()) as bar:
             update = functools.partial(bar.update, bar.add_task("", total=None))
             found = list(inspect(store, numbers, lambda read, total: update(completed=read, total=total)))
-    except OSError as error:
-        what = error.filename or options.place
-        raise CheckpointError(f"{what} cannot be read: {error.strerror or error}.") from error
     if not found:
         raise NoCheckpoint(f"{options.place}: all were replaced by newer ones meanwhile (look again).")
     if options.json_:

@@ -27,12 +27,12 @@ from distdqn.reporting.metrics import Metrics
 from distdqn.reporting.plots import LearningCurve, draw_runs, read_run
 from distdqn.reporting.run_directory import RunDirectory, describe_process
 from distdqn.training.backend import LocalBackend
-from distdqn.training.builders import make_callbacks, make_goal, make_rate_limiter, role_parts
+from distdqn.training.builders import make_callbacks, make_rate_limiter, role_parts
 from distdqn.training.calls import Calls
 from distdqn.training.checkpointing import RoundCheckpointer, restore_progress
 from distdqn.training.loop import Run, evaluate_if_due, run_rounds
 from distdqn.training.resolve import check_fit, check_surroundings, describe_resolution, resolve
-from distdqn.training.stopping import BUDGET_SPENT, REQUESTED, Stopping, ended_by_signals
+from distdqn.training.stopping import BUDGET_SPENT, REQUESTED, Goal, StopRequest, ended_by_signals
 from distdqn.training.team import Team
 from distdqn.types import EnvironmentSpec, PolicyWeights
 
@@ -71,7 +71,6 @@ def train(
     followers = [*callbacks, *make_callbacks(config)]
     about = describe_run(given, config, spec)
     with contextlib.closing(RunDirectory(folder, spec.name, is_resuming)) as directory:
-        stopping = Stopping(make_goal(config), config)
         console = Console(quiet, verbose)
         every = Callbacks([directory, *followers, LearningCurve(), console], console.note)
         metrics = Metrics(directory, every, config, started)
@@ -82,14 +81,15 @@ def train(
                 checkpointer = _make_checkpointer(config, directory.path, resume_from, metrics.note)
                 kept = resume_from.document["metrics"]["metrics_bytes"] if resume_from and is_resuming else 0
                 directory.begin_metrics(kept)
-        run = Run(config, about, stopping, make_rate_limiter(config), metrics, checkpointer, resume_from)
+        goal, limiter = Goal(config), make_rate_limiter(config)
+        run = Run(config, about, goal, StopRequest(), limiter, metrics, checkpointer, resume_from)
         used = {"checkpoint_dir": checkpoint_dir(config, directory.path)}
         directory.write_json("config.json", about["config"] | used)
         directory.write_json("run.json", {"resolved_options": config.to_json(), **describe_process()})
         directory.note = metrics.note  # from now on, a full disk ends nothing
         runner = _Runner(run, spec, directory, [*describe_resolution(given, config, spec), *notes])
-        target = stopping.goal.target_return
-        metrics.callbacks.call("on_start", RunInfo(directory.path, config, spec, target, metrics.note))
+        info = RunInfo(directory.path, config, spec, goal.target_return, metrics.note)
+        metrics.callbacks.call("on_start", info)
         return Result(runner.run_to_end())
 
 
@@ -164,7 +164,7 @@ class _Runner:
         if config.mode == "serial":
             self._show_start()
             calls = Calls(LocalBackend(functools.partial(role_parts, config, self.spec)), config)
-            with run.stopping.request:
+            with run.request:
                 return self._run_rounds(self._make_team(calls))
         from distdqn.cluster.launch import launched
 
@@ -172,7 +172,7 @@ class _Runner:
             # It may wait for resources; a signal ends that.
             team = self._make_team(calls) if config.mode == "lockstep" else None
             raise_again()
-            with run.stopping.request:  # only now: connecting to Ray replaces signal handlers
+            with run.request:  # only now: connecting to Ray replaces signal handlers
                 return self._run_rounds(team) if team else self._run_async(calls, actors)
 
     def _show_start(self, ray: str | None = None) -> None:
@@ -182,7 +182,7 @@ class _Runner:
         if config.offline is not None:
             played = "" if config.is_offline else f" {config.offline_fraction:.0%}, {processes}"
             processes = f"recorded {config.offline}{played}   {config.mode}"
-        target = self.run.stopping.goal.target_return
+        target = self.run.goal.target_return
         goal = "no goal" if target is None else f"goal {target:g}"
         head = f"distdqn  {self.spec.name}   {goal}   {processes}   {self.directory.path}"
         for line in [*([f"Ray: {ray}"] if ray else []), head, *self.notes]:
@@ -240,13 +240,13 @@ class _Runner:
             metrics.reach("saved")
             if reason in BUDGET_SPENT:
                 self._evaluate_last(team)
-                reason = self.run.stopping.request.reason or reason
-            if self.run.stopping.goal.reached:
+                reason = self.run.request.reason or reason
+            if self.run.goal.reached:
                 reason = "goal_reached"
                 if (begin := metrics.timeline.get("first learner call")) is not None:
                     self.train_seconds = metrics.seconds - begin
         if error is not None:
-            requested = self.run.stopping.request.reason
+            requested = self.run.request.reason
             if requested is None or not isinstance(error, DistdqnError):  # others are faults of this program
                 raise error
             metrics.note(f"A role failed while the run was ended: {error}")
@@ -255,7 +255,7 @@ class _Runner:
 
     def _evaluate_last(self, team: Team) -> None:
         """Evaluates the last weights, and saves the networks again if they are the best now."""
-        goal, config, seconds = self.run.stopping.goal, self.run.config, self.run.metrics.seconds
+        goal, config, seconds = self.run.goal, self.run.config, self.run.metrics.seconds
         before = goal.best
         until = config.max_seconds
         if config.mode == "async" and until is None:
@@ -280,7 +280,7 @@ class _Runner:
                 return
             last, export = team.newest, functools.partial(export_network, self.run.config, self.spec)
         self.has_saved = True
-        networks = {"policy": self.run.stopping.goal.best_weights or last, "final": last}
+        networks = {"policy": self.run.goal.best_weights or last, "final": last}
         for name, weights in networks.items():  # first, because these need no other process
             self.directory.write_bytes(f"{name}.npz", policy_bytes(weights))
         for name, weights in networks.items():
@@ -291,7 +291,7 @@ class _Runner:
 
     def summarize(self, reason: str) -> dict[str, Any]:
         """The content of `summary.json`."""
-        goal, metrics, config = self.run.stopping.goal, self.run.metrics, self.run.config
+        goal, metrics, config = self.run.goal, self.run.metrics, self.run.config
         return {
             "solved": None if goal.target_return is None else goal.reached,
             "reason": reason,

@@ -7,7 +7,7 @@ from distdqn.config.command_line import command
 from distdqn.config.config import Actors
 from distdqn.config.model import Options, Text
 from distdqn.errors import ClusterError, ConfigError
-from distdqn.reporting.run_directory import RayPlace, read_options, read_status
+from distdqn.reporting.run_directory import read_options, read_status
 
 
 class ScaleOptions(Options):
@@ -22,22 +22,7 @@ class ScaleOptions(Options):
 @command("distdqn scale RUN --actors N", ScaleOptions, positional="run")
 def main(options: ScaleOptions) -> None:
     """Change the number of actors of a run in mode `async` while it trains, and wait for it."""
-    place = _find(Path(options.run), options.actors)
-    # Importing Ray takes a second, and mistakes are reported without it.
-    from distdqn.cluster.control import scale
-
-    try:
-        scale(place, options.actors, lambda line: print(line, flush=True))
-    except KeyboardInterrupt:
-        print("The run continues to change its number of actors.", file=sys.stderr)
-        raise
-
-
-def _find(run: Path, actors: int) -> RayPlace:
-    """The process that takes commands for a run, which can have this number of actors.
-
-    `ConfigError` if it cannot or there is no run, `ClusterError` if it has not started or is over.
-    """
+    run, actors = Path(options.run), options.actors
     config, status = read_options(run), read_status(run)
     if config.mode is None or status is None:
         raise ConfigError(f"{run} holds no run (name the folder that the run writes to).")
@@ -59,7 +44,14 @@ def _find(run: Path, actors: int) -> RayPlace:
         raise ClusterError(f"The run in {run} is over ({status.state}): nothing was changed.")
     if status.ray is None or status.ray.control is None:
         raise ClusterError(f"The run in {run} is still starting (try again in some seconds).")
-    return status.ray
+    # Importing Ray takes a second, and mistakes are reported without it.
+    from distdqn.cluster.control import scale
+
+    try:
+        scale(status.ray, actors, lambda line: print(line, flush=True))
+    except KeyboardInterrupt:
+        print("The run continues to change its number of actors.", file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":

@@ -48,13 +48,13 @@ def survivor(start_run):
     run.wait_until(run.is_learning, 120.0)
     learns_on(run)
     seen = {}
-    for role in ("learner", "replay"):
-        pid = pid_of(run, role)
+    for role, name in (("learner", "learner"), ("replay", "replay-0")):
+        pid = pid_of(run, name)
         if role == "learner":
             wait_for_a_checkpoint_half_written(run)
         os.kill(pid, signal.SIGKILL)
         run.wait_until(lambda role=role: counters_of(run)[f"{role}_restarts"] == 1, 60.0)
-        run.wait_until(lambda role=role, pid=pid: pid_of(run, role) not in (None, pid), 60.0)
+        run.wait_until(lambda name=name, pid=pid: pid_of(run, name) not in (None, pid), 60.0)
         learns_on(run)
         seen[role] = counters_of(run)
     run.process.kill()
@@ -136,6 +136,6 @@ def test_fault_3_one_of_two_shards_that_is_killed_loses_its_part_alone(start_run
     after = start_run(*_OPTIONS[:4], *more, "--resume", run.run_dir)
     assert after.wait() == 0, after.output()
     assert after.read("summary.json")["env_steps"] == steps
-    assert pid_of(after, "replay") is not None
+    assert pid_of(after, "replay-0") is not None
     # All that the two shards held is in the one, and what came since.
     assert counters_of(after)["inserted"] >= min(counters["inserted"] + 2000 - 200, 100_000)

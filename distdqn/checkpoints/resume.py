@@ -1,9 +1,7 @@
 """Where a run resumes: which checkpoint, and whether it fits the options."""
 
-import contextlib
 import json
 import socket
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 from distdqn.checkpoints.store import CheckpointRef, Store, find_checkpoints
 from distdqn.config.config import Config
 from distdqn.config.model import NOT_RESUMED
-from distdqn.errors import CheckpointDamaged, CheckpointError, ConfigError, NoCheckpoint
+from distdqn.errors import CheckpointDamaged, CheckpointError, ConfigError, NoCheckpoint, restoring
 from distdqn.reporting.run_directory import read_options, read_status
 from distdqn.types import EnvironmentSpec, Tree
 
@@ -81,7 +79,7 @@ def run_folder(config: Config) -> tuple[str | None, bool]:
     """
     if config.resume is None or config.resume == "auto":
         return config.run_dir, config.resume is not None
-    with _readable(config.resume):
+    with restoring(f"`resume`: {config.resume}"):
         named = Path(config.resume).resolve()
         if config.run_dir is not None:
             return config.run_dir, named.is_relative_to(Path(config.run_dir).resolve())
@@ -98,7 +96,7 @@ def find_start(config: Config, about: Tree) -> tuple[CheckpointRef | None, list[
     if config.resume is None:
         return None, []
     passed_over: list[tuple[int, str]] = []
-    with _readable(config.resume):
+    with restoring(f"`resume`: {config.resume}"):
         if config.resume != "auto":
             try:
                 found, numbers = find_checkpoints(config.resume)
@@ -131,16 +129,6 @@ def find_start(config: Config, about: Tree) -> tuple[CheckpointRef | None, list[
 def _with_host(place: str) -> str:
     """A URL, or a path with this host, as a cluster may start a run on another host."""
     return place if "://" in place else f"{place} on {socket.gethostname()}"
-
-
-@contextlib.contextmanager
-def _readable(resume: str) -> Iterator[None]:
-    """Turns disk faults into a `CheckpointError` that names the path."""
-    try:
-        yield
-    except OSError as error:
-        what, why = error.filename or resume, error.strerror or error
-        raise CheckpointError(f"`resume`: {what} cannot be read: {why} (repair or name another).") from error
 
 
 def _compare(now: Tree, number: int, about: Tree) -> list[str]:

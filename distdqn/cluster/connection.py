@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import ray
@@ -102,8 +102,7 @@ def connected(
         else:
             _join(target)
         ray_output.remove_handler("ray_print_logs")  # `RoleLogs` writes into files what roles print
-        cluster = _describe(is_private=target.address is None)
-        yield replace(cluster, has_preload=reaper is not None and reaper.preload is not None)
+        yield _describe(target.address is None, reaper is not None and reaper.preload is not None)
     finally:
         if reaper is not None and hasattr(sys, "ps1"):
             atexit.register(_shut_down, reaper)
@@ -301,21 +300,18 @@ def _start_private(cpus: int, hide_gpus: bool) -> Reaper:
                         address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR
                     )
             break
-        except NodeEnded as error:
-            reaper.finish()
-            if not left:
-                raise _not_started(error) from error
         except BaseException as error:
-            reaper.release()  # Ray itself leaves its agents behind
-            if isinstance(error, Exception):
-                raise _not_started(error) from error
-            raise
+            has_ended = isinstance(error, NodeEnded)
+            end = reaper.finish if has_ended else reaper.release  # Ray itself leaves its agents behind
+            end()
+            if not isinstance(error, Exception):
+                raise
+            if not has_ended or not left:
+                raise ClusterError(
+                    f"A private Ray does not start: {_why(error)} (free memory, disk or CPU time of this "
+                    "machine, or name another folder by RAY_TMPDIR)."
+                ) from error
     return reaper
-
-
-def _not_started(error: Exception) -> ClusterError:
-    advice = "(free memory, disk or CPU time of this machine, or name another folder by RAY_TMPDIR)"
-    return ClusterError(f"A private Ray does not start: {_why(error)} {advice}.")
 
 
 def guard_token() -> None:
@@ -364,11 +360,11 @@ def is_gone() -> bool:
     return node is not None and any(kind in kinds for kind, _ in node.dead_processes())
 
 
-def _describe(is_private: bool) -> Cluster:
+def _describe(is_private: bool, has_preload: bool = False) -> Cluster:
     node = worker.global_worker.node
     is_one_machine = node is not None and node.is_head()  # started by this process
     address = ray.get_runtime_context().gcs_address
-    return Cluster(address, is_private, cpus_per_role=0.0 if is_one_machine else 1.0)
+    return Cluster(address, is_private, 0.0 if is_one_machine else 1.0, has_preload)
 
 
 @contextlib.contextmanager

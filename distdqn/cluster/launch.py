@@ -12,7 +12,6 @@ from ray.util.metrics import Gauge
 from distdqn.cluster.connection import connected
 from distdqn.cluster.ray_backend import RayBackend
 from distdqn.distributed.actor_pool import initial_actors
-from distdqn.errors import ClusterError
 from distdqn.training import builders
 from distdqn.training.calls import Calls
 from distdqn.training.limits import available_cpus
@@ -45,16 +44,12 @@ def launched(
         timer.cancel()
         run.metrics.reach("Ray started")
         backend = RayBackend(cluster, folder, functools.partial(builders.role_parts, config, spec), config)
-        calls = Calls(backend, config)
         try:
             if cluster.cpus_per_role:
                 actors = initial_actors(config, backend.capacity().actors - others)
             run.metrics.callbacks.prepend(_RayMetrics(folder.resolve().name))
-            yield calls, actors
+            yield Calls(backend, config), actors
         finally:
-            with contextlib.suppress(ClusterError):  # it is gone, and the request with it
-                backend.request_resources([])
-            calls.end_all()
             backend.close()
 
 

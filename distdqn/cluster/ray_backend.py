@@ -25,7 +25,16 @@ from distdqn.cluster.reaper import MARK
 from distdqn.cluster.resources import Placement, describe_holders
 from distdqn.config.config import RunOptions
 from distdqn.errors import ClusterError, DistdqnError
-from distdqn.training.backend import Backend, CallFailed, ClusterCapacity, Handle, MakeParts, Parts, Ref
+from distdqn.training.backend import (
+    Backend,
+    CallFailed,
+    ClusterCapacity,
+    Handle,
+    MakeParts,
+    Parts,
+    Ref,
+    role_name,
+)
 
 # Parts of Ray's messages.
 _NO_INPUT = "At least one of the input arguments for this task could not be computed"
@@ -61,23 +70,17 @@ class RayBackend(Backend):
         ray_output.add_handler(self._namespace, self._logs.write)
 
     @override
-    def start(self, role: str, index: int, restarts: int) -> Handle:
-        name = f"{self._run}/{_name(role, index)}" + (f".{restarts}" if restarts else "")
+    def start(self, role: str, index: int, restarts: int) -> tuple[Handle, Ref]:
+        name = f"{self._run}/{role_name(role, index)}" + (f".{restarts}" if restarts else "")
         parts: Parts = (Control, ()) if role == "control" else self._make_parts(role, index, restarts)
         if role == "control":
             self._control = name
         options = {**self._placement.ray_options(role, index), "max_restarts": 0, "max_task_retries": 0}
         remote = ray.remote(parts[0]).options(**options, name=name, namespace=self._namespace)
         handle = remote.remote(*parts[1])
-        self._roles[handle] = role, index
-        return handle
-
-    @override
-    def identify(self, handle: Handle) -> Ref:
-        role, _ = self._roles[handle]
         ref = handle.__ray_call__.remote(_identify, _NICENESS.get(role, 0))
-        self._identify_calls[ref] = handle
-        return ref
+        self._roles[handle], self._identify_calls[ref] = (role, index), handle
+        return handle, ref
 
     @override
     def missing(self, handle: Handle) -> str | None:
@@ -145,14 +148,14 @@ class RayBackend(Backend):
                 value = ray.get(ref, timeout=max(0.0, deadline - time.monotonic()))
             except RayError as error:
                 why = _NOISE.sub("", str(error)) or type(error).__name__
-                self._logs.write_failure(_name(*role) if role else None, why)
+                self._logs.write_failure(role_name(*role) if role else None, why)
                 if isinstance(cause := getattr(error, "cause", None), DistdqnError):
                     raise cause from None  # the user's to fix: another process would fail in the same way
                 node = found[1] if (found := _DEAD_NODE.search(why)) else None
                 is_lost = isinstance(error, ActorUnavailableError)
                 raise CallFailed(why, _NO_INPUT in why, node, is_lost) from error
         if role is not None:
-            self._logs.register(_name(*role), value)
+            self._logs.register(role_name(*role), value)
         return value
 
     @override
@@ -176,7 +179,11 @@ class RayBackend(Backend):
         return {"address": self._cluster.address, "namespace": self._namespace, "control": self._control}
 
     def close(self) -> None:
-        """Releases what was reserved and writes the rest of the logs, after all roles have been ended."""
+        """Ends every role, releases what was reserved, and writes the rest of the logs."""
+        with contextlib.suppress(ClusterError):  # it is gone, and the request with it
+            self.request_resources([])
+        for handle in [*self._roles]:
+            self.end(handle)
         if not is_gone():
             self._placement.close()
         ray_output.remove_handler(self._namespace)
@@ -199,10 +206,6 @@ class RayBackend(Backend):
             f"The Ray at {self._cluster.address} is gone: {why} (start it again, or another one; "
             "`--resume auto` resumes from the newest checkpoint)."
         )
-
-
-def _name(role: str, index: int) -> str:
-    return f"{role}-{index}" if index or role in ("actor", "replay") else role
 
 
 def _identify(_role: Any, niceness: int) -> dict[str, Any]:

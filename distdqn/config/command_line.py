@@ -1,4 +1,4 @@
-"""Command lines, made from models of options by `cyclopts`; that of `run`, and docs/options.md."""
+"""Command lines, made from models of options by `cyclopts`, and that of `run`."""
 
 import functools
 import inspect
@@ -19,7 +19,6 @@ from pydantic.fields import FieldInfo
 from distdqn.config.config import HEADINGS, Config
 from distdqn.config.model import (
     NOT_RESUMED,
-    PRESETS,
     InvalidOptions,
     Options,
     Text,
@@ -276,16 +275,6 @@ _HELP = f"""Usage: {_USAGE}
 {_GROUPS}.
 """
 
-_PAGE = """# Options
-
-A run takes its options from the defaults, then from `--preset NAME`, then from `--config FILE`, then from the
-command line; each replaces those before it. A file is YAML, TOML or JSON and names options with underscores
-(`batch_size: 64`), as the `config.json` of every run does. `--print-config` prints all options as YAML for
-`--config`. In Python, options are the arguments of `distdqn.Config`.
-
-After a change of an option, write this page again: `python -m distdqn.config.command_line > docs/options.md`.
-"""
-
 
 def parse_run(
     arguments: Sequence[str], check: Callable[[dict[str, Any]], list[str]] = lambda _: []
@@ -360,25 +349,3 @@ def config_yaml(config: Config) -> str:
         values = {name: value for name, value in config.to_json().items() if name in names}
         parts.append(f"# {heading}\n" + yaml.safe_dump(values, sort_keys=False))
     return "\n".join(parts)
-
-
-def options_page() -> str:
-    """The page docs/options.md."""
-    rows = []
-    for heading, names in RUN_COMMAND.names.items():
-        rows += [f"\n## {heading.capitalize()}\n", f"{HEADINGS[heading]}.\n"]
-        rows += ["| option | default | meaning |", "|---|---|---|"]
-        for name in names:
-            info = RUN_COMMAND.fields[name]
-            rows.append(f"| `{flag(name)}` | `{default_text(info.default)}` | {meaning(info)} |")
-    rows += ["\n## Presets\n", "| preset | sets | from |", "|---|---|---|"]
-    for name, path in PRESETS.items():
-        settings = ", ".join(f"`{key} {default_text(value)}`" for key, value in read_preset(name).items())
-        lines = path.read_text(encoding="utf-8").splitlines()
-        source = " ".join(line.removeprefix("# ") for line in lines if line.startswith("#"))
-        rows.append(f"| `{name}` | {settings} | {source} |")
-    return _PAGE + "\n".join(rows) + "\n"
-
-
-if __name__ == "__main__":
-    print(options_page(), end="")

@@ -83,7 +83,7 @@ class SharedOptions(EnvironmentOptions):
     """`uniform`, or `prioritized` by TD error, with first priorities from the actors."""
     value_rescaling: bool = False
     """Learn Q-values on a scale on which large ones lie closer together (R2D2), for rewards of any size."""
-    learner_gpus: Annotated[float, Field(ge=0, le=64), AfterValidator(validation.check_gpus)] = 0.0
+    learner_gpus: Fraction = 0.0
     """GPUs of the learner, which uses none without it in any mode; a part of one is shared with others."""
 
 

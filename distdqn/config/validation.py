@@ -49,13 +49,6 @@ def check_address(address: str) -> str:
     return address
 
 
-def check_gpus(gpus: float) -> float:
-    """A part of one GPU, or one; `ValueError` if it is more, of which the learner would use one."""
-    if gpus > 1:
-        raise ValueError(f"must be at most 1, as the learner computes on one GPU, not `{gpus:g}`")
-    return gpus
-
-
 def check_url(url: str) -> str:
     """A path or URL; `ValueError` if it contains a password."""
     if re.search(r"://[^/@]*:[^/@]*@", url):

@@ -1,12 +1,11 @@
 """Checkpoints of an `async` run, made while it continues."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, field
 from typing import Any
 
-from distdqn.checkpoints.checkpointer import Segment
+from distdqn.checkpoints.checkpointer import Checkpointer
 from distdqn.checkpoints.store import CheckpointRef
 from distdqn.distributed.replay_shards import ReplayShards
 from distdqn.training.calls import Call, Worker
@@ -14,20 +13,6 @@ from distdqn.training.checkpointing import run_tree, save
 from distdqn.training.loop import Run
 from distdqn.training.team import Team
 from distdqn.types import Tree
-
-
-@dataclass
-class _Pending:
-    """A checkpoint that is being made."""
-
-    tree: Tree | None = None  # all but replay
-    indexes: dict[int, Tree] = field(default_factory=dict)  # by shard
-    wanted: list[Segment] | None = None  # segments to ask for
-
-    @property
-    def sorted_indexes(self) -> list[Tree]:
-        """The index of every shard, in their order."""
-        return [self.indexes[shard] for shard in sorted(self.indexes)]
 
 
 class AsyncCheckpointer:
@@ -46,32 +31,24 @@ class AsyncCheckpointer:
         self._checkpointer = run.checkpointer
         seconds = run.config.checkpoint_seconds
         self._due = None if seconds is None else team.calls.clock() + seconds
-        self._pending: _Pending | None = None
+        self._making: Iterator[None] | None = None  # takes a step of the checkpoint each time
         self._task: Future[Any] | None = None
 
     def advance(self) -> None:
         """Takes the next step of a checkpoint; `CheckpointError` if five in a row could not be written."""
         if self._checkpointer is None or self._is_writing():
             return
-        pending = self._pending
-        if pending is None:
-            if self._due is not None and self._calls.clock() >= self._due and self._team.learner.is_ready:
-                self._start()
-        elif pending.tree is not None and pending.wanted is not None:
-            if self._calls.count("get_rows", "get_frames"):
+        if self._making is None:
+            if self._due is None or self._calls.clock() < self._due or not self._team.learner.is_ready:
                 return
-            if pending.wanted:
-                self._ask_for_segment(pending, pending.wanted.pop(0))
-            else:
-                number, indexes = pending.tree["learner"]["learner_steps"], pending.sorted_indexes
-                self._task = self._executor.submit(self._checkpointer.write, number, pending.tree, indexes)
-                self.reset()  # all parts are there
+            self._making = self._make(self._checkpointer)
+        next(self._making, None)
 
     def reset(self) -> None:
         """Gives up the checkpoint whose parts are being asked for, if there is one, until the next is due."""
-        if self._pending is not None and (seconds := self._run.config.checkpoint_seconds) is not None:
+        if self._making is not None and (seconds := self._run.config.checkpoint_seconds) is not None:
             self._due = self._calls.clock() + seconds
-        self._pending = None
+        self._making = None  # results that are still to come change nothing
 
     def forget_shard(self, shard: int) -> None:
         """A shard of replay has died: what was saved of it is no part of what the next one will hold."""
@@ -108,36 +85,43 @@ class AsyncCheckpointer:
         learner = self._calls.ask(self._team.learner, "get_state")
         save(self._run, self._make_tree(learner), [self._make_ask(shard) for shard in shards])
 
-    def _start(self) -> None:
-        pending = self._pending = _Pending()
-        receive = functools.partial(self._receive_state, pending)
-        self._calls.send(self._team.learner, "get_state", on_result=receive)
-        if not self._run.config.checkpoint_replay:
-            pending.wanted = []
-            return
-        for shard in self._team.shards:
-            self._calls.send(shard, "get_index", on_result=functools.partial(self._receive_index, pending))
+    def _make(self, checkpointer: Checkpointer) -> Iterator[None]:
+        """Asks for one part after another, and waits at each `yield` for answers or for the thread."""
+        shards = self._team.shards if self._run.config.checkpoint_replay else []
+        # At the moment of its answer, the counters are those of the learner's state.
+        trees = self._ask(self._team.learner, "get_state", convert=self._make_tree)
+        answers = [self._ask(shard, "get_index") for shard in shards]
+        while not (trees and all(answers)):
+            yield
+        indexes = [index for (index,) in answers]
+        for segment in checkpointer.missing(indexes):
+            while self._calls.count("get_rows", "get_frames"):  # of a checkpoint that was given up
+                yield
+            shard, get = shards[segment.shard], f"get_{segment.kind}"
+            states = self._ask(shard, get, segment.begin, segment.end)
+            while not states:
+                yield
+            self._task = self._executor.submit(checkpointer.add_segment, segment, states[0])
+            while self._is_writing():
+                yield
+            if self._making is None:  # it could not be written
+                return
+        number = trees[0]["learner"]["learner_steps"]
+        self._task = self._executor.submit(checkpointer.write, number, trees[0], indexes)
+        self.reset()  # all parts are there
+        yield
 
-    # The results of a checkpoint that was given up are of no use, and change nothing.
+    def _ask(
+        self, worker: Worker, method: str, *arguments: Any, convert: Callable[[Any], Any] = lambda each: each
+    ) -> list[Any]:
+        """Calls a role; its result, converted, is put into the list once it is there."""
+        found: list[Any] = []
 
-    def _receive_state(self, pending: _Pending, _call: Call, learner: Tree) -> None:
-        if pending is self._pending:
-            pending.tree = self._make_tree(learner)
+        def keep(_call: Call, result: Any) -> None:
+            found.append(convert(result))
 
-    def _receive_index(self, pending: _Pending, call: Call, index: Tree) -> None:
-        pending.indexes[call.worker.index] = index
-        is_complete = len(pending.indexes) == len(self._team.shards)
-        if pending is self._pending and is_complete and self._checkpointer is not None:
-            pending.wanted = self._checkpointer.missing(pending.sorted_indexes)
-
-    def _ask_for_segment(self, pending: _Pending, segment: Segment) -> None:
-        shard, get = self._team.shards[segment.shard], f"get_{segment.kind}"
-        receive = functools.partial(self._receive_segment, pending, segment)
-        self._calls.send(shard, get, segment.begin, segment.end, on_result=receive)
-
-    def _receive_segment(self, pending: _Pending, segment: Segment, _call: Call, state: Tree) -> None:
-        if pending is self._pending and self._checkpointer is not None:
-            self._task = self._executor.submit(self._checkpointer.add_segment, segment, state)
+        self._calls.send(worker, method, *arguments, on_result=keep)
+        return found
 
     def _make_ask(self, shard: Worker) -> Callable[..., Any]:
         """Calls a method of a shard; one that is being restored only tells the index that it will have."""

@@ -111,7 +111,7 @@ class FaultHandler:
         self.checkpoints.reset()
         ref, counters = self.checkpoints.newest(), self.run.metrics.counters
         lost = count_lost_learner(counters, ref)
-        self.run.stopping.goal.rewind(counters.learner_steps)
+        self.run.goal.rewind(counters.learner_steps)
         if ref is not None:
             self.team.calls.send(self.team.learner, "set_state", ref.read("learner"))
         self.scheduler.start_learner()

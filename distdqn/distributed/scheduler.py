@@ -85,7 +85,7 @@ class Scheduler:
         counters = self._run.metrics.counters
         min_replay_size = self._run.config.min_replay_size
         waits = []
-        if not self._run.stopping.env_steps_left(counters.env_steps + self.env_steps_in_flight):
+        if not self._run.env_steps_left(counters.env_steps + self.env_steps_in_flight):
             waits.append("all env steps are taken or requested")
         elif not self._can_act(len(self._team.acting)):
             waits.append("the actors wait for the learner")
@@ -111,7 +111,7 @@ class Scheduler:
                 if actor.in_flight != ahead:
                     continue
                 counters = self._run.metrics.counters
-                left = self._run.stopping.env_steps_left(counters.env_steps + self.env_steps_in_flight)
+                left = self._run.env_steps_left(counters.env_steps + self.env_steps_in_flight)
                 if not left or not self._can_act(len(acting)):
                     return
                 limit = min(left, self._run.steps_per_rollout)
@@ -207,7 +207,7 @@ class Scheduler:
         return (
             self.is_compiled
             and is_filled
-            and self._run.stopping.may_learn(self._requested_learner_steps)
+            and self._run.may_learn(self._requested_learner_steps)
             and self._run.rate_limiter.can_sample(counters.inserted, sampled, self._run.samples_per_call)
         )
 
@@ -277,7 +277,7 @@ class Scheduler:
             return
         if self.weights.weights_version[0] != self._team.learner.restarts:
             return
-        request = self._run.stopping.goal.next_request(self.weights.ref, self.weights.learner_steps)
+        request = self._run.goal.next_request(self.weights.ref, self.weights.learner_steps)
         if request is not None:
             self._evaluate(request)
 

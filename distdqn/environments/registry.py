@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import functools
 import importlib
 import re
 import sys
@@ -55,7 +56,8 @@ class EnvironmentMaker:
         self._wrappers = import_all("wrapper", options.wrapper)
         self._of_one = [wrapper for wrapper in self._wrappers if not wrapper.is_of_vector]
         self._is_vector = takes_number(self._found)
-        spec = gymnasium.spec(self._found) if isinstance(self._found, str) else None
+        self._is_id = isinstance(self._found, str)
+        spec = gymnasium.spec(str(self._found)) if self._is_id else None
         if spec is not None and spec.vector_entry_point is not None:
             self._is_vector = not self._of_one
             if self._of_one:
@@ -78,19 +80,9 @@ class EnvironmentMaker:
         """As many environments, stepped together."""
         vector: VectorEnv[Any, Any, Any]
         copies = len(self._wrappers) > len(self._of_one)  # else observations are packed at once
-        if isinstance(self._found, str):
-            more: dict[str, Any] = {}
-            if not self._is_vector:
-                more = {
-                    "vectorization_mode": "sync",
-                    "wrappers": [self._wrap],
-                    "vector_kwargs": {"copy": copies},
-                }
-                if self._limit is not None:
-                    more["max_episode_steps"] = -1  # `_wrap` limits
-            vector = gymnasium.make_vec(self._found, num_envs=environments, **more, **self._arguments)
-        elif self._is_vector:
-            vector = self._found(num_envs=environments, **self._arguments)
+        if self._is_vector:
+            make = functools.partial(gymnasium.make_vec, self._found) if self._is_id else self._found
+            vector = make(num_envs=environments, **self._arguments)
         else:
             vector = SyncVectorEnv([self._make_one] * environments, copy=copies)
         for wrapper in self._wrappers:
@@ -116,14 +108,16 @@ class EnvironmentMaker:
         return [line for each in [called, *self._wrappers] if (line := each.mistake()) is not None]
 
     def _make_one(self) -> gymnasium.Env[Any, Any]:
-        environment = self._found(**self._arguments)
+        if self._is_id:
+            # The wrapper below ends episodes.
+            limit: dict[str, Any] = {"max_episode_steps": -1} if self._limit else {}
+            environment = gymnasium.make(self._found, **limit, **self._arguments)
+        else:
+            environment = self._found(**self._arguments)
         if isinstance(environment, VectorEnv):
             raise ConfigError(
                 f"`env`: `{self._name}` makes a vector environment without an argument `num_envs` (add it)."
             )
-        return self._wrap(environment)
-
-    def _wrap(self, environment: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
         for wrapper in self._of_one:
             environment = wrapper(environment)
         return environment if self._limit is None else TimeLimit(environment, self._limit)

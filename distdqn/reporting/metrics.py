@@ -1,9 +1,8 @@
 """Counters, recent results and reports of a run."""
 
 import time
-from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter
@@ -92,20 +91,20 @@ class Mean:
 
 @dataclass
 class MetricsState:
-    """The state of a run's metrics in a checkpoint."""
+    """What a checkpoint holds of a run's metrics."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    counters: Counters
-    epsilon: float
-    learning_rate: float | None
-    returns: list[float]
-    lengths: list[int]
-    means: dict[str, Mean]
-    weights_version: tuple[int, int]
-    reported: tuple[int, int]  # env steps and learner steps at the last report
-    seconds: float
-    metrics_bytes: int
+    counters: Counters = field(default_factory=Counters)
+    epsilon: float = 1.0  # of the last accepted rollout
+    learning_rate: float | None = None
+    returns: list[float] = field(default_factory=list)  # of the last hundred training episodes, oldest first
+    lengths: list[int] = field(default_factory=list)  # of the same
+    means: dict[str, Mean] = field(default_factory=lambda: {name: Mean() for name in _REPORTED_MEANS})
+    weights_version: tuple[int, int] = (0, 0)  # the newest one
+    reported: tuple[int, int] = (0, 0)  # env steps and learner steps at the last report
+    seconds: float = 0.0  # since the run started
+    metrics_bytes: int = 0
 
 
 class Metrics:
@@ -119,8 +118,6 @@ class Metrics:
         started: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.counters = Counters()
-        self.epsilon = 1.0  # of the last accepted rollout
         self.timeline: dict[str, float] = {}  # seconds after the start at which a stage was reached first
         self.replay_size = 0  # as replay reported it
         self.waited = {"actors": 0.0, "learner": 0.0}  # seconds that all of one side waited for the other
@@ -131,17 +128,18 @@ class Metrics:
         self._support = (config.v_min, config.v_max) if config.head == "categorical" else None
         self._started = started
         self._clock = clock
-        self._returns: deque[float] = deque(maxlen=_RECENT_EPISODES)
-        self._lengths: deque[int] = deque(maxlen=_RECENT_EPISODES)
-        self._means: defaultdict[str, Mean] = defaultdict(Mean)
-        self._learning_rate: float | None = None
+        self._state = MetricsState()
         self._env_tracebacks: set[str] = set()
         self._env_warnings: set[str] = set()  # what was warned of
-        self._weights_version: tuple[int, int] = (0, 0)
-        self._last = (self._clock(), 0, 0)  # the last report: when, env steps, learner steps
+        self._reported_at = clock()  # or when the run started
         self._restored: tuple[int, int, int] | None = None  # `_progress` of the restored checkpoint
         self._status_written = float("-inf")
         self._processes: dict[str, Any] = {"ray": None, "actors": None, "roles": []}  # in `status.json`
+
+    @property
+    def counters(self) -> Counters:
+        """Totals of the run."""
+        return self._state.counters
 
     @property
     def seconds(self) -> float:
@@ -155,12 +153,12 @@ class Metrics:
     @property
     def seconds_since_report(self) -> float:
         """Seconds since the last report, or since the start before the first."""
-        return self._clock() - self._last[0]
+        return self._clock() - self._reported_at
 
     @property
     def recent_returns(self) -> list[float]:
         """Returns of the last hundred training episodes, oldest first."""
-        return list(self._returns)
+        return self._state.returns
 
     def add_rollout(self, report: RolloutReport, inserted: int) -> None:
         """Adds a rollout whose transitions replay accepted; `inserted` is replay's total after it."""
@@ -186,14 +184,15 @@ class Metrics:
         for about in warnings.keys() - self._env_warnings:
             self._env_warnings.add(about)
             self.note(warnings[about])
-        self.epsilon = report.epsilon
-        self._returns.extend(report.episode_returns)
-        self._lengths.extend(report.episode_lengths)
+        state, means = self._state, self._state.means
+        state.epsilon = report.epsilon
+        state.returns = (state.returns + report.episode_returns)[-_RECENT_EPISODES:]
+        state.lengths = (state.lengths + report.episode_lengths)[-_RECENT_EPISODES:]
         # Negative for weights of a dead learner until the new one has made as many steps.
         age = max(0, self.counters.learner_steps - report.weights_learner_steps)
-        self._means["weights_age_steps"].add(age)
-        self._means["actor_env_fraction"].add(report.env_seconds / report.total_seconds)
-        self._means["actor_network_fraction"].add(report.network_seconds / report.total_seconds)
+        means["weights_age_steps"].add(age)
+        means["actor_env_fraction"].add(report.env_seconds / report.total_seconds)
+        means["actor_network_fraction"].add(report.network_seconds / report.total_seconds)
 
     def add_flush(self, report: FlushReport, inserted: int) -> None:
         """Adds the flush of an actor at a checkpoint; `inserted` is replay's total after it."""
@@ -204,32 +203,31 @@ class Metrics:
         """Adds a learner call that drew `sampled` transitions."""
         if report.notice:
             self.note(report.notice)
-        self._learning_rate = learning_rate
+        self._state.learning_rate = learning_rate
         self.counters.learner_steps = report.learner_steps
         self.counters.not_finite_updates += report.not_finite
         self.counters.sampled += sampled
         applied = report.updates - report.not_finite
         for name in ("loss", "q_mean", "gradient_norm"):
-            self._means[name].add(getattr(report, name), applied)
-        self._means["seconds_per_update"].add(report.seconds / report.updates)
+            self._state.means[name].add(getattr(report, name), applied)
+        self._state.means["seconds_per_update"].add(report.seconds / report.updates)
         self.callbacks.call("on_learn", report)
 
     def add_published(self, weights_version: tuple[int, int]) -> None:
         """Records the newest version of the weights."""
-        self._weights_version = weights_version
+        self._state.weights_version = weights_version
 
     def report(self, evaluation: Evaluation | None = None, actors_alive: int = 0) -> dict[str, Any]:
         """Sends a line of metrics to the callbacks and returns it; means and rates are since the last one."""
-        now, counters = self._clock(), self.counters
-        then, env_steps, learner_steps = self._last
-        period = max(now - then, 1e-9)
+        state, counters = self._state, self.counters
+        period, (env_steps, learner_steps) = max(self.seconds_since_report, 1e-9), state.reported
         sampling_inserted = counters.inserted - self._min_size
         played = evaluation if evaluation and evaluation.returns else None
         line = {
             "wall_seconds": self.seconds,
             **{name: getattr(counters, name) for name in _REPORTED_COUNTERS},
-            "train_return_mean": sum(self._returns) / len(self._returns) if self._returns else None,
-            "train_length_mean": sum(self._lengths) / len(self._lengths) if self._lengths else None,
+            "train_return_mean": sum(state.returns) / len(state.returns) if state.returns else None,
+            "train_length_mean": sum(state.lengths) / len(state.lengths) if state.lengths else None,
             "eval_return_mean": played and played.mean,
             "eval_return_std": played and played.standard_deviation,
             "eval_return_min": played and min(played.returns),
@@ -237,18 +235,18 @@ class Metrics:
             "eval_cut": evaluation and evaluation.is_cut,
             "eval_seconds": evaluation and evaluation.seconds,
             "eval_learner_steps": evaluation and evaluation.learner_steps,
-            "epsilon": self.epsilon,
-            "learning_rate": self._learning_rate,
-            **{name: self._means[name].take() for name in _REPORTED_MEANS},
+            "epsilon": state.epsilon,
+            "learning_rate": state.learning_rate,
+            **{name: state.means[name].take() for name in _REPORTED_MEANS},
             "env_steps_per_second": (counters.env_steps - env_steps) / period,
             "learner_steps_per_second": max(0, counters.learner_steps - learner_steps) / period,
             "samples_per_insert": counters.sampled / sampling_inserted if sampling_inserted > 0 else None,
-            "weights_version": list(self._weights_version),
+            "weights_version": list(state.weights_version),
             "replay_size": self.replay_size,
             "actors_alive": actors_alive,
             **{f"{side}_wait_fraction": min(1.0, wait / period) for side, wait in self.waited.items()},
         }
-        self._last = (now, *self._steps)
+        self._reported_at, state.reported = self._clock(), self._steps
         self.waited = dict.fromkeys(self.waited, 0.0)
         self._check_support(line["q_mean"])
         self.callbacks.call("on_report", line)
@@ -270,20 +268,8 @@ class Metrics:
 
     def get_state(self) -> dict[str, Any]:
         """The state of a run's metrics, as a tree for a checkpoint."""
-        return asdict(
-            MetricsState(
-                counters=self.counters,
-                epsilon=self.epsilon,
-                learning_rate=self._learning_rate,
-                returns=list(self._returns),
-                lengths=list(self._lengths),
-                means=dict(self._means),
-                weights_version=self._weights_version,
-                reported=self._last[1:],
-                seconds=self.seconds,
-                metrics_bytes=self.directory.metrics_bytes,
-            )
-        )
+        metrics_bytes = self.directory.metrics_bytes
+        return asdict(replace(self._state, seconds=self.seconds, metrics_bytes=metrics_bytes))
 
     def set_state(self, state: dict[str, Any], inserted: int, max_sampled: int) -> None:
         """Restores what `get_state` returned.
@@ -291,18 +277,12 @@ class Metrics:
         The restored replay was given `inserted` transitions, 0 without one; `sampled` becomes at most
         `max_sampled`. `ValueError` if `state` has another structure.
         """
-        saved = TypeAdapter(MetricsState).validate_python(state)
-        self.counters = saved.counters
+        self._state = TypeAdapter(MetricsState).validate_python(state)
         self.counters.inserted = inserted
         self.counters.sampled = min(self.counters.sampled, max_sampled)
         self._restored = self._progress
-        self.epsilon, self._learning_rate = saved.epsilon, saved.learning_rate
-        self._returns.extend(saved.returns)
-        self._lengths.extend(saved.lengths)
-        self._means |= saved.means
-        self._weights_version = saved.weights_version
-        self._last = (self._clock(), *saved.reported)
-        self._started -= saved.seconds
+        self._reported_at = self._clock()
+        self._started -= self._state.seconds
 
     @property
     def _steps(self) -> tuple[int, int]:
@@ -318,7 +298,7 @@ class Metrics:
 
     def has_unreported_steps(self) -> bool:
         """Whether there were env steps or learner steps since the last report."""
-        return self._steps != self._last[1:]
+        return self._steps != self._state.reported
 
     def is_status_due(self) -> bool:
         """Whether `status.json` is at least a second old."""
@@ -342,7 +322,7 @@ class Metrics:
             "written_at": time.time(),
             "seconds": self.seconds,
             "counters": asdict(self.counters),
-            "weights_version": list(self._weights_version),
+            "weights_version": list(self._state.weights_version),
             **self._processes,
         }
         self.directory.write_json("status.json", status)

@@ -65,10 +65,12 @@ class RunDirectory:
             raise
 
     def begin_metrics(self, kept_bytes: int) -> None:
-        """Keeps so many bytes of an earlier run's `metrics.jsonl`; if it is 0, sets that file aside."""
+        """Keeps so many bytes of an earlier run's `metrics.jsonl`; if it is 0, renames that file."""
         with self._tolerant("metrics.jsonl"):
             if not kept_bytes:
-                _set_aside(self.path / "metrics.jsonl")
+                if self.metrics_bytes:
+                    names = (self.path / f"metrics.{number}.jsonl" for number in itertools.count(1))
+                    (self.path / "metrics.jsonl").rename(next(name for name in names if not name.exists()))
                 self._metrics.close()
                 self._metrics = self._open_metrics()
             self._metrics.truncate(min(kept_bytes, self.metrics_bytes))
@@ -271,13 +273,6 @@ def is_owned(folder: Path) -> bool:
     except OSError:  # it is locked, or the file system has no locks
         return True
     return False
-
-
-def _set_aside(path: Path) -> None:
-    """Renames a file that is not empty: `metrics.1.jsonl`, or the next number."""
-    if path.exists() and path.stat().st_size:
-        names = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in itertools.count(1))
-        path.rename(next(name for name in names if not name.exists()))
 
 
 def make_default_folder(name: str) -> Path:

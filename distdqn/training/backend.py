@@ -20,6 +20,11 @@ Parts = tuple[type[Any], tuple[Any, ...]]  # a role's class and its arguments
 MakeParts = Callable[[str, int, int], Parts]  # of a role's name, its index and its number of restarts
 
 
+def role_name(role: str, index: int) -> str:
+    """The name of a role's process in messages, files and Ray, as in `actor-3` and `learner`."""
+    return f"{role}-{index}" if index or role in ("actor", "replay") else role
+
+
 class CallFailed(Exception):
     """A call ended without a result; the text says why, with the traceback if there is one."""
 
@@ -50,12 +55,11 @@ class Backend(Protocol):
     no cluster, nothing is missing and every result exists already.
     """
 
-    def start(self, role: str, index: int, restarts: int) -> Handle:
-        """Starts a role's process and returns before it is up."""
-        ...
+    def start(self, role: str, index: int, restarts: int) -> tuple[Handle, Ref]:
+        """Starts a role's process and asks it for `{"pid": ..., "host": ..., "node": ...}`.
 
-    def identify(self, handle: Handle) -> Ref:
-        """Asks the role's process for `{"pid": ..., "host": ..., "node": ...}`."""
+        Returns before it is up.
+        """
         ...
 
     def missing(self, handle: Handle) -> str | None:
@@ -124,13 +128,10 @@ class LocalBackend(Backend):
         self._make_parts = make_parts
 
     @override
-    def start(self, role: str, index: int, restarts: int) -> Handle:
+    def start(self, role: str, index: int, restarts: int) -> tuple[Handle, Ref]:
         role_class, arguments = self._make_parts(role, index, restarts)
-        return role_class(*arguments)
-
-    @override
-    def identify(self, handle: Handle) -> Ref:
-        return _Result({"pid": os.getpid(), "host": socket.gethostname(), "node": None})
+        process = {"pid": os.getpid(), "host": socket.gethostname(), "node": None}
+        return role_class(*arguments), _Result(process)
 
     @override
     def call(self, handle: Handle, method: str, *arguments: Any, returns: int = 1) -> tuple[Ref, ...]:

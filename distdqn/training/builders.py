@@ -13,7 +13,6 @@ from distdqn.replay.rate_limiter import RateLimiter
 from distdqn.replay.replay import Replay
 from distdqn.schedules import Schedule
 from distdqn.training.backend import Parts
-from distdqn.training.stopping import Goal
 from distdqn.types import EnvironmentSpec, LearnRequest
 
 
@@ -71,12 +70,6 @@ def learn_request(config: Config, env_steps: int) -> LearnRequest:
             config.importance_anneal_steps,
         ).at(env_steps)
     return LearnRequest(learning_rate.at(env_steps), exponent)
-
-
-def make_goal(config: Config) -> Goal:
-    """The goal that `target_return` names."""
-    target = None if config.target_return == "auto" else config.target_return
-    return Goal(target, config.eval_period, config.eval_episodes, config.confirm_episodes)
 
 
 def make_rate_limiter(config: Config) -> RateLimiter:

@@ -8,7 +8,7 @@ from typing import Any
 
 from distdqn.config.config import RunOptions
 from distdqn.errors import RoleFailure
-from distdqn.training.backend import Backend, CallFailed, Handle, Ref
+from distdqn.training.backend import Backend, CallFailed, Handle, Ref, role_name
 
 _PLACE_SECONDS = 5.0  # between two looks at which roles wait for resources
 _RETRY_SECONDS = 0.5  # until a call whose message was lost is repeated
@@ -44,7 +44,6 @@ class Worker:
     index: int
     handle: Handle
     restarts: int
-    is_numbered: bool = False  # besides actors, which always are
     failures: tuple[Failure, ...] = ()  # consecutive ones
     in_flight: int = 0  # calls
     weights_version: tuple[int, int] | None = None  # last sent
@@ -56,7 +55,7 @@ class Worker:
     @property
     def name(self) -> str:
         """The name in messages and `status.json`."""
-        return f"{self.role}-{self.index}" if self.role == "actor" or self.is_numbered else self.role
+        return role_name(self.role, self.index)
 
     @property
     def is_ready(self) -> bool:
@@ -134,16 +133,13 @@ class Calls:
         self._place_seconds = min(_PLACE_SECONDS, self.start_timeout_seconds / 4)
         self._place_look_at = clock() + self._place_seconds
         self._calls: dict[Ref, Call] = {}
-        self._handles: list[Handle] = []
 
-    def start(self, role: str, index: int = 0, restarts: int = 0, is_numbered: bool = False) -> Worker:
+    def start(self, role: str, index: int = 0, restarts: int = 0) -> Worker:
         """Starts a role's process and asks it to identify itself."""
-        handle = self.backend.start(role, index, restarts)
-        self._handles.append(handle)
-        worker = Worker(role, index, handle, restarts, is_numbered)
-        refs = (self.backend.identify(handle),)
+        handle, ref = self.backend.start(role, index, restarts)
+        worker = Worker(role, index, handle, restarts)
         is_work = role == "control"  # it does no work that could prove that it is well
-        self._add(Call(worker, "identify", refs, self.clock(), is_work=is_work))
+        self._add(Call(worker, "identify", (ref,), self.clock(), is_work=is_work))
         return worker
 
     def send(
@@ -199,14 +195,8 @@ class Calls:
         lost = self.in_flight(worker)
         for call in lost:
             del self._calls[call.refs[0]]
-        self._end(worker.handle)
+        self.backend.end(worker.handle)
         return [Ended(call, failure="its process was ended") for call in lost]
-
-    def end_all(self) -> None:
-        """Ends the process of every role that was started."""
-        self._calls.clear()
-        for handle in list(self._handles):
-            self._end(handle)
 
     def ask(self, worker: Worker, method: str, *arguments: Any) -> Any:
         """Calls a role and waits for the result; `RoleFailure` without one by the usual deadline."""
@@ -241,10 +231,6 @@ class Calls:
             return self.backend.get(ref, self.start_timeout_seconds)
         except CallFailed as error:
             raise _role_failure(worker, method, error) from error
-
-    def _end(self, handle: Handle) -> None:
-        self._handles.remove(handle)
-        self.backend.end(handle)
 
     def _add(self, call: Call) -> None:
         before = [each.deadline for each in self.in_flight(call.worker)]

@@ -17,7 +17,7 @@ def run_tree(run: Run, learner: Tree) -> Tree:
     return {
         "about": run.about,
         "learner": learner,
-        "goal": run.stopping.goal.get_state(),
+        "goal": run.goal.get_state(),
         "metrics": run.metrics.get_state(),
     }
 
@@ -57,7 +57,7 @@ def restore_progress(run: Run) -> None:
         return
     with restoring(f"Checkpoint {ref.number}"):
         document, inserted = ref.document, RestorePlan(ref, run.config.replay_shards).inserted
-        run.stopping.goal.set_state(ref.read("goal"))
+        run.goal.set_state(ref.read("goal"))
         run.metrics.set_state(document["metrics"], inserted, int(run.rate_limiter.goal(inserted)))
         # An `async` run leaves an episode open in each environment; the other modes flush first.
         envs_per_actor = 0 if run.config.is_offline else document["about"]["config"]["envs_per_actor"]
@@ -86,7 +86,7 @@ class RoundCheckpointer:
         with restoring(f"Checkpoint {ref.number}"):
             team.calls.ask(team.learner, "set_state", ref.read("learner"))
             for method, state in RestorePlan(ref, 1).calls(0):
-                self._run.stopping.request.raise_if_set()
+                self._run.request.raise_if_set()
                 team.calls.ask(team.shards[0], method, state)
         restore_progress(self._run)
         self._saved = self._run.metrics.counters.learner_steps

@@ -17,12 +17,14 @@ from distdqn.networks.numpy_policy import policy_bytes
 from distdqn.replay.rate_limiter import RateLimiter
 from distdqn.reporting.metrics import Metrics
 from distdqn.training.builders import learn_request
-from distdqn.training.stopping import Stopping, StopRequested
+from distdqn.training.stopping import Goal, StopRequest, StopRequested
 from distdqn.training.team import Team
 from distdqn.types import Evaluation, EvaluationRequest, LearnRequest, RolloutRequest, Tree
 
 # These end a round early.
 _AT_ONCE = ("goal_reached", "interrupted", "terminated", "max_seconds", "max_learner_steps", "callback")
+_MAX_RESERVED = 0.25  # of `max_seconds`, for saving and the last evaluation
+_SAVE_SECONDS = 2.0  # for the networks and a checkpoint
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Run:
 
     config: Config  # resolved
     about: Tree  # what its checkpoints tell of it
-    stopping: Stopping
+    goal: Goal
+    request: StopRequest
     rate_limiter: RateLimiter
     metrics: Metrics
     checkpointer: Checkpointer | None  # None: no checkpoints
@@ -49,16 +52,42 @@ class Run:
 
     def add_evaluation(self, request: EvaluationRequest, evaluation: Evaluation) -> None:
         """Judges an evaluation; the best policy so far is written at once, so no end of the run loses it."""
-        goal = self.stopping.goal
-        goal.add(request, evaluation)
-        if goal.best is evaluation:
+        self.goal.add(request, evaluation)
+        if self.goal.best is evaluation:
             self.metrics.directory.write_bytes("policy.npz", policy_bytes(request.weights))
 
     @property
     def stop_reason(self) -> str | None:
-        """Why the run ends now, or None."""
-        reason = self.stopping.reason(self.metrics.counters, self.metrics.seconds)
-        return reason or ("callback" if self.metrics.callbacks.asks_to_stop else None)
+        """Why the run ends now, or None.
+
+        `max_env_steps` as soon as all env steps are taken, whatever is still to be learned from them.
+        """
+        counters, config = self.metrics.counters, self.config
+        if self.goal.reached:
+            return "goal_reached"
+        if self.request.reason:
+            return self.request.reason
+        if config.max_seconds is not None:
+            # The rest is for saving and for the evaluation of the last weights.
+            needed = self.goal.seconds and self.goal.seconds + _SAVE_SECONDS
+            reserved = min(needed, _MAX_RESERVED * config.max_seconds)
+            if self.metrics.seconds >= config.max_seconds - reserved:
+                return "max_seconds"
+        if config.max_episodes is not None and counters.episodes >= config.max_episodes:
+            return "max_episodes"
+        if not self.may_learn(counters.learner_steps):
+            return "max_learner_steps"
+        if not self.env_steps_left(counters.env_steps):
+            return "max_env_steps"
+        return "callback" if self.metrics.callbacks.asks_to_stop else None
+
+    def may_learn(self, learner_steps: int) -> bool:
+        """Whether further updates may be requested after `learner_steps`."""
+        return self.config.max_learner_steps is None or learner_steps < self.config.max_learner_steps
+
+    def env_steps_left(self, env_steps: int) -> int:
+        """Env steps that may still be requested after `env_steps`."""
+        return max(0, self.config.max_env_steps - env_steps)
 
 
 def run_rounds(run: Run, team: Team, save_if_due: Callable[[Team], None]) -> str:
@@ -91,7 +120,7 @@ def _rollout_requests(run: Run, actors: int) -> list[RolloutRequest]:
     requested = counters.env_steps
     requests = []
     for position in range(actors):
-        limit = min(run.steps_per_rollout, run.stopping.env_steps_left(requested))
+        limit = min(run.steps_per_rollout, run.env_steps_left(requested))
         requests.append(RolloutRequest(counters.exploration_env_steps, limit, position, actors))
         requested += limit
     return requests
@@ -112,7 +141,7 @@ def evaluate_if_due(run: Run, team: Team, final: bool = False, until: float | No
 
     `final`: the newest weights are the last ones. An evaluation is cut at the second `until` of the run.
     """
-    goal, learner_steps = run.stopping.goal, run.metrics.counters.learner_steps
+    goal, learner_steps = run.goal, run.metrics.counters.learner_steps
     if not goal.is_due(learner_steps, final):
         return
     weights = team.publish()
@@ -121,7 +150,7 @@ def evaluate_if_due(run: Run, team: Team, final: bool = False, until: float | No
         if until is not None:
             request = dataclasses.replace(request, seconds=max(0.0, until - run.metrics.seconds))
         try:
-            with run.stopping.request.ending_evaluations():
+            with run.request.ending_evaluations():
                 evaluation = team.evaluate(request)
         except StopRequested:
             return

@@ -70,6 +70,9 @@ def resolve(config: Config, spec: EnvironmentSpec, recorded_steps: int = 0) -> C
         config.address == "local" or not (config.address or os.environ.get("RAY_ADDRESS"))
     )
     is_free = config.mode == "async" and config.network is None and torso != "dense"
+    is_free = is_free and not config.learner_gpus
+    threads = available_cpus() if is_free and has_machine else 1
+    may_choose = is_free and not config.spectral_norm
     step_bytes = config.envs_per_actor * _observation_bytes(spec)
     batch_bytes = 2 * batch_size * _observation_bytes(spec)
     values: dict[str, Any] = {
@@ -87,9 +90,11 @@ def resolve(config: Config, spec: EnvironmentSpec, recorded_steps: int = 0) -> C
         # The exploratory actions in a window of several steps bias what it says of the greedy policy: where
         # states are told apart exactly, that costs more than the longer windows gain.
         "watkins": spec.is_discrete if config.watkins is None else config.watkins,
-        "learner_threads": _learner_threads(config, is_free and has_machine),
+        # While the learner waits for transitions, actors have the CPUs, so its threads never starve them.
+        "learner_threads": threads if config.learner_threads == "auto" else config.learner_threads,
         "evaluators": 1 if config.evaluators == "auto" and not has_machine else config.evaluators,
-        "precision": _precision(config, is_free),
+        # `auto` is left where the learner may choose.
+        "precision": "float32" if config.precision == "auto" and not may_choose else config.precision,
         "updates_per_call": min(config.updates_per_call, max(1, _MAX_CALL_BYTES // batch_bytes)),
     }
     if config.is_offline:
@@ -97,19 +102,6 @@ def resolve(config: Config, spec: EnvironmentSpec, recorded_steps: int = 0) -> C
         values |= {"actors": config.replay_shards, "max_env_steps": _NO_LIMIT}
         values["min_replay_size"] = max(config.min_replay_size, min(recorded_steps, config.replay_capacity))
     return config.model_copy(update=values)
-
-
-def _learner_threads(config: Config, is_free: bool) -> int:
-    """Threads of the learner. While it waits for transitions, actors have the CPUs, so they never starve."""
-    if config.learner_threads != "auto":
-        return config.learner_threads
-    return available_cpus() if is_free and not config.learner_gpus else 1
-
-
-def _precision(config: Config, is_free: bool) -> str:
-    """Precision of the convolutions; `auto` is left where the learner may choose."""
-    may_choose = is_free and not config.spectral_norm and not config.learner_gpus
-    return "float32" if config.precision == "auto" and not may_choose else config.precision
 
 
 def describe_resolution(config: Config, result: Config, spec: EnvironmentSpec) -> list[str]:

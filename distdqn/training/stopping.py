@@ -1,4 +1,4 @@
-"""When a run ends: the goal, confirmed by fresh episodes, the budgets, and signals."""
+"""When a run ends: the goal, confirmed by fresh episodes, and signals. `Run` in `loop` has the budgets."""
 
 import contextlib
 import dataclasses
@@ -14,7 +14,6 @@ from pydantic import TypeAdapter
 from distdqn.config.config import Config
 from distdqn.errors import TERMINATED
 from distdqn.networks.numpy_policy import tree_from_weights, weights_from_tree
-from distdqn.reporting.metrics import Counters
 from distdqn.types import Evaluation, EvaluationRequest, PolicyWeights
 
 # The reasons of a run that has used its budget, or that a callback ends: its last weights are evaluated, too.
@@ -24,8 +23,6 @@ REQUESTED = ("interrupted", "terminated")  # by a signal
 
 # What a closed terminal, a batch system and `kill` send: all mean the same.
 _TERMINATING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-_MAX_RESERVED = 0.25  # of `max_seconds`, for saving and the last evaluation
-_SAVE_SECONDS = 2.0  # for the networks and a checkpoint
 _SECOND_SECONDS = 1.0  # a terminal and a wrapper may both pass on one Ctrl-C
 
 
@@ -38,18 +35,16 @@ class Goal:
     upwards.
     """
 
-    def __init__(
-        self, target_return: float | None, eval_period: int, eval_episodes: int, confirm_episodes: int
-    ) -> None:
-        self.target_return = target_return
+    def __init__(self, config: Config) -> None:
+        self.target_return = None if config.target_return == "auto" else config.target_return
         self.reached = False
         self.best: Evaluation | None = None  # by two standard errors below the mean
         self.best_weights: PolicyWeights | None = None  # those of `best`
         self.seconds = 0.0  # that the last regular evaluation took
-        self._period = eval_period
-        self._episodes = {False: eval_episodes, True: confirm_episodes}
+        self._period = config.eval_period
+        self._episodes = {False: config.eval_episodes, True: config.confirm_episodes}
         self._candidate: PolicyWeights | None = None
-        self._next_learner_steps = eval_period
+        self._next_learner_steps = self._period
         self._evaluated_learner_steps = -1
         self._number = 0
 
@@ -169,45 +164,6 @@ class StopRequest:
         if self._ends_evaluation:
             self._ends_evaluation = False  # once: it may be on its way already
             raise StopRequested
-
-
-class Stopping:
-    """The goal, the budgets and the request to stop of one run."""
-
-    def __init__(self, goal: Goal, config: Config) -> None:
-        self.goal = goal
-        self.request = StopRequest()
-        self._config = config
-
-    def reason(self, counters: Counters, seconds: float) -> str | None:
-        """Why the run ends `seconds` after its start, or None.
-
-        `max_env_steps` as soon as all env steps are taken, whatever is still to be learned from them.
-        """
-        config = self._config
-        if self.goal.reached:
-            return "goal_reached"
-        if self.request.reason:
-            return self.request.reason
-        if config.max_seconds is not None:
-            # The rest is for saving and for the evaluation of the last weights.
-            needed = self.goal.seconds and self.goal.seconds + _SAVE_SECONDS
-            reserved = min(needed, _MAX_RESERVED * config.max_seconds)
-            if seconds >= config.max_seconds - reserved:
-                return "max_seconds"
-        if config.max_episodes is not None and counters.episodes >= config.max_episodes:
-            return "max_episodes"
-        if not self.may_learn(counters.learner_steps):
-            return "max_learner_steps"
-        return None if self.env_steps_left(counters.env_steps) else "max_env_steps"
-
-    def may_learn(self, learner_steps: int) -> bool:
-        """Whether further updates may be requested after `learner_steps`."""
-        return self._config.max_learner_steps is None or learner_steps < self._config.max_learner_steps
-
-    def env_steps_left(self, env_steps: int) -> int:
-        """Env steps that may still be requested after `env_steps`."""
-        return max(0, self._config.max_env_steps - env_steps)
 
 
 def handled_signals() -> list[signal.Signals]:

@@ -40,8 +40,7 @@ class Team:
         self.newest: PolicyWeights | None = None  # a copy here, which no fault of a role loses
         # The learner first: its TensorFlow takes longest.
         self.learner = calls.start("learner", restarts=generation)
-        shards = config.replay_shards
-        self.shards = [calls.start("replay", index, is_numbered=shards > 1) for index in range(shards)]
+        self.shards = [calls.start("replay", index) for index in range(config.replay_shards)]
         self.evaluators: list[Worker] = []  # by index
         self.add_evaluators(1 if config.evaluators == "auto" else config.evaluators)
         self.actors: list[Worker] = []  # by index, draining ones included; last: a run can do with fewer
@@ -76,7 +75,7 @@ class Team:
     def add_evaluators(self, count: int) -> None:
         """Starts evaluators until there are `count`."""
         for index in range(len(self.evaluators), count):
-            self.evaluators.append(self.calls.start("evaluator", index, is_numbered=index > 0))
+            self.evaluators.append(self.calls.start("evaluator", index))
 
     def add_actor(self) -> None:
         """Starts an actor with the lowest free index."""
@@ -101,14 +100,12 @@ class Team:
             fresh = self._start_actor(worker.index)
             self.actors = [fresh if each is worker else each for each in self.actors]
         else:
-            fresh = self.calls.start(worker.role, worker.index, worker.restarts + 1, worker.is_numbered)
-            match worker.role:
-                case "replay":
-                    self.shards[worker.index] = fresh
-                case "evaluator":
-                    self.evaluators[worker.index] = fresh
-                case _:
-                    setattr(self, worker.role, fresh)
+            fresh = self.calls.start(worker.role, worker.index, worker.restarts + 1)
+            several = {"replay": self.shards, "evaluator": self.evaluators}.get(worker.role)
+            if several is None:
+                setattr(self, worker.role, fresh)
+            else:
+                several[worker.index] = fresh
         fresh.failures = worker.failures
         return fresh
 

@@ -1,8 +1,9 @@
 import json
 
 import pytest
+from options_page import options_page
 
-from distdqn.config.command_line import options_page, parse_run
+from distdqn.config.command_line import parse_run
 from distdqn.config.config import Config
 from distdqn.config.model import PRESETS, read_preset
 from distdqn.errors import ConfigError

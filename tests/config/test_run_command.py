@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from options_page import options_page
 
 from distdqn import run
 from distdqn.config.command_line import (
@@ -16,7 +17,6 @@ from distdqn.config.command_line import (
     default_text,
     flag,
     meaning,
-    options_page,
     parse_run,
     prints_run_help,
 )

@@ -226,9 +226,9 @@ class FakeBackend:
         handle.node = self.node
         self.started.append(handle)
         self._place_waiting()
-        return handle
+        return handle, self._identify(handle)
 
-    def identify(self, handle):
+    def _identify(self, handle):
         fault = self._fault(handle, "identify")
         about = {"pid": 1000 + self.started.index(handle), "host": "here", "node": handle.node}
         end = handle.free_at = math.inf if fault == HANG else handle.free_at

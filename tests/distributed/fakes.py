@@ -18,7 +18,7 @@ from distdqn.reporting.metrics import Metrics
 from distdqn.training.calls import Calls
 from distdqn.training.checkpointing import restore_progress
 from distdqn.training.loop import Run
-from distdqn.training.stopping import Goal, Stopping
+from distdqn.training.stopping import Goal, StopRequest
 
 __all__ = [
     "HANG",
@@ -40,6 +40,9 @@ __all__ = [
     "starts",
     "unblock_blobs",
 ]
+
+
+EPISODES = {"eval_episodes": 5, "confirm_episodes": 10}  # of evaluations
 
 
 class FakeConsole:
@@ -131,11 +134,11 @@ class FakeRun:
 
     @property
     def goal(self):
-        return self.run.stopping.goal
+        return self.run.goal
 
     @property
     def stop(self):
-        return self.run.stopping.request
+        return self.run.request
 
     @property
     def rate_limiter(self):
@@ -213,7 +216,8 @@ def make_run(
     run = Run(
         config,
         {"config": {"actors": "auto", "envs_per_actor": 16}},
-        Stopping(Goal(target_return, config.eval_period, eval_episodes=5, confirm_episodes=10), config),
+        Goal(config.model_copy(update={"target_return": target_return, **EPISODES})),
+        StopRequest(),
         RateLimiter(samples_per_insert, tolerance, min_replay_size, slack, slack_per_actor),
         Metrics(
             directory, Callbacks([directory, console], console.note), config, backend.now, clock=backend.clock

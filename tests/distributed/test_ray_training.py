@@ -18,7 +18,6 @@ from run_contents import FILES, OPTIONAL
 
 import distdqn
 import distdqn.runner
-import distdqn.training.stopping
 from distdqn.config.command_line import parse_run
 from distdqn.networks.numpy_policy import load_policy
 from distdqn.training import builders
@@ -186,7 +185,7 @@ def killed_run(ray_session, tmp_path_factory, short_run):  # noqa: ARG001
             requests.append(self)
 
     patch = pytest.MonkeyPatch()
-    patch.setattr(distdqn.training.stopping, "StopRequest", KeptRequest)
+    patch.setattr(distdqn.runner, "StopRequest", KeptRequest)
     thread = threading.Thread(target=run.train, args=(config,))
     thread.start()
     try:

@@ -101,7 +101,7 @@ def test_dead_replay_goes_on_from_the_newest_checkpoint(tmp_path):
     assert run.counters.env_steps == 5_000
     assert run.counters.inserted == second.inserted == 5_000 - 200
     (note,) = run.console.notes
-    assert note.startswith("replay failed in `insert` and is replaced, 200 transitions lost")
+    assert note.startswith("replay-0 failed in `insert` and is replaced, 200 transitions lost")
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_role_that_cannot_take_the_checkpoint_ends_the_run(tmp_path, role, metho
     backend = FakeBackend(faults=fault(role, method, words="ValueError: does not fit"))
     backend.at(12.0, lambda: backend.kill(role))
     run = make_run(backend, max_failures=3, max_seconds=1_000.0, saving=_saving(tmp_path))
-    with pytest.raises(RoleFailure, match=rf"{role} .*failed 3 consecutive times, last in `{method}`"):
+    with pytest.raises(RoleFailure, match=rf"{role}.* failed 3 consecutive times, last in `{method}`"):
         run.supervisor.run()
     assert starts(backend, role) == [0, 1, 2]
 

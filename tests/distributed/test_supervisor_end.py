@@ -147,7 +147,7 @@ def test_status_names_every_role_with_its_process():
     run.supervisor.run()
     status = run.directory.files["status.json"]
     restarts = {role["role"]: role["restarts"] for role in status["roles"]}
-    others = {"learner": 0, "replay": 0, "evaluator": 0, "control": 0}
+    others = {"learner": 0, "replay-0": 0, "evaluator": 0, "control": 0}
     assert restarts == {**others, "actor-0": 0, "actor-1": 1}
     assert len({role["pid"] for role in status["roles"]} - {None}) == 6
     assert status["ray"] == {"address": "nowhere", "namespace": "fake"}

@@ -268,7 +268,7 @@ def test_dead_replay_is_replaced_and_what_was_in_it_is_counted_as_lost():
     assert run.counters.inserted == run.replay.inserted == 5_000 - 8 * 50
     # 4 * (400 - 100) samples were drawn before, 4 * (4600 - 100) after, 25 for each step.
     assert run.counters.learner_steps == (1_200 + 18_000) // 25
-    lost = "replay failed in `insert` and is replaced, 400 transitions lost"
+    lost = "replay-0 failed in `insert` and is replaced, 400 transitions lost"
     assert run.console.notes == [f"{lost}: The process died."]
 
 
@@ -297,7 +297,7 @@ def test_learner_call_that_replay_failed_is_no_failure_of_the_learner():
     run = make_run(backend, actors=1, max_failures=2, max_env_steps=1_000)
     assert run.supervisor.run() == "max_env_steps"
     (note,) = [note for note in run.console.notes if not note.startswith("Learning has not started")]
-    assert note.startswith("replay failed in `learn` and is replaced, 250 transitions lost")
+    assert note.startswith("replay-0 failed in `learn` and is replaced, 250 transitions lost")
     assert (starts(backend, "replay"), starts(backend, "learner")) == ([0, 1], [0])
     assert run.supervisor.team.learner.failures == ()
 
@@ -306,7 +306,7 @@ def test_learner_call_that_replay_failed_is_no_failure_of_the_learner():
 @pytest.mark.parametrize("words", ["MemoryError: full", HANG])
 def test_replay_that_keeps_failing_ends_the_run_under_its_own_name(method, words):
     backend = FakeBackend(faults=fault("replay", method, words=words))
-    with pytest.raises(RoleFailure, match=r"replay .*failed 3 consecutive times"):
+    with pytest.raises(RoleFailure, match=r"replay-0 .*failed 3 consecutive times"):
         make_run(backend, max_failures=3, max_seconds=1_500.0).supervisor.run()
     assert starts(backend, "replay") == [0, 1, 2]
     assert starts(backend, "learner") == [0]

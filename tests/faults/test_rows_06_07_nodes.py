@@ -117,7 +117,7 @@ def test_fault_6_actors_of_a_dead_node_are_lost_and_the_rest_go_on(seen, record_
     for name in ("lost_rollouts", "lost_transitions", "lost_learner_steps"):
         record_property(name, seen["fourth has come"]["counters"][name])
     first, second = seen["roles"]
-    assert (first, second) == ({"learner", "replay"}, {"actor-1"})
+    assert (first, second) == ({"learner", "replay-0"}, {"actor-1"})
     assert seen["second is dead"]["counters"]["learner_restarts"] == 0
     roles = {entry["role"]: entry for entry in seen["second is dead"]["roles"]}
     assert roles["actor-1"]["pid"] is None

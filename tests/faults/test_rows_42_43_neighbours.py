@@ -41,7 +41,7 @@ def test_fault_42_four_runs_started_at_once_never_meet_and_end_with_four_results
         for status in statuses:
             pids = {role["role"]: role["pid"] for role in status["roles"]}
             niceness = {role: psutil.Process(pid).nice() - os.nice(0) for role, pid in pids.items() if pid}
-            assert (niceness["learner"], niceness["replay"], niceness["actor-0"]) == (0, 0, 5)
+            assert (niceness["learner"], niceness["replay-0"], niceness["actor-0"]) == (0, 0, 5)
         for run in runs:
             run.process.send_signal(signal.SIGINT)
         assert [run.wait(60) for run in runs] == [130] * _RUNS, "\n".join(run.output() for run in runs)

@@ -81,15 +81,15 @@ def backend(make_backend):
 
 @pytest.fixture
 def start(backend):
-    """Starts roles and ends them after the test."""
-    handles = []
+    """Starts roles, keeps what tells of their processes in `abouts`, and ends them after the test."""
 
     def start_one(role, index=0, restarts=0):
-        handles.append(backend.start(role, index, restarts))
-        return handles[-1]
+        handle, start_one.abouts[handle] = backend.start(role, index, restarts)
+        return handle
 
+    start_one.abouts = {}
     yield start_one
-    for handle in handles:
+    for handle in start_one.abouts:
         backend.end(handle)
 
 
@@ -115,7 +115,7 @@ def test_replacement_is_built_with_its_restarts_beside_the_one_before_it(backend
 
 
 def test_identify_tells_a_process_that_really_runs(backend, start):
-    about = backend.get(backend.identify(start("actor", 1)), timeout_seconds=30.0)
+    about = backend.get(start.abouts[start("actor", 1)], timeout_seconds=30.0)
     assert about["pid"] != os.getpid()
     assert psutil.pid_exists(about["pid"])
     assert about["host"] == os.uname().nodename
@@ -169,7 +169,7 @@ def test_get_fails_with_what_was_raised_and_where(backend, start):
 @pytest.mark.parametrize("giver_dies", [False, True])
 def test_call_whose_argument_failed_is_told_from_one_that_failed_itself(backend, start, giver_dies):
     giver, taker = start("actor", 20), start("actor", 21)
-    about = backend.get(backend.identify(giver), timeout_seconds=30.0)
+    about = backend.get(start.abouts[giver], timeout_seconds=30.0)
     (given,) = backend.call(giver, *(("sleep", 60.0) if giver_dies else ("fail",)))
     (taken,) = backend.call(taker, "add", given)
     if giver_dies:
@@ -191,11 +191,11 @@ def test_state_of_a_call_tells_how_it_stands(backend, start):
 
 def test_role_that_waits_for_resources_is_told_from_one_that_is_up(make_backend, ray_session):
     backend = make_backend(0.5)
-    up = backend.start("actor", 23, 0)
-    node = backend.get(backend.identify(up), timeout_seconds=30.0)["node"]
+    up, about = backend.start("actor", 23, 0)
+    node = backend.get(about, timeout_seconds=30.0)["node"]
     assert node == ray_session.get_runtime_context().get_node_id()
     assert node not in backend.lost_nodes()
-    waiting = [backend.start("actor", index, 0) for index in range(24, 28)]  # half a CPU each, of two
+    waiting = [backend.start("actor", index, 0)[0] for index in range(24, 28)]  # half a CPU each, of two
     lacks = []
     deadline = time.monotonic() + 30.0
     while lacks != ["needs 0.5 CPU on one node; of 1 nodes, none has more than 0 CPU free"]:
@@ -210,14 +210,14 @@ def test_role_that_waits_for_resources_is_told_from_one_that_is_up(make_backend,
 def test_constructor_that_raises_fails_every_call(backend, start):
     handle = start("actor", 13)
     with pytest.raises(CallFailed, match="no thirteenth"):
-        backend.get(backend.identify(handle), timeout_seconds=30.0)
+        backend.get(start.abouts[handle], timeout_seconds=30.0)
     with pytest.raises(CallFailed):
         _answer(backend, handle, "name")
 
 
 def test_killed_process_fails_running_and_queued_calls_and_stays_dead(backend, start):
     handle = start("actor", 9)
-    pid = backend.get(backend.identify(handle), timeout_seconds=30.0)["pid"]
+    pid = backend.get(start.abouts[handle], timeout_seconds=30.0)["pid"]
     refs = [*backend.call(handle, "sleep", 60.0), *backend.call(handle, "name")]
     os.kill(pid, signal.SIGKILL)
     for ref in refs:
@@ -230,13 +230,22 @@ def test_killed_process_fails_running_and_queued_calls_and_stays_dead(backend, s
 
 def test_role_that_holds_the_interpreter_is_ended_all_the_same(backend, start):
     handle = start("actor", 28)
-    process = psutil.Process(backend.get(backend.identify(handle), timeout_seconds=30.0)["pid"])
+    process = psutil.Process(backend.get(start.abouts[handle], timeout_seconds=30.0)["pid"])
     (ref,) = backend.call(handle, "hold_the_interpreter", 60.0)
     time.sleep(0.5)
     backend.end(handle)
     process.wait(10)
     with pytest.raises(CallFailed):
         backend.get(ref)
+
+
+def test_closed_backend_has_ended_every_process(make_backend):
+    backend = make_backend(0.0)
+    abouts = [backend.start("actor", index, 0)[1] for index in range(2)]
+    processes = [psutil.Process(backend.get(about, timeout_seconds=30.0)["pid"]) for about in abouts]
+    backend.close()
+    for process in processes:
+        process.wait(10)
 
 
 def test_backend_tells_address_and_namespace_of_its_cluster(backend, ray_session):

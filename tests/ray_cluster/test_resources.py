@@ -35,7 +35,8 @@ options = Config(learner_gpus=0.5, learner_resources="fast=1", actor_resources="
 folder = Path(os.environ["RAY_TMPDIR"]) / "a-run"
 backend = RayBackend(cluster, folder, lambda *_: (role, ()), options)
 roles = [("learner", 0), ("replay", 0), ("evaluator", 0), *(("actor", index) for index in range(ACTORS))]
-refs = {f"{name}-{index}": backend.call(backend.start(name, index, 0), "where")[0] for name, index in roles}
+handles = {f"{name}-{index}": backend.start(name, index, 0)[0] for name, index in roles}
+refs = {name: backend.call(handle, "where")[0] for name, handle in handles.items()}
 told["roles"] = {name: backend.get(ref, 60.0) for name, ref in refs.items()}
 import ray
 told["missing"] = {name: backend._placement.missing(name, 0) for name in ("learner", "replay", "actor")}

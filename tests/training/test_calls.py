@@ -43,11 +43,11 @@ def test_started_worker_is_known_by_pid_and_host_when_it_is_up():
     assert worker.last_sign_of_life is not None
 
 
-def test_worker_name_carries_an_index_only_for_actors():
+def test_worker_name_carries_an_index_where_there_may_be_several():
     calls = _calls(FakeBackend())
     assert [calls.start(role, 0).name for role in ("actor", "replay", "learner", "evaluator")] == [
         "actor-0",
-        "replay",
+        "replay-0",
         "learner",
         "evaluator",
     ]
@@ -172,18 +172,6 @@ def test_abandoned_worker_is_ended_and_its_calls_never_end():
     assert [ended.call.worker for ended in calls.abandon(gone)] == [gone]
     assert backend.ended == [gone.handle]
     assert [ended.call.worker for ended in calls.collect(10.0) + calls.collect(10.0)] == [other]
-
-
-def test_end_all_ends_every_process_once_and_only_once():
-    backend = FakeBackend()
-    calls = _calls(backend)
-    workers = [calls.start("actor", index) for index in range(3)]
-    calls.abandon(workers[1])
-    calls.end_all()
-    assert sorted(handle.index for handle in backend.ended) == [0, 1, 2]
-    calls.end_all()
-    assert len(backend.ended) == 3
-    assert not calls.count("identify")
 
 
 def test_ask_waits_for_the_answer_of_a_role():

@@ -2,18 +2,20 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from distdqn.config.config import Config
 from distdqn.reporting.metrics import Counters
-from distdqn.training.stopping import Goal, Stopping
+from distdqn.training.loop import Run
+from distdqn.training.stopping import Goal, StopRequest
 from distdqn.types import Evaluation, EvaluationRequest
 
 
 def make_goal(target_return: float | None = 100.0) -> Goal:
     """Evaluates every 10 learner steps: 2 episodes, 4 to confirm."""
-    return Goal(target_return, eval_period=10, eval_episodes=2, confirm_episodes=4)
+    return Goal(Config(target_return=target_return, eval_period=10, eval_episodes=2, confirm_episodes=4))
 
 
 def evaluation(returns: list[float], version: int) -> Evaluation:
@@ -65,10 +67,9 @@ def test_fault_37_evaluation_that_was_cut_is_never_the_best_and_never_reaches_th
 def test_fault_36_training_leaves_time_for_the_last_evaluation(took: float, ends: float) -> None:
     goal = make_goal()
     goal.add(ordered(goal, "weights", 10), dataclasses.replace(evaluation([0.0, 0.0], 1), seconds=took))
-    stopping = Stopping(goal, Config(max_seconds=100.0))
 
-    assert stopping.reason(Counters(), ends - 0.1) is None
-    assert stopping.reason(Counters(), ends) == "max_seconds"
+    for seconds, reason in ((ends - 0.1, None), (ends, "max_seconds")):
+        assert make_run(Counters(), seconds, goal, max_seconds=100.0).stop_reason == reason
 
 
 def test_evaluations_missed_in_one_call_are_made_up_once() -> None:
@@ -267,34 +268,36 @@ def test_goal_of_zero_or_less_counts_as_a_goal(target_return: float) -> None:
     assert goal.reached
 
 
-def stopping(**options: object) -> Stopping:
-    """The end of a run without a goal."""
-    return Stopping(make_goal(None), Config(min_replay_size=1, **options))
+def make_run(counters: Counters, seconds: float, goal: Goal | None = None, **options: object) -> Run:
+    """A run after so many seconds, without a goal if none is given."""
+    callbacks = SimpleNamespace(asks_to_stop=False)
+    metrics = SimpleNamespace(counters=counters, seconds=seconds, callbacks=callbacks)
+    config = Config(min_replay_size=1, **options)
+    return Run(config, {}, goal or make_goal(None), StopRequest(), None, metrics, None)
 
 
 def test_budget_leaves_what_is_not_yet_requested_and_never_less_than_nothing() -> None:
-    budget = stopping(max_env_steps=1_000)
+    budget = make_run(Counters(), 0.0, max_env_steps=1_000)
 
     assert [budget.env_steps_left(n) for n in (0, 999, 1_000, 1_300)] == [1_000, 1, 0, 0]
 
 
 def test_budget_of_seconds_is_used_up_at_its_last_moment() -> None:
-    reasons = [stopping(max_seconds=5.0).reason(Counters(), seconds) for seconds in (4.9, 5.0, 6.0)]
+    reasons = [make_run(Counters(), seconds, max_seconds=5.0).stop_reason for seconds in (4.9, 5.0, 6.0)]
 
     assert reasons == [None, "max_seconds", "max_seconds"]
-    assert stopping().reason(Counters(), 1e9) is None
+    assert make_run(Counters(), 1e9).stop_reason is None
 
 
 def test_budget_of_episodes_and_of_env_steps_end_a_run() -> None:
-    assert stopping(max_episodes=3).reason(Counters(episodes=3), 0.0) == "max_episodes"
-    assert stopping(max_env_steps=1_000).reason(Counters(env_steps=1_000), 0.0) == "max_env_steps"
-    assert stopping(max_env_steps=1_000).reason(Counters(env_steps=999), 0.0) is None
+    assert make_run(Counters(episodes=3), 0.0, max_episodes=3).stop_reason == "max_episodes"
+    assert make_run(Counters(env_steps=1_000), 0.0, max_env_steps=1_000).stop_reason == "max_env_steps"
+    assert make_run(Counters(env_steps=999), 0.0, max_env_steps=1_000).stop_reason is None
 
 
 def test_goal_and_request_come_before_the_budgets() -> None:
-    counters = Counters(env_steps=1_000)
-    ending = stopping(max_env_steps=1_000, max_seconds=1.0)
+    ending = make_run(Counters(env_steps=1_000), 2.0, max_env_steps=1_000, max_seconds=1.0)
     ending.request.reason = "interrupted"
-    assert ending.reason(counters, 2.0) == "interrupted"
+    assert ending.stop_reason == "interrupted"
     ending.goal.reached = True
-    assert ending.reason(counters, 2.0) == "goal_reached"
+    assert ending.stop_reason == "goal_reached"

@@ -271,7 +271,7 @@ def test_fault_10_run_in_rounds_that_is_interrupted_as_replay_is_put_back_ends_b
 
     run = dataclasses.replace(make_run().run, resume_from=newest_start(tmp_path))
     team = SimpleNamespace(calls=SimpleNamespace(ask=ask), learner="learner", shards=["replay"])
-    with run.stopping.request, pytest.raises(error) as raised:
+    with run.request, pytest.raises(error) as raised:
         RoundCheckpointer(run).restore(team)
     assert asked == ["set_state", *["set_rows"] * 3]
     assert getattr(raised.value, "code", None) == code
