@@ -98,7 +98,7 @@ def measure(cluster, config, chunk, seconds):
 
     folder = Path(tempfile.gettempdir()) / f"shards-{config.seed}-{config.replay_shards}"  # of logs
     backend = RayBackend(cluster, folder, make_parts, config)
-    handles = [backend.start("replay", index, 0) for index in range(config.replay_shards)]
+    handles = [backend.start("replay", index, 0)[0] for index in range(config.replay_shards)]
     in_store = ray.put(chunk)
     inserts = [(handle, in_store, len(chunk)) for handle in handles]
     rounds = config.replay_capacity // (len(chunk) * len(handles)) + 1

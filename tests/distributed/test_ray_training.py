@@ -235,7 +235,7 @@ def test_fault_1_learning_never_pauses_long_when_an_actor_is_killed(killed_run, 
 
 def test_only_the_learner_loads_tensorflow(killed_run):
     loads = {role for role, maps in killed_run.maps.items() if "libtensorflow" in maps}
-    others = {"learner", "replay", "evaluator"}
+    others = {"learner", "replay-0", "evaluator"}
     assert set(killed_run.maps) - {"control"} == others | {"actor-0", "actor-1"}
     assert loads == {"learner"}
 
