@@ -7,6 +7,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
+import option_costs
 import scaling
 import start
 
@@ -40,3 +41,16 @@ def test_environment_that_waits_ends_its_episodes_by_time_alone(monkeypatch: pyt
     assert all(
         environment.observation_space.contains(each[0]) for each in outcomes[20:40:5] if each[0][0] < 4
     )
+
+
+def test_costs_of_options_are_measured_beside_those_of_the_defaults(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names = ["the defaults", "`--dueling`"]
+    option_costs.main(["--rounds", "2", "--only", *names])
+    first, _, *rows = capsys.readouterr().out.splitlines()
+    assert first == "| options | an update | Q-values of 16 | a batch | weights |"
+    assert [row.split(" | ")[0] for row in rows] == [f"| {name}" for name in names]
+    assert rows[0].count("(1.00)") == 3
+    weights = [float(row.split(" | ")[-1].split()[0].replace(",", "")) for row in rows]
+    assert weights[1] > weights[0] > 0.0

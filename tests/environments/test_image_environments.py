@@ -173,7 +173,7 @@ def test_pong_is_inspected_as_stacked_pixels():
 
     assert (spec.observation_shape, spec.observation_dtype, spec.actions) == ((4, 84, 84), "uint8", 6)
     assert (spec.observation_low, spec.observation_high) == (0.0, 255.0)
-    assert actor._frame_layout == FrameLayout((4, 84, 84), 0)
+    assert actor._maker._frame_layout == FrameLayout((4, 84, 84), 0)
     assert actor._environments._vector.unwrapped.spec.kwargs["num_threads"] == 1
 
 

@@ -138,7 +138,7 @@ def test_stacked_images_take_little_more_than_their_distinct_frames():
     actors = [make_actor(source, index=i, envs_per_actor=2, rollout_length=16, n_step=5) for i in range(3)]
     layout = actors[0]._frame_layout
     for actor in actors:
-        actor._frame_layout = None  # whole observations, for the naive replay
+        actor._maker._frame_layout = None  # whole observations, for the naive replay
     capacity = 800
     replay, naive = make_replay(capacity), deque(maxlen=capacity)
     while replay.inserted < 1.4 * capacity:
