@@ -54,7 +54,7 @@ def test_all_other_observations_become_float32_and_the_user_is_told(dtype, shape
 
     assert (spec.is_image, spec.observation_dtype, spec.conversion) == (False, "float32", conversion)
     assert (vector.observation.shape, vector.observation.dtype) == ((2, *shape), np.float32)
-    assert make_actor(source)._frame_layout is None
+    assert make_actor(source)._maker._frame_layout is None
 
 
 def test_spec_gives_the_widest_bounds_of_the_space():
@@ -75,7 +75,7 @@ def test_fault_27_batch_keeps_stacked_pictures_as_they_are(axis, shape):
     following, *_ = alone.step(1)
 
     assert vector.observation.dtype == steps.next_observation.dtype == np.uint8
-    assert make_actor(source)._frame_layout == FrameLayout(shape, axis % 3)
+    assert make_actor(source)._maker._frame_layout == FrameLayout(shape, axis % 3)
     np.testing.assert_array_equal(steps.observation[0, 1], expected)
     np.testing.assert_array_equal(steps.next_observation[0, 1], following)
 
@@ -86,7 +86,7 @@ def test_bits_become_zeros_and_ones_of_one_frame():
 
     assert vector.observation.dtype == np.uint8
     assert set(vector.observation.ravel().tolist()) == {0, 1}
-    assert make_actor(source)._frame_layout == FrameLayout((5, 5, 3), None)
+    assert make_actor(source)._maker._frame_layout == FrameLayout((5, 5, 3), None)
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_check_tells_when_a_frame_is_gone():
 def test_stacked_images_take_little_more_than_their_distinct_frames():
     source = partial(PicturesEnvironment, lengths=(200, 90, 150))  # 84 x 84 x 4
     actors = [make_actor(source, index=i, envs_per_actor=2, rollout_length=16, n_step=5) for i in range(3)]
-    layout = actors[0]._frame_layout
+    layout = actors[0]._maker._frame_layout
     for actor in actors:
         actor._maker._frame_layout = None  # whole observations, for the naive replay
     capacity = 800
