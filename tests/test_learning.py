@@ -1,4 +1,4 @@
-"""Whole runs that must reach a return: left out unless asked for with `-m slow` or `-m long`."""
+"""Whole runs that must reach a return: left out unless asked for with `-m long`."""
 
 import json
 import statistics
@@ -18,7 +18,8 @@ def test_cart_pole_is_solved_by_every_preset(preset, start_run):
     assert json.loads((run.run_dir / "summary.json").read_text())["solved"] is True
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's, when it saves
 def test_lecture_keeps_the_pole_up_for_sixty_steps_within_fifty_episodes(tmp_path):
     means = []
