@@ -156,13 +156,14 @@ def test_evaluate_lists_all_its_mistakes_together(launch: Launch, command: tuple
         2,
         "`episodes` must be at least 1, not `0`.",
         "`seed` must be at least 0, not `-1`.",
+        "`run_dir`: nowhere holds no `policy.npz`",
     )
 
 
 def test_evaluate_lists_what_is_no_number_with_its_other_mistakes(launch: Launch) -> None:
-    ended = launch("-m", "distdqn", "evaluate", "nowhere", "--episodes", "x", "--seed", "-1")
+    ended = launch("-m", "distdqn", "evaluate", "nowhere", "--episodes", "x")
 
-    assert_refused(ended, 2, "`episodes` must be a whole number, not `x`.", "`seed` must be at least 0")
+    assert_refused(ended, 2, "`episodes` must be a whole number, not `x`.", "nowhere holds no `policy.npz`")
 
 
 def test_evaluate_lists_the_environment_with_its_other_mistakes(launch: Launch) -> None:

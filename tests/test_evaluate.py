@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 import distdqn
-from distdqn import evaluate as command
 from distdqn.checkpoints.store import Store
 from distdqn.errors import ConfigError
-from distdqn.evaluate import EvaluateOptions, main
+from distdqn.evaluate import evaluate, main
 from distdqn.networks.numpy_policy import load_policy, policy_bytes, tree_from_weights
 from distdqn.types import PolicyWeights
 
@@ -95,11 +94,6 @@ def run_dir(tmp_path: Path) -> Path:
     (folder / "policy.npz").write_bytes(policy_bytes(weights))
     (folder / "config.json").write_text(json.dumps({"env": "lottery_for_tests:Lottery", "seed": 3}))
     return folder
-
-
-def evaluate(folder: Path, **given: object) -> dict[str, float | int]:
-    """What `evaluate` finds with these options."""
-    return command.evaluate(EvaluateOptions(run_dir=str(folder), **given))
 
 
 def test_evaluation_gives_the_moments_of_the_returns(lottery: ModuleType, run_dir: Path) -> None:
@@ -193,7 +187,7 @@ def test_command_prints_one_line_of_json(run_dir: Path, capsys: pytest.CaptureFi
 def test_numbers_that_are_not_finite_are_null_in_the_line_of_json(
     run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("distdqn.evaluate.evaluate", lambda _: {"mean": math.nan, "maximum": math.inf})
+    monkeypatch.setattr("distdqn.evaluate.evaluate", lambda **_: {"mean": math.nan, "maximum": math.inf})
     assert main([str(run_dir)]) == 0
     assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {"mean": None, "maximum": None}
 
@@ -210,9 +204,9 @@ def test_command_plays_a_hundred_episodes_unless_told_otherwise(
 
 def test_evaluation_is_refused_when_the_folder_holds_no_policy(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        evaluate(tmp_path, episodes=1, env="CartPol-v1")
+        evaluate(tmp_path, episodes=0, seed=-1)
 
-    assert [text.split("`")[1] for text in caught.value.mistakes] == ["run_dir", "env"]
+    assert [text.split("`")[1] for text in caught.value.mistakes] == ["episodes", "seed", "run_dir"]
 
 
 def test_evaluation_is_refused_when_its_environment_does_not_exist(run_dir: Path) -> None:

@@ -14,7 +14,7 @@ from toy_runs import write_run
 
 import distdqn
 from distdqn.errors import CheckpointError, ConfigError
-from distdqn.evaluate import EvaluateOptions, evaluate
+from distdqn.evaluate import evaluate
 from distdqn.loading import LoadedPolicy
 
 ONE = np.array([0.01, -0.2, 0.03, 0.4], np.float32)
@@ -123,8 +123,7 @@ def test_file_alone_is_loaded_when_its_environment_is_named(run_dir: Path, tmp_p
 
     assert found.act(ONE) == distdqn.load(run_dir).act(ONE)
     assert found.environment.max_episode_steps == 7
-    options = EvaluateOptions(run_dir=str(file), episodes=2, env="CartPole-v1", max_episode_steps=7)
-    assert evaluate(options)["maximum"] <= 7
+    assert evaluate(file, episodes=2, env="CartPole-v1", max_episode_steps=7)["maximum"] <= 7
     with pytest.raises(ConfigError, match=r"config.json does not name an environment \(give `--env`\)"):
         distdqn.load(file)
 

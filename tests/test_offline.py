@@ -265,6 +265,13 @@ def test_offline_run_fills_replay_with_the_dataset_and_spends_its_learner_steps(
     assert summary["evaluations"] == 3
 
 
+def assert_same_weights(*run_dirs: Path) -> None:
+    """Two runs ended with the same weights, bit for bit."""
+    arrays = [load_policy(folder / "final.npz").arrays for folder in run_dirs]
+    for expected, found in zip(*arrays, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_resumed_offline_run_ends_as_the_uninterrupted_one_bit_for_bit(dataset: int, tmp_path: Path) -> None:  # noqa: ARG001
     one_call = {"samples_per_insert": 1.0}  # in a round, so that both runs make a checkpoint after the same
     run(tmp_path / "whole", **one_call)
@@ -273,9 +280,7 @@ def test_resumed_offline_run_ends_as_the_uninterrupted_one_bit_for_bit(dataset: 
     summary = run(tmp_path / "part", **one_call, resume="auto")
 
     assert summary["learner_steps"] == 192
-    arrays = [load_policy(tmp_path / name / "final.npz").arrays for name in ("whole", "part")]
-    for expected, found in zip(*arrays, strict=True):
-        np.testing.assert_array_equal(found, expected)
+    assert_same_weights(tmp_path / "whole", tmp_path / "part")
 
 
 def test_lockstep_reads_the_dataset_as_serial_does_bit_for_bit(
@@ -286,9 +291,7 @@ def test_lockstep_reads_the_dataset_as_serial_does_bit_for_bit(
     for mode in ("serial", "lockstep"):
         run(tmp_path / mode, mode=mode, offline_fraction=0.5, actors=2, max_env_steps=900)
 
-    arrays = [load_policy(tmp_path / mode / "final.npz").arrays for mode in ("serial", "lockstep")]
-    for expected, found in zip(*arrays, strict=True):
-        np.testing.assert_array_equal(found, expected)
+    assert_same_weights(tmp_path / "serial", tmp_path / "lockstep")
 
 
 def test_async_run_learns_from_shards_that_are_read_and_resumes(

@@ -15,8 +15,8 @@ from distdqn.config.config import ActingOptions
 from distdqn.environments.vector import EpisodeEnd, FaultLog, VectorEnvironment
 from distdqn.errors import ConsecutiveFailures, Diverged
 from distdqn.networks.numpy_policy import Policy, make_policy
+from distdqn.networks.rescaling import bootstrap
 from distdqn.replay.frames import make_frame_layout, pack_frames
-from distdqn.rescaling import rescale, unscale
 from distdqn.seeding import make_generator, make_integer_seed
 from distdqn.types import (
     AnyArray,
@@ -262,10 +262,7 @@ def td_errors(policy: Policy, transitions: Transitions, rescaled: bool = False) 
     q_values = policy.q_values(transitions.observation)  # [C, A]
     q_taken = q_values[np.arange(len(q_values)), transitions.action]  # [C]
     next_q = policy.q_values(transitions.next_observation).max(axis=1)  # [C]
-    if rescaled:
-        target = rescale(transitions.reward + transitions.discount * unscale(next_q))
-    else:
-        target = transitions.reward + transitions.discount * next_q
+    target = bootstrap(transitions.reward, transitions.discount, next_q, rescaled)
     errors: FloatArray = target - q_taken
     return errors
 

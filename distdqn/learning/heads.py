@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from distdqn.config.config import LearningOptions, resolved
 from distdqn.learning import losses
-from distdqn.rescaling import rescale, unscale
+from distdqn.networks.rescaling import rescale, unscale
 from distdqn.types import FloatArray
 
 

@@ -3,7 +3,8 @@
 import tensorflow as tf
 from tensorflow import Tensor
 
-from distdqn.rescaling import rescale, unscale
+from distdqn.networks.numpy_policy import quantile_midpoints
+from distdqn.networks.rescaling import bootstrap
 
 
 def gather_greedy(outputs: Tensor, q_values: Tensor) -> Tensor:
@@ -26,13 +27,11 @@ def td_target(reward: Tensor, discount: Tensor, chosen: Tensor, rescaled: bool =
         reward: `[B]` or `[B, 1]`, n-step return in units of reward.
         discount: of the same shape, in [0, 1]; see `Transitions.discount`.
         chosen: `[B]` or `[B, K]`, value or quantiles of the next action.
-        rescaled: the target is `h(reward + discount * h^-1(chosen))`, with `h` from `distdqn.rescaling`.
+        rescaled: the target is `h(reward + discount * h^-1(chosen))`, with `h` from `networks.rescaling`.
 
     Source: Sutton and Barto (2018), equation 7.1; Kapturowski et al. (2019), section 2.3, if rescaled.
     """
-    if rescaled:
-        return tf.stop_gradient(rescale(reward + discount * unscale(chosen)))
-    return tf.stop_gradient(reward + discount * chosen)
+    return tf.stop_gradient(bootstrap(reward, discount, chosen, rescaled))
 
 
 def munchausen_bonus(q_values: Tensor, action: Tensor, temperature: float, clip: float) -> Tensor:
@@ -91,8 +90,7 @@ def quantile_huber_loss(quantiles: Tensor, target: Tensor, fractions: Tensor | N
     Dabney et al. (2018), equation 3, arXiv:1806.06923.
     """
     if fractions is None:
-        count = quantiles.shape[1]
-        fractions = (tf.range(count, dtype=tf.float32)[None, :] + 0.5) / count  # [1, K]
+        fractions = quantile_midpoints(quantiles.shape[1])[None, :]  # [1, K]
     error = target[:, None, :] - quantiles[:, :, None]  # [B, K, J]
     side = tf.abs(fractions[:, :, None] - tf.cast(error < 0.0, tf.float32))  # [B, K, J]
     return tf.reduce_sum(tf.reduce_mean(side * huber_loss(error), axis=2), axis=1)

@@ -15,8 +15,8 @@ from distdqn.errors import one_line
 from distdqn.learning import losses
 from distdqn.learning.heads import make_head
 from distdqn.networks.layers import MASKED, NoisyDense, at_fractions, read_part
+from distdqn.networks.rescaling import unscale
 from distdqn.networks.tensorflow_setup import forget_compiled
-from distdqn.rescaling import unscale
 from distdqn.types import AnyArray, BoolArray, FloatArray, ObservationPart, Transitions
 
 # Of a file in XLA's cache that is damaged or gone.

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from distdqn.acting.actor import td_errors
 from distdqn.learning.heads import CategoricalHead, Head, QuantileHead, ValueHead
-from distdqn.rescaling import rescale, unscale
+from distdqn.networks.rescaling import rescale, unscale
 from distdqn.types import AnyArray, FloatArray, Transitions
 
 EPSILON = 1e-3

@@ -1,6 +1,6 @@
 """A scale of values on which large returns lie closer together, for arrays and for tensors."""
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")  # an array or a tensor of floats
 
@@ -33,3 +33,10 @@ def unscale(values: T) -> T:
     slope = 2.0 / (root + 1.0 + 2.0 * _LINEAR)
     unscaled: T = x * slope * (2.0 + abs(x) * slope)
     return unscaled
+
+
+def bootstrap(reward: T, discount: T, value: T, rescaled: bool) -> T:
+    """`reward + discount * value`, `[...]`; of `rescaled` values `h(reward + discount * h^-1(value))`."""
+    r, d, v = (cast("Any", each) for each in (reward, discount, value))
+    target: T = rescale(r + d * unscale(v)) if rescaled else r + d * v
+    return target
